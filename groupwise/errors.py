@@ -1,0 +1,56 @@
+"""Every error that groupwise raises on purpose.
+
+    GroupwiseError
+    ├── ConfigError        a recipe or an argument: unknown key, value out of range, contradiction
+    ├── DataError          a data set: missing column, no rows, a row that cannot be used
+    ├── ModelError         a model: not found, not a model folder, cannot be trained
+    ├── RewardError        a reward function: wrong count, not a number, an exception inside
+    ├── RolloutError       an engine: a request it cannot serve
+    ├── RunError           a run folder: not one, in use, not writable, damaged
+    └── TrainingError      training itself: not a number, no signal
+
+Each message says what was found, what was expected and what to do. A programmer's mistake is an `assert`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GroupwiseError(Exception):
+    """Base of all errors that are the user's to mend."""
+
+
+class ConfigError(GroupwiseError, ValueError):
+    """A recipe or an argument is wrong."""
+
+
+class DataError(GroupwiseError, ValueError):
+    """The data set cannot be used as it is."""
+
+
+class ModelError(GroupwiseError, ValueError):
+    """The model cannot be loaded or trained."""
+
+
+class RewardError(GroupwiseError, RuntimeError):
+    """A reward function failed or returned something that is not a reward."""
+
+
+class RolloutError(GroupwiseError, RuntimeError):
+    """An engine cannot serve a request."""
+
+
+class RunError(GroupwiseError, RuntimeError):
+    """A run folder is missing, in use, not writable or damaged."""
+
+
+class TrainingError(GroupwiseError, RuntimeError):
+    """Training cannot go on."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean "x"?' for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else ""

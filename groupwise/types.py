@@ -1,0 +1,115 @@
+"""The nouns, in the order the data meets them.
+
+A `Problem` is drawn; its prompt becomes a `Request`; the engine answers with `Completion`s; together they are a
+`Group`, which the rewards judge. Everything is frozen: a stage that knows more returns a new value. Standard library
+only; tensors live in `train/batch.py`.
+
+Per-token tuples have one entry for each completion token; index t is always about completion token t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = dict[str, Any]
+"""One chat message: `{"role": ..., "content": ...}`."""
+
+Prompt = str | list[Message]
+"""Plain text, or a chat."""
+
+StopReason = Literal["stop", "stop_string", "length"]
+"""Why a completion ended: an end token, a stop string, or `max_tokens` reached (truncated)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of the data set."""
+
+    index: int
+    """Row number in the data set."""
+    prompt: Prompt
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column: answers and metadata, handed to the reward functions by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. The defaults sample the model's own distribution."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 512
+    stop_ids: tuple[int, ...] = ()
+    """End tokens. The one that was sampled belongs to the completion."""
+    stop: tuple[str, ...] = ()
+    """Stop strings, matched in the decoded completion."""
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the kept set of a token can be smaller than the vocabulary."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is asked: `num_completions` answers to one prompt, in token ids."""
+
+    prompt_ids: tuple[int, ...]
+    num_completions: int
+    sampling: Sampling
+    seed: tuple[int, ...] = (0,)
+    """Randomness belongs to the completion: number i draws from the stream (*seed, i), wherever it is batched."""
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Needed for stop strings alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer."""
+
+    token_ids: tuple[int, ...]
+    """The sampled tokens, the end token included."""
+    rollout_logprob: tuple[float, ...]
+    """Natural log-probability of each token under the distribution it was sampled from."""
+    stop_reason: StopReason
+    policy_version: int
+    text: str = ""
+    """The decoded tokens without special tokens. A view: the ids are the truth."""
+    kept_ids: tuple[tuple[int, ...], ...] | None = None
+    """With top-k, top-p or min-p: the tokens each draw chose among."""
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.stop_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G completions of one drawn problem, and what was thought of them."""
+
+    draw: int
+    """Running number of the draw: the identity of the group. Two draws of one problem are two groups."""
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    rewards: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Reward function name -> one number a completion; `None` means that it could not be judged."""
+    reward: tuple[float | None, ...] = ()
+    """The weighted sum over functions; `None` when no function could judge."""
+    advantages: tuple[float, ...] = ()
+    """What the group makes of the rewards (the mean over tokens where they differ by token)."""
+    is_used: bool = True
+    """False for a group that was drawn and then dropped, or skipped for want of signal."""
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the rewards tell the completions apart: two judged rewards that differ."""
+        judged = [r for r in self.reward if r is not None]
+        return len(judged) >= 2 and max(judged) != min(judged)
