@@ -1,0 +1,206 @@
+"""Where everything of one run lies on disk. The contract is written down in docs/run-folder.md."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupwise.errors import RunError
+
+SCHEMA_VERSION = 1
+"""Stands in every record. It grows when a reader of the old layout would misread the new one."""
+
+MIN_FREE_BYTES = 64 * 2**20
+"""Room a run needs for its records alone; the caller adds what its checkpoints take."""
+
+_STEP_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of a run; creates nothing by itself."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def completions_of(self, step: int) -> Path:
+        return self.completions / f"{step_name(step)}.jsonl"
+
+    def checkpoint_of(self, step: int) -> Path:
+        return self.checkpoints / step_name(step)
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps with a checkpoint, ascending. A folder under another name (one being written) does not count."""
+        return _steps_in(self.checkpoints)
+
+    def completion_steps(self) -> list[int]:
+        """Steps whose completions are recorded, ascending."""
+        return _steps_in(self.completions, ".jsonl")
+
+    def latest_checkpoint(self) -> Path | None:
+        steps = self.checkpoint_steps()
+        return self.checkpoint_of(steps[-1]) if steps else None
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether something would be lost here: a finished step, a checkpoint or a final model."""
+        has_metrics = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return has_metrics or any(_has_entries(path) for path in (self.checkpoints, self.final))
+
+
+def step_name(step: int) -> str:
+    """`step-000123`: sorts by name as by number up to a million steps."""
+    return f"step-{step:06d}"
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """The folder of an existing run; `RunError` when it is not one."""
+    folder = RunFolder(Path(path))
+    if not folder.path.is_dir():
+        raise RunError(f'No run folder at "{path}": there is no such folder. Give the output_dir of a run.')
+    if not folder.config.is_file() and not folder.metrics.is_file():
+        raise RunError(
+            f'"{path}" is not a run folder: found neither config.json nor metrics.jsonl. Give the output_dir of a run.'
+        )
+    return folder
+
+
+def create(
+    output_dir: str | Path, *, overwrite: bool = False, resume: bool = False, min_free_bytes: int = MIN_FREE_BYTES
+) -> RunFolder:
+    """Make (or, with `resume`, reopen) the folder of a run and check that it can be written.
+
+    A folder in which a run has finished a step is refused unless `overwrite` (its records, checkpoints and final model
+    are deleted, nothing else) or `resume`. A start that failed before its first step leaves nothing to protect.
+    """
+    assert not (overwrite and resume), "a run is either replaced or continued"
+    folder = RunFolder(Path(output_dir))
+    _refuse_foreign(folder)
+    if folder.has_trained and not overwrite and not resume:
+        raise RunError(
+            f'"{output_dir}" already holds a run ({_what_it_holds(folder)}); expected a new or empty folder. '
+            "Choose another output_dir, resume that run, or say that it may be overwritten."
+        )
+    if overwrite:
+        _delete_run(folder)
+    _make_writable(folder, min_free_bytes)
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold the run for one writer; `RunError` when another process has it. The system frees it when a process dies."""
+    with folder.events.open("ab") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: Any, folder: RunFolder) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks; two writers on one folder are then the user's own risk
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f'"{folder.path}" is in use: another process is writing this run. '
+            "Wait for it, stop it, or choose another output_dir."
+        ) from None
+
+
+def _refuse_foreign(folder: RunFolder) -> None:
+    """Refuse a file, and a folder whose config.json is somebody else's (a model's, for one)."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise RunError(f'output_dir "{folder.path}" is a file; expected a folder. Choose another output_dir.')
+    if folder.config.is_file() and not _is_run_config(folder.config):
+        raise RunError(
+            f'"{folder.path}" holds a config.json that no run wrote (a model folder?), and a run would replace it. '
+            "Choose another output_dir."
+        )
+
+
+def _is_run_config(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "schema_version" in content
+
+
+def _what_it_holds(folder: RunFolder) -> str:
+    num_steps = folder.metrics.read_bytes().count(b"\n") if folder.metrics.is_file() else 0
+    num_checkpoints = len(folder.checkpoint_steps())
+    return f"{num_steps} steps recorded, {num_checkpoints} checkpoints"
+
+
+def _delete_run(folder: RunFolder) -> None:
+    for file in (folder.config, folder.metrics, folder.events):
+        file.unlink(missing_ok=True)
+    for path in (folder.completions, folder.checkpoints, folder.final, folder.report):
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _make_writable(folder: RunFolder, min_free_bytes: int) -> None:
+    try:
+        folder.completions.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.path) as probe:  # permissions alone do not tell: read-only disks, root
+            probe.write(b"\n")
+    except OSError as error:
+        raise RunError(
+            f'Cannot write to output_dir "{folder.path}": {error.strerror}. '
+            "Expected a folder that you may write to. Choose another output_dir or mend its permissions."
+        ) from error
+    free = shutil.disk_usage(folder.path).free
+    if free < min_free_bytes:
+        raise RunError(
+            f'No space left for the run folder "{folder.path}": {free / 2**20:,.0f} MiB free, '
+            f"at least {min_free_bytes / 2**20:,.0f} MiB needed. Free some space or choose another output_dir."
+        )
+
+
+def _steps_in(path: Path, suffix: str = "") -> list[int]:
+    if not path.is_dir():
+        return []
+    names = (entry.name for entry in path.iterdir() if entry.name.endswith(suffix))
+    found = (_STEP_NAME.fullmatch(name.removesuffix(suffix)) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _has_entries(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())

@@ -1,0 +1,297 @@
+"""Every key of `metrics.jsonl`: unit, definition, healthy range and where that range comes from.
+
+`python -m groupwise.runs.metrics` prints docs/metrics.md from this table; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["up", "down", "steady", "zero", "none"]
+"""Where the number should go while a run learns; "none": it only says something together with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One key, or a family of keys with `<name>` where the name of a reward function stands."""
+
+    key: str
+    unit: str
+    definition: str
+    better: Direction = "none"
+    healthy: str = ""
+    source: str = ""
+
+    def matches(self, key: str) -> bool:
+        pattern = re.sub(r"<[a-z_]+>", "(.+)", re.escape(self.key))
+        return re.fullmatch(pattern, key) is not None
+
+
+_PROGRESS = (
+    Metric("step", "count", "Steps finished: one step is one rollout and the updates it pays for.", "up"),
+    Metric("epoch", "passes", "Passes over the data so far, in fractions.", "up"),
+    Metric("updates", "count", "Optimizer steps so far.", "up"),
+    Metric(
+        "policy_version", "count", "Version of the weights after this step; 0 is the model as it was handed in.", "up"
+    ),
+    Metric("num_tokens", "tokens", "Prompt and completion tokens so far, each prompt counted once a completion.", "up"),
+)
+
+_LEARNING = (
+    Metric(
+        "loss",
+        "-",
+        "Value of the objective that was minimised. With one update a rollout the policy term is 0 by construction, so "
+        "the loss is beta x KL: it starts at 0 and rises while the model learns. Read the reward instead.",
+        "none",
+        "near 0, rising with beta x KL",
+        "TRL #2703, #3452; Hugging Face LLM course, chapter 12",
+    ),
+    Metric(
+        "reward",
+        "reward",
+        "Mean over the step's completions of the weighted sum of the reward functions. The curve to read.",
+        "up",
+        "rises; compare with eval_reward, which it need not follow",
+        "DAPO, arXiv 2503.14476: training reward correlates poorly with validation",
+    ),
+    Metric(
+        "reward_std",
+        "reward",
+        "Mean over groups of the standard deviation of the reward inside the group.",
+        "none",
+        "above 0: at 0 there is nothing to learn from",
+        "DAPO, arXiv 2503.14476",
+    ),
+    Metric(
+        "frac_reward_zero_std",
+        "share",
+        "Groups whose judged rewards are all equal (or fewer than two): they carry no signal.",
+        "down",
+        "below 0.5; at 1 the step changes nothing (without KL)",
+        "TRL #3857; keep the pass rate in 12.5-50 %, INTELLECT-2, arXiv 2505.07291",
+    ),
+    Metric("rewards/<function>/mean", "reward", "Mean of one reward function, before its weight.", "up"),
+    Metric(
+        "rewards/<function>/std", "reward", "Standard deviation of one reward function over the step's completions."
+    ),
+    Metric("rewards/<function>/seconds", "s", "Time one reward function took in this step.", "down"),
+    Metric(
+        "rewards/<function>/not_judged",
+        "share",
+        "Completions that the function returned None (or NaN) for; they are left out of its mean, never counted as 0.",
+        "zero",
+        "0; a judgement that fails often hides a broken reward",
+        "a None turned into 0 shifts the baseline",
+    ),
+    Metric(
+        "kl",
+        "nats/token",
+        "Distance from the reference policy (k3 estimator), mean over completion tokens; null without a reference.",
+        "steady",
+        "rises slowly; up while the reward stands still: stop, or lower the learning rate; above 1 in the first "
+        "steps: learning rate too high; below 1e-4 after 20 steps: too low",
+        "arXiv 2512.21852; thresholds are rules of thumb",
+    ),
+    Metric("beta", "-", "Weight of the KL term in the loss of this step."),
+    Metric(
+        "entropy",
+        "nats/token",
+        "Mean entropy of the policy's next-token distribution over completion tokens.",
+        "steady",
+        "a slow upward trend is healthy; a fall below 0.2-0.5 leaves nothing to explore",
+        "DAPO, arXiv 2503.14476; arXiv 2505.22617; Skywork-OR1, arXiv 2505.22312",
+    ),
+)
+
+_UPDATE = (
+    Metric(
+        "clip_ratio/low_mean",
+        "share",
+        "Loss tokens whose gradient the lower clip zeroed (ratio below 1 - epsilon, negative advantage).",
+        "steady",
+        "exactly 0 with one update a rollout; else 0.001-0.2 for token ratios, 100 times that for sequence ratios",
+        "GSPO, arXiv 2507.18071; range is a rule of thumb",
+    ),
+    Metric(
+        "clip_ratio/high_mean",
+        "share",
+        "Loss tokens whose gradient the upper clip zeroed (ratio above 1 + epsilon_high, positive advantage).",
+        "steady",
+        "as clip_ratio/low_mean",
+        "GSPO, arXiv 2507.18071",
+    ),
+    Metric(
+        "clip_ratio/region_mean",
+        "share",
+        "Both together.",
+        "steady",
+        "as clip_ratio/low_mean; not 0 at the first update of a step: old and new log-probs disagree",
+        "GSPO, arXiv 2507.18071",
+    ),
+    Metric(
+        "ratio/max",
+        "-",
+        "Largest probability ratio of a token, policy now against the start of the step.",
+        "steady",
+        "1 with one update a rollout; below 3-5",
+        "verl's dual clip at 3; INTELLECT-2's delta of 4, arXiv 2505.07291",
+    ),
+    Metric(
+        "advantages/max",
+        "-",
+        "Largest absolute advantage of the step.",
+        "none",
+        "at most (G - 1)/sqrt(G) with group-std scaling (2.475 for G = 8)",
+        "follows from the formula",
+    ),
+    Metric(
+        "grad_norm",
+        "-",
+        "Euclidean norm of the gradient before clipping; the mean over the step's updates.",
+        "steady",
+        "no spikes above 10 times its usual value",
+        "INTELLECT-2, arXiv 2505.07291: creeping up before a collapse",
+    ),
+    Metric(
+        "learning_rate",
+        "-",
+        "Learning rate of the step's last update.",
+        "none",
+        "about 1e-6 for all weights; ten times that for LoRA",
+        "Thinking Machines, LoRA Without Regret; TRL's LoRA table",
+    ),
+    Metric("groups_used", "count", "Groups that the update used."),
+    Metric(
+        "groups_dropped", "count", "Groups drawn and then dropped (dynamic sampling) or skipped for want of signal."
+    ),
+)
+
+_COMPLETIONS = (
+    Metric("completions/mean_length", "tokens", "Mean length, the end token included.", "steady"),
+    Metric("completions/min_length", "tokens", "Shortest completion.", "steady"),
+    Metric("completions/max_length", "tokens", "Longest completion.", "steady"),
+    Metric("completions/mean_terminated_length", "tokens", "Mean length of those that ended by themselves.", "steady"),
+    Metric(
+        "completions/clipped_ratio",
+        "share",
+        "Completions cut off at max_completion_length.",
+        "down",
+        "below 0.5",
+        "Dr. GRPO, arXiv 2503.20783 (wrong answers grow to the limit); the number is a rule of thumb",
+    ),
+    Metric("prompts_truncated", "count", "Prompts of this step cut from the left to max_prompt_length.", "zero"),
+)
+
+_MISMATCH = (
+    Metric(
+        "sampling/mismatch",
+        "-",
+        "Mean over completion tokens of exp |rollout_logprob - learner's log-prob of the same weights|.",
+        "steady",
+        "1.00-1.01; above 1.05 the two sides compute different things; climbing past 1.02: stale weights in the engine",
+        "NVIDIA NeMo-RL's guides",
+    ),
+    Metric(
+        "sampling/sampling_logp_difference/mean",
+        "nats",
+        "Mean of |rollout_logprob - learner's log-prob|.",
+        "zero",
+        "below 0.01",
+        "tinker's documentation (KL of sampler and trainer below 0.01)",
+    ),
+    Metric(
+        "sampling/sampling_logp_difference/max",
+        "nats",
+        "Largest |rollout_logprob - learner's log-prob| of a token.",
+        "zero",
+    ),
+)
+
+_COST = (
+    Metric("step_time", "s", "The whole step; evaluation and checkpoints not included.", "down"),
+    Metric("time/rollout", "s", "Sampling, and loading the new weights into the engine.", "down"),
+    Metric("time/reward", "s", "Waiting for the reward functions (judging overlaps with sampling).", "down"),
+    Metric("time/learn", "s", "Scoring and updating.", "down"),
+    Metric("time/other", "s", "The rest of step_time.", "down"),
+    Metric("time/eval", "s", "The evaluation after this step, beside step_time.", "down"),
+    Metric("tokens_per_second", "tokens/s", "Completion tokens of the step / step_time.", "up"),
+    Metric("rollout_tokens_per_second", "tokens/s", "Completion tokens of the step / time/rollout.", "up"),
+    Metric("memory_peak_bytes", "bytes", "Peak memory so far: of the accelerator, or of the process on a CPU.", "down"),
+)
+
+_EVALUATION = (
+    Metric(
+        "eval_reward",
+        "reward",
+        "Mean reward of sampled completions of held-out problems.",
+        "up",
+        "rises with reward; a gap that widens is overfitting or reward hacking",
+        "DAPO, arXiv 2503.14476",
+    ),
+    Metric("eval_reward_stderr", "reward", "Its standard error over problems; two of them are about a 95 % interval."),
+    Metric("eval_greedy_reward", "reward", "The same with greedy completions (temperature 0), one a problem.", "up"),
+    Metric("eval_greedy_reward_stderr", "reward", "Its standard error over problems."),
+    Metric("eval_rewards/<function>/mean", "reward", "Mean of one reward function on held-out problems.", "up"),
+    Metric("eval_completions/mean_length", "tokens", "Mean length of the sampled held-out completions.", "steady"),
+)
+
+_OWN = (Metric("extra/<name>", "-", "Whatever a reward function logged under that name with `log_metric`."),)
+
+SECTIONS = {
+    "Progress": _PROGRESS,
+    "Does it learn": _LEARNING,
+    "The update": _UPDATE,
+    "Completions": _COMPLETIONS,
+    "Sampler against learner": _MISMATCH,
+    "Time and memory": _COST,
+    "Evaluation": _EVALUATION,
+    "Your own": _OWN,
+}
+
+METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
+
+
+def find(key: str) -> Metric | None:
+    """The line of the table that describes `key`."""
+    return next((metric for metric in METRICS if metric.matches(key)), None)
+
+
+def unknown_keys(metrics: Iterable[str]) -> list[str]:
+    """Keys of a step's record that the table does not know, sorted."""
+    return sorted(key for key in metrics if key != "schema_version" and find(key) is None)
+
+
+_ARROWS = {"up": "up", "down": "down", "steady": "steady", "zero": "0", "none": ""}
+
+_INTRO = """\
+# Metrics
+
+One line of `metrics.jsonl` is one step. `null` means "not measured": it is never 0. Every mean over tokens or
+completions is over the whole step, all micro-batches and machines together. Log-probs and entropies are natural
+logarithms (nats). "Good" says where the number should go while a run learns; ranges are guides with their source, not
+laws. Printed by `python -m groupwise.runs.metrics`; a test holds this page equal to that table.
+
+**The curve to read is `reward`.** GRPO's `loss` starts at 0 and rises with beta x KL: it is no measure of progress.
+"""
+
+
+def metrics_page() -> str:
+    """The text of docs/metrics.md."""
+    parts = [_INTRO]
+    for title, section in SECTIONS.items():
+        parts.append(f"\n## {title}\n\n| key | unit | meaning | good | healthy | source |\n|---|---|---|---|---|---|\n")
+        parts.extend(_row(metric) for metric in section)
+    return "".join(parts)
+
+
+def _row(metric: Metric) -> str:
+    cells = (f"`{metric.key}`", metric.unit, metric.definition, _ARROWS[metric.better], metric.healthy, metric.source)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+if __name__ == "__main__":
+    print(metrics_page(), end="")

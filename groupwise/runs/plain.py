@@ -1,0 +1,105 @@
+"""The screen of a log file: one compact line a step, in ASCII."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from groupwise.runs.progress import Progress
+from groupwise.runs.text import clean, duration, number
+from groupwise.types import Group
+
+HEADER_EVERY = 20
+
+_COLUMNS = (("step", 11), ("reward", 9), ("avg", 9), ("kl", 9), ("length", 7), ("cut", 5), ("flat", 5), ("tok/s", 7))
+_LAST_COLUMNS = (("s/step", 7), ("left", 8))
+
+
+class PlainScreen:
+    """Prints lines to `stream`; to nowhere when it is None."""
+
+    def __init__(self, stream: TextIO | None, progress: Progress | None = None) -> None:
+        self._stream = stream
+        self._progress = progress or Progress()
+        self._lines_since_header = HEADER_EVERY
+
+    def start(self, summary: Mapping[str, Any]) -> None:
+        self._progress.start(summary)
+        head = [summary.get(key) for key in ("run_name", "model", "parameters", "objective")]
+        rest = [summary.get(key) for key in ("batch", "device", "engine")]
+        self._print("groupwise | " + " | ".join(str(part) for part in head if part))
+        self._print(" | ".join(str(part) for part in rest if part))
+        self._print("cut: share of completions cut off at the limit; flat: share of groups without signal")
+
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+        self._progress.step(metrics, groups)
+        if self._lines_since_header >= HEADER_EVERY:
+            self._print("".join(name.rjust(width) for name, width in _COLUMNS + _LAST_COLUMNS))
+            self._lines_since_header = 0
+        self._lines_since_header += 1
+        self._print(self._line())
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Within a step a log stays silent."""
+
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        self._progress.evaluation = metrics
+        self._print("  evaluation: " + evaluation_text(metrics))
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def close(self, message: str = "") -> None:
+        if message:
+            self._print(message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _line(self) -> str:
+        state, m = self._progress, self._progress.metrics
+        total = f"/{state.num_steps}" if state.num_steps else ""
+        values = (
+            f"{state.steps_done}{total}",
+            number(m.get("reward")),
+            number(state.averages[-1]),
+            number(m.get("kl"), 4),
+            number(m.get("completions/mean_length")),
+            _percent(m.get("completions/clipped_ratio")),
+            _percent(m.get("frac_reward_zero_std")),
+            number(m.get("tokens_per_second")),
+            number(m.get("step_time")),
+            duration(state.seconds_left),
+        )
+        line = "".join(v.rjust(width) for v, (_, width) in zip(values, _COLUMNS + _LAST_COLUMNS, strict=True))
+        functions = state.functions if len(state.functions) > 1 else {}
+        return line + "".join(f"  {name} {number(mean)}" for name, mean in functions.items())
+
+    def _print(self, text: str) -> None:
+        if self._stream is None:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.flush()
+        except OSError:  # the reader has gone (`| head`), or the log's disk is full: training outlives its screen
+            self._stream = None
+
+
+def evaluation_text(metrics: Mapping[str, Any]) -> str:
+    """The rewards of an evaluation with their standard errors."""
+    parts = []
+    for label, key in (("sampled", "eval_reward"), ("greedy", "eval_greedy_reward")):
+        if metrics.get(key) is not None:
+            parts.append(f"{label} {number(metrics[key])} +/- {number(metrics.get(f'{key}_stderr'))}")
+    return clean(", ".join(parts)) or "nothing measured"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}%"

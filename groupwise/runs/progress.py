@@ -1,0 +1,131 @@
+"""What a screen knows about the run so far, from the records alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from groupwise.runs.text import moving_average
+from groupwise.types import Group
+
+WINDOW = 10
+"""Steps in the moving average of the reward."""
+
+_RECENT = 20
+"""Steps that the time left is estimated from."""
+
+PARTS = ("rollout", "reward", "learn", "other")
+
+
+@dataclass
+class Progress:
+    """The state of a screen: fed by the calls of `Screen`, read by what draws."""
+
+    clock: Callable[[], float] = time.monotonic
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    groups: Sequence[Group] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    rewards: list[float | None] = field(default_factory=list)
+    lengths: list[float | None] = field(default_factory=list)
+    phase: tuple[str, int, int] = ("", 0, 0)
+    _started: float = 0.0
+    _last_step_at: float = 0.0
+    _step_seconds: list[float] = field(default_factory=list)
+
+    def start(self, summary: Mapping[str, Any]) -> None:
+        self.summary = summary
+        self._started = self._last_step_at = self.clock()
+        for record in summary.get("history", ()):
+            self._remember(record)
+
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+        now = self.clock()
+        num_new = max(1, int(metrics["step"]) - self.steps_done)
+        self._step_seconds = [*self._step_seconds[1 - _RECENT :], (now - self._last_step_at) / num_new]
+        self._last_step_at = now
+        self.groups = groups
+        self.phase = ("", 0, 0)
+        self._remember(metrics)
+
+    def _remember(self, metrics: Mapping[str, Any]) -> None:
+        self.metrics = metrics
+        self.rewards.append(metrics.get("reward"))
+        self.lengths.append(metrics.get("completions/mean_length"))
+        if metrics.get("eval_reward") is not None:
+            self.evaluation = metrics
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps the run takes; None when nobody said."""
+        steps = self.summary.get("steps")
+        return None if steps is None else int(steps)
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.metrics.get("step", 0))
+
+    @property
+    def share_done(self) -> float:
+        """Of the whole run, between 0 and 1."""
+        return min(1.0, self.steps_done / self.num_steps) if self.num_steps else 0.0
+
+    @property
+    def seconds_elapsed(self) -> float:
+        return self.clock() - self._started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Steps left x the mean of the latest steps, less what the current one has taken; None before the first."""
+        if not self.num_steps or not self._step_seconds:
+            return None
+        mean = sum(self._step_seconds) / len(self._step_seconds)
+        in_this_step = min(mean, self.clock() - self._last_step_at)
+        return max(0.0, (self.num_steps - self.steps_done) * mean - in_this_step)
+
+    @property
+    def averages(self) -> list[float | None]:
+        return moving_average(self.rewards, WINDOW)
+
+    @property
+    def functions(self) -> dict[str, float | None]:
+        """Mean reward of each function in the latest step."""
+        found = (key.split("/") for key in self.metrics if key.startswith("rewards/") and key.endswith("/mean"))
+        names = ["/".join(parts[1:-1]) for parts in found]
+        return {name: self.metrics[f"rewards/{name}/mean"] for name in names}
+
+    @property
+    def seconds_by_part(self) -> list[float]:
+        """Seconds of the latest step in the order of `PARTS`."""
+        return [float(self.metrics.get(f"time/{part}") or 0.0) for part in PARTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion to show, with its place in its group."""
+
+    prompt: str
+    text: str
+    reward: float
+    lowest: float
+    highest: float
+
+
+def typical_sample(groups: Sequence[Group]) -> Sample | None:
+    """The completion of median reward in the first judged group: neither the luckiest nor the worst."""
+    for group in groups:
+        judged = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)
+        if judged:
+            reward, index = judged[len(judged) // 2]
+            text = group.completions[index].text
+            return Sample(prompt_text(group.problem.prompt), text, reward, judged[0][0], judged[-1][0])
+    return None
+
+
+def prompt_text(prompt: str | list[dict[str, Any]]) -> str:
+    """The prompt as a reader wants it: the last message of a chat."""
+    if isinstance(prompt, str):
+        return prompt
+    return str(prompt[-1].get("content", "")) if prompt else ""

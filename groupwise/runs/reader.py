@@ -1,0 +1,93 @@
+"""Reads a run folder, one that is still being written too."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from groupwise.errors import RunError
+from groupwise.runs import disk
+from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked, open_run
+from groupwise.runs.records import GroupRecord
+
+
+class RunReader:
+    """What a run has recorded so far. A last line without its end (a crash, a write under way) is not there yet."""
+
+    def __init__(self, run: str | Path | RunFolder) -> None:
+        self.folder = run if isinstance(run, RunFolder) else open_run(run)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe; empty when the run has not come so far."""
+        path = self.folder.config
+        if not path.is_file():
+            return {}
+        return _checked(_parse(path.read_bytes(), path, 1), path)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record a step, in order."""
+        return _read_lines(self.folder.metrics)
+
+    def events(self) -> list[dict[str, Any]]:
+        return _read_lines(self.folder.events)
+
+    def completion_steps(self) -> list[int]:
+        return self.folder.completion_steps()
+
+    def completions(self, step: int) -> list[GroupRecord]:
+        """The groups of a step; empty when they were not recorded."""
+        return cast(list[GroupRecord], _read_lines(self.folder.completions_of(step)))
+
+    def cut_after(self, step: int) -> None:
+        """Forget metrics and completions later than `step`, so that a resumed run has one history. Events stay.
+
+        Each file changes as a whole, and cutting twice is cutting once: a crash in between is mended by the next.
+        """
+        with locked(self.folder):
+            for later in self.folder.completion_steps():
+                if later > step:
+                    self.folder.completions_of(later).unlink()
+            _keep_lines(self.folder.metrics, step)
+
+
+def _keep_lines(path: Path, last_step: int) -> None:
+    if not path.is_file():
+        return
+    kept = [line for line in _complete_lines(path) if _parse(line, path, 0)["step"] <= last_step]
+    disk.replace(path, b"".join(line + b"\n" for line in kept))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [_checked(_parse(line, path, i), path) for i, line in enumerate(_complete_lines(path), 1)]
+
+
+def _complete_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise RunError(
+            f'"{path}" is damaged: line {number} is not JSON ({error}). '
+            "Restore the file from a backup, or delete that line."
+        ) from error
+    if not isinstance(record, dict):
+        raise RunError(f'"{path}" is damaged: line {number} is not a JSON object. Delete that line.')
+    return record
+
+
+def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    found = record.get("schema_version")
+    if found == SCHEMA_VERSION:
+        return record
+    raise RunError(
+        f'"{path}" was written in schema version {found}; this groupwise reads version {SCHEMA_VERSION}. '
+        "Read it with the version of groupwise that wrote it (config.json names it), or update groupwise."
+    )

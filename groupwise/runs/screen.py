@@ -1,0 +1,348 @@
+"""What the user sees while it trains. Reads records, never the trainer.
+
+On a terminal a picture that stays in place, elsewhere plain lines (`plain.py`). What other code prints while the
+picture is up appears above it and stays in the scroll-back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Group as Stack
+from rich.live import Live
+from rich.panel import Panel
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from groupwise.runs.plain import PlainScreen
+from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
+from groupwise.runs.text import clean, curve, duration, number, percent, sparkline, split
+from groupwise.types import Group
+
+REFRESH_SECONDS = 0.25
+CLOCK_SECONDS = 1.0
+"""Without news, the picture is redrawn so often for its clock alone."""
+
+_PART_STYLES = ("cyan", "magenta", "green", "bright_black")
+_MIN_WIDTH, _MIN_HEIGHT = 24, 6
+_TWO_COLUMNS = 64
+"""Terminals narrower than this show the curve above the figures."""
+_FIGURES_WIDTH = 32
+
+
+class Screen(Protocol):
+    """What the train loop tells; every call is cheap. Used as a context manager it leaves the terminal as it was."""
+
+    def start(self, summary: Mapping[str, Any]) -> None:
+        """Keys, all optional: run_name, model, parameters, objective, steps, batch, device, engine, history."""
+
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+        """The record of a finished step, as the run folder gets it."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Within a step: `done` of `total` pieces of a phase ("rollout", "reward", "learn", "evaluate", ...)."""
+
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        """The `eval_...` keys of an evaluation."""
+
+    def note(self, text: str) -> None:
+        """A sentence that stays: a warning, a checkpoint."""
+
+    def close(self, message: str = "") -> None:
+        """Give the terminal back; the last picture and `message` stay."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Screen:
+    """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines."""
+    stream = stream or sys.stdout
+    if is_quiet:
+        return PlainScreen(None)
+    console = Console(file=stream)
+    can_draw = stream.isatty() and not console.is_dumb_terminal and not console.is_jupyter
+    if can_draw and console.encoding.startswith("utf"):
+        return LiveScreen(console)
+    return PlainScreen(stream)
+
+
+class LiveScreen:
+    """A picture in place, redrawn when something has changed and once a second for its clock."""
+
+    def __init__(self, console: Console, progress: Progress | None = None) -> None:
+        self._console = console
+        self._progress = progress or Progress()
+        self._picture = Picture(self._progress)
+        self._live = Live(self._picture, console=console, auto_refresh=False, vertical_overflow="crop")
+        self._has_news = threading.Event()
+        self._is_closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="groupwise-screen", daemon=True)
+        self._size = console.size
+
+    def start(self, summary: Mapping[str, Any]) -> None:
+        self._progress.start(summary)
+        atexit.register(self.close)  # whoever forgets to close gets the cursor back all the same
+        self._live.start(refresh=True)
+        self._ticker.start()
+
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+        self._progress.step(metrics, groups)
+        self._picture.forget()
+        self._has_news.set()
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        self._progress.phase = (phase, done, total)
+        self._has_news.set()
+
+    def evaluation(self, metrics: Mapping[str, Any]) -> None:
+        self._progress.evaluation = {"step": self._progress.steps_done, **metrics}
+        self._picture.forget()
+        self._has_news.set()
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text))
+
+    def close(self, message: str = "") -> None:
+        if self._is_closed.is_set():
+            return
+        self._is_closed.set()
+        self._has_news.set()
+        atexit.unregister(self.close)
+        if self._ticker.is_alive():
+            self._ticker.join()
+            self._progress.phase = ("", 0, 0)
+            self._live.refresh()
+            self._live.stop()
+        if message:
+            self._console.print(Text(message))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tick(self) -> None:
+        """Redraw at most four times a second, on news or for the clock."""
+        while not self._is_closed.is_set():
+            self._has_news.wait(CLOCK_SECONDS)
+            self._has_news.clear()
+            self._redraw()
+            self._is_closed.wait(REFRESH_SECONDS)
+
+    def _redraw(self) -> None:
+        if self._console.size != self._size:  # a narrower terminal has wrapped the old picture: start on a clean page
+            self._size = self._console.size
+            self._live.stop()
+            self._console.clear()
+            self._live.start()
+        self._live.refresh()
+
+
+class Picture:
+    """The picture as rich renders it; all but the clock is kept until the next step or another size."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._kept: tuple[tuple[int, int], list[list[Segment]], list[list[Segment]]] | None = None
+
+    def forget(self) -> None:
+        self._kept = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        size = (options.max_width, console.height)
+        kept = self._kept
+        if kept is None or kept[0] != size:
+            kept = (size, *self._draw(console, options))
+            self._kept = kept
+        moving = console.render_lines(self._clock_lines(options.max_width), options)
+        lines = [*kept[1], *moving, *kept[2]][: max(1, console.height - 1)]
+        for i, line in enumerate(lines):
+            yield from line
+            if i < len(lines) - 1:
+                yield Segment.line()
+
+    def _draw(self, console: Console, options: ConsoleOptions) -> tuple[list[list[Segment]], list[list[Segment]]]:
+        width, height = options.max_width, console.height - 1
+        top = console.render_lines(self._title(width), options)
+        room = height - len(top) - 2
+        return top, console.render_lines(self._body(width, room), options)
+
+    def _title(self, width: int) -> RenderableType:
+        summary = self._progress.summary
+        first = Text.assemble(("groupwise", "bold cyan"), "  ", (clean(str(summary.get("run_name") or "")), "bold"))
+        for key in ("model", "parameters", "objective"):
+            if summary.get(key):
+                first.append(f"  {clean(str(summary[key]))}", style="bright_black" if key == "parameters" else "")
+        rest = [clean(str(summary[key])) for key in ("batch", "device", "engine") if summary.get(key)]
+        return Stack(_one_line(first, width), _one_line(Text("  ".join(rest), style="bright_black"), width))
+
+    def _clock_lines(self, width: int) -> RenderableType:
+        """Two lines: where the run is, and where the step is."""
+        state = self._progress
+        total = f"/{state.num_steps}" if state.num_steps else ""
+        numbers = f"{duration(state.seconds_elapsed)} gone, {duration(state.seconds_left)} left"
+        speed = f"{number(state.metrics.get('tokens_per_second'))} tok/s"
+        run = _bar_line(f"step {state.steps_done}{total}", state.share_done, f"{numbers}, {speed}", width)
+        phase, done, of = state.phase
+        if not phase:
+            return Stack(run, _one_line(Text(" " * width), width))
+        return Stack(run, _bar_line(phase, done / of if of else 0.0, f"{done}/{of}", width, "magenta"))
+
+    def _body(self, width: int, room: int) -> RenderableType:
+        if width < _MIN_WIDTH or room < _MIN_HEIGHT:
+            return self._essentials(width, room)
+        sample = typical_sample(self._progress.groups)
+        return self._two_columns(width, room, sample) if width >= _TWO_COLUMNS else self._one_column(width, room)
+
+    def _essentials(self, width: int, room: int) -> RenderableType:
+        lines = [
+            _one_line(Text.assemble((f"{label} ", "bright_black"), value), width) for label, value in self._figures()
+        ]
+        return Stack(*lines[: max(0, room)])
+
+    def _two_columns(self, width: int, room: int, sample: Sample | None) -> RenderableType:
+        figures = self._figures()
+        middle = max(5, min(len(figures) + 2, room - 2))
+        below = room - middle - 2
+        if below > 10:  # a tall terminal: the curve grows with it
+            middle += (below - 7) // 2
+            below = room - middle - 2
+        curve_width = width - _FIGURES_WIDTH
+        grid = Table.grid(expand=True)
+        grid.add_column(width=curve_width)
+        grid.add_column(width=_FIGURES_WIDTH)
+        grid.add_row(self._curve(curve_width, middle), _figures_panel(figures, _FIGURES_WIDTH, middle))
+        parts: list[RenderableType] = [grid, *self._time_lines(width)]
+        if below >= 4 and sample is not None:
+            parts.append(_sample_panel(sample, width, min(below, 14)))
+        return Stack(*parts)
+
+    def _one_column(self, width: int, room: int) -> RenderableType:
+        figures = self._figures()
+        height = max(5, min(10, room - len(figures) - 2))
+        parts: list[RenderableType] = [self._curve(width, height)]
+        left = room - height - 2
+        parts.extend(_one_line(_labelled(label, value), width) for label, value in figures[: max(0, left)])
+        parts.extend(self._time_lines(width))
+        return Stack(*parts)
+
+    def _curve(self, width: int, height: int) -> Panel:
+        """The moving average of the reward, the latest rewards as bars under it."""
+        inner_width, inner_height = width - 4, height - 2
+        averages = self._progress.averages
+        measured = [value for value in averages if value is not None]
+        rows = curve(averages, inner_width, max(1, inner_height - 1)) if measured else ["waiting for the first step"]
+        lines = [Text(row, style="green", no_wrap=True) for row in rows]
+        if inner_height > 1 and measured:
+            lines.append(Text(sparkline(self._progress.rewards[-inner_width:], inner_width), style="bright_black"))
+        span = f"{number(min(measured))} to {number(max(measured))}" if measured else ""
+        title = f"reward, mean of {WINDOW} steps" if inner_width >= 40 else "reward"
+        return Panel(Stack(*lines), title=title, title_align="left", subtitle=span, height=height, border_style="blue")
+
+    def _figures(self) -> list[tuple[str, Text]]:
+        """Label and value of every figure, the most important first."""
+        state, m = self._progress, self._progress.metrics
+        figures = [("reward", _trend(m.get("reward"), state.averages))]
+        figures += [(f"  {clean(name)}", Text(number(mean))) for name, mean in _worth_showing(state.functions)]
+        figures += [
+            ("KL", Text(number(m.get("kl"), 4))),
+            ("length", Text(f"{number(m.get('completions/mean_length')):8}{sparkline(state.lengths[-8:], 8)}")),
+            ("cut off", _warned(m.get("completions/clipped_ratio"))),
+            ("no signal", _warned(m.get("frac_reward_zero_std"))),
+            ("entropy", Text(number(m.get("entropy")))),
+            ("grad norm", Text(number(m.get("grad_norm")))),
+        ]
+        if state.evaluation.get("eval_reward") is not None:
+            e = state.evaluation
+            text = f"{number(e['eval_reward'])} ± {number(e.get('eval_reward_stderr'))}"
+            figures.insert(1, ("held out", Text(text, style="yellow")))
+        return figures
+
+    def _time_lines(self, width: int) -> list[Text]:
+        """Where the time of the latest step went: a bar, and what its colours mean."""
+        seconds = self._progress.seconds_by_part
+        columns = split(seconds, width)
+        bar = Text.assemble(*(("█" * n, style) for n, style in zip(columns, _PART_STYLES, strict=True)))
+        legend = Text(f"{number(self._progress.metrics.get('step_time'))} s a step", style="bright_black")
+        total = sum(seconds)
+        for part, value, style in zip(PARTS, seconds, _PART_STYLES, strict=True):
+            legend.append("  ■ ", style=style)
+            legend.append(f"{part} {percent(value / total if total else None)}")
+        return [_one_line(bar, width), _one_line(legend, width)]
+
+
+def _worth_showing(functions: Mapping[str, float | None]) -> Iterable[tuple[str, float | None]]:
+    """The functions when there are several: a single one is the reward itself."""
+    return list(functions.items())[:6] if len(functions) > 1 else ()
+
+
+def _figures_panel(figures: Sequence[tuple[str, Text]], width: int, height: int) -> Panel:
+    lines = [_one_line(_labelled(label, value), width - 4) for label, value in figures[: height - 2]]
+    return Panel(Stack(*lines), title="this step", title_align="left", height=height, border_style="blue")
+
+
+def _sample_panel(sample: Sample, width: int, height: int) -> Panel:
+    """A completion between its prompt and its place in the group."""
+    inner_width = width - 4
+    prompt = Text(set_size(clean(sample.prompt), inner_width), style="bright_black", no_wrap=True)
+    room = inner_width * (height - 3)
+    answer = Text(clean(sample.text[: 4 * room]), overflow="fold")
+    place = f"its group: {number(sample.lowest)} to {number(sample.highest)}"
+    title = Text(f"a completion, reward {number(sample.reward)}")
+    return Panel(Stack(prompt, answer), title=title, title_align="left", subtitle=Text(place), height=height)
+
+
+def _labelled(label: str, value: Text) -> Text:
+    return Text.assemble((f"{set_size(label, 12)} ", "bright_black"), value)
+
+
+def _trend(reward: float | None, averages: Sequence[float | None]) -> Text:
+    """The reward now, and what its moving average has gained over as many steps as it averages."""
+    text = Text(f"{number(reward):8}", style="bold")
+    earlier = averages[-WINDOW - 1] if len(averages) > WINDOW else next(iter(averages), None)
+    now = averages[-1] if averages else None
+    if now is None or earlier is None or now == earlier:
+        return text
+    arrow, style = ("▲", "green") if now > earlier else ("▼", "red")
+    return text.append(f"{arrow} {number(abs(now - earlier))}", style=style)
+
+
+def _warned(share: float | None) -> Text:
+    return Text(percent(share), style="yellow" if share is not None and share > 0.5 else "")
+
+
+def _bar_line(label: str, share: float, rest: str, width: int, style: str = "cyan") -> Text:
+    """`label`, a bar that fills what is left of the line, `rest`."""
+    columns = max(0, width - cell_len(label) - cell_len(rest) - 9)
+    done = round(min(1.0, share) * columns)
+    bar = Text.assemble(label, " ", ("━" * done, style), ("─" * (columns - done), "bright_black"))
+    return _one_line(bar.append(f" {percent(share):>5}  {rest}"), width)
+
+
+def _one_line(text: Text, width: int) -> Text:
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    text.truncate(width, overflow="ellipsis", pad=False)
+    return text
+
+
+def set_size(text: str, width: int) -> str:
+    """`text` in exactly `width` columns, an ellipsis where it was cut; wide characters count two."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, max(0, width - 1)) + "…"

@@ -1,0 +1,78 @@
+"""Writes a run folder: append-only, one complete line at a time, nothing buffered between steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from groupwise.runs import disk
+from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked
+from groupwise.runs.records import group_record, plain_value, without_secrets
+from groupwise.types import Group
+
+
+class RunWriter:
+    """The one writer of a run. What it has returned from is on disk and stays there, whatever happens next."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Take the run for this process; `RunError` when another one is writing it."""
+        self.folder = folder
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(locked(folder))
+        for path in (folder.metrics, folder.events):
+            disk.mend_last_line(path)
+        self._last_step: int | None = None
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """Write `config.json` (replaces an earlier one as a whole); access tokens are left out."""
+        not_finite: dict[str, str] = {}
+        plain = plain_value(without_secrets(dict(values)), not_finite)
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **plain}, indent=2, ensure_ascii=False, allow_nan=False)
+        disk.replace(self.folder.config, text.encode("utf-8", "backslashreplace") + b"\n")
+        self._note_not_finite("config.json", not_finite)
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Append the record of one step; a number that is not finite becomes null and an event."""
+        step = int(metrics["step"])
+        assert self._last_step is None or step > self._last_step, f"step {step} after step {self._last_step}"
+        not_finite: dict[str, str] = {}
+        disk.append(self.folder.metrics, _line({"schema_version": SCHEMA_VERSION, **plain_value(metrics, not_finite)}))
+        self._last_step = step
+        self._note_not_finite("metrics.jsonl", not_finite, step=step)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append something that happened: a start, a checkpoint, a guard that fired, a warning."""
+        head = {"schema_version": SCHEMA_VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds"), "kind": kind}
+        disk.append(self.folder.events, _line({**head, **plain_value(without_secrets(fields), {})}))
+
+    def completions(self, step: int, groups: Sequence[Group]) -> None:
+        """Write the groups of a step, dropped ones too; the file appears whole or not at all."""
+        not_finite: dict[str, str] = {}
+        records = [
+            plain_value(group_record(group, SCHEMA_VERSION), not_finite, f"draw {group.draw}") for group in groups
+        ]
+        disk.replace(self.folder.completions_of(step), b"".join(_line(record) for record in records))
+        self._note_not_finite(self.folder.completions_of(step).name, not_finite, step=step)
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _note_not_finite(self, file: str, found: Mapping[str, str], **fields: Any) -> None:
+        if found:
+            self.event("not_finite", file=file, values=found, **fields)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
