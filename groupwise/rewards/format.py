@@ -1,0 +1,70 @@
+"""The reward for answers written in XML-style tags, such as `<think>...</think><answer>...</answer>`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.text import completion_text
+from groupwise.types import Message
+
+Mode = Literal["strict", "soft"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Whether a completion is written in `tags`, in their order.
+
+    strict: 1 when the whole completion is the tagged parts with nothing but white space around and between them, each
+    tag opened and closed once; otherwise 0.
+
+    soft: the share of the 2 x len(tags) opening and closing tags that occur exactly once and after all those counted
+    before them. Text around the tags is allowed. It grows in steps, so a model that never writes the whole form still
+    gets a signal; a tag written twice does not count.
+    """
+
+    __name__: ClassVar[str] = "format"
+
+    tags: Sequence[str] = ("think", "answer")
+    mode: Mode = "strict"
+
+    def __post_init__(self) -> None:
+        tags = (self.tags,) if isinstance(self.tags, str) else tuple(self.tags)
+        object.__setattr__(self, "tags", tags)
+        wrong = [tag for tag in tags if not (isinstance(tag, str) and re.fullmatch(r"\w[\w-]*", tag))]
+        if wrong or not tags or len(set(tags)) < len(tags):
+            raise ConfigError(
+                f"Reward format: tags are {list(tags)!r}; give at least one name, without brackets, each one once, "
+                'such as ["think", "answer"].'
+            )
+        modes = get_args(Mode)
+        if self.mode not in modes:
+            raise ConfigError(
+                f"Reward format: mode is {self.mode!r}; known modes: {', '.join(modes)}."
+                f"{did_you_mean(str(self.mode), modes)}"
+            )
+
+    def __call__(self, completions: Sequence[str | list[Message]]) -> list[float]:
+        judge = self._strict if self.mode == "strict" else self._soft
+        return [judge(completion_text(completion)) for completion in completions]
+
+    @property
+    def _markers(self) -> list[str]:
+        return [marker for tag in self.tags for marker in (f"<{tag}>", f"</{tag}>")]
+
+    def _strict(self, text: str) -> float:
+        if any(text.count(marker) != 1 for marker in self._markers):
+            return 0.0
+        parts = r"\s*".join(f"<{tag}>.*</{tag}>" for tag in self.tags)
+        return float(re.fullmatch(rf"\s*{parts}\s*", text, re.DOTALL) is not None)
+
+    def _soft(self, text: str) -> float:
+        counted, end = 0, 0
+        for marker in self._markers:
+            start = text.find(marker)
+            if start >= end and text.count(marker) == 1:
+                counted, end = counted + 1, start + len(marker)
+        return counted / len(self._markers)

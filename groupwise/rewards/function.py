@@ -1,0 +1,116 @@
+"""What a reward function is, and which keywords it is called with.
+
+    f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
+
+Everything is passed by keyword, and only what the signature accepts: any of the above, any column of the data set, and
+`trainer_state`, `log_metric`, `log_extra` when they are named. `**columns` receives every column.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from groupwise.errors import ConfigError, RewardError, did_you_mean
+
+SAMPLED = ("prompts", "completions", "completion_ids")
+"""Handed to every function that accepts them."""
+
+ON_REQUEST = ("trainer_state", "log_metric", "log_extra")
+"""Handed to a function that names them: never through `**columns`, whose values are one per completion."""
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """A callable with its name, its weight and the keywords it accepts."""
+
+    name: str
+    call: Callable[..., Any]
+    weight: float = 1.0
+    load: Callable[[], None] | None = None
+    """Loads now what the first call would load (a reward model), so that a wrong name is found before a rollout."""
+    accepted: frozenset[str] = field(init=False)
+    required: frozenset[str] = field(init=False)
+    """The accepted keywords without a default."""
+    takes_all_columns: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not math.isfinite(self.weight):
+            raise ConfigError(f'The weight of reward "{self.name}" is {self.weight!r}; give a finite number.')
+        parameters = _keyword_parameters(self.name, self.call)
+        kinds = {parameter.kind for parameter in parameters}
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        object.__setattr__(self, "accepted", frozenset(p.name for p in named))
+        object.__setattr__(self, "required", frozenset(p.name for p in named if p.default is p.empty))
+        object.__setattr__(self, "takes_all_columns", inspect.Parameter.VAR_KEYWORD in kinds)
+
+    @classmethod
+    def of(cls, call: Callable[..., Any], *, name: str | None = None, weight: float = 1.0) -> RewardFunction:
+        """Wrap a callable under its own name."""
+        return cls(name or callable_name(call), call, weight)
+
+    def accepts(self, keyword: str) -> bool:
+        """Whether a call may pass this keyword."""
+        return keyword in self.accepted or (self.takes_all_columns and keyword not in ON_REQUEST)
+
+    def check(self, columns: Collection[str]) -> None:
+        """Raise when a data set with these columns cannot call the function."""
+        for column in columns:
+            if column in (*SAMPLED, *ON_REQUEST) and (self.takes_all_columns or column in self.accepted):
+                raise RewardError(
+                    f'The data set has a column "{column}", and reward function "{self.name}" is handed something else '
+                    f"under that name. Rename the column with columns: {{data_{column}: {column}}}."
+                )
+        available = [*SAMPLED, *sorted(columns), *ON_REQUEST]
+        for missing in sorted(self.required - set(available)):
+            raise RewardError(
+                f'Reward function "{self.name}" asks for "{missing}", and the data set has no such column. Available: '
+                f"{', '.join(available)}.{did_you_mean(missing, available)} Give the parameter a default if it "
+                "is not a column."
+            )
+
+
+def callable_name(call: Callable[..., Any]) -> str:
+    """What a callable is called in the records: its own name, or that of its class."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    name = str(getattr(call, "__name__", type(call).__name__))
+    return "lambda" if name == "<lambda>" else name
+
+
+def with_unique_names(functions: Iterable[RewardFunction]) -> list[RewardFunction]:
+    """The functions, the second of one name called `name_2`, the third `name_3`."""
+    unique: dict[str, RewardFunction] = {}
+    functions = list(functions)
+    wanted = {function.name for function in functions}
+    for function in functions:
+        name, number = function.name, 1
+        while name in unique or (number > 1 and name in wanted):
+            number += 1
+            name = f"{function.name}_{number}"
+        unique[name] = function if name == function.name else replace(function, name=name)
+    return list(unique.values())
+
+
+def _keyword_parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters a caller may still fill by keyword."""
+    try:
+        parameters = list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise RewardError(
+            f'The signature of reward function "{name}" cannot be read ({error}). Wrap it: '
+            "def reward(completions, **columns): ..."
+        ) from error
+    # A keyword that functools.partial has bound stays in the signature as a default; a column must not replace it.
+    bound = call.keywords if isinstance(call, functools.partial) else {}
+    for parameter in parameters:
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise RewardError(
+                f'Reward function "{name}" takes "{parameter.name}" by position only, and rewards are called by '
+                'keyword. Remove the "/" from its signature.'
+            )
+    return [p for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.name not in bound]

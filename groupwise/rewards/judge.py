@@ -1,0 +1,146 @@
+"""Judges groups: calls every reward function, checks what it returned, and adds the weighted rewards up."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from groupwise.errors import ConfigError, RewardError
+from groupwise.rewards.caller import Call, Caller
+from groupwise.rewards.function import RewardFunction, with_unique_names
+from groupwise.rewards.load import failing_line, source_file
+from groupwise.rewards.rows import Rows
+from groupwise.rewards.scores import read_scores
+from groupwise.types import Group
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Groups with their rewards, and what the functions said on the way."""
+
+    groups: tuple[Group, ...]
+    seconds: dict[str, float]
+    """Function name -> the wall-clock seconds of its call."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """Name given to `log_metric` -> the mean of its values."""
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    """Column given to `log_extra` -> one value a completion, in the order of the groups."""
+
+
+class Judge:
+    """The reward functions of a run.
+
+    `column_names`: the columns of the data set, where they are known; a function that asks for another one is then an
+    error at once. Without them, the columns are those of the problems at hand.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction], column_names: Collection[str] | None = None) -> None:
+        if not functions:
+            raise ConfigError("There is no reward function. Give at least one, such as rewards: [length].")
+        self.functions = with_unique_names(functions)
+        self._column_names = column_names
+        self._caller = Caller()
+        if column_names is not None:
+            self.check(column_names)
+
+    def check(self, column_names: Collection[str]) -> None:
+        """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
+        for function in self.functions:
+            function.check(column_names)
+
+    def load(self) -> None:
+        """Load the reward models now instead of at the first group."""
+        for function in self.functions:
+            if function.load is not None:
+                function.load()
+
+    def judge(self, groups: Sequence[Group], *, trainer_state: Any = None) -> Judged:
+        """The groups with `rewards` (by function) and `reward`: the weighted sum over the functions that judged."""
+        rows = Rows.of(groups, self._column_names)
+        if not rows.rows:
+            return Judged(tuple(groups), {function.name: 0.0 for function in self.functions})
+        self.check(rows.column_names)
+        notes = [_Notes(function.name, len(rows.rows)) for function in self.functions]
+        calls = [_call(f, rows, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
+        names = [function.name for function in self.functions]
+        returned = dict(zip(names, self._caller.run(calls), strict=True))
+        scores = {name: read_scores(name, value, rows) for name, (value, _) in returned.items()}
+        return Judged(
+            groups=self._with_rewards(rows, scores),
+            seconds={name: seconds for name, (_, seconds) in returned.items()},
+            logged=_means(notes),
+            extras={column: values for note in notes for column, values in note.extras.items()},
+        )
+
+    def _with_rewards(self, rows: Rows, scores: dict[str, list[float | None]]) -> tuple[Group, ...]:
+        weights = [function.weight for function in self.functions]
+        sums = [_weighted_sum(weights, row) for row in zip(*scores.values(), strict=True)]
+        by_function = {name: rows.split(values) for name, values in scores.items()}
+        return tuple(
+            replace(group, rewards={name: parts[index] for name, parts in by_function.items()}, reward=reward)
+            for index, (group, reward) in enumerate(zip(rows.groups, rows.split(sums), strict=True))
+        )
+
+
+class _Notes:
+    """What one function logs during one call."""
+
+    def __init__(self, function_name: str, num_rows: int) -> None:
+        self.function_name = function_name
+        self.num_rows = num_rows
+        self.metrics: list[tuple[str, float]] = []
+        self.extras: dict[str, list[Any]] = {}
+
+    def log_metric(self, name: str, value: float) -> None:
+        """A number for the record of the step; several of one name are averaged."""
+        self.metrics.append((name, float(value)))
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """A column for the record of the completions: one value for each."""
+        if len(values) != self.num_rows:
+            raise RewardError(
+                f'Reward function "{self.function_name}" gave log_extra("{column}", ...) {len(values)} values for '
+                f"{self.num_rows} completions; give one for each."
+            )
+        self.extras[column] = list(values)
+
+
+def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
+    offered = rows.keywords() | {
+        "trainer_state": trainer_state,
+        "log_metric": notes.log_metric,
+        "log_extra": notes.log_extra,
+    }
+    keywords = {name: value for name, value in offered.items() if function.accepts(name)}
+    return Call(function.call, keywords, functools.partial(_failure, function, rows, offered))
+
+
+def _failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], error: Exception) -> RewardError:
+    """The error for an exception inside a function, with the completion it was at where its variables tell."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = (rows.find(keywords, frame.f_locals.values()) for frame in reversed(frames))
+    row = next((row for row in found if row is not None), None)
+    at = (
+        rows.describe(row) if row is not None else f"one of {len(rows.rows)} completions, the first: {rows.describe(0)}"
+    )
+    line = failing_line(error, source_file(function.call))
+    return RewardError(
+        f'Reward function "{function.name}" raised {type(error).__name__}: {error} ({line}). '
+        f"It was at {at}. Mend the function, or let it return None for a completion that it cannot judge."
+    )
+
+
+def _weighted_sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:
+    judged = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
+    return sum(judged) if judged else None
+
+
+def _means(notes: Sequence[_Notes]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for note in notes:
+        for name, value in note.metrics:
+            values.setdefault(name, []).append(value)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

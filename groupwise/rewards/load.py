@@ -1,0 +1,119 @@
+"""Finds a user's reward function: `file.py:function` by path, `module:function` by import."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from groupwise.errors import ConfigError, did_you_mean
+
+
+def load_from_file(path: str, attribute: str, folder: Path) -> Callable[..., Any]:
+    """The function `attribute` of the Python file `path`, a relative path counted from `folder`."""
+    file = (folder / Path(path).expanduser()).resolve()
+    if not file.is_file():
+        beside = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise ConfigError(f"There is no file {file} to take a reward function from.{did_you_mean(file.name, beside)}")
+    return _attribute(_execute(file), attribute, str(file))
+
+
+def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., Any]:
+    """The function `attribute` of an importable module; `folder` and the current one count as importable."""
+    _add_to_path(folder)
+    _add_to_path(Path.cwd())
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"There is no module {name} to take a reward function from. For a file give its path: "
+                f"{name.replace('.', '/')}.py:{attribute}."
+            ) from error
+        raise _import_failure(name, error) from error
+    except Exception as error:
+        raise _import_failure(name, error) from error
+    return _attribute(module, attribute, name)
+
+
+def failing_line(error: BaseException, file: str | None = None) -> str:
+    """Where an exception came from: its deepest line in `file`, by default the first file that is not ours."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not _is_import_machinery(frame.filename)] or list(frames)
+    file = file or theirs[0].filename
+    last = next((frame for frame in reversed(theirs) if frame.filename == file), theirs[-1])
+    return f"{last.filename}, line {last.lineno}"
+
+
+def _is_import_machinery(filename: str) -> bool:
+    return filename.startswith("<frozen") or filename in (__file__, importlib.__file__)
+
+
+def source_file(call: Callable[..., Any]) -> str | None:
+    """The file a callable was written in, where it was written in Python."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    call = inspect.unwrap(call)
+    code = getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
+    return getattr(code, "co_filename", None)
+
+
+def _execute(file: Path) -> ModuleType:
+    """Import a file by its path; again when it has changed, since the name holds its time stamp."""
+    stamp = hashlib.sha256(f"{file}:{file.stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    name = f"_groupwise_rewards_{file.stem}_{stamp}"
+    if name in sys.modules:
+        return sys.modules[name]
+    _add_to_path(file.parent)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, f"{file} has no import spec"
+    assert spec.loader is not None, f"{file} has no loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _import_failure(str(file), error) from error
+    return module
+
+
+def _add_to_path(folder: Path) -> None:
+    """Let the file import its neighbours. At the end of the path, so that nothing installed is hidden."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _import_failure(what: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"Importing {what} for a reward function failed: {type(error).__name__}: {error} ({failing_line(error)})."
+    )
+
+
+def _attribute(module: ModuleType, attribute: str, where: str) -> Callable[..., Any]:
+    """`attribute` (dots reach into objects) of a module, which must be something to call."""
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            names = [n for n, v in vars(value).items() if callable(v) and not n.startswith("_")]
+            listed = f" It has: {', '.join(names)}." if names else ""
+            raise ConfigError(f'{where} has no function "{part}".{listed}{did_you_mean(part, names)}')
+        value = getattr(value, part)
+    if isinstance(value, type) or not callable(value):
+        kind = "a class" if isinstance(value, type) else repr(value)
+        raise ConfigError(
+            f"{where}:{attribute} is {kind}; a reward is a function or "
+            "an object that can be called, such as an instance of a class with __call__."
+        )
+    function: Callable[..., Any] = value
+    return function

@@ -1,0 +1,166 @@
+"""Where reward functions come from: objects, files, modules, shipped names, reward models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.function import RewardFunction, with_unique_names
+from groupwise.rewards.load import load_from_file, load_from_module
+from groupwise.rewards.shipped import SHIPPED, build_shipped
+
+RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction
+"""A module of torch is a callable, too."""
+
+_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
+_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
+_NAMES = ", ".join(SHIPPED)
+_FORMS = f'a shipped name ({_NAMES}), "file.py:function", "module:function", or the Hub id or folder of a reward model'
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What a spec needs besides itself."""
+
+    folder: Path
+    tokenizer: Any
+    device: Any
+
+
+def resolve_rewards(
+    specs: RewardSpec | Sequence[RewardSpec],
+    *,
+    weights: Sequence[float] | None = None,
+    processing_classes: Any = None,
+    device: Any = None,
+    folder: str | Path | None = None,
+) -> list[RewardFunction]:
+    """Reward functions with unique names, from what a recipe or a user gave.
+
+    A spec is a callable, an `nn.Module` or a string: `file.py:function` (relative to `folder`, by default the current
+    one), `module:function`, a shipped name, a Hub id or folder of a reward model. Or a mapping: `name` with the
+    parameters of a shipped reward, `function`, or `model` (with `tokenizer`, `batch_size`); each with a `weight`.
+
+    `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
+    one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
+    """
+    listed = list(specs) if isinstance(specs, Sequence) and not isinstance(specs, str) else [specs]
+    tokenizers = _one_each(processing_classes, len(listed))
+    base = Path(folder) if folder is not None else Path.cwd()
+    functions = [
+        _resolve(spec, _Context(base, tokenizer, device)) for spec, tokenizer in zip(listed, tokenizers, strict=True)
+    ]
+    return with_unique_names(_with_weights(functions, listed, weights))
+
+
+def _resolve(spec: Any, context: _Context) -> RewardFunction:
+    if isinstance(spec, RewardFunction):
+        return spec
+    if isinstance(spec, Mapping):
+        return _from_mapping(spec, context)
+    if isinstance(spec, str):
+        return _from_string(spec, context)
+    if _is_module(spec):
+        return _reward_model(spec, context)
+    if callable(spec) and not isinstance(spec, type):
+        return RewardFunction.of(spec)
+    raise ConfigError(f"A reward was given as {spec!r}; give a function, {_FORMS}.")
+
+
+def _from_string(spec: str, context: _Context) -> RewardFunction:
+    if match := _FILE.fullmatch(spec):
+        if not match["function"]:
+            raise ConfigError(
+                f'Reward "{spec}" names a file only; name the function in it: "{match["file"]}:function".'
+            )
+        return RewardFunction.of(load_from_file(match["file"], match["function"], context.folder))
+    if match := _MODULE.fullmatch(spec):
+        return RewardFunction.of(load_from_module(match["module"], match["function"], context.folder))
+    if spec in SHIPPED:
+        return RewardFunction.of(build_shipped(spec, {}))
+    if "/" in spec or _is_folder(spec, context.folder):
+        return _reward_model(spec, context)
+    raise ConfigError(f'There is no reward "{spec}".{did_you_mean(spec, SHIPPED)} Expected {_FORMS}.')
+
+
+def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
+    settings = {key: value for key, value in spec.items() if key != "weight"}
+    if "function" in settings:
+        _refuse_unknown(settings, ("function", "name"), "function")
+        function = _resolve(settings["function"], context)
+        function = replace(function, name=settings.get("name", function.name))
+    elif "model" in settings:
+        _refuse_unknown(settings, ("model", "name", "tokenizer", "batch_size"), "model")
+        function = _reward_model(settings.pop("model"), context, **settings)
+    elif "name" in settings:
+        name = settings.pop("name")
+        if name not in SHIPPED:
+            raise ConfigError(
+                f"There is no shipped reward {name!r}; there are {_NAMES}.{did_you_mean(str(name), SHIPPED)}"
+                " For a function of yours write function: file.py:function."
+            )
+        function = RewardFunction.of(build_shipped(name, settings))
+    else:
+        raise ConfigError(
+            f"The reward {dict(spec)!r} has neither name (a shipped reward: {_NAMES}) nor function nor model."
+        )
+    return replace(function, weight=spec["weight"]) if "weight" in spec else function
+
+
+def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f'A reward given by {kind} has no setting "{key}"; it has {", ".join(known)} and weight.'
+                f"{did_you_mean(str(key), [*known, 'weight'])}"
+            )
+
+
+def _reward_model(
+    model: Any, context: _Context, *, name: str | None = None, tokenizer: Any = None, batch_size: int = 16
+) -> RewardFunction:
+    from groupwise.rewards.model import RewardModel
+
+    if isinstance(model, str) and _is_folder(model, context.folder):
+        model = str(context.folder / Path(model).expanduser())
+    reward = RewardModel(model, tokenizer or context.tokenizer, device=context.device, batch_size=batch_size)
+    return RewardFunction(name or reward.name, reward, load=reward.load)
+
+
+def _with_weights(
+    functions: list[RewardFunction], specs: Sequence[Any], weights: Sequence[float] | None
+) -> list[RewardFunction]:
+    if weights is None:
+        return functions
+    if len(weights) != len(functions):
+        raise ConfigError(
+            f"reward_weights has {len(weights)} numbers for {len(functions)} reward functions "
+            f"({', '.join(function.name for function in functions)}); give one for each."
+        )
+    if any(isinstance(spec, Mapping) and "weight" in spec for spec in specs):
+        raise ConfigError("Weights are given twice: in reward_weights and as weight of a reward. Keep one of them.")
+    return [replace(function, weight=weight) for function, weight in zip(functions, weights, strict=True)]
+
+
+def _one_each(processing_classes: Any, count: int) -> list[Any]:
+    if not isinstance(processing_classes, list | tuple):
+        return [processing_classes] * count
+    if len(processing_classes) != count:
+        raise ConfigError(
+            f"reward_processing_classes has {len(processing_classes)} entries for {count} reward functions; give "
+            "one for each, None for those that are not models."
+        )
+    return list(processing_classes)
+
+
+def _is_module(spec: object) -> bool:
+    """Whether this is a torch module; known from its classes, so that torch is not imported to find out."""
+    return any(base.__name__ == "Module" and base.__module__.startswith("torch.nn.") for base in type(spec).__mro__)
+
+
+def _is_folder(spec: str, folder: Path) -> bool:
+    return (folder / Path(spec).expanduser()).is_dir()

@@ -1,0 +1,73 @@
+"""Groups laid flat for the reward functions: one row a completion, aligned lists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from groupwise.rewards.text import shortened
+from groupwise.types import Completion, Group, Problem, Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every completion of some groups, in order, with its problem."""
+
+    groups: Sequence[Group]
+    column_names: Collection[str]
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], column_names: Collection[str] | None = None) -> Rows:
+        """Lay the groups flat; without `column_names`, the columns are those that any of their problems has."""
+        if column_names is None:
+            column_names = dict.fromkeys(name for group in groups for name in group.problem.columns)
+        return cls(groups, column_names)
+
+    @cached_property
+    def rows(self) -> list[tuple[Problem, Completion]]:
+        return [(group.problem, completion) for group in self.groups for completion in group.completions]
+
+    def keywords(self) -> dict[str, list[Any]]:
+        """What functions are called with: fresh lists, so that one function cannot change what another one sees.
+
+        Plain prompts give plain completions, chats give message lists. A column that a problem lacks is None there.
+        """
+        rows = self.rows
+        columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in self.column_names}
+        return columns | {
+            "prompts": [_copy(problem.prompt) for problem, _ in rows],
+            "completions": [_answer(problem, completion) for problem, completion in rows],
+            "completion_ids": [list(completion.token_ids) for _, completion in rows],
+        }
+
+    def split(self, values: Sequence[T]) -> list[tuple[T, ...]]:
+        """One value a row, cut into one tuple a group."""
+        rest = iter(values)
+        return [tuple(next(rest) for _ in group.completions) for group in self.groups]
+
+    def describe(self, row: int) -> str:
+        """The row as an error names it: its number, its problem and the completion, shortened."""
+        problem, completion = self.rows[row]
+        return f"row {row} (problem {problem.index}), the completion {shortened(completion.text)}"
+
+    def find(self, keywords: Mapping[str, Sequence[Any]], values: Collection[object]) -> int | None:
+        """The row whose completion is one of these objects: which one a failing function was at."""
+        identities = {id(value) for value in values if not isinstance(value, str) or len(value) > 1}
+        for row, (_, completion) in enumerate(self.rows):
+            if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
+                return row
+        return None
+
+
+def _copy(prompt: Prompt) -> Prompt:
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def _answer(problem: Problem, completion: Completion) -> Prompt:
+    if isinstance(problem.prompt, str):
+        return completion.text
+    return [{"role": "assistant", "content": completion.text}]
