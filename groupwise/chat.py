@@ -1,0 +1,136 @@
+"""Messages <-> text <-> token ids: templates, special tokens, truncation.
+
+This is the only place where a prompt becomes ids and where ids become text again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from groupwise.errors import DataError
+from groupwise.types import Message, Prompt
+
+CompletionValue = str | list[Message]
+"""What a reward function is given for one completion: text after a plain prompt, messages after a chat."""
+
+
+class Tokenizer(Protocol):
+    """The part of a `transformers` tokenizer that groupwise uses."""
+
+    chat_template: Any
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(
+        self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False
+    ) -> str: ...
+
+    def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any: ...
+
+
+def encode_prompt(
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    system_prompt: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Token ids of a prompt: a chat through its template, plain text by the tokenizer's own special-token rule."""
+    if isinstance(prompt, str):
+        if system_prompt is not None:
+            raise DataError(
+                "system_prompt is set, but the prompts are plain text, which has no place for it. Give the prompts as "
+                'messages ([{"role": "user", "content": ...}]), or write the text into the prompt.'
+            )
+        return _encode_text(tokenizer, prompt)
+    text = render_chat(tokenizer, prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs)
+    return tokenizer.encode(text, add_special_tokens=False)  # the template writes its own BOS
+
+
+def render_chat(
+    tokenizer: Tokenizer,
+    messages: list[Message],
+    *,
+    system_prompt: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a chat up to where the assistant goes on writing.
+
+    A final assistant message is continued, any other is followed by the generation prompt. `system_prompt` stands
+    first unless the chat brings a system message of its own.
+    """
+    if not tokenizer.chat_template:
+        raise DataError(
+            "The prompts are messages, but this model's tokenizer has no chat template. Use an instruction-tuned "
+            "model, set tokenizer.chat_template, or give the prompts as plain text."
+        )
+    if system_prompt is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system_prompt}, *messages]
+    is_continued = messages[-1]["role"] == "assistant"
+    options = dict(chat_template_kwargs or {})
+    options |= {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
+    return _apply_template(tokenizer, messages, options)
+
+
+def truncate_left(ids: Sequence[int], max_length: int | None) -> list[int]:
+    """The last `max_length` ids: the end of a prompt holds its question."""
+    assert max_length is None or max_length > 0, max_length
+    return list(ids if max_length is None else ids[-max_length:])
+
+
+def decode_completion(tokenizer: Tokenizer, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+    """The text of a completion, character for character (no clean-up of spaces)."""
+    return tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+
+
+def as_completion(prompt: Prompt, text: str) -> CompletionValue:
+    """The completion in the form of its prompt: a string, or one assistant message."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def completion_text(completion: CompletionValue) -> str:
+    """The text of a completion in either form; the inverse of `as_completion`."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(message["content"] or "" for message in completion)
+
+
+def stop_ids(tokenizer: Tokenizer, generation_config: Any = None) -> tuple[int, ...]:
+    """End tokens: those of the generation config and the tokenizer's own, together."""
+    configured = getattr(generation_config, "eos_token_id", None)
+    ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+    return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """An id to fill tensors with. A missing pad token is aliased: padding is masked by position, never by id."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    return 0
+
+
+def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """What the tokenizer puts before a text (BOS) stays, once; what it puts after it (EOS, SEP) goes."""
+    bare = tokenizer.encode(text, add_special_tokens=False)
+    full = tokenizer.encode(text)
+    starts = [k for k in range(len(full) - len(bare) + 1) if full[k : k + len(bare)] == bare]
+    ids = full[: starts[0] + len(bare)] if starts else full
+    has_second_bos = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
+    return ids[1:] if has_second_bos else ids
+
+
+def _apply_template(tokenizer: Tokenizer, messages: list[Message], options: dict[str, Any]) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except (TemplateError, KeyError, TypeError, ValueError) as error:
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise DataError(f"The chat template refused a prompt with the roles {roles}: {error}") from error
+    assert isinstance(text, str)
+    return text

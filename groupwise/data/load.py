@@ -1,0 +1,128 @@
+"""Where problems come from: a packaged name, a local file, a Hub id, a `datasets.Dataset`, a list of dicts."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groupwise.data import packaged
+from groupwise.data.files import FORMATS, find_file, is_path, read_file
+from groupwise.data.problems import Notify, Problems, _log
+from groupwise.errors import DataError, did_you_mean
+
+Rows = Sequence[Mapping[str, Any]]
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SPLIT = re.compile(r"(?P<name>[\w.-]+)?(?:\[(?P<start>\d*)(?P<start_percent>%?):(?P<stop>\d*)(?P<stop_percent>%?)\])?")
+
+
+def load_problems(
+    data: Any,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    notify: Notify = _log.info,
+) -> Problems:
+    """The problems of a data set.
+
+    `data` is a packaged name (`python-docs`), a local JSONL, JSON, CSV or Parquet file (or a folder of them, one a
+    split), a Hub id, a `datasets.Dataset` or a list of dicts. `split` is a name, a slice or both: `train`, `[:90%]`,
+    `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
+    `revision` are for the Hub.
+    """
+    if (subset or revision) and not _is_hub_id(data):
+        raise DataError("subset and revision are for data sets on the Hub; this one is not. Leave them out.")
+    if isinstance(data, str | Path):
+        rows, info = _read(str(data), split, subset, revision)
+        return Problems(rows, name=str(data), columns=columns, info=info, notify=notify)
+    name = f"the {type(data).__name__} given as data"
+    rows = _cut(_from_object(data, split), split, name)
+    return Problems(rows, name=name, columns=columns, info={"split": split}, notify=notify)
+
+
+def _read(name: str, split: str | None, subset: str | None, revision: str | None) -> tuple[Rows, dict[str, Any]]:
+    if packaged.is_packaged(name):
+        rows, info = packaged.load(name, _split_name(split) or "train")
+        return _cut(rows, split, name), {"split": split or "train", **info}
+    if is_path(name):
+        path = find_file(Path(name).expanduser(), _split_name(split))
+        return _cut(read_file(path), split, name), {"split": split, "file": str(path)}
+    if not _HUB_ID.fullmatch(name):
+        raise DataError(f"{name!r} is no data set: expected {_KINDS}.")
+    return _from_hub(name, split or "train", subset, revision), {"split": split or "train", "revision": revision}
+
+
+_KINDS = (
+    f"a packaged name ({', '.join(packaged.NAMES)}), a local {', '.join(FORMATS)} file, a Hub id like owner/name, "
+    "a list of dicts or a datasets.Dataset"
+)
+
+
+def _is_hub_id(data: Any) -> bool:
+    return isinstance(data, str) and not packaged.is_packaged(data) and not is_path(data)
+
+
+def _from_hub(name: str, split: str, subset: str | None, revision: str | None) -> Rows:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except (OSError, ValueError) as error:  # not found, no network, gated; unknown split or subset
+        hint = did_you_mean(name, packaged.NAMES)
+        raise DataError(f"Cannot load the data set {name!r} (split {split!r}) from the Hub: {error}{hint}") from error
+    return _from_object(rows, split)
+
+
+def _from_object(data: Any, split: str | None) -> Rows:
+    """Rows of what a user hands over in Python; refuses with a sentence what cannot be indexed."""
+    datasets = sys.modules.get("datasets")  # if it was never imported, this is none of its objects
+    if datasets is not None:
+        if isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict):
+            raise DataError(
+                "A streamed data set (IterableDataset) cannot be drawn from in shuffled epochs. Load it without "
+                "streaming=True, or take a part: list(dataset.take(10_000))."
+            )
+        if isinstance(data, datasets.DatasetDict):
+            return _pick_split(data, split)
+        if isinstance(data, datasets.Dataset):
+            return data  # type: ignore[no-any-return]
+    if isinstance(data, Problems | list | tuple):
+        return data._rows if isinstance(data, Problems) else data
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        raise DataError('A DataFrame is not taken as it is; give data=frame.to_dict("records").')
+    raise DataError(f"Cannot use a {type(data).__name__} as data. Expected {_KINDS}.")
+
+
+def _pick_split(splits: Mapping[str, Rows], split: str | None) -> Rows:
+    name = _split_name(split) or "train"
+    if name not in splits:
+        hint = did_you_mean(name, splits)
+        raise DataError(f"The data set has no split {name!r}; it has: {', '.join(splits)}.{hint}")
+    return splits[name]
+
+
+def _split_name(split: str | None) -> str | None:
+    match = _SPLIT.fullmatch(split or "")
+    if match is None:
+        raise DataError(f'{split!r} is no split. Write a name, a slice or both: "train", "[:90%]", "train[100:]".')
+    return match["name"]
+
+
+def _cut(rows: Rows, split: str | None, name: str) -> Rows:
+    """The slice that a split asks for: `train[10:20]`, `[:90%]`. Percentages round down on both sides."""
+    match = _SPLIT.fullmatch(split or "")
+    if match is None or "[" not in (split or ""):
+        return rows
+    bounds = []
+    for end, default in (("start", 0), ("stop", len(rows))):
+        value = int(match[end]) if match[end] else default
+        bounds.append(value * len(rows) // 100 if match[end] and match[f"{end}_percent"] else value)
+    indices = range(*slice(*bounds).indices(len(rows)))
+    if not indices:
+        raise DataError(f"The split {split!r} of {name} holds none of its {len(rows)} rows.")
+    return rows.select(indices) if hasattr(rows, "select") else [rows[i] for i in indices]

@@ -1,0 +1,124 @@
+"""The order in which problems are drawn: an endless chain of epoch permutations, resumable exactly."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any, NamedTuple
+
+from groupwise.errors import DataError
+
+
+class Draw(NamedTuple):
+    """One drawn problem."""
+
+    number: int
+    """Running number of the draw over the whole run: the identity of a group."""
+    row: int
+
+
+class Order:
+    """Draws rows epoch after epoch. Steps may cross epochs, but no row comes twice within a step.
+
+    The permutation of an epoch follows from (seed, epoch) alone. A row that the running step has already had is put
+    aside and comes first in the next step, so every epoch still holds every row once.
+    """
+
+    def __init__(self, num_rows: int, prompts_per_step: int, seed: int = 0, shuffle: bool = True) -> None:
+        if num_rows < prompts_per_step:
+            raise DataError(
+                f"The data set has {num_rows} problems, but a step draws {prompts_per_step} different ones. "
+                f"Use more data, or set prompts_per_step to {num_rows} or less."
+            )
+        assert prompts_per_step > 0
+        self.num_rows = num_rows
+        self.prompts_per_step = prompts_per_step
+        self.seed = seed
+        self.shuffle = shuffle
+        self.num_drawn = 0
+        self._position = 0  # in the chain; ahead of num_drawn by the rows put aside
+        self._put_aside: list[int] = []
+        self._drawn_in_step: set[int] = set()
+        self._permutation: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def epoch(self) -> float:
+        """Epochs drawn so far, as a fraction."""
+        return self.num_drawn / self.num_rows
+
+    @property
+    def num_left_in_step(self) -> int:
+        """How many more rows the running step can draw."""
+        return self.num_rows - len(self._drawn_in_step)
+
+    def num_steps(self, num_epochs: float) -> int:
+        """Steps that `num_epochs` take: ceil(epochs x rows / prompts_per_step)."""
+        return math.ceil(num_epochs * self.num_rows / self.prompts_per_step)
+
+    def draw(self, num: int | None = None, *, same_step: bool = False) -> list[Draw]:
+        """The next `num` problems (default: one step's). `same_step` draws further ones for the step under way."""
+        num = self.prompts_per_step if num is None else num
+        if not same_step:
+            self._drawn_in_step = set()
+        if num > self.num_left_in_step:
+            raise DataError(
+                f"A step asked for {num} more problems, but only {self.num_left_in_step} of the {self.num_rows} rows "
+                "have not been drawn in it yet. Use more data, or draw fewer problems a step."
+            )
+        return [self._draw_one() for _ in range(num)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the next draws; plain JSON values."""
+        return {
+            "num_rows": self.num_rows,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "num_drawn": self.num_drawn,
+            "position": self._position,
+            "put_aside": list(self._put_aside),
+            "drawn_in_step": sorted(self._drawn_in_step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; the data and the seed must be the same."""
+        for key in ("num_rows", "seed", "shuffle"):
+            if state[key] != getattr(self, key):
+                raise DataError(
+                    f"The order of problems cannot be resumed: {key} was {state[key]} and is now {getattr(self, key)}. "
+                    "Resume with the data set and settings of the interrupted run, or start a new one."
+                )
+        self.num_drawn = state["num_drawn"]
+        self._position = state["position"]
+        self._put_aside = list(state["put_aside"])
+        self._drawn_in_step = set(state["drawn_in_step"])
+
+    def _draw_one(self) -> Draw:
+        draw = Draw(self.num_drawn, self._next_row())
+        self._drawn_in_step.add(draw.row)
+        self.num_drawn += 1
+        return draw
+
+    def _next_row(self) -> int:
+        for i, row in enumerate(self._put_aside):
+            if row not in self._drawn_in_step:
+                return self._put_aside.pop(i)
+        while (row := self._row_at(self._position)) in self._drawn_in_step:
+            self._put_aside.append(row)
+            self._position += 1
+        self._position += 1
+        return row
+
+    def _row_at(self, position: int) -> int:
+        epoch, index = divmod(position, self.num_rows)
+        if not self.shuffle:
+            return index
+        if self._permutation[0] != epoch:
+            self._permutation = (epoch, permutation(self.num_rows, self.seed, epoch))
+        return self._permutation[1][index]
+
+
+def permutation(num_rows: int, seed: int, epoch: int) -> list[int]:
+    """Rows in the order of seeded random keys (`Random.random` is the one stream Python promises never to change)."""
+    random = Random(f"{seed}/{epoch}").random
+    keys = [random() for _ in range(num_rows)]
+    return sorted(range(num_rows), key=keys.__getitem__)

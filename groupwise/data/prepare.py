@@ -1,0 +1,106 @@
+"""Problems with their prompts as token ids, cut to length, counted and ready to be drawn."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from groupwise.chat import Tokenizer, encode_prompt, truncate_left
+from groupwise.data.problems import Notify, Problems, _log
+from groupwise.errors import DataError
+from groupwise.types import Problem
+
+
+@dataclass(frozen=True)
+class PreparedProblem:
+    """A problem and what the engine is asked."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    is_truncated: bool
+
+
+@dataclass(frozen=True)
+class PreparedProblems:
+    """The problems that can be drawn; row r of an `Order` is item r."""
+
+    problems: Problems
+    num_truncated: int
+    num_dropped: int
+    _rows: tuple[int, ...]
+    _ids: tuple[array[int], ...]
+    _is_truncated: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> PreparedProblem:
+        problem = self.problems[self._rows[row]]
+        return PreparedProblem(problem, tuple(self._ids[row]), self._is_truncated[row])
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Length of the longest prompt, after cutting."""
+        return max(len(ids) for ids in self._ids)
+
+
+def prepare(
+    problems: Problems,
+    tokenizer: Tokenizer,
+    *,
+    max_prompt_length: int | None = None,
+    overlong: Literal["truncate", "drop"] = "truncate",
+    system_prompt: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    notify: Notify = _log.info,
+) -> PreparedProblems:
+    """Encode every prompt now, so that a row that cannot be used stops the run before it costs anything.
+
+    Prompts over `max_prompt_length` tokens lose their beginning ("truncate") or are left out ("drop").
+    """
+    rows, encoded, truncated = [], [], []
+    for problem in problems:
+        ids = _encode(tokenizer, problem, problems.name, system_prompt, chat_template_kwargs)
+        is_overlong = max_prompt_length is not None and len(ids) > max_prompt_length
+        if is_overlong and overlong == "drop":
+            continue
+        rows.append(problem.index)
+        encoded.append(array("i", truncate_left(ids, max_prompt_length)))
+        truncated.append(is_overlong)
+    prepared = PreparedProblems(
+        problems, sum(truncated), len(problems) - len(rows), tuple(rows), tuple(encoded), tuple(truncated)
+    )
+    _report(prepared, max_prompt_length, notify)
+    return prepared
+
+
+def _encode(
+    tokenizer: Tokenizer,
+    problem: Problem,
+    name: str,
+    system_prompt: str | None,
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> list[int]:
+    try:
+        ids = encode_prompt(
+            tokenizer, problem.prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs
+        )
+    except DataError as error:
+        raise DataError(f"Row {problem.index} of {name}: {error}") from error
+    if not ids:
+        raise DataError(f"Row {problem.index} of {name}: the prompt has no tokens.")
+    return ids
+
+
+def _report(prepared: PreparedProblems, max_prompt_length: int | None, notify: Notify) -> None:
+    total = len(prepared.problems)
+    if len(prepared) == 0:
+        raise DataError(
+            f"All {total} prompts of {prepared.problems.name} are longer than max_prompt_length = {max_prompt_length} "
+            'tokens and were dropped. Raise max_prompt_length, or set overlong_prompts: "truncate".'
+        )
+    for count, what in ((prepared.num_truncated, "cut from the left"), (prepared.num_dropped, "left out")):
+        if count:
+            notify(f"{count} of {total} prompts are longer than {max_prompt_length} tokens and were {what}.")

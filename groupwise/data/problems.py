@@ -1,0 +1,160 @@
+"""Problems: the rows of a data set as the trainer sees them, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from groupwise.errors import DataError, did_you_mean
+from groupwise.types import Problem, Prompt
+
+Notify = Callable[[str], None]
+"""Receives one line for the user."""
+
+RESERVED_COLUMNS = frozenset(
+    {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"}
+)
+"""Keywords that a reward function gets from the trainer; a column of such a name cannot reach it."""
+
+_USUAL_PROMPT_COLUMNS = ("messages", "question", "query", "instruction", "problem", "input", "text")
+
+_log = logging.getLogger(__name__)
+
+
+class Problems(Sequence[Problem]):
+    """Indexable rows; every column but the prompt and the reserved ones reaches the rewards under its own name.
+
+    `rows` is any sequence of mappings: a list of dicts, a `datasets.Dataset`. `columns` renames: new name -> the data
+    set's own name. `info` says where the rows come from and goes into the record of the run.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        name: str = "data",
+        columns: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
+        notify: Notify = _log.info,
+    ) -> None:
+        if len(rows) == 0:
+            raise DataError(f"{name} is empty: it has no rows, so there is nothing to train on.")
+        self.name = name
+        self._rows = rows
+        self._sources = _name_columns(_column_names(rows, name), columns or {}, name)
+        self.dropped_columns = tuple(sorted(RESERVED_COLUMNS & self._sources.keys()))
+        self.column_names = tuple(n for n in self._sources if n != "prompt" and n not in RESERVED_COLUMNS)
+        self.info = {"name": name, "num_rows": len(rows), "fingerprint": self._check_prompts(), **(info or {})}
+        if self.dropped_columns:
+            notify(_dropped_message(name, self.dropped_columns))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row_number = range(len(self))[index]  # counts from the end, raises IndexError
+        row = self._rows[row_number]
+        columns = {name: row.get(self._sources[name]) for name in self.column_names}
+        return Problem(row_number, _copy_prompt(row[self._sources["prompt"]]), columns)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return (self[i] for i in range(len(self)))
+
+    def _check_prompts(self) -> str:
+        """Check every prompt now rather than in the middle of a run; their sha256."""
+        source = self._sources["prompt"]
+        digest = hashlib.sha256()
+        for number, prompt in enumerate(_column(self._rows, source)):
+            complaint = _complaint(prompt)
+            if complaint:
+                raise DataError(f"Row {number} of {self.name}, column {source!r}: {complaint}")
+            digest.update(json.dumps(prompt, sort_keys=True, default=str).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """The union over all rows, in order of appearance: a cell that a row lacks is `None`."""
+    if hasattr(rows, "column_names"):
+        return list(rows.column_names)
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"Row {number} of {name} is a {type(row).__name__}, not a mapping of column names to values. "
+                'Each row should look like {"prompt": "...", "answer": ...}.'
+            )
+        names.update(dict.fromkeys(row))
+    return list(names)
+
+
+def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str) -> dict[str, str]:
+    """New column name -> the data set's own."""
+    for new, source in renames.items():
+        if source not in present:
+            hint = did_you_mean(source, present) or f" It has: {', '.join(present)}."
+            raise DataError(f"columns maps {source!r} to {new!r}, but {name} has no column {source!r}.{hint}")
+        if new in RESERVED_COLUMNS:
+            raise DataError(f"columns maps {source!r} to {new!r}, a name the trainer uses itself. Choose another name.")
+        if new in present and new not in renames.values():
+            raise DataError(
+                f"columns maps {source!r} to {new!r}, but {name} already has a column {new!r}. "
+                f"Choose another name, or rename that one as well."
+            )
+    kept = {column: column for column in present if column not in renames.values()}
+    sources = {**kept, **renames}
+    if "prompt" not in sources:
+        raise DataError(_no_prompt_message(present, name))
+    return sources
+
+
+def _no_prompt_message(present: Sequence[str], name: str) -> str:
+    near = next((c for c in _USUAL_PROMPT_COLUMNS if c in present), None)
+    hint = f" Is it called {near!r}? Then say columns: {{prompt: {near}}}." if near else did_you_mean("prompt", present)
+    return (
+        f"{name} has no column 'prompt'; it has: {', '.join(present)}.{hint}"
+        " columns: {prompt: YOUR_COLUMN} names the column to use."
+    )
+
+
+def _dropped_message(name: str, dropped: Sequence[str]) -> str:
+    first = dropped[0]
+    return (
+        f"{name}: column {', '.join(map(repr, dropped))} does not reach the rewards, because the trainer uses that "
+        f"name itself. To hand it over under another name: columns: {{reference: {first}}}."
+    )
+
+
+def _column(rows: Any, source: str) -> Iterator[Any]:
+    if hasattr(rows, "select_columns"):  # a datasets.Dataset: read this column without decoding the others
+        rows = rows.select_columns([source])
+    return (row.get(source) for row in rows)
+
+
+def _complaint(prompt: Any) -> str | None:
+    """What is wrong with a prompt, or `None`."""
+    if isinstance(prompt, str):
+        return None if prompt.strip() else "the prompt is empty."
+    if not isinstance(prompt, Sequence):
+        return f"a prompt is text or a list of messages, not {type(prompt).__name__}."
+    if not prompt:
+        return "the prompt is empty: a list without messages."
+    for message in prompt:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
+            return f'a message looks like {{"role": "user", "content": "..."}}, not {str(message)[:80]}.'
+    return None if any(message["content"] for message in prompt) else "the prompt is empty: no message says anything."
+
+
+def _copy_prompt(prompt: Any) -> Prompt:
+    """A prompt of its own. Arrow fills keys that other messages have with `None`; templates must not see those."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{k: v for k, v in message.items() if v is not None or k == "content"} for message in prompt]
