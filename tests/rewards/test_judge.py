@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import Judge, Judged, RewardFunction, resolve_rewards
+
 from .groups import CHAT, make_group
 
 
@@ -243,7 +244,7 @@ def test_an_exception_about_no_completion_shows_the_first():
     def broken(completions):
         raise KeyError("oops")
 
-    with pytest.raises(RewardError, match="KeyError: 'oops' .*one of 3 completions, the first: row 0"):
+    with pytest.raises(RewardError, match=r"KeyError: 'oops' .*one of 3 completions, the first: row 0"):
         judge(broken, THREE)
 
 
@@ -399,7 +400,7 @@ def test_a_known_column_that_no_problem_at_hand_has_is_none():
 
 def test_a_column_may_not_hide_what_was_sampled():
     function = RewardFunction.of(returning([1.0]))
-    with pytest.raises(RewardError, match='column "completions".*columns: {data_completions: completions}'):
+    with pytest.raises(RewardError, match=r'column "completions".*columns: {data_completions: completions}'):
         function.check(["completions"])
     function.check(["trainer_state"])
 
