@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from groupwise.chat import completion_text
 from groupwise.rewards.exact_match import ExactMatch
 from groupwise.rewards.format import Format
 from groupwise.rewards.function import RewardFunction
@@ -12,7 +13,6 @@ from groupwise.rewards.judge import Judge, Judged
 from groupwise.rewards.length import Length
 from groupwise.rewards.resolve import resolve_rewards
 from groupwise.rewards.shipped import SHIPPED
-from groupwise.rewards.text import completion_text
 
 __all__ = [
     "SHIPPED",

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
-from groupwise.rewards.text import completion_text
-from groupwise.types import Message
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class ExactMatch:
         # What is asked for depends on `column`, so that a missing one is named before the first rollout.
         object.__setattr__(self, "__signature__", inspect.Signature(parameters))
 
-    def __call__(self, completions: Sequence[str | list[Message]], **columns: Sequence[Any]) -> list[float | None]:
+    def __call__(self, completions: Sequence[CompletionValue], **columns: Sequence[Any]) -> list[float | None]:
         answers = columns[self.column]
         return [self._judge(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
 
-    def _judge(self, completion: str | list[Message], answer: Any) -> float | None:
+    def _judge(self, completion: CompletionValue, answer: Any) -> float | None:
         if answer is None:
             return None
         given = self._given(completion_text(completion))

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError, did_you_mean
-from groupwise.rewards.text import completion_text
-from groupwise.types import Message
 
 Mode = Literal["strict", "soft"]
 
@@ -47,7 +46,7 @@ class Format:
                 f"{did_you_mean(str(self.mode), modes)}"
             )
 
-    def __call__(self, completions: Sequence[str | list[Message]]) -> list[float]:
+    def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
         judge = self._strict if self.mode == "strict" else self._soft
         return [judge(completion_text(completion)) for completion in completions]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError, did_you_mean
-from groupwise.rewards.text import completion_text
-from groupwise.types import Message
 
 Unit = Literal["characters", "words", "tokens"]
 
@@ -38,7 +37,7 @@ class Length:
             )
 
     def __call__(
-        self, completions: Sequence[str | list[Message]], completion_ids: Sequence[Sequence[int]] | None = None
+        self, completions: Sequence[CompletionValue], completion_ids: Sequence[Sequence[int]] | None = None
     ) -> list[float]:
         if self.unit == "tokens":
             assert completion_ids is not None, "a length in tokens is counted in completion_ids"

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groupwise.chat import CompletionValue
 from groupwise.errors import ConfigError, ModelError
-from groupwise.types import Message, Prompt
+from groupwise.types import Prompt
 
 
 class RewardModel:
@@ -54,7 +55,7 @@ class RewardModel:
             model = _load_model(self._given, self._device) if isinstance(self._given, str) else self._given
             self._loaded = model, _load_tokenizer(self._given_tokenizer or self._given)
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str | list[Message]]) -> list[float | None]:
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[CompletionValue]) -> list[float | None]:
         """One float32 score a completion; None where prompt and completion have no token at all."""
         self.load()
         assert self._loaded is not None
@@ -100,7 +101,7 @@ def _prepared(model: nn.Module, pad_id: int) -> Iterator[int]:
             config.pad_token_id = previous
 
 
-def _text(tokenizer: Any, prompt: Prompt, completion: str | list[Message]) -> str:
+def _text(tokenizer: Any, prompt: Prompt, completion: CompletionValue) -> str:
     if isinstance(prompt, str):
         assert isinstance(completion, str), "a plain prompt has a plain completion"
         return prompt + completion

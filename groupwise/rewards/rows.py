@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from groupwise.rewards.text import shortened
+from groupwise.chat import as_completion
+from groupwise.rewards.shorten import shortened
 from groupwise.types import Completion, Group, Problem, Prompt
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Rows:
         columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in self.column_names}
         return columns | {
             "prompts": [_copy(problem.prompt) for problem, _ in rows],
-            "completions": [_answer(problem, completion) for problem, completion in rows],
+            "completions": [as_completion(problem.prompt, completion.text) for problem, completion in rows],
             "completion_ids": [list(completion.token_ids) for _, completion in rows],
         }
 
@@ -65,9 +66,3 @@ class Rows:
 
 def _copy(prompt: Prompt) -> Prompt:
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
-
-
-def _answer(problem: Problem, completion: Completion) -> Prompt:
-    if isinstance(problem.prompt, str):
-        return completion.text
-    return [{"role": "assistant", "content": completion.text}]
