@@ -1,0 +1,67 @@
+"""Rules that concern several fields at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from groupwise.config.names import MAX_KEPT_TOKENS
+from groupwise.config.problems import Problems
+from groupwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from groupwise.config.grpo import GRPOConfig
+
+_NEEDED_BY_SCHEDULE = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+
+
+def check_together(config: GRPOConfig, problems: Problems) -> tuple[str, ...]:
+    """Add a sentence for every contradiction between fields; returns warnings about choices that are often mistakes."""
+    for check in (_minibatches, _reference, _schedule, _sampling):
+        check(config, problems)
+    try:
+        return config.resolved_objective.check_run(
+            num_generations=config.num_generations, updates_per_rollout=config.updates_per_step
+        )
+    except ConfigError as error:
+        problems.add(str(error))
+        return ()
+
+
+def _minibatches(config: GRPOConfig, problems: Problems) -> None:
+    prompts, parts = config.prompts_per_step, config.num_minibatches
+    if prompts % parts:
+        problems.add(
+            f"prompts_per_step {prompts} cannot be cut into num_minibatches {parts} of equally many groups: "
+            "make it a multiple."
+        )
+
+
+def _reference(config: GRPOConfig, problems: Problems) -> None:
+    has_reference = "ref" in config.resolved_objective.needs
+    if config.sync_ref_model and not has_reference:
+        problems.add("sync_ref_model needs a reference, and beta is 0: set beta, or leave it out.")
+    if config.as_written.get("ref_model_reset_steps") and not has_reference:
+        problems.add("ref_model_reset_steps needs a reference, and beta is 0: set beta, or leave it out.")
+
+
+def _schedule(config: GRPOConfig, problems: Problems) -> None:
+    if config.warmup_steps and config.warmup_ratio:
+        problems.add("warmup_steps and warmup_ratio are both set. Keep one of them.")
+    needed = _NEEDED_BY_SCHEDULE.get(config.lr_scheduler_type, ())
+    if needed and not any(name in config.lr_scheduler_kwargs for name in needed):
+        example = f"lr_scheduler_kwargs={{{needed[0]!r}: ...}}"
+        problems.add(f"lr_scheduler_type {config.lr_scheduler_type} needs {' or '.join(needed)}: set {example}.")
+
+
+def _sampling(config: GRPOConfig, problems: Problems) -> None:
+    if config.top_k > MAX_KEPT_TOKENS:
+        problems.add(
+            f"top_k is {config.top_k}; expected at most {MAX_KEPT_TOKENS}, or 0 to keep all: "
+            "learner and reference renormalise over the kept tokens."
+        )
+    if config.max_steps == 0:
+        problems.add("max_steps is 0; expected at least 1, or -1 to follow num_train_epochs.")

@@ -1,0 +1,193 @@
+"""The fields of a training configuration, by the part of a run that they govern.
+
+The line under a field is its documentation: `docs/config.md` is made from it. Nothing here knows other vocabularies;
+`translate.py` and `wording.py` do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+Interval = Literal["no", "steps", "epoch"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: strict about keys, finite numbers, read-only."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class RunFields(Section):
+    """The run and its record"""
+
+    output_dir: Annotated[str, Field(min_length=1)] = "runs/grpo"
+    """Folder of the run: configuration, metrics, completions, checkpoints and the trained model."""
+    run_name: str | None = None
+    """Name of the run on screen and in trackers; null takes the name of the folder."""
+    seed: NonNegativeInt = 42
+    """Seed of the data order, of every completion and of fresh adapter weights."""
+    report_to: list[Literal["wandb", "tensorboard", "trackio"]] = []
+    """Trackers that get the metrics too. The run folder is always written."""
+    logging_steps: NonNegativeInt = 1
+    """Every so many steps screen and trackers show a line; 0 shows none. The run folder has every step."""
+    num_completions_to_print: NonNegativeInt = 1
+    """Completions shown on screen with each line; 0 shows none. The run folder has all of them."""
+    save_strategy: Interval = "steps"
+    """When a checkpoint is written: every `save_steps` steps, at the end of each epoch, or never."""
+    save_steps: Count = 500
+    """Steps between checkpoints."""
+    save_total_limit: Count | None = None
+    """Checkpoints that are kept, the oldest going first; null keeps all."""
+    eval_strategy: Interval = "no"
+    """When the evaluation split is scored: every `eval_steps` steps, at the end of each epoch, or never."""
+    eval_steps: Count | None = None
+    """Steps between evaluations. Setting it alone sets `eval_strategy` to "steps"."""
+    eval_on_start: bool = False
+    """Whether to evaluate once before the first step, so that the curve starts at the untrained model."""
+    num_eval_problems: Count | None = None
+    """Problems of the evaluation split that are scored each time; null scores all of them."""
+    num_generations_eval: Count | None = None
+    """Sampled completions for each evaluation problem; null takes `num_generations`."""
+    push_to_hub: bool = False
+    """Whether the trained model is uploaded to the Hub when training ends."""
+    hub_model_id: str | None = None
+    """Repository on the Hub; null takes the name of the run folder."""
+    hub_private_repo: bool | None = None
+    """Whether a repository that has to be created is private; null takes the account's default."""
+
+
+class StepFields(Section):
+    """The step"""
+
+    prompts_per_step: Count = 8
+    """Problems drawn in one step. Times `num_generations`, this is the batch."""
+    num_generations: Count = 8
+    """G, the completions sampled for each problem: the group that the advantages compare."""
+    num_minibatches: Count = 1
+    """Parts of whole groups that a rollout is cut into; each part is one optimizer step."""
+    num_iterations: Count = 1
+    """mu of the algorithm: passes over one rollout, each of `num_minibatches` optimizer steps."""
+    micro_batch_tokens: Count | None = None
+    """Tokens in one pass of the learner, which bounds its memory and changes no result; null decides by itself."""
+    num_train_epochs: Positive = 1.0
+    """Passes over the data set. Not used when `max_steps` is set."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Steps (rollouts) to train; -1 takes as many as `num_train_epochs` need."""
+    shuffle_dataset: bool = True
+    """Whether each epoch draws the problems in a new order."""
+    dynamic_sampling: bool = False
+    """Whether groups without signal are replaced by drawing more problems (DAPO)."""
+    dynamic_sampling_max_draws: Count = 4
+    """At most this many times `prompts_per_step` problems are drawn in one step of dynamic sampling."""
+
+
+class SamplingFields(Section):
+    """Prompts and sampling"""
+
+    temperature: Positive = 1.0
+    """Divides the logits, in sampling and in every log-probability."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling: keep the likeliest tokens that together have this probability; 1 keeps all."""
+    top_k: NonNegativeInt = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    min_p: BelowOne = 0.0
+    """Keep tokens at least this likely, relative to the likeliest; 0 keeps all."""
+    repetition_penalty: Positive = 1.0
+    """Divides the positive logits of tokens already seen, and multiplies their negative ones; 1 is off."""
+    max_completion_length: Count = 512
+    """Tokens after which a completion is cut off."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, besides the end tokens of the model."""
+    max_prompt_length: Count | None = None
+    """Longest prompt in tokens; null takes what the model's context leaves beside the completion."""
+    overlong_prompts: Literal["truncate", "drop"] = "truncate"
+    """What happens to a longer prompt: cut from the left, or its problem left out. Both are counted and reported."""
+    system_prompt: str | None = None
+    """System message put before every chat prompt that has none."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Extra arguments of the chat template."""
+    engine: Literal["auto", "native", "transformers"] = "auto"
+    """What samples: groupwise's own engine, transformers' `generate` (slow), or the first that can serve the model."""
+    max_concurrent_completions: Count = 64
+    """Completions that decode together: more is faster until memory or the machine is full."""
+
+
+class ReferenceFields(Section):
+    """Rewards and the reference model"""
+
+    reward_weights: list[float] | None = None
+    """Weight of each reward function in the sum; null weighs all with 1."""
+    sync_ref_model: bool = False
+    """Whether the reference follows the policy (TR-DPO): ref <- alpha policy + (1 - alpha) ref."""
+    ref_model_mixup_alpha: Share = 0.6
+    """alpha of that mix."""
+    ref_model_sync_steps: Count = 512
+    """Steps between two mixes."""
+    ref_model_reset_steps: Count | None = None
+    """Every so many steps the reference becomes the policy (the outer loop of iterative GRPO); null never resets."""
+
+
+class OptimizerFields(Section):
+    """The optimizer"""
+
+    optim: Literal["adamw", "adamw_fused", "adamw_8bit", "sgd", "adafactor"] = "adamw"
+    """Optimizer. Other libraries' spellings of these are understood, in any case."""
+    learning_rate: NonNegative | None = None
+    """Peak learning rate; null takes 1e-6 for full fine-tuning and 1e-5 for LoRA."""
+    lr_scheduler_type: str = "linear"
+    """Learning-rate schedule over the optimizer steps, by its name in transformers."""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Extra arguments of the schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimizer steps in which the learning rate rises from 0."""
+    warmup_ratio: BelowOne = 0.0
+    """The same as a share of all optimizer steps; at most one of the two is set."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay; biases and norms are left out."""
+    adam_beta1: BelowOne = 0.9
+    """Decay of Adam's first moment."""
+    adam_beta2: BelowOne = 0.999
+    """Decay of Adam's second moment."""
+    adam_epsilon: Positive = 1e-8
+    """Added to the root of Adam's second moment."""
+    max_grad_norm: NonNegative = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+
+
+class ModelFields(Section):
+    """The model and the machine"""
+
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the matrix products. Trained weights are float32 always; auto takes bfloat16 where it is fast."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, more time."""
+    attn_implementation: str | None = None
+    """Attention of the plain path, by its name in transformers ("eager", "sdpa", ...); null takes its default."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a model is run."""
+    use_cpu: bool = False
+    """Whether to stay on the CPU although the machine has a GPU."""
+    model_init_kwargs: dict[str, Any] = {}
+    """Extra arguments of `from_pretrained` for a model given by name."""
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    RunFields,
+    StepFields,
+    SamplingFields,
+    ReferenceFields,
+    OptimizerFields,
+    ModelFields,
+)
+"""In the order in which documentation and records list them."""

@@ -1,0 +1,157 @@
+"""`GRPOConfig`: everything that governs training, checked as a whole before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PrivateAttr, ValidationError
+
+from groupwise.algo.objective import Objective
+from groupwise.config import objective as objectives
+from groupwise.config.batch import translate_batch
+from groupwise.config.checks import check_together
+from groupwise.config.defaults import adopt_recipe_defaults
+from groupwise.config.fields import (
+    SECTIONS,
+    ModelFields,
+    OptimizerFields,
+    ReferenceFields,
+    RunFields,
+    SamplingFields,
+    StepFields,
+)
+from groupwise.config.problems import Problems
+from groupwise.config.reading import read_foreign
+from groupwise.config.translate import FOREIGN, Translation, translate
+from groupwise.errors import ConfigError
+
+
+class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, OptimizerFields, ModelFields):
+    """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
+
+    Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both
+    (docs/from-trl.md). Everything that is wrong is reported at once, as one `ConfigError`. The object is read-only;
+    `replace` makes a changed one.
+    """
+
+    _as_written: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+    _preset: str = PrivateAttr(default="grpo")
+    _objective: Objective = PrivateAttr()
+
+    def __init__(self, output_dir: str | os.PathLike[str] | None = None, /, **written: Any) -> None:
+        if output_dir is not None:
+            written = {"output_dir": output_dir, **written}
+        problems = Problems("GRPOConfig")
+        state = translate(written, problems)
+        translate_batch(state)
+        loss = objectives.flatten(state.objective, problems)
+        adopt_recipe_defaults(state, loss.preset)
+        is_valid = self._set_fields(state)
+        objective = objectives.resolve(loss, state.fields.get("max_completion_length", 512), problems, state.notes)
+        if is_valid and objective is not None:
+            self._as_written, self._preset, self._objective = written, loss.preset, objective
+            state.notes.extend(check_together(self, problems))
+        problems.raise_if_any()
+        self._notes = tuple(state.notes)
+
+    def _set_fields(self, state: Translation) -> bool:
+        """Let pydantic check types and ranges; whether they all fit."""
+        try:
+            super().__init__(**state.fields)
+        except ValidationError as error:
+            state.problems.add_invalid(error)
+            return False
+        return True
+
+    @property
+    def as_written(self) -> Mapping[str, Any]:
+        """The keyword arguments as they were given."""
+        return self._as_written
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about keys that were ignored or counted differently."""
+        return self._notes
+
+    @property
+    def objective(self) -> str:
+        """Name of the algorithm that the objective starts from."""
+        return self._preset
+
+    @property
+    def resolved_objective(self) -> Objective:
+        """The loss and the advantages, every axis decided."""
+        return self._objective
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL divergence from the reference."""
+        return self._objective.beta
+
+    @property
+    def epsilon(self) -> float:
+        """How far below 1 the probability ratio may go before it is clipped."""
+        return self._objective.epsilon_low
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps that one rollout pays for."""
+        return self.num_minibatches * self.num_iterations
+
+    @property
+    def completions_per_step(self) -> int:
+        """Completions in one rollout."""
+        return self.prompts_per_step * self.num_generations
+
+    def describe(self) -> list[str]:
+        """The batch, the objective and every note, in plain words, one line each."""
+        updates = f"{self.updates_per_step} update{'s' if self.updates_per_step > 1 else ''}"
+        batch = (
+            f"{self.prompts_per_step} prompts x {self.num_generations} completions = "
+            f"{self.completions_per_step} completions a step, {updates}"
+        )
+        return [batch, objectives.describe(self._preset, self._objective), *self._notes]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field with its value and the objective with every axis, ready for JSON. Builds an equal config."""
+        fields = {name: getattr(self, name) for section in SECTIONS for name in section.model_fields}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return {**plain, "objective": objectives.as_mapping(self._preset, self._objective)}
+
+    def replace(self, **changes: Any) -> GRPOConfig:
+        """The same configuration with some keys written differently."""
+        return GRPOConfig(**{**self._as_written, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """`resolved`, under the name by which the ecosystem's callbacks ask for it."""
+        return self.resolved()
+
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """`resolved` with values that every tracker takes: what is not a plain value becomes text."""
+        plain = (bool, int, float, str)
+        return {name: v if isinstance(v, plain) else json.dumps(v) for name, v in self.resolved().items()}
+
+    def to_json_string(self) -> str:
+        """`resolved` as JSON text."""
+        return json.dumps(self.resolved(), indent=2)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GRPOConfig) and self.resolved() == other.resolved()
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dicts
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise ConfigError(f"a configuration is read-only; use config.replace({name}={value!r}).")
+        super().__setattr__(name, value)
+
+    if not TYPE_CHECKING:  # a misspelt field stays an error for the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            if name in FOREIGN or name in objectives.KEYS:
+                return read_foreign(self, name)
+            return super().__getattr__(name)

@@ -1,0 +1,48 @@
+"""Names that a configuration may use, as plain strings, so that checking them loads nothing.
+
+A test holds the tables of shipped rewards and data sets equal to the registries that implement them.
+"""
+
+from __future__ import annotations
+
+REWARD_PARAMETERS = {
+    "length": ("target", "unit"),
+    "format": ("tags", "mode"),
+    "exact_match": ("column", "strip", "ignore_case", "tag"),
+}
+"""Reward that ships with groupwise -> its parameters."""
+
+DATASETS = ("python-docs",)
+"""Data sets that ship with groupwise."""
+
+TASKS: tuple[str, ...] = ()
+"""Tasks: a data set, its rewards and its prompt bound together."""
+
+TRACKERS = ("wandb", "tensorboard", "trackio")
+"""Trackers that `report_to` may name."""
+
+OPTIMIZERS = {
+    "adamw": ("adamw", "adamw_torch", "adamw_hf", "adam", "paged_adamw", "paged_adamw_32bit", "adamw_32bit"),
+    "adamw_fused": ("adamw_fused", "adamw_torch_fused", "fused_adamw"),
+    "adamw_8bit": ("adamw_8bit", "adamw_bnb_8bit", "adamw_torch_8bit", "paged_adamw_8bit", "adam_8bit"),
+    "sgd": ("sgd",),
+    "adafactor": ("adafactor",),
+}
+"""Optimizer -> every spelling of it, compared in lower case with "-" read as "_"."""
+
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+)
+"""Learning-rate schedules, by the names transformers gives them."""
+
+MAX_KEPT_TOKENS = 1024
+"""Largest set of tokens that top-k may keep: learner and reference renormalise over it, token by token."""

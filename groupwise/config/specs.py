@@ -1,0 +1,162 @@
+"""The ingredients of a recipe that have keys of their own: data, rewards, adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from groupwise.config.fields import Count, Section
+from groupwise.config.names import DATASETS, REWARD_PARAMETERS
+from groupwise.errors import did_you_mean
+
+_FILE_FUNCTION = re.compile(r".+\.py:\w+")
+_MODULE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+class DataSpec(Section):
+    """Data set"""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Packaged name, local JSONL, CSV or Parquet file or folder, or Hub id."""
+    split: str | None = None
+    """Rows to train on: a name, a slice or both (`train`, `[:90%]`, `train[100:]`); null is train."""
+    eval_split: str | None = None
+    """Held-out rows for evaluation; null evaluates nothing unless `eval_path` is set."""
+    eval_path: str | None = None
+    """Data set of the held-out rows, where it is another one."""
+    subset: str | None = None
+    """Configuration of a data set on the Hub that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a data set on the Hub."""
+    columns: dict[str, str] = {}
+    """Columns to rename: new name -> the data set's own (`{prompt: question}`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_path(cls, written: Any) -> Any:
+        if isinstance(written, Mapping) and "name" in written:
+            if "path" in written:
+                raise ValueError("has name and path, which mean the same. Keep path; a Hub configuration is subset.")
+            return {("path" if key == "name" else key): value for key, value in written.items()}
+        return written
+
+    @field_validator("path")
+    @classmethod
+    def _is_no_misspelt_name(cls, path: str) -> str:
+        name = path.partition("?")[0]
+        is_plain = not re.search(r"[/.\\~]", name) and not Path(name).exists()
+        if is_plain and name not in DATASETS and (near := did_you_mean(name, DATASETS)):
+            raise ValueError(f'there is no data set "{name}".{near}')
+        return path
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value."""
+        return self.model_dump()
+
+
+class RewardSpec(Section):
+    """Reward"""
+
+    name: str | None = None
+    """Shipped reward; beside `function` or `model`, the name its numbers are recorded under."""
+    function: str | None = None
+    """`file.py:function` or `module:function`."""
+    model: str | None = None
+    """Hub id or folder of a sequence-classification model."""
+    weight: float | None = None
+    """Weight in the sum; null is 1, or what `reward_weights` says."""
+    params: dict[str, Any] = {}
+    """Parameters of a shipped reward (`target: 50`); they may stand beside `name` as well."""
+    tokenizer: str | None = None
+    """Tokenizer of a reward model; null takes the model's own."""
+    batch_size: Count | None = None
+    """Completions that a reward model scores at a time."""
+
+    @classmethod
+    def in_full(cls, written: Any) -> Any:
+        """The mapping that a short form stands for: a name alone, or parameters beside the name."""
+        if isinstance(written, str):
+            written = {_kind(written): written}
+        if not isinstance(written, Mapping) or written.get("name") not in REWARD_PARAMETERS:
+            return written
+        if "function" in written or "model" in written:
+            return written
+        params = {key: value for key, value in written.items() if key in REWARD_PARAMETERS[written["name"]]}
+        rest = {key: value for key, value in written.items() if key not in params}
+        return {**rest, "params": {**params, **(written.get("params") or {})}}
+
+    @model_validator(mode="after")
+    def _is_one_reward(self) -> RewardSpec:
+        if self.function is not None and self.model is not None:
+            raise ValueError("has a function and a model. Keep one of them.")
+        if self.function is None and self.model is None:
+            self._check_shipped()
+        elif self.params:
+            raise ValueError("params are for shipped rewards; a function gets the columns of the data set.")
+        if self.model is None and (self.tokenizer or self.batch_size):
+            raise ValueError("tokenizer and batch_size are for a reward model.")
+        return self
+
+    def _check_shipped(self) -> None:
+        known = ", ".join(REWARD_PARAMETERS)
+        if self.name is None:
+            raise ValueError(f"has neither name (a shipped reward: {known}) nor function nor model.")
+        if self.name not in REWARD_PARAMETERS:
+            near = did_you_mean(self.name, REWARD_PARAMETERS)
+            raise ValueError(f'there is no reward "{self.name}"; there are {known}, file.py:function and models.{near}')
+        parameters = REWARD_PARAMETERS[self.name]
+        for key in self.params:
+            if key not in parameters:
+                near = did_you_mean(key, parameters)
+                raise ValueError(f'reward {self.name} has no parameter "{key}"; it has {", ".join(parameters)}.{near}')
+
+    def resolved(self) -> dict[str, Any]:
+        """The mapping that `rewards.resolve_rewards` takes: parameters beside the name, nothing that was not set."""
+        kept = self.model_dump(exclude={"params"}, exclude_none=True)
+        return {**kept, **self.params}
+
+
+class LoraSpec(Section):
+    """Adapter"""
+
+    r: Count = 16
+    """Rank."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the adapter's product is multiplied by `lora_alpha` / `r`."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter: all linear layers but the head, a list of names, or one pattern."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Kept for the record: groupwise trains without dropout in every pass."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases that are trained too."""
+    use_rslora: bool = False
+    """Whether the scale is `lora_alpha` / sqrt(`r`)."""
+    use_dora: bool = False
+    """Whether direction and magnitude are trained apart (DoRA)."""
+    modules_to_save: list[str] | None = None
+    """Modules trained in full beside the adapter."""
+    layers_to_transform: list[int] | int | None = None
+    """Indices of the layers that get an adapter; null is all."""
+    init_lora_weights: bool | str = True
+    """Initialisation, as peft names it; true starts at the model itself."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value."""
+        return self.model_dump()
+
+    def peft_arguments(self) -> dict[str, Any]:
+        """Arguments of `peft.LoraConfig`."""
+        return {"task_type": "CAUSAL_LM", **self.model_dump()}
+
+
+def _kind(spec: str) -> str:
+    """Which key a reward written as one text belongs under."""
+    if _FILE_FUNCTION.fullmatch(spec) or _MODULE_FUNCTION.fullmatch(spec):
+        return "function"
+    if spec not in REWARD_PARAMETERS and ("/" in spec or Path(spec).is_dir()):
+        return "model"
+    return "name"

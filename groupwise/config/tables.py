@@ -1,0 +1,44 @@
+"""What becomes of a key that other libraries know and groupwise's configuration has no field for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["same", "translated", "ignored", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """One key of another library."""
+
+    name: str
+    kind: Kind
+    default: Any
+    """The value that asks for nothing: accepted in silence, and what reading the key gives when it was not written."""
+    sentence: str
+    """For a translated key what it becomes; for an ignored one why; for a refused one what to use instead."""
+
+    def asks_for_nothing(self, value: Any) -> bool:
+        """Whether writing this value is the same as not writing the key."""
+        return value is None or value is False or value == self.default or value in ("", [], {}, ())
+
+
+def same(name: str, sentence: str = "") -> Foreign:
+    """The same name and the same meaning."""
+    return Foreign(name, "same", None, sentence)
+
+
+def translated(name: str, default: Any, sentence: str) -> Foreign:
+    """Another name or another unit for something groupwise has."""
+    return Foreign(name, "translated", default, sentence)
+
+
+def ignored(name: str, default: Any, sentence: str) -> Foreign:
+    """Without an effect here, and without harm; said when the value is not the default."""
+    return Foreign(name, "ignored", default, sentence)
+
+
+def refused(name: str, default: Any, sentence: str) -> Foreign:
+    """An error unless the value is the default."""
+    return Foreign(name, "refused", default, sentence)

@@ -1,0 +1,108 @@
+"""Values as people write them, brought to the one form that a field takes. A value beyond help is a `ConfigError`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
+from groupwise.errors import ConfigError, did_you_mean
+
+_DTYPES = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32", "auto": "auto"}
+_FOLLOWING_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+
+
+def tidy(field: str, value: Any) -> Any:
+    """The value as the field wants it, whatever the field."""
+    if isinstance(value, Enum):
+        value = value.value
+    return _TIDIERS[field](value) if field in _TIDIERS else value
+
+
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _trackers(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else list(value)
+    if names in (["none"], []):
+        return []
+    if names == ["all"]:
+        return [name for name in TRACKERS if importlib.util.find_spec(name)]
+    for name in names:
+        if name not in TRACKERS:
+            known = ", ".join(TRACKERS)
+            near = did_you_mean(str(name), TRACKERS)
+            raise ConfigError(f'report_to names "{name}"; expected {known}, "all" or "none".{near}')
+    return names
+
+
+def _optimizer(value: Any) -> Any:
+    spelling = str(value).lower().replace("-", "_")
+    for name, spellings in OPTIMIZERS.items():
+        if spelling in spellings:
+            return name
+    near = did_you_mean(spelling, [s for spellings in OPTIMIZERS.values() for s in spellings])
+    raise ConfigError(
+        f'optim is "{value}"; expected one of {", ".join(OPTIMIZERS)}.{near} '
+        "Any other optimizer can be passed as an object: GRPOTrainer(optimizers=(optimizer, scheduler))."
+    )
+
+
+def _scheduler(value: Any) -> Any:
+    name = str(value).lower()
+    if name in SCHEDULERS:
+        return name
+    if name in _FOLLOWING_A_METRIC:
+        raise ConfigError(f'lr_scheduler_type "{name}" follows a metric of evaluation; use "cosine" or "linear".')
+    raise ConfigError(
+        f'lr_scheduler_type is "{value}"; expected one of {", ".join(SCHEDULERS)}.{did_you_mean(name, SCHEDULERS)}'
+    )
+
+
+def _dtype(value: Any) -> Any:
+    name = str(value).removeprefix("torch.").lower()
+    if name in {"float16", "fp16", "half"}:
+        raise ConfigError("dtype is float16, which is slow on CPUs and needs loss scaling; use bfloat16.")
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype is {value!r}; expected auto, bfloat16 or float32.{did_you_mean(name, _DTYPES)}")
+    return _DTYPES[name]
+
+
+def _strategy(field: str) -> Callable[[Any], Any]:
+    def normalised(value: Any) -> Any:
+        if value == "best":
+            raise ConfigError(
+                f'{field} "best" follows a metric; use "steps" and pick the checkpoint from the run folder.'
+            )
+        return "no" if value is False else value
+
+    return normalised
+
+
+def _interval(field: str) -> Callable[[Any], Any]:
+    def whole(value: Any) -> Any:
+        if isinstance(value, float) and 0 < value < 1:
+            raise ConfigError(f"{field} is {value}, a share of the run; write a number of steps.")
+        return value
+
+    return whole
+
+
+_TIDIERS: dict[str, Callable[[Any], Any]] = {
+    "output_dir": _path,
+    "report_to": _trackers,
+    "optim": _optimizer,
+    "lr_scheduler_type": _scheduler,
+    "dtype": _dtype,
+    "save_strategy": _strategy("save_strategy"),
+    "eval_strategy": _strategy("eval_strategy"),
+    "logging_steps": _interval("logging_steps"),
+    "save_steps": _interval("save_steps"),
+    "eval_steps": _interval("eval_steps"),
+    "stop": lambda value: (value,) if isinstance(value, str) else value,
+    "top_k": lambda value: 0 if value == -1 else value,
+}
