@@ -7,6 +7,7 @@ picture is up appears above it and stays in the scroll-back.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,18 +25,31 @@ from rich.text import Text
 
 from groupwise.runs.plain import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
-from groupwise.runs.text import clean, curve, duration, number, percent, sparkline, split
+from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
 from groupwise.types import Group
 
 REFRESH_SECONDS = 0.25
-CLOCK_SECONDS = 1.0
+CLOCK_SECONDS = 2.0
 """Without news, the picture is redrawn so often for its clock alone."""
 
 _PART_STYLES = ("cyan", "magenta", "green", "bright_black")
 _MIN_WIDTH, _MIN_HEIGHT = 24, 6
+_LESSER_FIGURES = (
+    ("entropy", "entropy"),
+    ("grad norm", "grad_norm"),
+    ("clipped", "clip_ratio/region_mean"),
+    ("mismatch", "sampling/mismatch"),
+    ("lr", "learning_rate"),
+    ("tokens", "num_tokens"),
+    ("updates", "updates"),
+)
+"""Label and key of the figures shown where there is room."""
+
 _TWO_COLUMNS = 64
 """Terminals narrower than this show the curve above the figures."""
-_FIGURES_WIDTH = 32
+_FIGURES_WIDTH = 34
+_MAX_CURVE, _MAX_SAMPLE = 16, 10
+"""Rows of the two panels that grow with the terminal, borders included."""
 
 
 class Screen(Protocol):
@@ -79,7 +93,7 @@ def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Scre
 
 
 class LiveScreen:
-    """A picture in place, redrawn when something has changed and once a second for its clock."""
+    """A picture in place, redrawn when something has changed, and now and then for its clock."""
 
     def __init__(self, console: Console, progress: Progress | None = None) -> None:
         self._console = console
@@ -120,13 +134,13 @@ class LiveScreen:
         self._is_closed.set()
         self._has_news.set()
         atexit.unregister(self.close)
-        if self._ticker.is_alive():
-            self._ticker.join()
-            self._progress.phase = ("", 0, 0)
-            self._live.refresh()
-            self._live.stop()
-        if message:
-            self._console.print(Text(message))
+        self._progress.phase = ("", 0, 0)
+        with contextlib.suppress(OSError):  # the terminal has gone
+            if self._live.is_started:
+                self._ticker.join()
+                self._live.stop()
+            if message:
+                self._console.print(Text(message))
 
     def __enter__(self) -> Self:
         return self
@@ -158,6 +172,7 @@ class Picture:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._most_sample_rows = 5
         self._kept: tuple[tuple[int, int], list[list[Segment]], list[list[Segment]]] | None = None
 
     def forget(self) -> None:
@@ -167,17 +182,18 @@ class Picture:
         size = (options.max_width, console.height)
         kept = self._kept
         if kept is None or kept[0] != size:
-            kept = (size, *self._draw(console, options))
+            top, body = self._draw(console, options)
+            kept = (size, _simplified(top), _simplified(body))
             self._kept = kept
         moving = console.render_lines(self._clock_lines(options.max_width), options)
-        lines = [*kept[1], *moving, *kept[2]][: max(1, console.height - 1)]
+        lines = [*kept[1], *moving, *kept[2]][: max(1, console.height - 2)]
         for i, line in enumerate(lines):
             yield from line
             if i < len(lines) - 1:
                 yield Segment.line()
 
     def _draw(self, console: Console, options: ConsoleOptions) -> tuple[list[list[Segment]], list[list[Segment]]]:
-        width, height = options.max_width, console.height - 1
+        width, height = options.max_width, console.height - 2  # room for the cursor and for a last word
         top = console.render_lines(self._title(width), options)
         room = height - len(top) - 2
         return top, console.render_lines(self._body(width, room), options)
@@ -195,7 +211,9 @@ class Picture:
         """Two lines: where the run is, and where the step is."""
         state = self._progress
         total = f"/{state.num_steps}" if state.num_steps else ""
-        numbers = f"{duration(state.seconds_elapsed)} gone, {duration(state.seconds_left)} left"
+        numbers = f"{duration(state.seconds_left)} left"
+        if width >= _TWO_COLUMNS:
+            numbers = f"{duration(state.seconds_elapsed)} gone, {numbers}"
         speed = f"{number(state.metrics.get('tokens_per_second'))} tok/s"
         run = _bar_line(f"step {state.steps_done}{total}", state.share_done, f"{numbers}, {speed}", width)
         phase, done, of = state.phase
@@ -217,11 +235,8 @@ class Picture:
 
     def _two_columns(self, width: int, room: int, sample: Sample | None) -> RenderableType:
         figures = self._figures()
-        middle = max(5, min(len(figures) + 2, room - 2))
+        middle = max(5, min(_MAX_CURVE, room - 2 - (5 if room >= 16 else 0)))
         below = room - middle - 2
-        if below > 10:  # a tall terminal: the curve grows with it
-            middle += (below - 7) // 2
-            below = room - middle - 2
         curve_width = width - _FIGURES_WIDTH
         grid = Table.grid(expand=True)
         grid.add_column(width=curve_width)
@@ -229,49 +244,63 @@ class Picture:
         grid.add_row(self._curve(curve_width, middle), _figures_panel(figures, _FIGURES_WIDTH, middle))
         parts: list[RenderableType] = [grid, *self._time_lines(width)]
         if below >= 4 and sample is not None:
-            parts.append(_sample_panel(sample, width, min(below, 14)))
+            parts.append(_sample_panel(sample, width, self._sample_height(sample, width, below)))
         return Stack(*parts)
+
+    def _sample_height(self, sample: Sample, width: int, room: int) -> int:
+        """What the longest sample so far needed: the picture may grow, but does not jump."""
+        needed = 4 + cell_len(clean(sample.text)) // (width - 4)
+        self._most_sample_rows = max(self._most_sample_rows, min(needed, _MAX_SAMPLE))
+        return min(room, self._most_sample_rows)
 
     def _one_column(self, width: int, room: int) -> RenderableType:
-        figures = self._figures()
-        height = max(5, min(10, room - len(figures) - 2))
-        parts: list[RenderableType] = [self._curve(width, height)]
-        left = room - height - 2
-        parts.extend(_one_line(_labelled(label, value), width) for label, value in figures[: max(0, left)])
-        parts.extend(self._time_lines(width))
-        return Stack(*parts)
+        height = max(5, min(_MAX_CURVE, room // 2))
+        left = max(0, room - height - 2)
+        figures = [_one_line(_labelled(label, value), width) for label, value in self._figures()[:left]]
+        return Stack(self._curve(width, height), *figures, *self._time_lines(width))
 
     def _curve(self, width: int, height: int) -> Panel:
-        """The moving average of the reward, the latest rewards as bars under it."""
-        inner_width, inner_height = width - 4, height - 2
-        averages = self._progress.averages
-        measured = [value for value in averages if value is not None]
-        rows = curve(averages, inner_width, max(1, inner_height - 1)) if measured else ["waiting for the first step"]
-        lines = [Text(row, style="green", no_wrap=True) for row in rows]
-        if inner_height > 1 and measured:
-            lines.append(Text(sparkline(self._progress.rewards[-inner_width:], inner_width), style="bright_black"))
-        span = f"{number(min(measured))} to {number(max(measured))}" if measured else ""
-        title = f"reward, mean of {WINDOW} steps" if inner_width >= 40 else "reward"
-        return Panel(Stack(*lines), title=title, title_align="left", subtitle=span, height=height, border_style="blue")
+        """The reward of each step as dots, its moving average as a line through them."""
+        state, num_rows = self._progress, height - 2
+        if all(value is None for value in state.rewards):
+            lines = [Text("waiting for the first step", style="bright_black")]
+        else:
+            low, high = span_of(resample(state.rewards, 2 * width))
+            labels = [number(high), *[""] * (num_rows - 2), number(low)]
+            label_width = max(len(label) for label in labels)
+            size = (width - 5 - label_width, num_rows)
+            dots = curve(state.rewards, *size, span=(low, high), is_joined=False)
+            line = curve(state.averages, *size, span=(low, high), is_joined=True)
+            lines = [
+                Text(f"{label:>{label_width}} ", style="bright_black", no_wrap=True) + _overlaid(under, over)
+                for label, under, over in zip(labels, dots, line, strict=True)
+            ]
+        title = f"reward (dots) and its mean over {WINDOW} steps" if width >= 44 else "reward"
+        steps = f"steps {state.steps_done - len(state.rewards) + 1} to {state.steps_done}" if state.rewards else None
+        return Panel(
+            Stack(*lines),
+            title=title,
+            title_align="left",
+            subtitle=steps,
+            subtitle_align="right",
+            height=height,
+            border_style="blue",
+        )
 
     def _figures(self) -> list[tuple[str, Text]]:
         """Label and value of every figure, the most important first."""
         state, m = self._progress, self._progress.metrics
         figures = [("reward", _trend(m.get("reward"), state.averages))]
         figures += [(f"  {clean(name)}", Text(number(mean))) for name, mean in _worth_showing(state.functions)]
+        if state.evaluation.get("eval_reward") is not None:
+            figures.append(("held out", Text(_with_error(state.evaluation, "eval_reward"), style="yellow")))
         figures += [
             ("KL", Text(number(m.get("kl"), 4))),
-            ("length", Text(f"{number(m.get('completions/mean_length')):8}{sparkline(state.lengths[-8:], 8)}")),
+            ("length", Text(f"{number(m.get('completions/mean_length')):8}{sparkline(state.lengths[-9:], 9)}")),
             ("cut off", _warned(m.get("completions/clipped_ratio"))),
             ("no signal", _warned(m.get("frac_reward_zero_std"))),
-            ("entropy", Text(number(m.get("entropy")))),
-            ("grad norm", Text(number(m.get("grad_norm")))),
         ]
-        if state.evaluation.get("eval_reward") is not None:
-            e = state.evaluation
-            text = f"{number(e['eval_reward'])} ± {number(e.get('eval_reward_stderr'))}"
-            figures.insert(1, ("held out", Text(text, style="yellow")))
-        return figures
+        return figures + [(label, Text(number(m[key]))) for label, key in _LESSER_FIGURES if m.get(key) is not None]
 
     def _time_lines(self, width: int) -> list[Text]:
         """Where the time of the latest step went: a bar, and what its colours mean."""
@@ -284,6 +313,11 @@ class Picture:
             legend.append("  ■ ", style=style)
             legend.append(f"{part} {percent(value / total if total else None)}")
         return [_one_line(bar, width), _one_line(legend, width)]
+
+
+def _simplified(lines: list[list[Segment]]) -> list[list[Segment]]:
+    """The same lines in as few segments as possible: they are written again at every tick of the clock."""
+    return [list(Segment.simplify(line)) for line in lines]
 
 
 def _worth_showing(functions: Mapping[str, float | None]) -> Iterable[tuple[str, float | None]]:
@@ -305,6 +339,19 @@ def _sample_panel(sample: Sample, width: int, height: int) -> Panel:
     place = f"its group: {number(sample.lowest)} to {number(sample.highest)}"
     title = Text(f"a completion, reward {number(sample.reward)}")
     return Panel(Stack(prompt, answer), title=title, title_align="left", subtitle=Text(place), height=height)
+
+
+def _overlaid(under: str, over: str) -> Text:
+    """One row of two braille pictures: where they meet the upper one is seen."""
+    text = Text(no_wrap=True)
+    for below, above in zip(under, over, strict=True):
+        text.append(below if above == " " else above, style="bright_black" if above == " " else "bold green")
+    return text
+
+
+def _with_error(metrics: Mapping[str, Any], key: str) -> str:
+    error = metrics.get(f"{key}_stderr")
+    return number(metrics.get(key)) + (f" ± {number(error)}" if error is not None else "")
 
 
 def _labelled(label: str, value: Text) -> Text:

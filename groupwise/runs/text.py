@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
+
+Span = tuple[float, float]
+"""Lowest and highest value of an axis; never equal."""
+
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?", re.DOTALL)
+"""Terminal sequences: colours, cursor moves, titles."""
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BRAILLE = 0x2800
@@ -14,14 +21,17 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number in few characters; '-' for one that was not measured."""
+    """A number with that many significant digits (counts in full); '-' for one that was not measured."""
     if value is None:
         return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
     size = abs(value)
-    if size != 0 and (size < 10 ** -(digits + 1) or size >= 1e6):
-        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e+")
-    decimals = digits if size < 1 else max(0, digits - 1 - int(math.log10(size)))
-    return f"{value:,.{decimals}f}"
+    if size != 0 and (size < 1e-3 or size >= 1e7):
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    before_point = math.floor(math.log10(size)) + 1 if size else 1
+    return f"{value:,.{max(0, digits - before_point)}f}"
 
 
 def percent(share: float | None) -> str:
@@ -39,8 +49,9 @@ def duration(seconds: float | None) -> str:
 
 def clean(text: str) -> str:
     """One line that no terminal can misread: control and invisible characters out, white space folded."""
-    folded = " ".join(text.split())
-    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    spaced = (" " if c.isspace() else c for c in _ESCAPES.sub("", text))
+    visible = (c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+    return " ".join("".join(visible).split())
 
 
 def moving_average(values: Sequence[float | None], window: int) -> list[float | None]:
@@ -70,15 +81,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def sparkline(values: Sequence[float | None], width: int) -> str:
     """The last values as bars of eight heights; a space where nothing was measured."""
     points = resample(values, width)
-    low, high = _span(points)
+    low, high = span_of(points)
     return "".join(" " if v is None else _BLOCKS[round(7 * (v - low) / (high - low))] for v in points)
 
 
-def curve(values: Sequence[float | None], width: int, height: int) -> list[str]:
-    """A line drawn in braille dots, two by four to a character; the first string is the top."""
+def curve(values: Sequence[float | None], width: int, height: int, *, span: Span, is_joined: bool) -> list[str]:
+    """Points in braille dots, two by four to a character, joined or not; the first string is the top.
+
+    What lies outside `span` is drawn on its edge.
+    """
     columns, rows = 2 * width, 4 * height
     points = resample(values, columns)
-    low, high = _span(points)
+    low, high = span
     cells = [[0] * width for _ in range(height)]
     step = (columns - 1) / max(1, len(points) - 1)
     previous: tuple[int, int] | None = None
@@ -86,11 +100,12 @@ def curve(values: Sequence[float | None], width: int, height: int) -> list[str]:
         if value is None:
             previous = None
             continue
-        dot = (round(i * step), round((rows - 1) * (high - value) / (high - low)))
-        for x, y in _line(previous or dot, dot):
+        depth = min(1.0, max(0.0, (high - value) / (high - low)))
+        dot = (round(i * step), round((rows - 1) * depth))
+        for x, y in _line(previous if previous and is_joined else dot, dot):
             cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
         previous = dot
-    return ["".join(chr(_BRAILLE + cell) for cell in row) for row in cells]
+    return ["".join(chr(_BRAILLE + cell) if cell else " " for cell in row) for row in cells]
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
@@ -102,7 +117,7 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
     ]
 
 
-def _span(points: Sequence[float | None]) -> tuple[float, float]:
+def span_of(points: Sequence[float | None]) -> Span:
     """Lowest and highest measured value, never equal: a flat line lies in the middle."""
     measured = [point for point in points if point is not None] or [0.0]
     low, high = min(measured), max(measured)

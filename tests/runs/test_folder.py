@@ -1,0 +1,99 @@
+"""Tests of groupwise.runs.folder: what is protected, what is refused, and how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from groupwise.errors import RunError
+from groupwise.runs import RunReader, RunWriter, create, open_run
+
+from .synthetic import write_run
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=2)
+    before = folder.metrics.read_bytes()
+    with pytest.raises(RunError, match=r"already holds a run \(2 steps recorded, 0 checkpoints\).*another output_dir"):
+        create(tmp_path / "run")
+    assert folder.metrics.read_bytes() == before
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=2)
+    (folder.checkpoints / "step-000002").mkdir(parents=True)
+    (folder.path / "notes.txt").write_text("mine")
+    create(tmp_path / "run", overwrite=True)
+    assert not folder.has_trained
+    assert folder.completion_steps() == []
+    assert (folder.path / "notes.txt").read_text() == "mine"
+
+
+def test_resume_keeps_everything(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=3)
+    create(tmp_path / "run", resume=True)
+    assert [record["step"] for record in RunReader(folder).metrics()] == [1, 2, 3]
+
+
+def test_a_start_that_never_reached_a_step_does_not_block_the_next(tmp_path: Path) -> None:
+    with RunWriter(create(tmp_path)) as writer:
+        writer.config({"recipe": {}})
+        writer.event("start")
+    create(tmp_path)
+
+
+def test_a_model_folder_is_not_turned_into_a_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="a model folder"):
+            create(tmp_path, overwrite=overwrite)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "llama"}
+
+
+def test_a_file_or_a_read_only_place_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(RunError, match="is a file; expected a folder"):
+        create(tmp_path / "taken")
+    with pytest.raises(RunError, match="Cannot write to output_dir"):
+        create("/proc/groupwise")
+
+
+def test_a_full_disk_is_said_before_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 10**12, 5 * 2**20))
+    with pytest.raises(RunError, match=r"No space left.*5 MiB free, at least 64 MiB needed"):
+        create(tmp_path)
+
+
+def test_only_finished_checkpoints_count(tmp_path: Path) -> None:
+    folder = create(tmp_path)
+    for name in ("step-000100", "step-000020", ".step-000200.part", "step-x"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert folder.checkpoint_steps() == [20, 100]
+    assert folder.latest_checkpoint() == folder.checkpoint_of(100)
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    folder = create(tmp_path)
+    program = (
+        "import sys; from groupwise.runs import *; from groupwise.errors import RunError\n"
+        "try: RunWriter(open_run(sys.argv[1]))\n"
+        "except RunError as error: print(error)"
+    )
+    with RunWriter(folder) as writer:
+        writer.config({})
+        run = [sys.executable, "-c", program, str(tmp_path)]
+        assert "is in use" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_what_is_not_a_run_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no such folder"):
+        open_run(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"neither config\.json nor metrics\.jsonl"):
+        open_run(tmp_path)

@@ -1,0 +1,41 @@
+"""Tests of the table of metrics: the page is the table, the table knows every key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groupwise.runs import METRICS, unknown_keys
+from groupwise.runs.metrics import find, metrics_page
+
+from .synthetic import make_evaluation, make_groups, make_metrics
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_the_page_is_the_table() -> None:
+    assert PAGE.read_text() == metrics_page(), "run: python -m groupwise.runs.metrics > docs/metrics.md"
+
+
+def test_every_key_has_one_line() -> None:
+    keys = [metric.key for metric in METRICS]
+    assert len(keys) == len(set(keys))
+    assert all(metric.definition.endswith(".") and metric.unit for metric in METRICS)
+
+
+def test_a_family_knows_its_members_and_nothing_else() -> None:
+    metrics = make_metrics(1, make_groups(1))
+    assert unknown_keys({**metrics, **make_evaluation(metrics), "schema_version": 1}) == []
+    assert unknown_keys(["rewards/file.py:f/mean", "rewards/x", "reward_", "kll", "rewards//mean"]) == [
+        "kll",
+        "reward_",
+        "rewards//mean",
+        "rewards/x",
+    ]
+    found = find("eval_rewards/length/mean")
+    assert found is not None
+    assert found.key == "eval_rewards/<function>/mean"
+
+
+def test_a_healthy_range_has_a_source() -> None:
+    bare = [m.key for m in METRICS if m.healthy and not m.source]
+    assert bare == []
