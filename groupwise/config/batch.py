@@ -63,8 +63,8 @@ def _completions_per_rollout(state: Translation, words: dict[str, int], update: 
     stated = words.get("generation_batch_size", by_steps)
     if "steps_per_generation" in words and stated != by_steps:
         state.problems.add(
-            f"generation_batch_size {stated} contradicts per_device_train_batch_size x steps_per_generation = {by_steps}."
-            " Keep one of them."
+            f"generation_batch_size {stated} contradicts per_device_train_batch_size x steps_per_generation = "
+            f"{by_steps}. Keep one of them."
         )
         return None
     minibatches = state.fields.get("num_minibatches")

@@ -16,14 +16,12 @@ def adopt_recipe_defaults(state: Translation, preset: str) -> None:
         if name in state.written or name in state.fields:
             continue
         if name not in FIELDS:
-            state.notes.append(
-                f"objective {preset}: its paper also sets {name} to {value}, which groupwise does not do."
-            )
+            state.notes.append(f"objective {preset}: its paper also sets {name} {value}, which groupwise does not do.")
         elif name == "num_minibatches":
             _cut(state, preset, value)
         else:
             state.fields[name] = value
-            state.notes.append(f"objective {preset} sets {name} to {value}.")
+            state.notes.append(f"objective {preset} sets {name} {value}.")
 
 
 def _cut(state: Translation, preset: str, paper: int) -> None:
@@ -31,4 +29,4 @@ def _cut(state: Translation, preset: str, paper: int) -> None:
     prompts = state.fields.get("prompts_per_step", StepFields.model_fields["prompts_per_step"].default)
     if isinstance(prompts, int) and prompts > 0 and not any(word in state.written for word in BATCH_WORDS):
         state.fields["num_minibatches"] = gcd(prompts, paper)
-        state.notes.append(f"objective {preset} sets num_minibatches to {gcd(prompts, paper)} (its paper: {paper}).")
+        state.notes.append(f"objective {preset} sets num_minibatches {gcd(prompts, paper)} (its paper: {paper}).")

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from groupwise.errors import ConfigError, did_you_mean
 
 _WORDS = {
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number of at least {ge}",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number of at most {le}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
     "finite_number": "a finite number",
     "missing": "a value",
     "model_type": "a mapping",
@@ -24,7 +24,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 _KINDS |= {"list": "a list", "tuple": "a list", "dict": "a mapping", "none": "null"}
 
 
-class ConfigProblems(ConfigError):
+class ConfigProblemsError(ConfigError):
     """A `ConfigError` that still knows its sentences one by one."""
 
     def __init__(self, subject: str, sentences: Iterable[str]) -> None:
@@ -64,7 +64,7 @@ class Problems:
     def raise_if_any(self) -> None:
         """Raise one `ConfigError` that lists every problem."""
         if self.sentences:
-            raise ConfigProblems(self.subject, self.sentences)
+            raise ConfigProblemsError(self.subject, self.sentences)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

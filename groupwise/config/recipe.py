@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
 from groupwise.config.overrides import apply_overrides
-from groupwise.config.problems import ConfigProblems, Problems
+from groupwise.config.problems import ConfigProblemsError, Problems
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.translate import KNOWN_KEYS
 from groupwise.config.yaml_file import read_mapping
@@ -52,7 +52,7 @@ class Recipe(RecipeFields):
             del rest[name]
         config = _build_config(rest, problems)
         try:
-            super().__init__(**_in_full(own), config=config or GRPOConfig())
+            super().__init__(**{**_in_full(own), "config": config or GRPOConfig()})
         except ValidationError as error:
             problems.add_invalid(error)
         else:
@@ -87,14 +87,14 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     apply_overrides(keys, overrides)
     try:
         return Recipe(**keys)
-    except ConfigProblems as error:
-        raise ConfigProblems(str(file), error.sentences) from None
+    except ConfigProblemsError as error:
+        raise ConfigProblemsError(str(file), error.sentences) from None
 
 
 def _build_config(keys: Mapping[str, Any], problems: Problems) -> GRPOConfig | None:
     try:
         return GRPOConfig(**keys)
-    except ConfigProblems as error:
+    except ConfigProblemsError as error:
         for sentence in error.sentences:
             problems.add(sentence)
         return None
@@ -119,8 +119,6 @@ def _check_sources(recipe: Recipe, problems: Problems) -> None:
     if recipe.task is not None and (recipe.data is not None or recipe.rewards):
         problems.add("task stands beside data or rewards, which it brings itself. Keep one of them.")
     if weights is not None and len(weights) != len(recipe.rewards):
-        problems.add(
-            f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards. Write one for each."
-        )
+        problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")

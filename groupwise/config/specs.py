@@ -17,7 +17,21 @@ _FILE_FUNCTION = re.compile(r".+\.py:\w+")
 _MODULE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-class DataSpec(Section):
+class Spec(Section):
+    """A mapping inside a recipe, which answers an unknown key with the nearest one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, written: Any) -> Any:
+        unknown = [key for key in written if key not in cls.model_fields] if isinstance(written, Mapping) else []
+        if unknown:
+            raise ValueError(
+                " ".join(f'unknown key "{key}".{did_you_mean(str(key), cls.model_fields)}' for key in unknown)
+            )
+        return written
+
+
+class DataSpec(Spec):
     """Data set"""
 
     path: Annotated[str, Field(min_length=1)]
@@ -32,7 +46,7 @@ class DataSpec(Section):
     """Configuration of a data set on the Hub that has several."""
     revision: str | None = None
     """Branch, tag or commit of a data set on the Hub."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Columns to rename: new name -> the data set's own (`{prompt: question}`)."""
 
     @model_validator(mode="before")
@@ -58,7 +72,7 @@ class DataSpec(Section):
         return self.model_dump()
 
 
-class RewardSpec(Section):
+class RewardSpec(Spec):
     """Reward"""
 
     name: str | None = None
@@ -69,7 +83,7 @@ class RewardSpec(Section):
     """Hub id or folder of a sequence-classification model."""
     weight: float | None = None
     """Weight in the sum; null is 1, or what `reward_weights` says."""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a shipped reward (`target: 50`); they may stand beside `name` as well."""
     tokenizer: str | None = None
     """Tokenizer of a reward model; null takes the model's own."""
@@ -120,7 +134,7 @@ class RewardSpec(Section):
         return {**kept, **self.params}
 
 
-class LoraSpec(Section):
+class LoraSpec(Spec):
     """Adapter"""
 
     r: Count = 16

@@ -9,6 +9,8 @@ _ONE_PROCESS = "training runs in one process"
 _METRICS = "evaluation scores rewards; add a reward function for every number you want to see"
 _LOGS = "Python's logging and warnings stay as your program sets them"
 _COMPILE = "the learner runs uncompiled; leave it out"
+_OWN_OPTIMIZER = "build the optimizer yourself: GRPOTrainer(optimizers=(optimizer, scheduler))"
+_SAVE_MEMORY = f"{_ONE_PROCESS}; leave it out, and use LoRA or `gradient_checkpointing` to save memory"
 _FP16 = "float16 is slow on CPUs and needs loss scaling; use bf16=True"
 _TRACKIO = "trackio keeps its own defaults; set its environment variables instead"
 
@@ -21,14 +23,12 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     same("lr_scheduler_kwargs"),
     same("warmup_steps", "counts optimizer steps; below 1 it is `warmup_ratio`"),
     same("optim", "adamw, adamw_fused, adamw_8bit, sgd or adafactor, in any usual spelling"),
-    refused("optim_args", None, "build the optimizer yourself: GRPOTrainer(optimizers=(optimizer, scheduler))"),
+    refused("optim_args", None, _OWN_OPTIMIZER),
     same("weight_decay"),
     same("adam_beta1"),
     same("adam_beta2"),
     same("adam_epsilon"),
-    refused(
-        "optim_target_modules", None, "build the optimizer yourself: GRPOTrainer(optimizers=(optimizer, scheduler))"
-    ),
+    refused("optim_target_modules", None, _OWN_OPTIMIZER),
     translated("gradient_accumulation_steps", 1, "a factor of `prompts_per_step` x `num_generations`"),
     ignored("average_tokens_across_devices", True, "every mean is over the whole step already"),
     same("max_grad_norm"),
@@ -48,9 +48,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("use_liger_kernel", False, "the head never holds the full logits already"),
     ignored("liger_kernel_config", None, "the head never holds the full logits already"),
     ignored("use_cache", False, "the engine has its own cache, and the learner needs none"),
-    refused(
-        "neftune_noise_alpha", None, "noise would make the log-probs differ from those that were sampled; leave it out"
-    ),
+    refused("neftune_noise_alpha", None, "noise would change the log-probs that were sampled; leave it out"),
     ignored("torch_empty_cache_steps", None, "memory follows `micro_batch_tokens`"),
     refused("auto_find_batch_size", False, "memory follows `micro_batch_tokens`: set it, and the batch stays as it is"),
     translated("logging_strategy", "steps", "`logging_steps`: 0 for no"),
@@ -93,7 +91,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("hub_always_push", False, "the model is uploaded when training ends"),
     refused("hub_revision", None, "the main branch is uploaded to; call trainer.push_to_hub yourself for another"),
     refused(
-        "load_best_model_at_end", False, "the final model is the last one; pick another checkpoint from the run folder"
+        "load_best_model_at_end", False, "the final model is the last one; other checkpoints are in the run folder"
     ),
     ignored("metric_for_best_model", None, "no checkpoint is singled out; all are in the run folder"),
     ignored("greater_is_better", None, "no checkpoint is singled out; all are in the run folder"),
@@ -121,11 +119,9 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("ddp_static_graph", None, _ONE_PROCESS),
     ignored("ddp_backend", None, _ONE_PROCESS),
     ignored("ddp_timeout", 1800, _ONE_PROCESS),
-    refused("fsdp", None, f"{_ONE_PROCESS}; leave it out, and use LoRA or `gradient_checkpointing` to save memory"),
+    refused("fsdp", None, _SAVE_MEMORY),
     ignored("fsdp_config", None, _ONE_PROCESS),
-    refused(
-        "deepspeed", None, f"{_ONE_PROCESS}; leave it out, and use LoRA or `gradient_checkpointing` to save memory"
-    ),
+    refused("deepspeed", None, _SAVE_MEMORY),
     refused("debug", "", "use Python's debugger or torch.autograd.detect_anomaly around trainer.train()"),
     ignored("skip_memory_metrics", True, "the peak memory of every step is recorded"),
     ignored("do_train", False, "call trainer.train()"),

@@ -75,9 +75,7 @@ def _dtype(value: Any) -> Any:
 def _strategy(field: str) -> Callable[[Any], Any]:
     def normalised(value: Any) -> Any:
         if value == "best":
-            raise ConfigError(
-                f'{field} "best" follows a metric; use "steps" and pick the checkpoint from the run folder.'
-            )
+            raise ConfigError(f'{field} "best" follows a metric; use "steps" and choose a checkpoint later.')
         return "no" if value is False else value
 
     return normalised

@@ -15,52 +15,45 @@ import yaml
 
 from groupwise.errors import ConfigError
 
-_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_BOOL = re.compile("true|True|TRUE|false|False|FALSE")
-_INT = re.compile("[-+]?[0-9]+")
+_NUMBERS = "-+.0123456789"
+_SCALARS = {
+    "int": (r"[-+]?[0-9]+", _NUMBERS),
+    "float": (r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", _NUMBERS),
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+}
+"""Kind -> its pattern, and the characters it can start with; tried in this order."""
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in (*_SCALARS, "timestamp", "merge", "value")}
 
 
 class _Loader(yaml.SafeLoader):
     """A safe loader with YAML 1.2's plain scalars that refuses a key written twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        seen: list[Any] = []
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f'the key "{key}" stands twice', key_node.start_mark
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            seen.append(key)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
-def _plain_scalars() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """First character -> (tag, pattern), tried in order, replacing YAML 1.1's numbers and switches."""
-    replaced = {f"tag:yaml.org,2002:{kind}" for kind in ("float", "int", "bool", "timestamp", "merge", "value")}
-    resolvers = {
-        first: [(tag, pattern) for tag, pattern in pairs if tag not in replaced]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    for kind, pattern, firsts in (
-        ("int", _INT, "-+0123456789"),
-        ("float", _FLOAT, "-+.0123456789"),
-        ("bool", _BOOL, "tTfF"),
-    ):
-        for first in firsts:
-            resolvers.setdefault(first, []).append(
-                (f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern.pattern})$"))
-            )
-    return resolvers
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in _REPLACED]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, (_pattern, _firsts) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_firsts))
 
 
-_Loader.yaml_implicit_resolvers = _plain_scalars()
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(loader.construct_scalar(node)))
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # 010 is ten, not eight
 
 
-def _float(text: str) -> float:
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
 def parse(text: str, name: str = "text") -> Any:
@@ -71,7 +64,7 @@ def parse(text: str, name: str = "text") -> Any:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{name}{line}: this is not valid YAML: {error.problem or error.context}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{name}: this is not valid YAML: {error}") from None
 
 
