@@ -1,0 +1,1 @@
+"""The model being trained: loading, adapters, log-probabilities, the reference."""

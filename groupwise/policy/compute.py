@@ -1,0 +1,127 @@
+"""The compute model: a structural copy of the user's model that shares its tensors and runs our fast passes.
+
+The user's own object is never touched: the copy has its own config (our attention), its linear layers are replaced by
+`Projection`s that read the user's parameters, its dropout is 0. Gradients land in the user's parameters because they
+are the same tensors. Learner and engine both run this one model, so what they compute differs by rounding only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Plan, install
+from .head import Head
+from .projection import Part, Projection, read_source
+
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one parent that read the same input and are computed as one product."""
+
+
+class ComputeModel:
+    """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
+        base = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+        self.dtype = dtype
+        self.model = share_copy(base)
+        self.head = Head.of(self.model, dtype)
+        self.projections = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
+        self._holder = install(self.model)
+        self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
+        self._set_mode(gradient_checkpointing)
+        self.device = self.head.weight_VD.device
+
+    def _set_mode(self, gradient_checkpointing: bool) -> None:
+        self.model.eval()
+        if not gradient_checkpointing:
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0  # type: ignore[assignment]
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        self.model.train()  # transformers checkpoints layers in training mode only
+
+    def refresh(self, *, pack: bool = False) -> None:
+        """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
+        for projection in self.projections:
+            projection.refresh()
+            if pack:
+                projection.pack()
+        self.head.refresh(pack=pack)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Inside, the model is the base without its adapters."""
+        for projection in self.projections:
+            projection.adapters_enabled = False
+        try:
+            yield
+        finally:
+            for projection in self.projections:
+                projection.adapters_enabled = True
+
+    def hidden(self, input_ids_P: Tensor, position_ids_P: Tensor, plan: Plan) -> Tensor:
+        """Hidden states PD after the final norm, for packed tokens that attend by `plan`.
+
+        Hold `using(plan)` open around the backward pass too when layers are checkpointed.
+        """
+        with self._holder.use(plan):
+            output: Any = self.backbone(
+                input_ids=input_ids_P[None], position_ids=position_ids_P[None], use_cache=False, attention_mask=None
+            )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def using(self, plan: Plan) -> Any:
+        """Context in which attention follows `plan`."""
+        return self._holder.use(plan)
+
+
+def share_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of the modules and the config that shares every parameter and buffer with the original."""
+    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo)
+
+
+def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[Projection]:
+    projections: list[Projection] = []
+    for parent in list(model.modules()):
+        names = [name for name, child in parent.named_children() if child is not skip and _is_linear(child)]
+        for siblings in _sibling_sets(parent, names):
+            sources = []
+            for name in siblings:
+                source = read_source(getattr(parent, name))
+                if isinstance(source, str):
+                    raise NotImplementedError(f"{name}: {source}")
+                sources.append(source)
+            projection = Projection(sources, dtype, seed=len(projections) * 8)
+            projections.append(projection)
+            for part, name in enumerate(siblings):
+                setattr(parent, name, Part(projection, part))
+    for module in model.modules():
+        if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
+            raise NotImplementedError(f"its adapter also covers a {type(module).__name__}")
+    return projections
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or (hasattr(module, "base_layer") and hasattr(module, "lora_A"))
+
+
+def _sibling_sets(parent: nn.Module, names: list[str]) -> list[tuple[str, ...]]:
+    sets: list[tuple[str, ...]] = []
+    left = list(names)
+    for siblings in SIBLINGS:
+        if all(name in left for name in siblings):
+            widths = {getattr(parent, name).in_features for name in siblings}
+            if len(widths) == 1:
+                sets.append(siblings)
+                left = [name for name in left if name not in siblings]
+    return sets + [(name,) for name in left]

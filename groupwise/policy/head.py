@@ -1,0 +1,201 @@
+"""Log-probabilities from hidden states, in chunks: the full logits never exist.
+
+For a token with hidden state h, target y and temperature tau, with z = (h W' + b) / tau:
+
+    logprob = z_y - logsumexp(z)              d logprob / dz = onehot(y) - p
+    entropy = logsumexp(z) - sum_v p_v z_v    d entropy / dz = -p (log p + entropy)
+
+Logits are float32 whatever the compute dtype: rounding them to bfloat16 is the largest part of the difference between
+a rollout's log-probs and the learner's. Shapes: N tokens, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .projection import can_pack, linear
+
+CHUNK = 256
+"""Rows of logits that exist at a time: 50 MB at a vocabulary of 49,152."""
+
+
+@dataclass
+class Head:
+    """The output layer: logits = cap(scale * (h W' + b))."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    dtype: torch.dtype = torch.float32
+    """Of the gradient's products; the logits are float32 always."""
+    _weight_low: Tensor | None = field(default=None, repr=False)
+    _weight32: Tensor | None = field(default=None, repr=False)
+    _packed: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module, dtype: torch.dtype = torch.float32) -> Head:
+        """The head of a causal language model, with the logit scaling its config asks for."""
+        layer = model.get_output_embeddings()  # type: ignore[operator]
+        if type(layer) is not nn.Linear:
+            raise NotImplementedError(f"its output layer is a {type(layer).__name__}, not a plain linear layer")
+        config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+        return cls(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None), dtype)
+
+    @torch.no_grad()
+    def refresh(self, *, pack: bool) -> None:
+        """Take over the current weights; `pack` lays them out for products with few rows."""
+        if self._weight32 is not None and not self.weight_VD.requires_grad:
+            return
+        self._weight32 = self.weight_VD.detach().float()
+        self._weight_low = self.weight_VD.detach().to(self.dtype)
+        self._packed = None
+        if pack and can_pack(self._weight32):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
+
+    def mix(self, coefficient_NV: Tensor) -> Tensor:
+        """`coefficient W`, shape ND: the gradient for hidden states, float32."""
+        weight = self.weight_VD.detach() if self._weight_low is None else self._weight_low
+        return (coefficient_NV.to(weight.dtype) @ weight).float()
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """float32 logits NV; differentiable only through `token_logprobs`."""
+        weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
+        bias = None if self.bias_V is None else self.bias_V.detach().float()
+        return self.transform(linear(hidden_ND.float(), weight, bias, self._packed))
+
+    def transform(self, logits_NV: Tensor) -> Tensor:
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        if self.softcap is not None:
+            logits_NV = self.softcap * torch.tanh(logits_NV / self.softcap)
+        return logits_NV
+
+
+def token_logprobs(
+    head: Head,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float = 1.0,
+    adjust: Callable[[Tensor, int], Tensor] | None = None,
+    *,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-prob and entropy (nats) of each token under softmax(logits / temperature), float32, shape N.
+
+    `adjust(logits_NV, first_row)` changes the logits before the softmax (kept sets, repetition penalty); it and a soft
+    cap take the slower path through autograd. The entropy carries a gradient only where `entropy_gradient` asks for it
+    (an entropy bonus), for it costs a product more. Temperature 0 stands for greedy sampling and scores like 1.
+    """
+    temperature = temperature or 1.0
+    if adjust is None and head.softcap is None:
+        bias = head.bias_V if head.bias_V is not None else hidden_ND.new_zeros(0)
+        return _TokenLogprobs.apply(hidden_ND, head.weight_VD, bias, head, target_N, temperature, entropy_gradient)  # type: ignore[no-any-return, no-untyped-call]
+    parts = []
+    for start in range(0, len(target_N), CHUNK):
+        stop = start + CHUNK
+        chunk = (head, hidden_ND[start:stop], target_N[start:stop], temperature, adjust, start)
+        parts.append(
+            checkpoint(_adjusted_logprobs, *chunk, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else _adjusted_logprobs(*chunk)
+        )
+    if not parts:
+        return hidden_ND.new_zeros(0, dtype=torch.float32), hidden_ND.new_zeros(0, dtype=torch.float32)
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _adjusted_logprobs(
+    head: Head,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    adjust: Callable[[Tensor, int], Tensor] | None,
+    start: int,
+) -> tuple[Tensor, Tensor]:
+    bias = None if head.bias_V is None else head.bias_V.float()
+    logits_NV = head.transform(linear(hidden_ND.float(), head.weight_VD.float(), bias))
+    logits_NV = logits_NV / temperature if adjust is None else adjust(logits_NV, start) / temperature
+    log_p_NV = logits_NV.log_softmax(-1)
+    entropy_N = -(log_p_NV.exp() * log_p_NV.masked_fill(log_p_NV == float("-inf"), 0.0)).sum(-1)
+    return log_p_NV.gather(1, target_N[:, None])[:, 0], entropy_N
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """When only hidden states want a gradient, its direction is kept from the forward pass and the backward is one
+    multiplication; otherwise the backward computes the chunks' logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        head: Head,
+        target_N: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.head, ctx.temperature = head, temperature
+        keeps_direction = hidden_ND.requires_grad and not (weight_VD.requires_grad or bias_V.requires_grad)
+        logprobs, entropies, directions = [], [], []
+        for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
+            z_NV = head.logits(hidden).div_(temperature)
+            lse_N = z_NV.logsumexp(-1)
+            logprobs.append(z_NV.gather(1, target[:, None])[:, 0] - lse_N)
+            p_NV = (z_NV - lse_N[:, None]).exp_()
+            entropies.append(lse_N - torch.linalg.vecdot(p_NV, z_NV))
+            if keeps_direction:
+                kept = [head.weight_VD.detach()[target].float() - head.mix(p_NV)]
+                if entropy_gradient:  # sum_v p_v (log p_v + H) W_v, with log p = z - lse
+                    kept.append(-head.mix(p_NV * (z_NV - lse_N[:, None] + entropies[-1][:, None])))
+                directions.append([d * (head.scale / temperature) for d in kept])
+        ctx.save_for_backward(hidden_ND, target_N, *[torch.cat(d) for d in zip(*directions, strict=True)])
+        logprob_N, entropy_N = torch.cat(logprobs), torch.cat(entropies)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_N)
+        return logprob_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, dlogprob_N: Tensor, dentropy_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, target_N, *directions = ctx.saved_tensors
+        if not directions:
+            return (*_recomputed_gradients(ctx, hidden_ND, target_N, dlogprob_N, dentropy_N), None, None, None, None)
+        dhidden = dlogprob_N[:, None] * directions[0]
+        if len(directions) == 2:
+            dhidden = dhidden + dentropy_N[:, None] * directions[1]
+        return dhidden.to(hidden_ND.dtype), None, None, None, None, None, None
+
+
+def _recomputed_gradients(
+    ctx: Any, hidden_ND: Tensor, target_N: Tensor, dlogprob_N: Tensor, dentropy_N: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    head: Head = ctx.head
+    weight_VD = head.weight_VD
+    dhidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+    dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+    dbias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=torch.float32) if ctx.needs_input_grad[2] else None
+    for start in range(0, len(target_N), CHUNK):
+        rows = slice(start, start + CHUNK)
+        log_p_NV = head.logits(hidden_ND[rows]).div_(ctx.temperature).log_softmax(-1)
+        p_NV = log_p_NV.exp()
+        entropy_N = -torch.linalg.vecdot(p_NV, log_p_NV)
+        dz_NV = p_NV * -(dlogprob_N[rows, None] + dentropy_N[rows, None] * (log_p_NV + entropy_N[:, None]))
+        dz_NV.scatter_add_(1, target_N[rows, None], dlogprob_N[rows, None])
+        dz_NV *= head.scale / ctx.temperature
+        if dhidden_ND is not None:
+            dhidden_ND[rows] = head.mix(dz_NV).to(hidden_ND.dtype)
+        if dweight_VD is not None:
+            dweight_VD += dz_NV.to(head.dtype).t() @ hidden_ND[rows].to(head.dtype)
+        if dbias_V is not None:
+            dbias_V += dz_NV.sum(0)
+    return dhidden_ND, None if dweight_VD is None else dweight_VD.to(weight_VD.dtype), dbias_V

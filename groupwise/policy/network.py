@@ -1,0 +1,149 @@
+"""Log-probabilities of completions under one set of weights: the packed fast pass and the plain slow one.
+
+Both answer the same question and agree to rounding; `verify.py` holds them to it when a model is loaded.
+Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compute import ComputeModel
+from .head import token_logprobs
+from .packing import Pack, Rows
+from .restrict import restriction
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How log-probs are taken: the distribution that was sampled from."""
+
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    entropy_gradient: bool = False
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per completion token, float32."""
+
+    logprob_NT: Tensor
+    entropy_NT: Tensor
+
+
+class Network:
+    """A model with its fast path, or without one (`compute` is None) and a sentence that says why."""
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, compute: ComputeModel | None, why_plain: str | None = None
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.compute = compute
+        self.why_plain = why_plain
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def pass_over(self, rows: Rows, scoring: Scoring) -> Iterator[TokenScores]:
+        """Scores of the rows' tokens, differentiable where gradients are on. Run the backward pass inside."""
+        if self.compute is None:
+            with deterministic(self.model):
+                yield plain_scores(self.model, self.dtype, rows, scoring)
+            return
+        pack = Pack(rows, self.compute.device)
+        with self.compute.using(pack):
+            yield packed_scores(self.compute, pack, rows, scoring)
+
+    @torch.no_grad()
+    def score(self, rows: Rows, scoring: Scoring) -> TokenScores:
+        """Scores without gradient."""
+        with self.pass_over(rows, scoring) as scores:
+            return scores
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Inside, the base model answers, without its adapters."""
+        context = self.compute.adapters_off() if self.compute is not None else self.model.disable_adapter()  # type: ignore[operator]
+        with context:
+            yield
+
+
+def packed_scores(compute: ComputeModel, pack: Pack, rows: Rows, scoring: Scoring) -> TokenScores:
+    hidden_PD = compute.hidden(pack.input_ids_P, pack.position_ids_P, pack)
+    hidden_CD = hidden_PD.index_select(0, pack.predict_C)
+    return _unpack(compute.head, hidden_CD, pack.target_C, rows, scoring)
+
+
+def _unpack(head: Any, hidden_CD: Tensor, target_C: Tensor, rows: Rows, scoring: Scoring) -> TokenScores:
+    adjust = restriction(rows, scoring.repetition_penalty, hidden_CD.device)
+    logprob_C, entropy_C = token_logprobs(
+        head, hidden_CD, target_C, scoring.temperature, adjust, entropy_gradient=scoring.entropy_gradient
+    )
+    mask_NT = completion_mask(rows, hidden_CD.device)
+    return TokenScores(_spread(logprob_C, mask_NT), _spread(entropy_C, mask_NT))
+
+
+def _spread(values_C: Tensor, mask_NT: Tensor) -> Tensor:
+    return values_C.new_zeros(mask_NT.shape).masked_scatter(mask_NT, values_C)
+
+
+def completion_mask(rows: Rows, device: torch.device) -> Tensor:
+    """True where row n has a token t, shape NT."""
+    lengths = torch.tensor([len(ids) for ids in rows.token_ids], device=device)
+    return torch.arange(int(lengths.max()), device=device)[None, :] < lengths[:, None]
+
+
+def plain_scores(model: nn.Module, dtype: torch.dtype, rows: Rows, scoring: Scoring) -> TokenScores:
+    """The slow twin: every row on its own with its prompt, right-padded, the model's own attention and head."""
+    device = next(model.parameters()).device
+    texts = [torch.tensor(p + c) for p, c in zip(rows.prompt_ids, rows.token_ids, strict=True)]
+    input_ids = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
+    lengths = torch.tensor([len(t) for t in texts], device=device)
+    attention_mask = torch.arange(input_ids.shape[1], device=device)[None, :] < lengths[:, None]
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).logits
+    pairs = list(zip(rows.prompt_ids, rows.token_ids, strict=True))
+    logits_CV = torch.cat([logits[n, len(p) - 1 : len(p) - 1 + len(c)] for n, (p, c) in enumerate(pairs)]).float()
+    adjust = restriction(rows, scoring.repetition_penalty, device)
+    logits_CV = (logits_CV if adjust is None else adjust(logits_CV, 0)) / (scoring.temperature or 1.0)
+    log_p_CV = logits_CV.log_softmax(-1)
+    target_C = torch.tensor([t for ids in rows.token_ids for t in ids], device=device)
+    entropy_C = -(log_p_CV.exp() * log_p_CV.masked_fill(log_p_CV == float("-inf"), 0.0)).sum(-1)
+    mask_NT = completion_mask(rows, device)
+    logprob_C = log_p_CV.gather(1, target_C[:, None])[:, 0]
+    return TokenScores(_spread(logprob_C, mask_NT), _spread(entropy_C, mask_NT))
+
+
+@contextmanager
+def deterministic(model: nn.Module) -> Iterator[None]:
+    """No dropout inside. A model that checkpoints its layers stays in training mode, where alone it does so."""
+    was_training = [m for m in model.modules() if m.training]
+    checkpoints = bool(getattr(model, "is_gradient_checkpointing", False)) and torch.is_grad_enabled()
+    model.train(checkpoints)
+    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
+    attention = [
+        (m, m.attention_dropout) for m in model.modules() if isinstance(getattr(m, "attention_dropout", None), float)
+    ]
+    for module, _ in dropouts:
+        module.p = 0.0
+    for module, _ in attention:
+        module.attention_dropout = 0.0  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, p in dropouts:
+            module.p = p
+        for module, p in attention:
+            module.attention_dropout = p  # type: ignore[assignment]
+        model.eval()
+        for module in was_training:
+            module.training = True

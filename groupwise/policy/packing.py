@@ -1,0 +1,155 @@
+"""Groups packed as `prompt, completion 1, ..., completion G`: the prompt is computed once, nothing is padded.
+
+Shapes: N completions (rows), P packed tokens, C predicted completion tokens of all rows, T the longest completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import Layer, causal_mask, dot_product_attention
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Completions with their prompts; equal neighbours in `group` share one prompt."""
+
+    prompt_ids: Sequence[tuple[int, ...]]
+    token_ids: Sequence[tuple[int, ...]]
+    group: Sequence[int]
+    kept_ids: Sequence[tuple[tuple[int, ...], ...] | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        kept = None if self.kept_ids is None else [self.kept_ids[i] for i in rows]
+        return Rows(
+            [self.prompt_ids[i] for i in rows], [self.token_ids[i] for i in rows], [self.group[i] for i in rows], kept
+        )
+
+    def runs(self) -> list[list[int]]:
+        """Row numbers, cut where the group changes."""
+        runs: list[list[int]] = []
+        for row, group in enumerate(self.group):
+            if runs and self.group[runs[-1][-1]] == group:
+                runs[-1].append(row)
+            else:
+                runs.append([row])
+        return runs
+
+
+def micro_batches(rows: Rows, max_tokens: int) -> list[list[int]]:
+    """Row numbers of each learner pass: at most `max_tokens` packed tokens, a prompt counted once a pass.
+
+    A group may be split over passes; a row that is too long on its own is a pass of its own.
+    """
+    batches: list[list[int]] = []
+    used = 0
+    for row, group in enumerate(rows.group):
+        opens_group = not batches or not batches[-1] or rows.group[batches[-1][-1]] != group
+        cost = len(rows.token_ids[row]) + (len(rows.prompt_ids[row]) if opens_group else 0)
+        if not batches or used + cost > max_tokens:
+            batches.append([])
+            used, cost = 0, len(rows.token_ids[row]) + len(rows.prompt_ids[row])
+        batches[-1].append(row)
+        used += cost
+    return batches
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """One group inside the pack."""
+
+    start: int
+    prompt_length: int
+    lengths: tuple[int, ...]
+    """Input tokens of each completion (its last token predicts nothing and is left out)."""
+    gather: Tensor
+    """[G * longest] pack index of every padded completion slot."""
+    scatter: Tensor
+    """[sum of lengths] padded slot of every packed completion token."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+class Pack:
+    """The packed tokens of some rows, and the plan by which they attend."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        ids: list[int] = []
+        positions: list[int] = []
+        predict: list[int] = []
+        self.segments: list[_Segment] = []
+        for run in rows.runs():
+            prompt = rows.prompt_ids[run[0]]
+            start = len(ids)
+            ids += prompt
+            positions += range(len(prompt))
+            for row in run:
+                inputs = rows.token_ids[row][:-1]
+                if rows.token_ids[row]:
+                    predict += [start + len(prompt) - 1, *range(len(ids), len(ids) + len(inputs))]
+                ids += inputs
+                positions += range(len(prompt), len(prompt) + len(inputs))
+            lengths = tuple(max(len(rows.token_ids[row]) - 1, 0) for row in run)
+            self.segments.append(_segment(start, len(prompt), lengths, device))
+        self.input_ids_P = torch.tensor(ids, device=device)
+        self.position_ids_P = torch.tensor(positions, device=device)
+        self.predict_C = torch.tensor(predict, device=device, dtype=torch.long)
+        """Packed position whose hidden state predicts each completion token."""
+        self.target_C = torch.tensor([t for ids in rows.token_ids for t in ids], device=device, dtype=torch.long)
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        outputs = []
+        for segment in self.segments:
+            end = segment.start + segment.prompt_length
+            q, k, v = (x[:, segment.start : end].unsqueeze(0) for x in (q_HTD, k_KTD, v_KTD))
+            mask = self._mask(segment.prompt_length, segment.prompt_length, layer.window, q.device)
+            outputs.append(dot_product_attention(layer, q, k, v, mask)[0])
+            if segment.longest:
+                outputs.append(self._attend_completions(layer, segment, q_HTD, k_KTD, v_KTD))
+        return torch.cat(outputs, dim=1)
+
+    def _attend_completions(
+        self, layer: Layer, segment: _Segment, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor
+    ) -> Tensor:
+        """Each completion attends to the shared prompt and to itself; output [H, sum of lengths, D]."""
+        num, longest = len(segment.lengths), segment.longest
+        q, k, v = (_gather(x, segment).unflatten(1, (num, longest)).transpose(0, 1) for x in (q_HTD, k_KTD, v_KTD))
+        prompt = slice(segment.start, segment.start + segment.prompt_length)
+        k = torch.cat([k_KTD[:, prompt].expand(num, -1, -1, -1), k], dim=2)
+        v = torch.cat([v_KTD[:, prompt].expand(num, -1, -1, -1), v], dim=2)
+        mask = self._mask(longest, segment.prompt_length + longest, layer.window, q.device)
+        out = dot_product_attention(layer, q, k, v, mask)
+        return out.transpose(0, 1).flatten(1, 2).index_select(1, segment.scatter)
+
+    def _mask(self, num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
+        key = (num_queries, num_keys, window)
+        if key not in self._masks:
+            self._masks[key] = causal_mask(num_queries, num_keys, window, device)
+        return self._masks[key]
+
+
+def _segment(start: int, prompt_length: int, lengths: tuple[int, ...], device: torch.device) -> _Segment:
+    longest = max(lengths)
+    first = start + prompt_length
+    gather, scatter = [], []
+    for number, length in enumerate(lengths):
+        gather += [*range(first, first + length), *([start] * (longest - length))]
+        scatter += range(number * longest, number * longest + length)
+        first += length
+    to_tensor = lambda values: torch.tensor(values, device=device, dtype=torch.long)  # noqa: E731
+    return _Segment(start, prompt_length, lengths, to_tensor(gather), to_tensor(scatter))
+
+
+def _gather(x_HTD: Tensor, segment: _Segment) -> Tensor:
+    """The group's completions padded to its longest; padded slots repeat a prompt token and are never read."""
+    return x_HTD.index_select(1, segment.gather)

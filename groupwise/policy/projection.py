@@ -1,0 +1,270 @@
+"""Linear layers of the compute model: one product for sibling layers, adapters unmerged, low precision done right.
+
+Shapes: T tokens, I input features, O output features (of all fused siblings together), R adapter rank (likewise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA pair: the layer computes `x W' + scale (x A') B'`."""
+
+    a_RI: nn.Parameter
+    b_OR: nn.Parameter
+    scale: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a linear layer of the user's model is made of. The tensors are the user's own, never copies."""
+
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    adapters: tuple[Adapter, ...]
+
+
+def read_source(module: nn.Module) -> Source | str:
+    """The source of a linear layer, plain or wrapped by LoRA; a string says why it cannot be taken apart."""
+    if type(module) is nn.Linear:
+        return Source(module.weight, module.bias, ())
+    base = getattr(module, "base_layer", None)
+    if base is None or not hasattr(module, "lora_A"):
+        return f"{type(module).__name__} is not a linear layer that can be taken apart"
+    if type(base) is not nn.Linear:
+        return f"LoRA wraps a {type(base).__name__}"
+    if getattr(module, "lora_variant", None) or getattr(module, "fan_in_fan_out", False) or module.merged:
+        return "the adapter is not plain, unmerged LoRA"
+    adapters = []
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        a, b = module.lora_A[name], module.lora_B[name]
+        if b.bias is not None:
+            return "the adapter has a bias"
+        adapters.append(Adapter(a.weight, b.weight, float(module.scaling[name])))
+    return Source(base.weight, base.bias, tuple(adapters))
+
+
+def round_stochastically(weight: Tensor, seed: int) -> Tensor:
+    """bfloat16 of a float32 tensor, rounded up with the probability that keeps the mean.
+
+    Nearest rounding would hide every update smaller than half a bfloat16 step. The noise is a function of the seed
+    alone, so an unchanged weight rounds to the same value every time.
+    """
+    generator = torch.Generator(weight.device).manual_seed(seed)
+    noise = torch.randint(0, 1 << 16, weight.shape, generator=generator, dtype=torch.int32, device=weight.device)
+    bits = weight.detach().contiguous().view(torch.int32)
+    return ((bits + noise) & -65536).view(torch.float32).to(torch.bfloat16)
+
+
+class Projection:
+    """One or several sibling linear layers, computed as a single product `y = x W' + (x A') B' + b`.
+
+    The adapter's part is computed first and enters the base product's float32 accumulator, so an update far below the
+    rounding step of y still moves it. Call `refresh` after every change of the weights.
+    """
+
+    def __init__(self, sources: list[Source], dtype: torch.dtype, seed: int = 0) -> None:
+        self.sources = sources
+        self.dtype = dtype
+        self.seed = seed
+        self.adapters_enabled = True
+        self.sizes = [s.weight_OI.shape[0] for s in sources]
+        self.weight_OI: Tensor | None = None
+        self.packed: Any = None
+        self.bias_O: Tensor | None = None
+        self.a_RI: Tensor | None = None
+        self.b_OR: Tensor | None = None
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+        self.refresh()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the base weights themselves are trained (full fine-tuning)."""
+        return any(s.weight_OI.requires_grad for s in self.sources)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Every tensor a gradient may be wanted for: weights, then biases, then adapter pairs."""
+        flat: list[Tensor] = [s.weight_OI for s in self.sources]
+        flat += [s.bias_O for s in self.sources if s.bias_O is not None]
+        for source in self.sources:
+            for adapter in source.adapters:
+                flat += [adapter.a_RI, adapter.b_OR]
+        return flat
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the current weights."""
+        if self.weight_OI is None or self.is_trained:
+            casts = [self._cast(s.weight_OI, part) for part, s in enumerate(self.sources)]
+            self.weight_OI = casts[0] if len(casts) == 1 else torch.cat(casts)
+            self.packed = None
+        if any(s.bias_O is not None for s in self.sources):
+            zeros = [s.weight_OI.new_zeros(s.weight_OI.shape[0]) for s in self.sources]
+            biases = [s.bias_O if s.bias_O is not None else z for s, z in zip(self.sources, zeros, strict=True)]
+            self.bias_O = torch.cat(biases).to(self.dtype)
+        self._refresh_adapters()
+
+    def _cast(self, weight: Tensor, part: int) -> Tensor:
+        if weight.requires_grad and weight.dtype == torch.float32 and self.dtype == torch.bfloat16:
+            return round_stochastically(weight, self.seed + part)
+        return weight.detach().to(self.dtype)
+
+    def _refresh_adapters(self) -> None:
+        adapters = [(part, a) for part, s in enumerate(self.sources) for a in s.adapters]
+        if not adapters:
+            return
+        self.a_RI = torch.cat([a.a_RI for _, a in adapters]).to(self.dtype)
+        self.b_OR = self.a_RI.new_zeros(sum(self.sizes), self.a_RI.shape[0])
+        for (rows, columns), (_, adapter) in zip(self._blocks(), adapters, strict=True):
+            self.b_OR[rows, columns] = (adapter.b_OR * adapter.scale).to(self.dtype)
+
+    def _blocks(self) -> list[tuple[slice, slice]]:
+        """Where each adapter's B stands in the block-diagonal `b_OR`."""
+        blocks, row, column = [], 0, 0
+        for source, size in zip(self.sources, self.sizes, strict=True):
+            for adapter in source.adapters:
+                rank = adapter.a_RI.shape[0]
+                blocks.append((slice(row, row + size), slice(column, column + rank)))
+                column += rank
+            row += size
+        return blocks
+
+    def pack(self) -> None:
+        """Lay the weights out for products with few rows (oneDNN on CPU); a no-op elsewhere."""
+        if self.packed is None and self.weight_OI is not None and can_pack(self.weight_OI):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight_OI, 16)
+
+    def forward_part(self, x: Tensor, part: int) -> Tensor:
+        """Output of one sibling. The first call computes all, the others pick theirs up."""
+        if self._input is not x or self._outputs[part] is None:
+            self._outputs = list(self.compute(x))
+            self._input = x
+        output = self._outputs[part]
+        assert output is not None
+        self._outputs[part] = None
+        if all(o is None for o in self._outputs):
+            self._input = None
+        return output
+
+    def compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Outputs [..., O_part] of all siblings, in the compute dtype."""
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters)):
+            return _ProjectionFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
+        x_TI = x.reshape(-1, x.shape[-1]).to(self.dtype)
+        y_TO = self.product(x_TI, self.down(x_TI))
+        return y_TO.view(*x.shape[:-1], -1).split(self.sizes, dim=-1)
+
+    def down(self, x_TI: Tensor) -> Tensor | None:
+        """The adapters' inner activations `x A'`, shape TR."""
+        return x_TI @ self.a_RI.t() if self.a_RI is not None and self.adapters_enabled else None
+
+    def product(self, x_TI: Tensor, h_TR: Tensor | None) -> Tensor:
+        assert self.weight_OI is not None
+        if h_TR is None:
+            return linear(x_TI, self.weight_OI, self.bias_O, self.packed)
+        assert self.b_OR is not None
+        delta_TO = F.linear(h_TR, self.b_OR, self.bias_O)
+        if self.packed is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(  # type: ignore[no-any-return]
+                x_TI, delta_TO, self.packed, None, "add"
+            )
+        return torch.addmm(delta_TO, x_TI, self.weight_OI.t())
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN's pre-packed layout exists for this weight here."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, packed: Any = None) -> Tensor:
+    """`x W' + b`, through the packed weight where there is one."""
+    if packed is not None:
+        return torch.ops.mkldnn._linear_pointwise(x_TI, packed, bias_O, "none", [], "")  # type: ignore[no-any-return]
+    return F.linear(x_TI, weight_OI, bias_O)
+
+
+class _ProjectionFunction(torch.autograd.Function):
+    """Forward as in `Projection.compute`; the backward keeps one copy of x for all siblings and adapters."""
+
+    @staticmethod
+    def forward(ctx: Any, projection: Projection, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        x_TI = x.reshape(-1, x.shape[-1]).to(projection.dtype)
+        h_TR = projection.down(x_TI)
+        y_TO = projection.product(x_TI, h_TR)
+        ctx.projection, ctx.x_shape, ctx.x_dtype = projection, x.shape, x.dtype
+        ctx.weight_OI, ctx.a_RI, ctx.b_OR = projection.weight_OI, projection.a_RI, projection.b_OR
+        ctx.save_for_backward(x_TI, h_TR)
+        return tuple(y_TO.view(*x.shape[:-1], -1).split(projection.sizes, dim=-1))
+
+    @staticmethod
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
+        projection: Projection = ctx.projection
+        x_TI, h_TR = ctx.saved_tensors
+        dy_TO = torch.cat([g.reshape(-1, g.shape[-1]).to(projection.dtype) for g in dy], dim=-1)
+        dh_TR = dy_TO @ ctx.b_OR if h_TR is not None else None
+        dx = None
+        if ctx.needs_input_grad[1]:
+            dx_TI = dy_TO @ ctx.weight_OI if dh_TR is None else torch.addmm(dh_TR @ ctx.a_RI, dy_TO, ctx.weight_OI)
+            dx = dx_TI.to(ctx.x_dtype).view(ctx.x_shape)
+        grads = _parameter_gradients(projection, ctx.needs_input_grad[2:], x_TI, h_TR, dy_TO, dh_TR)
+        return (None, dx, *grads)
+
+
+def _parameter_gradients(
+    projection: Projection,
+    needed: tuple[bool, ...],
+    x_TI: Tensor,
+    h_TR: Tensor | None,
+    dy_TO: Tensor,
+    dh_TR: Tensor | None,
+) -> list[Tensor | None]:
+    """Gradients in the order of `Projection.parameters`, in each parameter's own dtype."""
+    wanted = iter(zip(projection.parameters, needed, strict=True))
+    grads: list[Tensor | None] = []
+
+    def give(value: Callable[[], Tensor]) -> None:
+        parameter, is_needed = next(wanted)
+        grads.append(value().to(parameter.dtype) if is_needed else None)
+
+    dy_parts = dy_TO.split(projection.sizes, dim=-1)
+    for dy_part in dy_parts:
+        give(lambda dy_part=dy_part: dy_part.t() @ x_TI)  # type: ignore[misc]
+    for source, dy_part in zip(projection.sources, dy_parts, strict=True):
+        if source.bias_O is not None:
+            give(lambda dy_part=dy_part: dy_part.sum(0, dtype=torch.float32))  # type: ignore[misc]
+    if h_TR is None or dh_TR is None:
+        return grads + [None] * (len(projection.parameters) - len(grads))
+    da_RI, db_OR = dh_TR.t() @ x_TI, dy_TO.t() @ h_TR
+    scales = [a.scale for s in projection.sources for a in s.adapters]
+    for (rows, columns), scale in zip(projection._blocks(), scales, strict=True):
+        give(lambda columns=columns: da_RI[columns])  # type: ignore[misc]
+        give(lambda rows=rows, columns=columns, scale=scale: db_OR[rows, columns] * scale)  # type: ignore[misc]
+    return grads
+
+
+class Part(nn.Module):
+    """Stands where a linear layer stood and answers with its share of the projection."""
+
+    def __init__(self, projection: Projection, part: int) -> None:
+        super().__init__()
+        self.projection = projection
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection.forward_part(x, self.part)

@@ -1,0 +1,1 @@
+"""Engines sample groups of completions: ids in, ids and log-probs out."""

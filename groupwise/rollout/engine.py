@@ -1,0 +1,43 @@
+"""The seam between training and sampling.
+
+An engine knows token ids, sampling parameters and seeds; it knows neither text nor rewards. Its schedule and batch
+shapes depend only on the requests and its own settings, never on time or free memory: exact resume rests on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..types import Completion, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, and its name for the records."""
+
+    name: str
+    keeps_logprobs: bool = True
+    """Whether the sampled tokens' log-probs are its own (else the learner scores them anew)."""
+    max_concurrent: int | None = None
+
+
+class Engine(Protocol):
+    """Answers requests with completions sampled from the weights it was last given."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
+        """Yields (request number, its completions) as groups finish, in any order.
+
+        Raises `RolloutError` for a request that cannot be served.
+        """
+        ...
+
+    def load_weights(self, policy: Any, version: int) -> None:
+        """Sample from `policy` from now on, stamp completions with `version`, forget every cached prefix."""
+        ...
+
+    def close(self) -> None: ...

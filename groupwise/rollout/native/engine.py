@@ -1,0 +1,192 @@
+"""The native engine: prompts prefilled once a group, completions decoded together, finished rows make room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...policy.compute import ComputeModel
+from ...types import Completion, Request, Sampling
+from ..engine import Capabilities
+from ..sampler import sample
+from ..sequences import Sequence as Row
+from ..sequences import open_sequences
+from .cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens of one prefill pass, at most (a longer prompt is a pass of its own)."""
+_WORTH_REARRANGING = 0.75
+"""Rearrange the grid when the cheaper one has at most this share of its rows."""
+
+
+class NativeEngine:
+    """Samples with the compute model that the learner trains, so both see the same weights."""
+
+    def __init__(self, compute: ComputeModel, *, max_concurrent: int = 64) -> None:
+        self.compute = compute
+        self.version = 0
+        self.capabilities = Capabilities("native", max_concurrent=max_concurrent)
+        self._max_rows = max_concurrent
+
+    def load_weights(self, policy: Any, version: int) -> None:
+        """Weights are shared with the policy: refresh what was derived from them. No prefix outlives a `generate`."""
+        self.compute.refresh(pack=True)
+        self.version = version
+
+    def close(self) -> None:
+        pass
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
+        numbered = sorted(enumerate(requests), key=lambda pair: repr(pair[1].sampling))
+        for sampling, chosen in groupby(numbered, key=lambda pair: pair[1].sampling):
+            yield from _Generation(self.compute, self.version, self._max_rows, sampling, list(chosen)).run()
+
+
+class _Generation:
+    """One call of `generate`, for requests that sample alike."""
+
+    def __init__(
+        self,
+        compute: ComputeModel,
+        version: int,
+        max_rows: int,
+        sampling: Sampling,
+        requests: list[tuple[int, Request]],
+    ) -> None:
+        self.compute, self.version, self.max_rows, self.sampling = compute, version, max_rows, sampling
+        self.rows_of = {number: open_sequences(number, request) for number, request in requests}
+        self.waiting = [row for rows in self.rows_of.values() for row in rows]
+        self.prompts: dict[int, PromptCache] = {}
+        self.first_logits: dict[int, Tensor] = {}
+        self.plan: DecodePlan | None = None
+        self.grid: list[Row | None] = []
+
+    def run(self) -> Iterator[tuple[int, list[Completion]]]:
+        while self.waiting or any(self._active()):
+            if self._should_rearrange():
+                self._rearrange()
+            else:
+                self._decode()
+            yield from self._finished_requests()
+
+    def _active(self) -> list[Row]:
+        return [row for row in self.grid if row is not None and not row.is_finished]
+
+    def _should_rearrange(self) -> bool:
+        active = self._active()
+        if not active:
+            return True
+        if self.waiting:
+            return len(active) <= self.max_rows * _WORTH_REARRANGING
+        return len(self._layout(active)[0]) <= len(self.grid) * _WORTH_REARRANGING
+
+    def _finished_requests(self) -> Iterator[tuple[int, list[Completion]]]:
+        done = [n for n, rows in self.rows_of.items() if all(row.is_finished for row in rows)]
+        for number in done:
+            self.prompts.pop(number, None)
+            self.first_logits.pop(number, None)
+            yield number, [row.finish(self.version) for row in self.rows_of.pop(number)]
+
+    def _rearrange(self) -> None:
+        """Let waiting rows enter and lay all active rows out anew."""
+        active = self._active()
+        entering = self.waiting[: max(self.max_rows - len(active), 0)]
+        self.waiting = self.waiting[len(entering) :]
+        self._prefill(entering)
+        self._sample_first(entering)
+        active += [row for row in entering if not row.is_finished]
+        old_plan, old_grid = self.plan, self.grid
+        self.plan, self.grid = None, []
+        if not active:
+            return
+        self.grid, slots = self._layout(active)
+        with torch.inference_mode():
+            cells = [
+                self.prompts[next(r for r in self.grid[i : i + slots] if r).number]
+                for i in range(0, len(self.grid), slots)
+            ]
+            self.plan = DecodePlan(cells, slots, self.compute.device)
+            if old_plan is not None:
+                place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
+                self.plan.take_rows(old_plan, [place.get(id(row)) if row is not None else None for row in self.grid])
+
+    def _layout(self, active: list[Row]) -> tuple[list[Row | None], int]:
+        """Rows cell by cell, with None in empty slots, and the slots a cell."""
+        by_prompt = [
+            list(rows) for _, rows in groupby(sorted(active, key=lambda r: (r.number, r.index)), key=lambda r: r.number)
+        ]
+        longest = max(len(row.request.prompt_ids) for row in active)
+        slots = choose_slots([len(rows) for rows in by_prompt], longest)
+        grid: list[Row | None] = []
+        for rows in by_prompt:
+            grid += rows + [None] * (-len(rows) % slots)
+        return grid, slots
+
+    @torch.inference_mode()
+    def _prefill(self, entering: list[Row]) -> None:
+        """Run the prompts that are not cached yet, several to a pass."""
+        new = {row.number: row.request.prompt_ids for row in entering if row.number not in self.prompts}
+        batch: list[tuple[int, tuple[int, ...]]] = []
+        for number, ids in new.items():
+            if batch and sum(len(p) for _, p in batch) + len(ids) > PREFILL_TOKENS:
+                self._prefill_pass(batch)
+                batch = []
+            batch.append((number, ids))
+        if batch:
+            self._prefill_pass(batch)
+
+    def _prefill_pass(self, batch: list[tuple[int, tuple[int, ...]]]) -> None:
+        lengths = [len(ids) for _, ids in batch]
+        plan = PrefillPlan(lengths)
+        device = self.compute.device
+        ids_P = torch.tensor([t for _, ids in batch for t in ids], device=device)
+        positions_P = torch.cat([torch.arange(n, device=device) for n in lengths])
+        hidden_PD = self.compute.hidden(ids_P, positions_P, plan)
+        last = torch.tensor(lengths, device=device).cumsum(0) - 1
+        logits_NV = self.compute.head.logits(hidden_PD[last])
+        for (number, _), cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
+            self.prompts[number] = cache
+            self.first_logits[number] = logits
+
+    @torch.inference_mode()
+    def _sample_first(self, entering: list[Row]) -> None:
+        if entering:
+            self._sample(torch.stack([self.first_logits[row.number] for row in entering]), list(entering))
+
+    @torch.inference_mode()
+    def _decode(self) -> None:
+        """One token for every active row."""
+        plan = self.plan
+        assert plan is not None
+        device = self.compute.device
+        is_active = [row is not None and not row.is_finished for row in self.grid]
+        ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
+        positions_R = plan.begin_step(torch.tensor(is_active, device=device))
+        hidden_RD = self.compute.hidden(ids_R, positions_R, plan)
+        plan.end_step()
+        rows = [row for row, active in zip(self.grid, is_active, strict=True) if active and row is not None]
+        if len(rows) < len(self.grid):
+            hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
+        self._sample(self.compute.head.logits(hidden_RD), rows)
+
+    def _sample(self, logits_RV: Tensor, rows: list[Row]) -> None:
+        uniform_R = (
+            np.array([row.next_uniform() for row in rows]) if self.sampling.temperature > 0 else np.zeros(len(rows))
+        )
+        drawn = sample(logits_RV, self.sampling, uniform_R, self._seen(logits_RV, rows))
+        kept_R = drawn.kept_R or [None] * len(rows)
+        for row, token, logprob, kept in zip(rows, drawn.token_R, drawn.logprob_R, kept_R, strict=True):
+            row.append(token, logprob, kept)
+
+    def _seen(self, logits_RV: Tensor, rows: list[Row]) -> Tensor | None:
+        if self.sampling.repetition_penalty == 1.0:
+            return None
+        seen_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
+        for r, row in enumerate(rows):
+            seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
+        return seen_RV

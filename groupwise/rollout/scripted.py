@@ -1,0 +1,36 @@
+"""An engine that recites: for tests and documentation, and for a loop without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..types import Completion, Request
+from .engine import Capabilities
+
+Script = Callable[[Request, int], Sequence[int]]
+"""(request, index of the completion) -> token ids."""
+
+
+class ScriptedEngine:
+    """Answers every request by a function. Log-probs are 0: every answer was certain."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.version = 0
+        self.capabilities = Capabilities("scripted")
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
+        for number, request in enumerate(requests):
+            yield number, [self._recite(request, index) for index in range(request.num_completions)]
+
+    def _recite(self, request: Request, index: int) -> Completion:
+        ids = tuple(self.script(request, index))[: request.sampling.max_tokens]
+        stopped = bool(ids) and ids[-1] in request.sampling.stop_ids
+        return Completion(ids, (0.0,) * len(ids), "stop" if stopped else "length", self.version)
+
+    def load_weights(self, policy: Any, version: int) -> None:
+        self.version = version
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,65 @@
+"""One completion while it grows. Used by every engine of this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..types import Completion, Request, StopReason
+from .sampler import uniforms
+
+TAIL_MARGIN = 8
+"""Tokens decoded before a stop string, because a token can hold part of it."""
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Completion `index` of request `number`."""
+
+    number: int
+    index: int
+    request: Request
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    kept: list[tuple[int, ...]] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    _uniforms: np.ndarray | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.stop_reason is not None
+
+    def next_uniform(self) -> float:
+        if self._uniforms is None:
+            self._uniforms = uniforms(self.request.seed, self.index, self.request.sampling.max_tokens)
+        return float(self._uniforms[len(self.token_ids)])
+
+    def append(self, token: int, logprob: float, kept: tuple[int, ...] | None) -> None:
+        self.token_ids.append(token)
+        self.logprobs.append(logprob)
+        if kept is not None:
+            self.kept.append(kept)
+        sampling = self.request.sampling
+        if token in sampling.stop_ids:
+            self.stop_reason = "stop"
+        elif sampling.stop and self._ends_in_stop_string():
+            self.stop_reason = "stop_string"
+        elif len(self.token_ids) >= sampling.max_tokens:
+            self.stop_reason = "length"
+
+    def _ends_in_stop_string(self) -> bool:
+        decode = self.request.decode
+        assert decode is not None, "stop strings need Request.decode"
+        longest = max(len(s) for s in self.request.sampling.stop)
+        text = decode(self.token_ids[-(longest + TAIL_MARGIN) :])
+        return any(s in text for s in self.request.sampling.stop)
+
+    def finish(self, version: int) -> Completion:
+        assert self.stop_reason is not None
+        kept = tuple(self.kept) if self.kept else None
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), self.stop_reason, version, kept_ids=kept)
+
+
+def open_sequences(number: int, request: Request) -> list[Sequence]:
+    return [Sequence(number, index, request) for index in range(request.num_completions)]
