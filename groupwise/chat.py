@@ -71,9 +71,8 @@ def render_chat(
     if system_prompt is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system_prompt}, *messages]
     is_continued = messages[-1]["role"] == "assistant"
-    options = dict(chat_template_kwargs or {})
-    options |= {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
-    return _apply_template(tokenizer, messages, options)
+    options = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
+    return _apply_template(tokenizer, messages, {**options, **(chat_template_kwargs or {})})
 
 
 def truncate_left(ids: Sequence[int], max_length: int | None) -> list[int]:

@@ -16,23 +16,27 @@ FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 def is_path(name: str) -> bool:
     """Whether a data set name means a local file: it exists, or it is spelt like one."""
     path = Path(name).expanduser()
-    return path.exists() or path.suffix.lower() in FORMATS or name.startswith(("/", "./", "../", "~"))
+    return (bool(name) and path.exists()) or path.suffix.lower() in FORMATS or name.startswith(("/", "./", "../", "~"))
 
 
-def find_file(path: Path, split: str | None) -> Path:
+def find_file(path: Path, split: str) -> Path:
     """The file itself, or in a folder the one named after the split (`train.jsonl`)."""
     if not path.exists():
         raise DataError(f"There is no data file {path}.")
     if path.is_file() or _is_saved_dataset(path):
+        if split != "train":  # a single file must not pass for two splits
+            raise DataError(
+                f"{path} is one set of rows and has no split {split!r}. Give another file for it, or use slices: "
+                f'"train[:90%]" and "train[90%:]".'
+            )
         return path
-    stem = split or "train"
-    found = sorted(p for p in path.iterdir() if p.stem == stem and p.suffix.lower() in FORMATS)
-    saved = path / stem
+    found = sorted(p for p in path.iterdir() if p.stem == split and p.suffix.lower() in FORMATS)
+    saved = path / split
     if len(found) == 1 or _is_saved_dataset(saved):
         return found[0] if found else saved
     names = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
     what = "more than one file" if found else "no file"
-    raise DataError(f"The folder {path} has {what} for the split {stem!r}; it holds {names}. Expected {stem}.jsonl.")
+    raise DataError(f"The folder {path} has {what} for the split {split!r}; it holds {names}. Expected {split}.jsonl.")
 
 
 def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -80,11 +84,13 @@ def _parse_json(text: str, where: str) -> Any:
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     """CSV has no types: every cell is text, so that an answer "007" stays as written."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+        header, *rows = list(csv.reader(file)) or [[]]
     for number, row in enumerate(rows):
-        if None in row or None in row.values():
-            raise DataError(f"Row {number} of {path} does not have the {len(row)} cells that its header promises.")
-    return rows
+        if len(row) != len(header):
+            raise DataError(
+                f"Row {number} of {path} has {len(row)} cells, its header {len(header)}: {','.join(header)}."
+            )
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

@@ -35,13 +35,17 @@ def load_problems(
     `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
     `revision` are for the Hub.
     """
+    wanted = _split_name(split)
     if (subset or revision) and not _is_hub_id(data):
         raise DataError("subset and revision are for data sets on the Hub; this one is not. Leave them out.")
+    if isinstance(data, Problems):
+        assert split is columns is None, "problems that are loaded already are taken as they are"
+        return data
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
         return Problems(rows, name=str(data), columns=columns, info=info, notify=notify)
     name = f"the {type(data).__name__} given as data"
-    rows = _cut(_from_object(data, split), split, name)
+    rows = _cut(_from_object(data, wanted), split, name)
     return Problems(rows, name=name, columns=columns, info={"split": split}, notify=notify)
 
 
@@ -50,7 +54,7 @@ def _read(name: str, split: str | None, subset: str | None, revision: str | None
         rows, info = packaged.load(name, _split_name(split) or "train")
         return _cut(rows, split, name), {"split": split or "train", **info}
     if is_path(name):
-        path = find_file(Path(name).expanduser(), _split_name(split))
+        path = find_file(Path(name).expanduser(), _split_name(split) or "train")
         return _cut(read_file(path), split, name), {"split": split, "file": str(path)}
     if not _HUB_ID.fullmatch(name):
         raise DataError(f"{name!r} is no data set: expected {_KINDS}.")
@@ -75,10 +79,10 @@ def _from_hub(name: str, split: str, subset: str | None, revision: str | None) -
     except (OSError, ValueError) as error:  # not found, no network, gated; unknown split or subset
         hint = did_you_mean(name, packaged.NAMES)
         raise DataError(f"Cannot load the data set {name!r} (split {split!r}) from the Hub: {error}{hint}") from error
-    return _from_object(rows, split)
+    return _from_object(rows, None)
 
 
-def _from_object(data: Any, split: str | None) -> Rows:
+def _from_object(data: Any, split_name: str | None) -> Rows:
     """Rows of what a user hands over in Python; refuses with a sentence what cannot be indexed."""
     datasets = sys.modules.get("datasets")  # if it was never imported, this is none of its objects
     if datasets is not None:
@@ -88,18 +92,19 @@ def _from_object(data: Any, split: str | None) -> Rows:
                 "streaming=True, or take a part: list(dataset.take(10_000))."
             )
         if isinstance(data, datasets.DatasetDict):
-            return _pick_split(data, split)
-        if isinstance(data, datasets.Dataset):
-            return data  # type: ignore[no-any-return]
-    if isinstance(data, Problems | list | tuple):
-        return data._rows if isinstance(data, Problems) else data
+            return _pick_split(data, split_name or "train")
+    if isinstance(data, list | tuple) or (datasets is not None and isinstance(data, datasets.Dataset)):
+        if split_name not in (None, "train"):
+            raise DataError(
+                f"A {type(data).__name__} has no split {split_name!r}. Give the right rows, or a slice of these."
+            )
+        return data
     if hasattr(data, "to_dict") and hasattr(data, "columns"):
         raise DataError('A DataFrame is not taken as it is; give data=frame.to_dict("records").')
     raise DataError(f"Cannot use a {type(data).__name__} as data. Expected {_KINDS}.")
 
 
-def _pick_split(splits: Mapping[str, Rows], split: str | None) -> Rows:
-    name = _split_name(split) or "train"
+def _pick_split(splits: Mapping[str, Rows], name: str) -> Rows:
     if name not in splits:
         hint = did_you_mean(name, splits)
         raise DataError(f"The data set has no split {name!r}; it has: {', '.join(splits)}.{hint}")

@@ -1,0 +1,182 @@
+"""Prompts become the ids that the template means, no token twice, and ids become the same text again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groupwise.chat import (
+    as_completion,
+    completion_text,
+    decode_completion,
+    encode_prompt,
+    pad_id,
+    render_chat,
+    stop_ids,
+    truncate_left,
+)
+from groupwise.errors import DataError
+
+BOS, EOS = "<s>", "</s>"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}{% if thinking %}<think>{% endif %}"
+)
+USER = {"role": "user", "content": "What is 2 + 2?"}
+
+
+def make_tokenizer(rule: str = "$A", template: str | None = TEMPLATE) -> Any:
+    """A byte tokenizer whose special-token rule is `rule`, as in "<s> $A </s>"."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([BOS, EOS, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = [(BOS, 0), (EOS, 1)]
+    backend.post_processor = processors.TemplateProcessing(single=rule, special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        chat_template=template,
+        clean_up_tokenization_spaces=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer(f"{BOS} $A {EOS}")
+
+
+def test_chat_is_the_template_with_the_generation_prompt(tokenizer: Any) -> None:
+    ids = encode_prompt(tokenizer, [USER])
+    assert tokenizer.decode(ids) == f"{BOS}<user>What is 2 + 2?{EOS}<assistant>"
+
+
+def test_chat_has_no_second_bos_and_no_final_eos(tokenizer: Any) -> None:
+    ids = encode_prompt(tokenizer, [USER])
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[-1] != tokenizer.eos_token_id
+
+
+def test_chat_ids_are_those_of_the_tokenizers_own_call(tokenizer: Any) -> None:
+    own = tokenizer.apply_chat_template([USER], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert encode_prompt(tokenizer, [USER]) == own
+
+
+def test_final_assistant_message_is_continued(tokenizer: Any) -> None:
+    chat = [USER, {"role": "assistant", "content": "The answer"}]
+    assert render_chat(tokenizer, chat) == f"{BOS}<user>What is 2 + 2?{EOS}<assistant>The answer"
+
+
+def test_system_prompt_stands_first_unless_the_chat_has_its_own(tokenizer: Any) -> None:
+    assert render_chat(tokenizer, [USER], system_prompt="Be brief.").startswith(f"{BOS}<system>Be brief.{EOS}<user>")
+    chat = [{"role": "system", "content": "Rhyme."}, USER]
+    assert render_chat(tokenizer, chat, system_prompt="Be brief.") == render_chat(tokenizer, chat)
+
+
+def test_chat_template_kwargs_reach_the_template(tokenizer: Any) -> None:
+    assert render_chat(tokenizer, [USER], chat_template_kwargs={"thinking": True}).endswith("<assistant><think>")
+
+
+def test_prompt_is_not_changed(tokenizer: Any) -> None:
+    chat = [dict(USER)]
+    encode_prompt(tokenizer, chat, system_prompt="Be brief.")
+    assert chat == [USER]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("$A", ""), (f"{BOS} $A", BOS), (f"{BOS} $A {EOS}", BOS), (f"$A {EOS}", "")]
+)
+def test_plain_text_keeps_the_tokenizers_bos_and_gets_no_eos(rule: str, expected: str) -> None:
+    tokenizer = make_tokenizer(rule)
+    assert tokenizer.decode(encode_prompt(tokenizer, "once upon")) == f"{expected}once upon"
+
+
+def test_plain_text_that_brings_its_bos_has_it_once(tokenizer: Any) -> None:
+    assert encode_prompt(tokenizer, f"{BOS}once upon") == encode_prompt(tokenizer, "once upon")
+
+
+def test_eos_written_in_plain_text_stays(tokenizer: Any) -> None:
+    assert tokenizer.decode(encode_prompt(tokenizer, f"a{EOS}b{EOS}")) == f"{BOS}a{EOS}b{EOS}"
+
+
+def test_messages_without_a_template_are_refused() -> None:
+    with pytest.raises(DataError, match="no chat template"):
+        encode_prompt(make_tokenizer(template=None), [USER])
+
+
+def test_system_prompt_for_plain_text_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="plain text"):
+        encode_prompt(tokenizer, "once upon", system_prompt="Be brief.")
+
+
+def test_what_a_template_refuses_names_the_roles() -> None:
+    tokenizer = make_tokenizer(template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(DataError, match="roles user, user: roles must alternate"):
+        encode_prompt(tokenizer, [USER, USER])
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 30))
+def test_truncation_keeps_the_end(ids: list[int], max_length: int) -> None:
+    kept = truncate_left(ids, max_length)
+    assert len(kept) == min(len(ids), max_length)
+    assert ids[len(ids) - len(kept) :] == kept
+
+
+def test_no_limit_keeps_all() -> None:
+    assert truncate_left((1, 2, 3), None) == [1, 2, 3]
+
+
+@settings(max_examples=30)
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40))
+def test_decoding_returns_the_text_character_for_character(tokenizer: Any, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert decode_completion(tokenizer, [*ids, tokenizer.eos_token_id]) == text
+
+
+def test_decoding_does_not_clean_up_spaces(tokenizer: Any) -> None:
+    text = "do n't , stop ."
+    assert decode_completion(tokenizer, tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_special_tokens_can_be_kept(tokenizer: Any) -> None:
+    assert decode_completion(tokenizer, [tokenizer.eos_token_id], skip_special_tokens=False) == EOS
+
+
+@pytest.mark.parametrize("prompt", ["once upon", [USER]])
+def test_completion_takes_the_form_of_its_prompt(prompt: Any) -> None:
+    completion = as_completion(prompt, "four")
+    assert isinstance(completion, str) == isinstance(prompt, str)
+    assert completion_text(completion) == "four"
+
+
+def test_completion_of_a_chat_is_one_assistant_message() -> None:
+    assert as_completion([USER], "four") == [{"role": "assistant", "content": "four"}]
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"), [(None, (1,)), (7, (7, 1)), ([7, 1, 9], (7, 1, 9)), ([7, 9], (7, 9, 1))]
+)
+def test_stop_ids_are_the_generation_configs_and_the_tokenizers(tokenizer: Any, configured: Any, expected: Any) -> None:
+    assert stop_ids(tokenizer, SimpleNamespace(eos_token_id=configured)) == expected
+
+
+def test_no_generation_config_leaves_the_tokenizers_end_token(tokenizer: Any) -> None:
+    assert stop_ids(tokenizer) == (1,)
+
+
+def test_missing_pad_token_is_aliased() -> None:
+    tokenizer = make_tokenizer()
+    assert tokenizer.pad_token_id is None
+    assert pad_id(tokenizer) == tokenizer.eos_token_id
+    tokenizer.pad_token = "a"
+    assert pad_id(tokenizer) == tokenizer.convert_tokens_to_ids("a")
+    assert pad_id(SimpleNamespace(pad_token_id=None, eos_token_id=None)) == 0  # type: ignore[arg-type]
