@@ -1,0 +1,79 @@
+"""Statistics over the groups of a step and over the whole step, in float64; what was not judged is left out.
+
+Shapes: N completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupwise.errors import RewardError
+
+
+class Groups:
+    """Which rows belong together, and which of them count."""
+
+    def __init__(self, group_N: Tensor | Sequence[int], judged_N: Tensor) -> None:
+        ids, self.index_N = torch.unique(torch.as_tensor(group_N, device=judged_N.device), return_inverse=True)
+        assert self.index_N.shape == judged_N.shape, f"{len(self.index_N)} group ids for {len(judged_N)} completions"
+        self.num_groups = len(ids)
+        self.judged_N = judged_N
+        self.count_N = self.sum(judged_N.double())
+
+    def sum(self, values_N: Tensor) -> Tensor:
+        """Sum over the judged rows of its group, for every row."""
+        kept = torch.where(self.judged_N, values_N, torch.zeros_like(values_N))
+        totals = torch.zeros(self.num_groups, dtype=values_N.dtype, device=values_N.device)
+        return totals.index_add(0, self.index_N, kept)[self.index_N]
+
+    def mean(self, values_N: Tensor) -> Tensor:
+        """Mean over the judged rows of its group, for every row."""
+        return self.sum(values_N) / self.count_N.clamp(min=1)
+
+    def std(self, values_N: Tensor, ddof: int) -> Tensor:
+        """Standard deviation of its group, for every row; 0 with too few judged rows."""
+        squares = self.sum((values_N - self.mean(values_N)).square())
+        return (squares / (self.count_N - ddof).clamp(min=1)).sqrt()
+
+    def has_signal(self, values_N: Tensor) -> Tensor:
+        """Whether max != min over the judged rows of its group, for every row."""
+        low = torch.full((self.num_groups,), float("inf"), dtype=values_N.dtype, device=values_N.device)
+        index, judged = self.index_N[self.judged_N], values_N[self.judged_N]
+        lowest = low.scatter_reduce(0, index, judged, "amin")
+        highest = (-low).scatter_reduce(0, index, judged, "amax")
+        return (highest > lowest)[self.index_N]
+
+    def rows(self) -> list[Tensor]:
+        """The judged rows of each group, in order."""
+        return [((self.index_N == group) & self.judged_N).nonzero().squeeze(1) for group in range(self.num_groups)]
+
+
+def batch_std(values: Tensor, ddof: int) -> Tensor:
+    """Standard deviation of all values; exactly 0 where they are equal, or too few."""
+    if len(values) <= ddof or bool((values == values[0]).all()):
+        return torch.zeros((), dtype=values.dtype, device=values.device)
+    return ((values - values.mean()).square().sum() / (len(values) - ddof)).sqrt()
+
+
+def as_numbers(rewards: Any) -> tuple[Tensor, torch.dtype]:
+    """Rewards as float64 with NaN for None, and the dtype that results should have (float64 unless given a tensor)."""
+    if isinstance(rewards, Tensor):
+        dtype = rewards.dtype if rewards.dtype.is_floating_point else torch.float64
+        numbers = rewards.detach().double()
+    else:
+        numbers, dtype = torch.tensor(_without_none(rewards), dtype=torch.float64), torch.float64
+    if bool(numbers.isinf().any()):
+        raise RewardError(
+            "a reward is infinite; expected a finite number, or NaN for a completion that was not judged."
+        )
+    return numbers, dtype
+
+
+def _without_none(values: Any) -> Any:
+    if values is None:
+        return float("nan")
+    return [_without_none(value) for value in values] if isinstance(values, list | tuple) else float(values)

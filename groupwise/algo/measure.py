@@ -1,0 +1,84 @@
+"""What the loss measures beside its value. Every mean is over loss tokens; `docs/metrics.md` explains every name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from groupwise.algo.kl_penalty import kl
+from groupwise.algo.ratio import Terms, clean
+from groupwise.algo.stats import EffectiveShare, Max, Mean, Stats, Sum
+from groupwise.algo.trust_region import Region
+
+
+@torch.no_grad()
+def measure(
+    terms: Terms,
+    region: Region,
+    loss_parts: Mapping[str, Tensor],
+    *,
+    old_logprob_NT: Tensor | None,
+    rollout_logprob_NT: Tensor | None,
+    ref_logprob_NT: Tensor | None,
+    entropy_NT: Tensor | None,
+    keep_NT: Tensor,
+) -> Stats:
+    """Mergeable measurements of one micro-batch; None where the log-probs it takes were not given."""
+    mask_NT, logprob_NT = terms.mask_NT, terms.logprob_NT.detach()
+    count = mask_NT.sum()
+    stats = Stats({name: Sum(part.detach()) for name, part in loss_parts.items()})
+    stats["clip_ratio/low_mean"] = _mean(region.low_NT, mask_NT, count)
+    stats["clip_ratio/high_mean"] = _mean(region.high_NT, mask_NT, count)
+    stats["clip_ratio/region_mean"] = _mean(region.low_NT | region.high_NT, mask_NT, count)
+    stats["masked_ratio"] = _mean(~keep_NT, mask_NT, count)
+    stats["ratio/max"] = _max(terms.log_ratio_NT.exp(), mask_NT)
+    stats["entropy"] = None if entropy_NT is None else _mean(entropy_NT, mask_NT, count)
+    d_NT = None if ref_logprob_NT is None else clean(ref_logprob_NT, mask_NT)
+    stats["kl"] = None if d_NT is None else _mean(kl(logprob_NT, d_NT, "k3"), mask_NT, count)
+    stats["kl/k1"] = None if d_NT is None else _mean(logprob_NT - d_NT, mask_NT, count)
+    old_NT = logprob_NT if old_logprob_NT is None else clean(old_logprob_NT, mask_NT)
+    stats.update(_mismatch(old_NT, rollout_logprob_NT, terms.mismatch_NT, mask_NT, count))
+    return stats
+
+
+_MISMATCH_NAMES = (
+    "sampling/mismatch",
+    "sampling/sampling_logp_difference/mean",
+    "sampling/sampling_logp_difference/max",
+    "sampling/kl",
+    "sampling/effective_share",
+    "sampling/importance_sampling_ratio/mean",
+    "sampling/importance_sampling_ratio/max",
+)
+
+
+def _mismatch(
+    old_NT: Tensor, rollout_NT: Tensor | None, weight_NT: Tensor | None, mask_NT: Tensor, count: Tensor
+) -> Stats:
+    """How far the engine that sampled is from the learner: |d log p|, exp of it, KL, effective sample share."""
+    if rollout_NT is None:
+        return Stats(dict.fromkeys(_MISMATCH_NAMES))
+    gap_NT = old_NT - clean(rollout_NT, mask_NT)
+    rho = clean(gap_NT.exp(), mask_NT)
+    values = (
+        _mean(gap_NT.abs().exp(), mask_NT, count),
+        _mean(gap_NT.abs(), mask_NT, count),
+        _max(gap_NT.abs(), mask_NT),
+        _mean(torch.expm1(gap_NT) - gap_NT, mask_NT, count),
+        EffectiveShare(rho.double().sum(), rho.double().square().sum(), count),
+        None if weight_NT is None else _mean(weight_NT, mask_NT, count),
+        None if weight_NT is None else _max(weight_NT, mask_NT),
+    )
+    return Stats(dict(zip(_MISMATCH_NAMES, values, strict=True)))
+
+
+def _mean(values_NT: Tensor, mask_NT: Tensor, count: Tensor) -> Mean:
+    return Mean(clean(values_NT.double(), mask_NT).sum(), count)
+
+
+def _max(values_NT: Tensor, mask_NT: Tensor) -> Max:
+    """Largest of values that are at least 0; 0 for no tokens."""
+    masked = clean(values_NT, mask_NT)
+    return Max(masked.max() if masked.numel() else torch.zeros(()))
