@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any
 
 from groupwise.config.translate import Translation
+from groupwise.config.values import whole
 
 WORDS = (
     "per_device_train_batch_size",
@@ -25,9 +26,9 @@ def translate_batch(state: Translation) -> None:
     """Set `prompts_per_step` and `num_minibatches` from whichever of the words were written."""
     if (legacy := state.written.get("per_gpu_train_batch_size")) is not None:
         state.written = {"per_device_train_batch_size": legacy, **state.written}
-    words = {word: state.written[word] for word in WORDS if state.written.get(word) is not None}
+    words = {word: whole(state.written[word]) for word in WORDS if state.written.get(word) is not None}
     generations = state.fields.get("num_generations", 8)
-    if not words or not _are_counts(state, {**words, "num_generations": generations}):
+    if not words or not _are_counts(state, {**words, **_ours(state), "num_generations": generations}):
         return
     update = _completions_per_update(state, words, generations)
     rollout = _completions_per_rollout(state, words, update) if update else None
@@ -35,6 +36,12 @@ def translate_batch(state: Translation) -> None:
         state.set("prompts_per_step", rollout // generations, _product(words, rollout))
         state.set("num_minibatches", rollout // update, "generation_batch_size or steps_per_generation")
         _recount(state, rollout // update)
+
+
+def _ours(state: Translation) -> dict[str, Any]:
+    """Our own words for the batch that were written beside the others."""
+    names = ("prompts_per_step", "num_minibatches", "num_iterations")
+    return {name: state.fields[name] for name in names if name in state.fields}
 
 
 def _are_counts(state: Translation, numbers: dict[str, Any]) -> bool:
@@ -47,8 +54,8 @@ def _are_counts(state: Translation, numbers: dict[str, Any]) -> bool:
 
 def _completions_per_update(state: Translation, words: dict[str, int], generations: int) -> int | None:
     accumulated = words.get("gradient_accumulation_steps", 1)
-    prompts = state.fields.get("prompts_per_step")
-    if "per_device_train_batch_size" in words or not isinstance(prompts, int):
+    prompts: int | None = state.fields.get("prompts_per_step")
+    if "per_device_train_batch_size" in words or prompts is None:
         return words.get("per_device_train_batch_size", 8) * accumulated
     completions = prompts * generations // int(state.fields.get("num_minibatches", 1))
     if completions % accumulated:
@@ -67,9 +74,8 @@ def _completions_per_rollout(state: Translation, words: dict[str, int], update: 
             f"{by_steps}. Keep one of them."
         )
         return None
-    minibatches = state.fields.get("num_minibatches")
-    is_ours = isinstance(minibatches, int) and not {"generation_batch_size", "steps_per_generation"} & words.keys()
-    return update * int(minibatches) if is_ours and minibatches else stated
+    says_rollout = "generation_batch_size" in words or "steps_per_generation" in words
+    return stated if says_rollout else update * int(state.fields.get("num_minibatches", 1))
 
 
 def _are_whole_groups(state: Translation, words: dict[str, int], update: int, rollout: int, generations: int) -> bool:
@@ -99,9 +105,8 @@ def _product(words: dict[str, int], completions: int) -> str:
 
 def _recount(state: Translation, minibatches: int) -> None:
     """There, steps are optimizer steps; here, a step is a rollout and all the optimizer steps it pays for."""
-    iterations = state.fields.get("num_iterations", 1)
-    updates = minibatches * iterations if isinstance(iterations, int) else 1
-    if updates <= 1:
+    updates = minibatches * int(state.fields.get("num_iterations", 1))
+    if updates == 1:
         return
     for name in _COUNTED_IN_UPDATES:
         written = state.fields.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from groupwise.config.names import MAX_KEPT_TOKENS
@@ -20,7 +21,7 @@ _NEEDED_BY_SCHEDULE = {
 
 def check_together(config: GRPOConfig, problems: Problems) -> tuple[str, ...]:
     """Add a sentence for every contradiction between fields; returns warnings about choices that are often mistakes."""
-    for check in (_minibatches, _reference, _schedule, _sampling):
+    for check in (_minibatches, _reference, _schedule, _sampling, _plain_values):
         check(config, problems)
     try:
         return config.resolved_objective.check_run(
@@ -65,3 +66,14 @@ def _sampling(config: GRPOConfig, problems: Problems) -> None:
         )
     if config.max_steps == 0:
         problems.add("max_steps is 0; expected at least 1, or -1 to follow num_train_epochs.")
+
+
+def _plain_values(config: GRPOConfig, problems: Problems) -> None:
+    """The record of a run holds every value, so each has to be text, a number, a list or a mapping."""
+    for name in ("model_init_kwargs", "chat_template_kwargs", "lr_scheduler_kwargs"):
+        try:
+            json.dumps(getattr(config, name))
+        except TypeError as error:
+            problems.add(
+                f"{name} holds what the record of the run cannot hold ({error}); pass the loaded object instead."
+            )

@@ -24,7 +24,7 @@ from groupwise.config.fields import (
     StepFields,
 )
 from groupwise.config.problems import Problems
-from groupwise.config.reading import read_foreign
+from groupwise.config.reading import ONE_PROCESS, read_foreign
 from groupwise.config.translate import FOREIGN, Translation, translate
 from groupwise.errors import ConfigError
 
@@ -152,6 +152,6 @@ class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, Optimiz
     if not TYPE_CHECKING:  # a misspelt field stays an error for the type checker
 
         def __getattr__(self, name: str) -> Any:
-            if name in FOREIGN or name in objectives.KEYS:
+            if name in FOREIGN or name in objectives.KEYS or name in ONE_PROCESS:
                 return read_foreign(self, name)
             return super().__getattr__(name)

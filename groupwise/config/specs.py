@@ -23,11 +23,11 @@ class Spec(Section):
     @model_validator(mode="before")
     @classmethod
     def _knows_every_key(cls, written: Any) -> Any:
-        unknown = [key for key in written if key not in cls.model_fields] if isinstance(written, Mapping) else []
+        known = tuple(cls.model_fields)
+        unknown = [str(key) for key in written if key not in known] if isinstance(written, Mapping) else []
         if unknown:
-            raise ValueError(
-                " ".join(f'unknown key "{key}".{did_you_mean(str(key), cls.model_fields)}' for key in unknown)
-            )
+            near = [did_you_mean(key, known) or f" The keys are {', '.join(known)}." for key in unknown]
+            raise ValueError(" ".join(f'unknown key "{key}".{hint}' for key, hint in zip(unknown, near, strict=True)))
         return written
 
 
@@ -99,7 +99,7 @@ class RewardSpec(Spec):
             return written
         if "function" in written or "model" in written:
             return written
-        params = {key: value for key, value in written.items() if key in REWARD_PARAMETERS[written["name"]]}
+        params = {key: value for key, value in written.items() if key not in cls.model_fields}
         rest = {key: value for key, value in written.items() if key not in params}
         return {**rest, "params": {**params, **(written.get("params") or {})}}
 
@@ -125,7 +125,7 @@ class RewardSpec(Spec):
         parameters = REWARD_PARAMETERS[self.name]
         for key in self.params:
             if key not in parameters:
-                near = did_you_mean(key, parameters)
+                near = did_you_mean(key, (*parameters, "weight"))
                 raise ValueError(f'reward {self.name} has no parameter "{key}"; it has {", ".join(parameters)}.{near}')
 
     def resolved(self) -> dict[str, Any]:

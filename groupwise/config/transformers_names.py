@@ -87,7 +87,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     refused("hub_token", None, "a token does not belong in a record: run `hf auth login`, or set HF_TOKEN"),
     same("hub_private_repo"),
     same("hub_model_id"),
-    ignored("hub_strategy", "end", "the model is uploaded when training ends"),
+    ignored("hub_strategy", "every_save", "the model is uploaded when training ends"),
     ignored("hub_always_push", False, "the model is uploaded when training ends"),
     refused("hub_revision", None, "the main branch is uploaded to; call trainer.push_to_hub yourself for another"),
     refused(

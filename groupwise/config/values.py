@@ -27,6 +27,8 @@ def _path(value: Any) -> Any:
 
 
 def _trackers(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        return value
     names = [value] if isinstance(value, str) else list(value)
     if names in (["none"], []):
         return []
@@ -81,16 +83,27 @@ def _strategy(field: str) -> Callable[[Any], Any]:
     return normalised
 
 
+def whole(value: Any) -> Any:
+    """`8.0` and `"8"` as 8; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
 def _interval(field: str) -> Callable[[Any], Any]:
-    def whole(value: Any) -> Any:
+    def steps(value: Any) -> Any:
         if isinstance(value, float) and 0 < value < 1:
             raise ConfigError(f"{field} is {value}, a share of the run; write a number of steps.")
-        return value
+        return whole(value)
 
-    return whole
+    return steps
 
+
+_COUNTS = ("prompts_per_step", "num_generations", "num_minibatches", "num_iterations", "max_completion_length")
+_COUNTED_IN_STEPS = ("max_steps", "ref_model_sync_steps", "ref_model_reset_steps", "warmup_steps")
 
 _TIDIERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys((*_COUNTS, *_COUNTED_IN_STEPS), whole),
     "output_dir": _path,
     "report_to": _trackers,
     "optim": _optimizer,

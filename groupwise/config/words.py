@@ -22,7 +22,7 @@ LOSS_TYPES: dict[str, dict[str, Any]] = {
     "sapo": {"trust_region": "sapo", "aggregation": "seq_mean_token_mean"},
     "vespo": {"trust_region": "gamma", "level": "seq_prod", "aggregation": "token_mean"},
 }
-_CHOICES: dict[str, tuple[str, dict[str, str]]] = {
+CHOICES: dict[str, tuple[str, dict[str, str]]] = {
     "scale_rewards": (
         "scale",
         {"true": "group_std", "group": "group_std", "batch": "batch_std", "false": "none", "none": "none"},
@@ -36,7 +36,7 @@ _CHOICES: dict[str, tuple[str, dict[str, str]]] = {
         {"sum_then_normalize": "weighted_sum", "normalize_then_sum": "normalise_each"},
     ),
 }
-_MISMATCHES = {
+MISMATCHES = {
     "token_truncate": "token_truncate",
     "token_mask": "token_mask",
     "sequence_truncate": "seq_truncate",
@@ -95,7 +95,7 @@ def _loss_type(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 
 
 def _choices(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
-    axes = {axis: choose(word, words[word], named) for word, (axis, named) in _CHOICES.items() if word in words}
+    axes = {axis: choose(word, words[word], named) for word, (axis, named) in CHOICES.items() if word in words}
     if str(words.get("loss_type")).lower() == "vespo":
         axes.pop("level", None)  # it weighs whole sequences, whatever the level says
     return axes
@@ -148,7 +148,7 @@ def _mismatch(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
         return {}
     if not words.get(prefix + "correction", True):
         return {"mismatch": "none"}
-    mode = choose(prefix + "mode", words.get(prefix + "mode", "sequence_mask"), _MISMATCHES)
+    mode = choose(prefix + "mode", words.get(prefix + "mode", "sequence_mask"), MISMATCHES)
     return {
         "mismatch": mode,
         "mismatch_max": words.get(prefix + "clip_max", words.get(prefix + "cap", 3.0)),

@@ -1,0 +1,91 @@
+"""Mistakes are named at once, all together and in plain words."""
+
+import pytest
+
+from groupwise.config import GRPOConfig
+from groupwise.errors import ConfigError
+
+
+def message(**written: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        GRPOConfig(**written)
+    return str(caught.value)
+
+
+def test_an_unknown_key_gets_the_nearest_one() -> None:
+    assert message(learning_rte=1) == 'GRPOConfig: unknown key "learning_rte". Did you mean "learning_rate"?'
+
+
+def test_an_unknown_loss_gets_the_nearest_one() -> None:
+    assert 'Did you mean "grpo"?' in message(loss_type="gpro")
+    assert 'Did you mean "dapo"?' in message(objective="dapoo")
+    assert 'Did you mean "objective.epsilon_high"?' in message(objective={"preset": "dapo", "epsilon_hihg": 1})
+
+
+def test_all_problems_come_together() -> None:
+    text = message(learning_rte=1, temperature=0, loss_type="gpro", beta=-1, report_to="wanbd", fp16=True)
+    assert text.startswith("GRPOConfig: 6 problems\n  - ")
+    for word in ("learning_rte", "temperature is 0", "loss_type", "beta is -1", "wanbd", "fp16"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ({"temperature": 0}, "temperature is 0; expected a number above 0."),
+        ({"temperature": float("nan")}, "temperature is nan; expected a finite number."),
+        ({"top_p": 7}, "top_p is 7; expected a number of at most 1."),
+        ({"max_steps": 1.5}, "max_steps is 1.5; expected a whole number."),
+        ({"max_steps": 0}, "max_steps is 0; expected at least 1, or -1"),
+        ({"num_iterations": 0}, "num_iterations is 0; expected a number of at least 1."),
+        ({"max_completion_length": "long"}, "max_completion_length is 'long'; expected a whole number."),
+        ({"shuffle_dataset": "maybe"}, "shuffle_dataset is 'maybe'; expected true or false."),
+        ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3; expected a mapping."),
+        ({"reward_weights": [1, "x"]}, "reward_weights.1 is 'x'; expected a number."),
+        ({"save_strategy": "stpes"}, 'expected one of "no", "steps" or "epoch". Did you mean "steps"?'),
+        ({"save_strategy": "best"}, 'save_strategy "best" follows a metric'),
+        ({"save_steps": 0.5}, "save_steps is 0.5, a share of the run; write a number of steps."),
+        ({"engine": "nativ"}, 'Did you mean "native"?'),
+        ({"optim": "lion_8bit"}, "GRPOTrainer(optimizers=(optimizer, scheduler))"),
+        ({"optim": "adamw_8bits"}, 'Did you mean "adamw_8bit"?'),
+        ({"lr_scheduler_type": "cosin"}, 'Did you mean "cosine"?'),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "follows a metric"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs min_lr or min_lr_rate"),
+        ({"dtype": "float16"}, "use bfloat16"),
+        ({"dtype": "int4"}, "expected auto, bfloat16 or float32"),
+        ({"fp16": True}, "use bf16=True"),
+        ({"use_vllm": True}, "groupwise's own engine"),
+        ({"hub_token": "secret"}, "hf auth login"),
+        ({"top_k": 5000}, "expected at most 1024"),
+        ({"warmup_steps": 5, "warmup_ratio": 0.1}, "Keep one of them."),
+        ({"sync_ref_model": True, "beta": 0}, "sync_ref_model needs a reference"),
+        ({"ref_model_reset_steps": 9, "beta": 0}, "ref_model_reset_steps needs a reference"),
+        ({"num_generations": 1}, "at least 2"),
+        ({"prompts_per_step": 3, "num_minibatches": 2}, "make it a multiple"),
+        ({"objective": "nanochat", "num_iterations": 2}, "anchor self"),
+        ({"objective": 3}, "expected the name of an algorithm or a mapping"),
+        ({"epsilon": "wide"}, "epsilon is 'wide'; expected a number."),
+        ({"epsilon": 0.1, "epsilon_low": 0.2}, "epsilon_low is 0.2, but other keys make it 0.1."),
+        ({"loss_type": "bnpo", "aggregation": "constant"}, "aggregation is 'constant', but other keys"),
+        ({"loss_type": "cispo", "epsilon_high": 0.3}, "weight_max 0.3"),
+        ({"bf16": True, "dtype": "float32"}, "dtype is 'float32', but bf16 makes it 'bfloat16'."),
+        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams"),
+        ({"generation_kwargs": {"temperature": 0.5}, "temperature": 1.0}, "Keep one of them."),
+        ({"model_init_kwargs": {"quantization_config": object()}}, "pass the loaded object instead"),
+    ],
+)
+def test_a_wrong_value(written: dict[str, object], sentence: str) -> None:
+    assert sentence in message(**written)
+
+
+def test_no_message_speaks_pydantic() -> None:
+    text = message(temperature="warm", seed=[], report_to=3, stop=3, num_generations={}, lr_scheduler_kwargs="x")
+    for word in ("pydantic", "input_value", "type=", "validation error", "something else"):
+        assert word not in text
+
+
+def test_a_configuration_is_read_only() -> None:
+    config = GRPOConfig()
+    with pytest.raises(ConfigError, match=r"use config.replace\(seed=3\)"):
+        config.seed = 3
+    assert config.seed == 42

@@ -1,0 +1,105 @@
+"""Every way of writing the objective ends in one `Objective`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from groupwise.algo.objective import Objective
+from groupwise.config import GRPOConfig
+
+
+def objective(**written: Any) -> Objective:
+    return GRPOConfig(**written).resolved_objective
+
+
+def test_three_ways_are_one() -> None:
+    expected = Objective.preset("dapo", epsilon_high=0.3)
+    assert objective(objective="dapo", epsilon_high=0.3) == expected
+    assert objective(objective={"preset": "dapo", "epsilon_high": 0.3}) == expected
+    assert objective(objective=expected) == expected
+    assert objective(objective={"preset": "dapo", "epsilon_high": 0.5}, epsilon_high=0.3) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "axes"),
+    [
+        ({"loss_type": "bnpo"}, {"aggregation": "token_mean"}),
+        ({"loss_type": "DAPO"}, {"aggregation": "token_mean"}),
+        ({"loss_type": "dr_grpo", "max_completion_length": 96}, {"aggregation": "constant", "max_length": 96}),
+        ({"loss_type": "luspo"}, {"aggregation": "seq_mean_token_sum"}),
+        ({"loss_type": "cispo"}, {"trust_region": "weight_clip", "aggregation": "token_mean", "weight_max": 5.0}),
+        (
+            {"loss_type": "cispo", "epsilon": 0.2, "epsilon_high": 4.0},
+            {"trust_region": "weight_clip", "aggregation": "token_mean", "weight_max": 4.0},
+        ),
+        ({"loss_type": "sapo", "sapo_temperature_neg": 2}, {"trust_region": "sapo", "tau_neg": 2.0, "tau_pos": 1.0}),
+        (
+            {"loss_type": "vespo", "vespo_k_pos": 4.0, "importance_sampling_level": "token"},
+            {"trust_region": "gamma", "level": "seq_prod", "aggregation": "token_mean", "gamma_pos": (4.0, 3.0)},
+        ),
+        ({"epsilon": 0.1}, {"epsilon_low": 0.1, "epsilon_high": 0.1}),
+        ({"epsilon": 0.1, "epsilon_high": 0.3}, {"epsilon_low": 0.1, "epsilon_high": 0.3}),
+        ({"objective": "dapo", "epsilon": 0.1}, {"epsilon_low": 0.1, "epsilon_high": 0.28}),
+        ({"delta": 4.0}, {"delta": 4.0}),
+        ({"scale_rewards": True}, {"scale": "group_std"}),
+        ({"scale_rewards": False}, {"scale": "none"}),
+        ({"scale_rewards": "none"}, {"scale": "none"}),
+        ({"scale_rewards": "batch"}, {"scale": "batch_std"}),
+        ({"importance_sampling_level": "sequence"}, {"level": "seq_geo"}),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, {"combine": "normalise_each"}),
+        ({"mask_truncated_completions": True}, {"mask_truncated": True}),
+        ({"top_entropy_quantile": 0.2}, {"top_entropy": 0.2}),
+        ({"top_entropy_quantile": 1.0}, {"top_entropy": None}),
+        ({"off_policy_mask_threshold": 0.5}, {"off_policy_threshold": 0.5}),
+        ({"use_bias_correction_kl": True}, {"kl": "k3_corrected", "beta": 0.04}),
+        ({"beta": 0.0}, {"beta": 0.0}),
+        ({"vllm_importance_sampling_correction": False}, {"mismatch": "none"}),
+        ({"vllm_importance_sampling_correction": True}, {"mismatch": "seq_mask", "mismatch_max": 3.0}),
+        (
+            {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_cap": 2.0},
+            {"mismatch": "token_truncate", "mismatch_max": 2.0, "mismatch_min": None},
+        ),
+        ({"objective": "intellect2", "delta": None}, {"delta": None}),
+    ],
+)
+def test_the_ecosystems_words(written: dict[str, Any], axes: dict[str, Any]) -> None:
+    """Exactly these axes change from what the objective starts from."""
+    start = Objective.preset(written.get("objective", "grpo"))
+    resolved = objective(**written)
+    changed = {name: getattr(resolved, name) for name in axes}
+    assert changed == axes
+    restored = {name: getattr(start, name) for name in axes}
+    assert Objective(**{**{n: getattr(resolved, n) for n in Objective.__slots__}, **restored}) == start
+
+
+@pytest.mark.parametrize("word", ["loss_type", "scale_rewards", "use_bias_correction_kl", "top_entropy_quantile"])
+def test_words_can_be_read_back_from_axes(word: str) -> None:
+    written = {
+        "loss_type": "bnpo",
+        "scale_rewards": "batch",
+        "use_bias_correction_kl": True,
+        "top_entropy_quantile": 0.2,
+    }
+    axes = objective(**written)
+    read = GRPOConfig(objective=axes)
+    assert getattr(read, word) == written[word]
+
+
+def test_axes_and_epsilon_can_be_read() -> None:
+    config = GRPOConfig(objective="dapo")
+    assert (config.epsilon, config.epsilon_high, config.beta, config.aggregation) == (0.2, 0.28, 0.0, "token_mean")
+
+
+def test_a_number_that_nothing_reads_is_said() -> None:
+    notes = GRPOConfig(tau_pos=2.0).notes
+    assert "tau_pos has no effect: trust_region clip does not read it." in notes
+
+
+def test_the_papers_other_settings_come_with_the_name() -> None:
+    config = GRPOConfig(objective="dapo", prompts_per_step=4)
+    assert (config.dynamic_sampling, config.num_minibatches) == (True, 4)
+    assert any("overlong_cache" in note for note in config.notes), "what groupwise does not do is said"
+    chosen = GRPOConfig(objective="dapo", dynamic_sampling=False, num_minibatches=2)
+    assert (chosen.dynamic_sampling, chosen.num_minibatches) == (False, 2)

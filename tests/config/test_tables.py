@@ -1,0 +1,62 @@
+"""The tables of names are those of the code that implements them, the pages those of the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from groupwise.config import GRPOConfig
+from groupwise.config.names import DATASETS, REWARD_PARAMETERS
+from groupwise.config.pages import config_page, fill, from_trl_tables
+from groupwise.config.recipe import RecipeFields
+from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
+from groupwise.config.yaml_file import parse
+from groupwise.data import packaged
+from groupwise.rewards.shipped import SHIPPED
+
+DOCS = Path(__file__).parents[2] / "docs"
+REWRITE = "run python -m groupwise.config.pages"
+
+
+def test_shipped_rewards() -> None:
+    parameters = {name: tuple(field.name for field in dataclasses.fields(kind)) for name, kind in SHIPPED.items()}
+    assert parameters == REWARD_PARAMETERS
+
+
+def test_packaged_data() -> None:
+    assert set(packaged.NAMES) == set(DATASETS)
+
+
+def test_every_key_is_documented() -> None:
+    for model in (GRPOConfig, RecipeFields, DataSpec, RewardSpec, LoraSpec):
+        for name, field in model.model_fields.items():
+            assert field.description, name
+
+
+def test_the_pages_are_those_of_the_code() -> None:
+    assert (DOCS / "config.md").read_text(encoding="utf-8") == config_page(), REWRITE
+    page = (DOCS / "from-trl.md").read_text(encoding="utf-8")
+    assert fill(page, from_trl_tables()) == page, REWRITE
+
+
+def test_the_recipe_on_the_page_is_one() -> None:
+    from groupwise.config import Recipe
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", config_page(), re.DOTALL)
+    assert Recipe(**parse(text)).config.epsilon_high == 0.3
+
+
+def test_loading_the_configuration_is_quick() -> None:
+    """Processor seconds of a fresh interpreter, so that a busy machine does not fail it; nothing heavy is loaded."""
+    program = (
+        "import sys, time; import groupwise.config; print(time.process_time()); "
+        "print({'torch', 'transformers', 'numpy', 'datasets'} & set(sys.modules))"
+    )
+    seconds, heavy = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert float(seconds) < 0.5
+    assert heavy == "set()"
