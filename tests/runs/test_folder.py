@@ -64,7 +64,7 @@ def test_a_file_or_a_read_only_place_is_refused_with_the_reason(tmp_path: Path) 
 
 
 def test_a_full_disk_is_said_before_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 10**12, 5 * 2**20))
     with pytest.raises(RunError, match=r"No space left.*5 MiB free, at least 64 MiB needed"):
         create(tmp_path)

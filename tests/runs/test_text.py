@@ -13,8 +13,19 @@ VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), max_size=60)
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, "-"), (0.0, "0.00"), (-291.06, "-291"), (0.01319, "0.0132"), (5e-6, "5.00e-6"), (-12.345, "-12.3")]
-    + [(96000, "96,000"), (40, "40"), (1234.5, "1,234"), (2.5e9, "2.50e9"), (0.5, "0.500")],
+    [
+        (None, "-"),
+        (0.0, "0.00"),
+        (-291.06, "-291"),
+        (0.01319, "0.0132"),
+        (5e-6, "5.00e-6"),
+        (-12.345, "-12.3"),
+        (96000, "96,000"),
+        (40, "40"),
+        (1234.5, "1,234"),
+        (2.5e9, "2.50e9"),
+        (0.5, "0.500"),
+    ],
 )
 def test_numbers_have_three_significant_digits_and_counts_all(value: float | None, expected: str) -> None:
     assert number(value) == expected

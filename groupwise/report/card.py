@@ -1,0 +1,128 @@
+"""The model card of an exported model. Holds nothing private: no tokens, no paths of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groupwise import __version__
+from groupwise.report.about import About, about, formulas, is_hub_name, public
+from groupwise.report.history import Record, evaluation_rows, in_short, reward_change
+from groupwise.runs import RunFolder, RunReader
+from groupwise.runs.records import without_secrets
+
+SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "optim",
+    "prompts_per_step",
+    "num_generations",
+    "num_minibatches",
+    "num_iterations",
+    "max_prompt_length",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "max_grad_norm",
+    "sync_ref_model",
+    "seed",
+    "lora",
+)
+"""Fields of the recipe that a card prints, where they are recorded."""
+
+
+def model_card(run: str | Path | RunFolder, *, curve: str | None = None, name: str | None = None) -> str:
+    """The text of README.md for the model that `run` trained.
+
+    `curve` is the path of the reward picture relative to the card, `name` the Hub name that the card's example loads.
+    """
+    reader = RunReader(run)
+    config, records = without_secrets(reader.config), reader.metrics()
+    ingredients = about(config, reader.folder.path.resolve().name)
+    change = reward_change(records)
+    sections = [
+        _front_matter(ingredients, config),
+        f"# {public(ingredients.run_name)}",
+        f"{public(ingredients.model)}, trained with {ingredients.algorithm} by groupwise {__version__}.",
+        "## What was trained\n\n" + _table(("", ""), _ingredients(ingredients)),
+        "## What it learned\n\n" + (f"{change.verdict}\n\n" if change else "") + _table(("", ""), in_short(records)),
+        f"![Reward at each step]({curve})" if curve else "",
+        _evaluation(records),
+        "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
+        "## How to load it\n\n" + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL"),
+        "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(ingredients: About, config: Mapping[str, Any]) -> str:
+    """YAML that the Hub reads; values are JSON strings, which YAML takes as they are."""
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- grpo", "- groupwise"]
+    if is_hub_name(ingredients.model):
+        lines.append(f"base_model: {json.dumps(ingredients.model)}")
+    data_set = _hub_data_set(config)
+    if data_set:
+        lines += ["datasets:", f"- {json.dumps(data_set)}"]
+    return "\n".join([*lines, "---"])
+
+
+def _hub_data_set(config: Mapping[str, Any]) -> str | None:
+    recipe = config.get("recipe") or {}
+    spec = recipe.get("data")
+    name = spec.get("path") if isinstance(spec, Mapping) else spec
+    is_file = isinstance(name, str) and name.endswith((".json", ".jsonl", ".csv", ".parquet"))
+    return name if isinstance(name, str) and is_hub_name(name) and not is_file else None
+
+
+def _ingredients(ingredients: About) -> list[tuple[str, str]]:
+    rows = [
+        ("base model", ingredients.model),
+        ("parameters", ingredients.parameters),
+        ("data", ingredients.data),
+        ("rewards", ", ".join(ingredients.rewards)),
+        ("algorithm", ingredients.algorithm),
+        *formulas(ingredients.objective),
+        ("a step", ingredients.batch),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _evaluation(records: Sequence[Record]) -> str:
+    rows = evaluation_rows(records)
+    if not rows:
+        return ""
+    body = "".join(f"| {which} | {first} | {last} |\n" for which, first, last in rows)
+    return (
+        "## Evaluation\n\nMean reward of held-out problems ± one standard error.\n\n"
+        f"| completions | first | last |\n|---|---|---|\n{body}".rstrip()
+    )
+
+
+def _settings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(f"`{key}`", f"`{json.dumps(recipe[key])}`") for key in SETTINGS if recipe.get(key) is not None]
+
+
+def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {_cell(a)} | {_cell(b)} |" for a, b in rows)]
+    return "\n".join(lines) if rows else "Nothing was recorded."
+
+
+def _cell(text: str) -> str:
+    return " ".join(public(text).replace("|", "\\|").split())
+
+
+def _how_to_load(name: str) -> str:
+    return (
+        "Plain `transformers`; groupwise is not needed.\n\n"
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        f"generate = pipeline('text-generation', model={json.dumps(name)})\n"
+        "messages = [{'role': 'user', 'content': 'Your question'}]\n"
+        "print(generate(messages, max_new_tokens=256)[0]['generated_text'][-1]['content'])\n"
+        "```"
+    )

@@ -1,0 +1,46 @@
+"""From a run folder to its report: PNG curves and one page. Reads nothing but the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from groupwise import __version__
+from groupwise.report.about import about
+from groupwise.report.figures import FIGURES
+from groupwise.report.history import Record
+from groupwise.report.page import Picture, page
+from groupwise.report.samples import pairs
+from groupwise.report.style import DARK, LIGHT, Theme, as_png, styled
+from groupwise.runs import RunFolder, RunReader, disk
+
+PAGE = "index.html"
+
+
+def write_report(run_folder: str | Path | RunFolder) -> Path:
+    """Write `report/*.png` and `report/index.html` into the run folder; returns the page's path.
+
+    A run that is still training, or has recorded nothing yet, gets the report of what there is.
+    """
+    reader = RunReader(run_folder)
+    records = reader.metrics()
+    folder = reader.folder
+    folder.report.mkdir(parents=True, exist_ok=True)
+    light, dark = draw(records, LIGHT), draw(records, DARK)
+    for name, png in light.items():
+        disk.replace(folder.report / f"{name}.png", png)
+    pictures: list[Picture] = [(f"curve: {name.replace('-', ' ')}", light[name], dark[name]) for name in light]
+    ingredients = about(reader.config, folder.path.resolve().name)
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    footer = f"Written by groupwise {__version__} on {written} from the records in this run's folder."
+    text = page(ingredients, records, reader.events(), pictures, pairs(reader), footer)
+    disk.replace(folder.report / PAGE, text.encode("utf-8", "replace"))
+    return folder.report / PAGE
+
+
+def draw(records: Sequence[Record], theme: Theme) -> dict[str, bytes]:
+    """Every curve that the records can give: file name without its end -> PNG."""
+    with styled(theme):
+        figures = {name: draw_one(records, theme) for name, draw_one in FIGURES.items()}
+        return {name: as_png(figure) for name, figure in figures.items() if figure is not None}

