@@ -110,6 +110,6 @@ def _recount(state: Translation, minibatches: int) -> None:
         return
     for name in _COUNTED_IN_UPDATES:
         written = state.fields.get(name)
-        if isinstance(written, int) and written > 0 and name in state.written:
+        if isinstance(written, int) and written > 1 and name in state.written:
             state.fields[name] = ceil(written / updates)
             state.notes.append(f"{name} {written} optimizer steps = {state.fields[name]} steps of {updates} updates.")

@@ -109,12 +109,14 @@ class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, Optimiz
 
     def describe(self) -> list[str]:
         """The batch, the objective and every note, in plain words, one line each."""
-        updates = f"{self.updates_per_step} update{'s' if self.updates_per_step > 1 else ''}"
-        batch = (
-            f"{self.prompts_per_step} prompts x {self.num_generations} completions = "
-            f"{self.completions_per_step} completions a step, {updates}"
-        )
-        return [batch, objectives.describe(self._preset, self._objective), *self._notes]
+        prompts = _counted(self.prompts_per_step, "prompt")
+        completions = _counted(self.num_generations, "completion")
+        updates = _counted(self.updates_per_step, "update")
+        lines = [f"{prompts} x {completions} = {self.completions_per_step} completions a step, {updates}"]
+        lines.append(objectives.describe(self._preset, self._objective))
+        if self._objective.needs_forward:
+            lines.append("The objective's masks read the current policy: one more forward pass for each update.")
+        return [*lines, *self._notes]
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value and the objective with every axis, ready for JSON. Builds an equal config."""
@@ -155,3 +157,7 @@ class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, Optimiz
             if name in FOREIGN or name in objectives.KEYS or name in ONE_PROCESS:
                 return read_foreign(self, name)
             return super().__getattr__(name)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")

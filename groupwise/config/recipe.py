@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
+from groupwise.config.names import TASKS
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.problems import ConfigProblemsError, Problems
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.translate import KNOWN_KEYS
 from groupwise.config.yaml_file import read_mapping
+from groupwise.errors import did_you_mean
 
 __all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "load_recipe"]
 
@@ -40,6 +42,8 @@ class RecipeFields(Section):
 class Recipe(RecipeFields):
     """The ingredients of a run, with its settings in `config`. Built from the flat keys of a recipe file."""
 
+    _folder: Path | None = PrivateAttr(default=None)
+
     config: GRPOConfig
     """Everything else: the keys of `GRPOConfig`, which stand at the top level of the file."""
 
@@ -58,6 +62,11 @@ class Recipe(RecipeFields):
         else:
             _check_sources(self, problems)
         problems.raise_if_any()
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the recipe's file, from which the files of reward functions are counted; None without a file."""
+        return self._folder
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, ready for JSON. `Recipe(**recipe.resolved())` equals this recipe."""
@@ -86,7 +95,9 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     keys = {"output_dir": f"runs/{file.stem}", **read_mapping(file)}
     apply_overrides(keys, overrides)
     try:
-        return Recipe(**keys)
+        recipe = Recipe(**keys)
+        recipe._folder = file.parent
+        return recipe
     except ConfigProblemsError as error:
         raise ConfigProblemsError(str(file), error.sentences) from None
 
@@ -118,6 +129,8 @@ def _check_sources(recipe: Recipe, problems: Problems) -> None:
     weights = recipe.config.reward_weights
     if recipe.task is not None and (recipe.data is not None or recipe.rewards):
         problems.add("task stands beside data or rewards, which it brings itself. Keep one of them.")
+    if recipe.task is not None and recipe.task not in TASKS:
+        problems.add(f'there is no task "{recipe.task}"; write data and rewards.{did_you_mean(recipe.task, TASKS)}')
     if weights is not None and len(weights) != len(recipe.rewards):
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):

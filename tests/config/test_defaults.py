@@ -1,5 +1,8 @@
 """Nothing set is the published algorithm."""
 
+import copy
+import json
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -78,3 +81,26 @@ def test_replace_writes_some_keys_differently() -> None:
     changed = config.replace(num_generations=8, beta=0.1)
     assert (config.prompts_per_step, changed.prompts_per_step) == (2, 1)
     assert (config.beta, changed.beta) == (0.04, 0.1)
+
+
+def test_a_copy_is_equal() -> None:
+    config = GRPOConfig(objective="dapo", per_device_train_batch_size=8, optim="AdamW_8bit")
+    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.model_copy()):
+        assert twin == config
+        assert twin.as_written == config.as_written
+
+
+def test_the_description_counts_and_says_what_costs_extra() -> None:
+    config = GRPOConfig(prompts_per_step=1, num_generations=2, num_iterations=2, objective="entropy_8020")
+    assert config.describe()[:3] == [
+        "1 prompt x 2 completions = 2 completions a step, 2 updates",
+        "objective entropy_8020",
+        "The objective's masks read the current policy: one more forward pass for each update.",
+    ]
+
+
+def test_callbacks_can_ask_for_the_arguments() -> None:
+    config = GRPOConfig(optim="adamw", stop=["x"])
+    assert json.loads(config.to_json_string()) == config.to_dict() == config.resolved()
+    assert all(isinstance(value, bool | int | float | str) for value in config.to_sanitized_dict().values())
+    assert (config.process_index, config.world_size, config.should_save) == (0, 1, True)

@@ -46,6 +46,11 @@ def test_the_case_study_recipes_are_one_case() -> None:
     assert here.config.completions_per_step == 8
 
 
+def test_a_recipe_knows_its_folder(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, "seed: 1\n")).folder == tmp_path
+    assert Recipe().folder is None
+
+
 def test_short_forms_are_written_out() -> None:
     short = Recipe(data="python-docs", rewards="length", lora=True)
     long = Recipe(data={"path": "python-docs"}, rewards=[{"name": "length", "params": {}}], lora={"r": 16})
@@ -83,6 +88,7 @@ def test_rewards_are_told_apart_by_their_form(tmp_path: Path) -> None:
         ({"lora": {"rank": 4}}, 'lora: unknown key "rank". The keys are r, lora_alpha'),
         ({"lora": {"r": 0}}, "lora.r is 0; expected a number of at least 1."),
         ({"task": "x", "rewards": ["length"]}, "Keep one of them."),
+        ({"task": "x"}, 'there is no task "x"; write data and rewards.'),
         ({"objective": "dapoo"}, 'Did you mean "dapo"?'),
     ],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import groupwise
 from groupwise.config import GRPOConfig
 from groupwise.config.names import DATASETS, REWARD_PARAMETERS
 from groupwise.config.pages import config_page, fill, from_trl_tables
@@ -40,6 +41,14 @@ def test_the_pages_are_those_of_the_code() -> None:
     assert (DOCS / "config.md").read_text(encoding="utf-8") == config_page(), REWRITE
     page = (DOCS / "from-trl.md").read_text(encoding="utf-8")
     assert fill(page, from_trl_tables()) == page, REWRITE
+
+
+def test_every_callback_event_that_is_called_is_on_the_page() -> None:
+    package = Path(groupwise.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    called = set(re.findall(r"""\.call\(\s*"(on_\w+)\"""", source))
+    table = (DOCS / "from-trl.md").read_text(encoding="utf-8").partition("These events are called:")[2]
+    assert called <= set(re.findall(r"`(on_\w+)`", table.partition("The others")[0]))
 
 
 def test_the_recipe_on_the_page_is_one() -> None:
