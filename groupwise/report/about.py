@@ -141,7 +141,8 @@ def _reward_name(reward: Any) -> str:
         return str(reward)
     found = next((reward[key] for key in ("name", "function", "model") if reward.get(key)), None)
     weight = reward.get("weight")
-    return f"{found or dict(reward)}" + (f" (weight {weight:g})" if isinstance(weight, int | float) else "")
+    has_weight = isinstance(weight, int | float) and weight != 1
+    return f"{found or dict(reward)}" + (f" (weight {weight:g})" if has_weight else "")
 
 
 def _algorithm(objective: Mapping[str, Any]) -> str:

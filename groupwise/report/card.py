@@ -9,7 +9,7 @@ from typing import Any
 
 from groupwise import __version__
 from groupwise.report.about import About, about, formulas, is_hub_name, public
-from groupwise.report.history import Record, evaluation_rows, in_short, reward_change
+from groupwise.report.history import Record, evaluation_rows, in_short, reward_change, series
 from groupwise.runs import RunFolder, RunReader
 from groupwise.runs.records import without_secrets
 
@@ -31,9 +31,10 @@ SETTINGS = (
     "max_grad_norm",
     "sync_ref_model",
     "seed",
-    "lora",
 )
 """Fields of the recipe that a card prints, where they are recorded."""
+
+LORA = ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "use_dora")
 
 
 def model_card(run: str | Path | RunFolder, *, curve: str | None = None, name: str | None = None) -> str:
@@ -55,7 +56,7 @@ def model_card(run: str | Path | RunFolder, *, curve: str | None = None, name: s
         _evaluation(records),
         "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
         "## How to load it\n\n" + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL"),
-        "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe)),
+        "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe, records)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -103,8 +104,15 @@ def _evaluation(records: Sequence[Record]) -> str:
     )
 
 
-def _settings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(f"`{key}`", f"`{json.dumps(recipe[key])}`") for key in SETTINGS if recipe.get(key) is not None]
+def _settings(recipe: Mapping[str, Any], records: Sequence[Record]) -> list[tuple[str, str]]:
+    used = {key: recipe[key] for key in SETTINGS if recipe.get(key) is not None}
+    rates = series(records, "learning_rate").values
+    if "learning_rate" not in used and rates:
+        used = {"learning_rate": max(rates), **used}
+    lora = recipe.get("lora")
+    if isinstance(lora, Mapping):
+        used |= {f"lora.{key}": lora[key] for key in LORA if lora.get(key)}
+    return [(f"`{key}`", f"`{json.dumps(value)}`") for key, value in used.items()]
 
 
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:

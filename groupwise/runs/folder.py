@@ -20,6 +20,9 @@ SCHEMA_VERSION = 1
 MIN_FREE_BYTES = 64 * 2**20
 """Room a run needs for its records alone; the caller adds what its checkpoints take."""
 
+_HELD: set[Path] = set()
+"""Folders of the runs that this process is writing."""
+
 _STEP_NAME = re.compile(r"step-(\d+)")
 
 
@@ -71,6 +74,7 @@ class RunFolder:
         """Steps whose completions are recorded, ascending."""
         return _steps_in(self.completions, ".jsonl")
 
+    @property
     def latest_checkpoint(self) -> Path | None:
         steps = self.checkpoint_steps()
         return self.checkpoint_of(steps[-1]) if steps else None
@@ -123,10 +127,21 @@ def create(
 
 @contextlib.contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the run for one writer; `RunError` when another process has it. The system frees it when a process dies."""
+    """Hold the run for this process; `RunError` when another has it. The system frees it when a process dies.
+
+    Within the process that holds it, holding it again is free.
+    """
+    key = folder.path.resolve()
+    if key in _HELD:
+        yield
+        return
     with folder.events.open("ab") as file:
         _lock(file, folder)
-        yield
+        _HELD.add(key)
+        try:
+            yield
+        finally:
+            _HELD.remove(key)
 
 
 def _lock(file: Any, folder: RunFolder) -> None:

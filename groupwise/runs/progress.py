@@ -36,7 +36,8 @@ class Progress:
     _step_seconds: list[float] = field(default_factory=list)
 
     def start(self, summary: Mapping[str, Any]) -> None:
-        self.summary = summary
+        self.summary, self.metrics, self.evaluation, self.groups = summary, {}, {}, ()
+        self.rewards, self.lengths, self._step_seconds = [], [], []
         self._started = self._last_step_at = self.clock()
         for record in summary.get("history", ()):
             self._remember(record)

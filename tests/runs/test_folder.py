@@ -75,7 +75,7 @@ def test_only_finished_checkpoints_count(tmp_path: Path) -> None:
     for name in ("step-000100", "step-000020", ".step-000200.part", "step-x"):
         (folder.checkpoints / name).mkdir(parents=True)
     assert folder.checkpoint_steps() == [20, 100]
-    assert folder.latest_checkpoint() == folder.checkpoint_of(100)
+    assert folder.latest_checkpoint == folder.checkpoint_of(100)
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +127,21 @@ def test_a_crash_while_cutting_leaves_the_old_history(tmp_path: Path, monkeypatc
     assert [path.name for path in folder.path.iterdir() if "part" in path.name] == []
 
 
-def test_a_run_in_use_is_not_cut(tmp_path: Path) -> None:
+def test_the_process_that_writes_a_run_may_cut_it_and_no_other(tmp_path: Path) -> None:
     folder = write_run(tmp_path, num_steps=6)
-    with RunWriter(folder), pytest.raises(RunError, match="is in use"):
+    program = (
+        "import sys; from groupwise.runs import RunReader; from groupwise.errors import RunError\n"
+        "try: RunReader(sys.argv[1]).cut_after(1)\n"
+        "except RunError as error: print(error)"
+    )
+    with RunWriter(folder) as writer:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+        )
+        assert "is in use" in done.stdout
         RunReader(folder).cut_after(4)
-    assert len(RunReader(folder).metrics()) == 6
+        writer.step({"step": 5})
+    assert [record["step"] for record in RunReader(folder).metrics()] == [1, 2, 3, 4, 5]
 
 
 def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:

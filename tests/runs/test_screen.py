@@ -226,6 +226,7 @@ def on_a_terminal(ending: str) -> tuple[int, bytes]:
     ("ending", "last_words"),
     [
         ("screen.close('all done')", b"all done"),
+        ("screen.close(); screen.start(SUMMARY); screen.close('all done')", b"all done"),
         ("with screen: raise ValueError('boom')", b"boom"),
         ("with screen: raise KeyboardInterrupt", b"KeyboardInterrupt"),
         ("raise ValueError('nobody closed it')", b"nobody closed it"),
