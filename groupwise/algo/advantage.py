@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import comb, sqrt
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from groupwise.algo.groups import Groups, as_numbers, batch_std
 from groupwise.algo.objective import Baseline, Combine, Objective, Scale
 from groupwise.algo.process import reward_to_go, whiten_tokens
+from groupwise.algo.ratio import clean
 from groupwise.algo.rules import GROUP_BASELINES
 from groupwise.errors import ConfigError, did_you_mean
 
@@ -106,27 +108,51 @@ def objective_advantages(
 
     With `token_whiten` the KL is a reward-to-go by token, else it is summed into the sequence's reward.
     """
-    if lengths_N is None and mask_NT is not None:
-        lengths_N = (mask_NT > 0).sum(dim=1).cpu()
-    settings: dict[str, Any] = {"ddof": objective.ddof, "eps": objective.eps, "lengths_N": lengths_N}
-    settings |= {"k": objective.pass_k, "greedy_reward_N": greedy_reward_N}
-    settings |= {"ema_start": ema_start, "ema_decay": objective.ema_decay}
     beta = objective.beta if beta is None else beta
-    if objective.kl_in_reward == "none" or beta == 0:
-        settings |= {"combine": objective.combine, "weights_K": weights_K}
-        return advantages(rewards_N_or_NK, group_N, objective.baseline, objective.scale, **settings)
-    if mask_NT is None or old_logprob_NT is None or ref_logprob_NT is None:
-        raise ConfigError("objective: kl_in_reward needs mask_NT, old_logprob_NT and ref_logprob_NT.")
-    numbers, _ = as_numbers(rewards_N_or_NK)
-    reward_N = combine_rewards(numbers, weights_K).to(mask_NT.device)
-    if objective.scale == "token_whiten":
-        centred_N = advantages(reward_N, group_N, objective.baseline, "none", **settings)
-        centred_N = torch.where(reward_N.isnan(), reward_N, centred_N)
-        returns_NT = reward_to_go(centred_N, old_logprob_NT, ref_logprob_NT, mask_NT, beta)
-        return whiten_tokens(returns_NT, mask_NT, ddof=objective.ddof, eps=objective.eps)
-    gap_NT = torch.where(mask_NT > 0, old_logprob_NT - ref_logprob_NT, 0.0)
-    reward_N = reward_N - beta * gap_NT.detach().double().sum(dim=1)
-    return advantages(reward_N, group_N, objective.baseline, objective.scale, **settings)
+    numbers, dtype = as_numbers(rewards_N_or_NK)
+    estimate = partial(
+        advantages,
+        group_N=group_N,
+        baseline=objective.baseline,
+        ddof=objective.ddof,
+        eps=objective.eps,
+        lengths_N=(mask_NT > 0).sum(dim=1) if lengths_N is None and mask_NT is not None else lengths_N,
+        k=objective.pass_k,
+        greedy_reward_N=greedy_reward_N,
+        ema_start=ema_start,
+        ema_decay=objective.ema_decay,
+    )
+    gap_NT = None
+    if objective.kl_in_reward != "none" and beta > 0:
+        if mask_NT is None or old_logprob_NT is None or ref_logprob_NT is None:
+            raise ConfigError("objective: kl_in_reward needs mask_NT, old_logprob_NT and ref_logprob_NT.")
+        gap_NT = clean((old_logprob_NT - ref_logprob_NT).detach().double(), mask_NT > 0)
+    if objective.has_token_advantages and mask_NT is not None:
+        reward_N = combine_rewards(numbers, weights_K)
+        centred_N = torch.where(reward_N.isnan(), reward_N, estimate(reward_N, scale="none"))
+        return _whiten_returns(objective, centred_N, group_N, mask_NT, gap_NT, beta).to(dtype)
+    if gap_NT is not None:
+        reward_N = combine_rewards(numbers, weights_K).to(gap_NT.device) - beta * gap_NT.sum(dim=1)
+        return estimate(reward_N, scale=objective.scale).to(dtype)
+    return estimate(numbers, scale=objective.scale, combine=objective.combine, weights_K=weights_K).to(dtype)
+
+
+def _whiten_returns(
+    objective: Objective,
+    centred_N: Tensor,
+    group_N: Tensor | Sequence[int],
+    mask_NT: Tensor,
+    gap_NT: Tensor | None,
+    beta: float,
+) -> Tensor:
+    """Token returns (with the KL where there is a gap to the reference), whitened over the loss tokens of the step."""
+    zeros_NT = torch.zeros(mask_NT.shape, dtype=torch.float64, device=mask_NT.device)
+    returns_NT = reward_to_go(centred_N, zeros_NT if gap_NT is None else gap_NT, zeros_NT, mask_NT, beta)
+    whitened_NT = whiten_tokens(returns_NT, mask_NT, ddof=objective.ddof, eps=objective.eps)
+    if not objective.is_group_relative:
+        return whitened_NT
+    has_signal_N1 = groups_with_signal(centred_N, group_N).to(mask_NT.device).unsqueeze(1)
+    return torch.where(has_signal_N1, whitened_NT, torch.zeros_like(whitened_NT))
 
 
 def combine_rewards(rewards: Tensor, weights_K: Tensor | Sequence[float] | None = None) -> Tensor:
@@ -173,6 +199,8 @@ def _normalise_each(
 
 
 def _estimate(baseline: Baseline, scale: Scale, inputs: _Inputs) -> Tensor:
+    if (baseline == "passk") != (scale == "passk_std") and (baseline, scale) != ("passk", "none"):
+        raise ConfigError(f"baseline {baseline} with scale {scale}: passk goes with passk_std or none.")
     centred_N = _BASELINES[baseline](inputs)
     counted_N = inputs.groups.judged_N
     if baseline in GROUP_BASELINES or scale == "group_std":
@@ -181,8 +209,6 @@ def _estimate(baseline: Baseline, scale: Scale, inputs: _Inputs) -> Tensor:
     centred_N = torch.where(counted_N if is_centred else inputs.groups.judged_N, centred_N, torch.zeros_like(centred_N))
     if scale == "token_whiten":
         return _whiten(centred_N, counted_N, inputs)
-    if (baseline == "passk") != (scale == "passk_std") and (baseline, scale) != ("passk", "none"):
-        raise ConfigError(f"baseline {baseline} with scale {scale}: passk goes with passk_std or none.")
     scaled_N = _SCALES[scale](centred_N, inputs)
     return torch.where(counted_N, scaled_N, torch.zeros_like(scaled_N))
 
@@ -267,8 +293,7 @@ def _passk(inputs: _Inputs) -> Tensor:
             continue
         k = _pass_k(inputs)
         wrong_share = comb(num_wrong - 1, k - 1) / comb(len(rows) - 1, k - 1)
-        right = inputs.reward_N[rows] > 0
-        centred_N[rows] = torch.where(right, 1 - rate, 1 - rate - wrong_share).to(centred_N.dtype)
+        centred_N[rows] = 1 - rate - wrong_share * (inputs.reward_N[rows] <= 0).double()
     return centred_N
 
 

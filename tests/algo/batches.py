@@ -68,6 +68,7 @@ def make_batch(
 
 def loss_of(objective: Objective, batch: Batch, **changes: Any) -> tuple[Tensor, Tensor, Any]:
     """(loss, gradient with respect to the log-probs, stats) over the whole batch."""
+    torch.manual_seed(0)  # Clip-Cov draws tokens
     logprob_NT = batch.logprob_NT.clone().requires_grad_()
     loss, stats = policy_loss(objective, logprob_NT, batch.mask_NT, batch.advantage_N, **arguments(batch), **changes)
     loss.backward()
