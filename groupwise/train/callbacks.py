@@ -1,0 +1,40 @@
+"""Calls `transformers.TrainerCallback`s at the events they know; `docs/from-trl.md` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+
+class Callbacks:
+    """The user's callbacks with the state and control objects of the ecosystem."""
+
+    def __init__(self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], args: Any) -> None:
+        self.args = args
+        self.state = TrainerState()
+        self.control = TrainerControl()
+        self.context: dict[str, Any] = {}
+        """Keyword arguments of every event: model, processing_class, optimizer, lr_scheduler."""
+        self._callbacks: list[TrainerCallback] = []
+        for callback in callbacks:
+            self.add(callback)
+
+    def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        self._callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def call(self, event: str, **kwargs: Any) -> None:
+        for callback in self._callbacks:
+            method = getattr(callback, event, None)
+            if method is None:
+                continue
+            answer = method(self.args, self.state, self.control, **self.context, **kwargs)
+            if answer is not None:
+                self.control = answer
+
+    def take(self, wish: str) -> bool:
+        """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""
+        asked = bool(getattr(self.control, wish))
+        setattr(self.control, wish, False)
+        return asked

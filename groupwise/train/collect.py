@@ -1,0 +1,132 @@
+"""Draws problems, has their groups sampled and judged. With dynamic sampling it draws again for groups without signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from ..chat import decode_completion
+from ..config import GRPOConfig
+from ..data import Order
+from ..data.order import Draw
+from ..data.prepare import PreparedProblems
+from ..rewards import Judge
+from ..rollout.engine import Engine
+from ..types import Completion, Group, Request, Sampling
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Collected:
+    """The groups of one step and what they cost."""
+
+    groups: list[Group] = field(default_factory=list)
+    dropped: list[Group] = field(default_factory=list)
+    """Drawn and not trained on, for want of signal."""
+    rollout_s: float = 0.0
+    reward_s: float = 0.0
+    function_s: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    num_truncated_prompts: int = 0
+
+    @property
+    def all_groups(self) -> list[Group]:
+        return [*self.groups, *self.dropped]
+
+
+class Collector:
+    """Makes groups out of drawn problems."""
+
+    def __init__(
+        self,
+        problems: PreparedProblems,
+        order: Order,
+        engine: Engine,
+        judge: Judge,
+        config: GRPOConfig,
+        tokenizer: Any,
+        stop_ids: tuple[int, ...],
+    ) -> None:
+        self.problems, self.order, self.engine, self.judge = problems, order, engine, judge
+        self.config, self.tokenizer = config, tokenizer
+        self.sampling = make_sampling(config, stop_ids)
+        self.on_progress: Progress = lambda phase, done, total: None
+
+    def collect(self, step: int, trainer_state: Any = None) -> Collected:
+        """The scored groups of one step; a draw is never counted twice, whatever became of it."""
+        collected = Collected()
+        wanted = self.config.prompts_per_step
+        self._add(collected, self.order.draw(), step, trainer_state)
+        if not self.config.dynamic_sampling:
+            return collected
+        draws_left = wanted * (self.config.dynamic_sampling_max_draws - 1)
+        while True:
+            without = [g for g in collected.groups if not g.has_signal]
+            num = min(len(without), draws_left, self.order.num_left_in_step)
+            if num == 0:
+                return collected
+            collected.groups = [g for g in collected.groups if g.has_signal] + without[num:]
+            collected.dropped += [replace(g, is_used=False) for g in without[:num]]
+            draws_left -= num
+            self._add(collected, self.order.draw(num, same_step=True), step, trainer_state)
+
+    def _add(self, collected: Collected, draws: Sequence[Draw], step: int, trainer_state: Any) -> None:
+        start = perf_counter()
+        groups = self._roll_out(draws, step)
+        middle = perf_counter()
+        self.on_progress("reward", 0, len(groups))
+        judged = self.judge.judge(groups, trainer_state=trainer_state)
+        collected.groups += judged.groups
+        collected.rollout_s += middle - start
+        collected.reward_s += perf_counter() - middle
+        for name, seconds in judged.seconds.items():
+            collected.function_s[name] = collected.function_s.get(name, 0.0) + seconds
+        collected.logged |= judged.logged
+        collected.extras |= judged.extras
+        collected.num_truncated_prompts += sum(self.problems[draw.row].is_truncated for draw in draws)
+
+    def _roll_out(self, draws: Sequence[Draw], step: int) -> list[Group]:
+        requests = [self._request(draw, step) for draw in draws]
+        completions: dict[int, list[Completion]] = {}
+        total = len(draws) * self.config.num_generations
+        self.on_progress("rollout", 0, total)
+        for number, finished in self.engine.generate(requests):
+            completions[number] = finished
+            self.on_progress("rollout", len(completions) * self.config.num_generations, total)
+        return [
+            make_group(draw, self.problems, completions[number], self.tokenizer) for number, draw in enumerate(draws)
+        ]
+
+    def _request(self, draw: Draw, step: int) -> Request:
+        return Request(
+            self.problems[draw.row].prompt_ids,
+            self.config.num_generations,
+            self.sampling,
+            seed=(self.config.seed, step, draw.number),
+            decode=lambda ids: decode_completion(self.tokenizer, ids),
+        )
+
+
+def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:
+    """How the policy is sampled while it trains."""
+    return Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        max_tokens=config.max_completion_length,
+        stop_ids=stop_ids,
+        stop=config.stop,
+    )
+
+
+def make_group(draw: Draw, problems: PreparedProblems, completions: Sequence[Completion], tokenizer: Any) -> Group:
+    """The completions of one draw with their text."""
+    prepared = problems[draw.row]
+    texts = [replace(c, text=decode_completion(tokenizer, c.token_ids)) for c in completions]
+    return Group(draw.number, prepared.problem, prepared.prompt_ids, tuple(texts))

@@ -1,0 +1,91 @@
+"""A model earns its fast path: packed learner, engine and plain pass must agree before it is trusted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..policy.compute import ComputeModel
+from ..policy.network import Network, Scoring
+from ..policy.packing import Rows
+from ..rollout.native import NativeEngine
+from ..types import Request, Sampling
+
+TOLERANCE = 1e-4
+"""Largest difference of a log-prob in float32."""
+
+
+def build_network(
+    model: nn.Module,
+    dtype: torch.dtype,
+    *,
+    gradient_checkpointing: bool = False,
+    engine: str = "auto",
+    notify: Callable[[str], None] = print,
+) -> Network:
+    """The model with its fast path when it earns it, else with one sentence why not."""
+    if engine == "transformers":
+        return Network(model, dtype, None, "the recipe asks for engine: transformers")
+    why = why_not_fast(model)
+    if why is None:
+        compute = ComputeModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
+        return Network(model, dtype, compute)
+    notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
+    return Network(model, dtype, None, why)
+
+
+def why_not_fast(model: nn.Module) -> str | None:
+    """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason."""
+    is_float32 = all(p.dtype == torch.float32 for p in model.parameters())
+    exact = model if is_float32 else copy.deepcopy(model).float()
+    try:
+        compute = ComputeModel(exact, torch.float32)
+        compute.refresh()
+        packed_gap = _learner_gap(exact, compute)
+        engine_gap = _engine_gap(exact, compute)
+    except (NotImplementedError, AttributeError, TypeError, RuntimeError, ValueError) as error:
+        return str(error).split("\n")[0] or type(error).__name__
+    if not packed_gap <= TOLERANCE:
+        return f"packed log-probs differ from the model's own by {packed_gap:.2g} (at most {TOLERANCE} is allowed)"
+    if not engine_gap <= TOLERANCE:
+        return (
+            f"the engine's log-probs differ from the model's own by {engine_gap:.2g} (at most {TOLERANCE} is allowed)"
+        )
+    return None
+
+
+def _probe(model: nn.Module) -> Rows:
+    """Two groups of short, different completions from arbitrary ids."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = torch.randint(vocabulary // 8, vocabulary, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [tuple(ids[:11])] * 3 + [tuple(ids[11:18])] * 2
+    completions = [tuple(ids[20:26]), tuple(ids[26:27]), tuple(ids[27:31]), tuple(ids[31:34]), tuple(ids[34:40])]
+    return Rows(prompts, completions, [0, 0, 0, 1, 1])
+
+
+def _learner_gap(model: nn.Module, compute: ComputeModel) -> float:
+    rows, scoring = _probe(model), Scoring(temperature=0.7)
+    plain = Network(model, torch.float32, None).score(rows, scoring)
+    packed = Network(model, torch.float32, compute).score(rows, scoring)
+    return float((plain.logprob_NT - packed.logprob_NT).abs().max())
+
+
+def _engine_gap(model: nn.Module, compute: ComputeModel) -> float:
+    probe = _probe(model)
+    sampling = Sampling(max_tokens=5)
+    requests = [
+        Request(prompt, count, sampling) for prompt, count in ((probe.prompt_ids[0], 3), (probe.prompt_ids[3], 2))
+    ]
+    prompts, ids, groups, logprobs = [], [], [], []
+    for number, completions in NativeEngine(compute, max_concurrent=3).generate(requests):
+        for completion in completions:
+            prompts.append(requests[number].prompt_ids)
+            ids.append(completion.token_ids)
+            groups.append(number)
+            logprobs.append(torch.tensor(completion.rollout_logprob))
+    plain = Network(model, torch.float32, None).score(Rows(prompts, ids, groups), Scoring())
+    rollout_NT = nn.utils.rnn.pad_sequence(logprobs, batch_first=True).to(plain.logprob_NT.device)
+    return float((plain.logprob_NT - rollout_NT).abs().max())

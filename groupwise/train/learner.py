@@ -1,0 +1,217 @@
+"""Turns judged groups into optimizer steps.
+
+One rollout pays for `num_minibatches x num_iterations` optimizer steps. Weights of tokens are counted over a whole
+optimizer step before its first micro-batch, so cutting it differently changes nothing but memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..algo import Objective, StepWeights, objective_advantages, policy_loss, step_weights
+from ..algo.stats import Stats
+from ..config import GRPOConfig
+from ..policy.network import Network, Scoring, completion_mask
+from ..policy.packing import Rows, micro_batches
+from ..policy.reference import Reference
+from ..types import Group
+from .batch import Batch, Scores, make_batch, rows_of
+
+AUTO_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Token budget of one learner pass when the user sets none: memory follows it, and more gains nothing on a CPU."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the optimizer steps of one rollout measured."""
+
+    stats: dict[str, float | None]
+    grad_norm: float
+    """Before clipping; the mean over the rollout's optimizer steps."""
+    learning_rate: float
+    num_updates: int
+    num_skipped: int
+    """Optimizer steps left out because their gradient was not finite."""
+
+
+class Learner:
+    """Owns optimizer and schedule; trains the parameters of `network`."""
+
+    def __init__(
+        self,
+        network: Network,
+        reference: Reference | None,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        config: GRPOConfig,
+        reward_weights: Sequence[float] | None = None,
+    ) -> None:
+        self.network = network
+        self.reference = reference
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.config = config
+        self.objective: Objective = config.resolved_objective
+        self.reward_weights = reward_weights
+        self.scoring = Scoring(
+            temperature=config.temperature,
+            repetition_penalty=config.repetition_penalty,
+            entropy_gradient=self.objective.entropy_coef > 0,
+        )
+        self.budget = config.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS.get(network.device.type, 4096)
+        self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.reward_average: float | None = None
+        self.on_progress: Progress = lambda done, total: None
+
+    def score(self, groups: Sequence[Group]) -> Scores:
+        """Old and reference log-probs, each only where the objective needs it."""
+        rows = rows_of(groups)
+        needs_old = "old" in self.objective.needs and (
+            self.config.updates_per_step > 1 or self.objective.uses_kl_in_reward
+        )
+        old_NT = self._score(self.network.score, rows) if needs_old else None
+        ref_NT = None
+        if "ref" in self.objective.needs and self.reference is not None:
+            ref_NT = self._score(self.reference.score, rows)
+        return Scores(old_NT, ref_NT)
+
+    def _score(self, score: Callable[[Rows, Scoring], object], rows: Rows) -> Tensor:
+        logprob_NT = torch.zeros(completion_mask(rows, self.network.device).shape, device=self.network.device)
+        for part in micro_batches(rows, self.budget):
+            found: Tensor = score(rows.select(part), self.scoring).logprob_NT  # type: ignore[attr-defined]
+            logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
+        return logprob_NT
+
+    def prepare(self, groups: Sequence[Group], scores: Scores) -> Batch:
+        """Tensors of the step with the advantages that its groups make of the rewards."""
+        batch = make_batch(groups, scores, self.network.device)
+        start = self.reward_average
+        if start is None:
+            start = float(batch.rewards_NK.nansum(dim=1).mean()) if self.objective.baseline == "ema" else 0.0
+        advantages = objective_advantages(
+            self.objective,
+            batch.rewards_NK if batch.rewards_NK.shape[1] > 1 else batch.rewards_NK[:, 0],
+            batch.group_N.cpu(),
+            weights_K=self.reward_weights if batch.rewards_NK.shape[1] > 1 else None,
+            mask_NT=batch.mask_NT,
+            old_logprob_NT=scores.old_logprob_NT,
+            ref_logprob_NT=scores.ref_logprob_NT,
+            ema_start=start,
+        )
+        if self.objective.baseline == "ema":
+            decay = self.objective.ema_decay
+            for reward in batch.rewards_NK.nansum(dim=1).tolist():
+                start = decay * start + (1 - decay) * reward
+            self.reward_average = start
+        return replace(batch, advantages=advantages.to(self.network.device, torch.float32))
+
+    def update(self, batch: Batch) -> Update:
+        """Every optimizer step that the rollout pays for."""
+        parts = [batch.select(rows) for rows in self._minibatches(batch)]
+        stats, norms, num_skipped = [], [], 0
+        lr = float(self.scheduler.get_last_lr()[0])
+        for iteration in range(self.config.num_iterations):
+            for number, part in enumerate(parts):
+                measured, norm = self._optimizer_step(part)
+                stats.append(measured)
+                norms.append(norm)
+                num_skipped += norm != norm or norm == float("inf")
+                if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
+                    self.network.refresh()
+        merged = Stats.merge_all(stats).floats()
+        for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
+            if (total := merged.get(name)) is not None:
+                merged[name] = total / len(stats)
+        return Update(merged, sum(norms) / len(norms), lr, len(norms), num_skipped)
+
+    def _minibatches(self, batch: Batch) -> list[list[int]]:
+        """Row numbers of each optimizer step: equally many whole groups."""
+        runs = batch.rows.runs()
+        size = -(-len(runs) // self.config.num_minibatches)
+        return [[row for run in runs[i : i + size] for row in run] for i in range(0, len(runs), size)]
+
+    def _optimizer_step(self, batch: Batch) -> tuple[Stats, float]:
+        weights = self._step_weights(batch)
+        for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        rows = self._rows_with_gradient(batch)
+        passes = (
+            [[rows[i] for i in part] for part in micro_batches(batch.rows.select(rows), self.budget)] if rows else []
+        )
+        stats = []
+        for number, part in enumerate(passes):
+            stats.append(self._backward(batch, weights, part))
+            self.on_progress(number + 1, len(passes))
+        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm or float("inf")))
+        if norm == norm and norm != float("inf"):
+            self.optimizer.step()
+        self.scheduler.step()
+        return Stats.merge_all(stats), norm
+
+    def _step_weights(self, batch: Batch) -> StepWeights:
+        now = None
+        if self.objective.needs_forward:
+            now = self._forward(batch.rows)
+        return step_weights(
+            self.objective,
+            batch.mask_NT,
+            batch.group_N,
+            batch.advantages,
+            logprob_NT=None if now is None else now[0],
+            old_logprob_NT=batch.old_logprob_NT,
+            rollout_logprob_NT=batch.rollout_logprob_NT,
+            entropy_NT=None if now is None else now[1],
+            is_truncated_N=batch.is_truncated_N,
+        )
+
+    def _forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Current log-probs and entropies NT of the whole optimizer step, without gradient."""
+        shape = completion_mask(rows, self.network.device).shape
+        logprob_NT, entropy_NT = (torch.zeros(shape, device=self.network.device) for _ in range(2))
+        for part in micro_batches(rows, self.budget):
+            found = self.network.score(rows.select(part), self.scoring)
+            where = (slice(part[0], part[-1] + 1), slice(found.logprob_NT.shape[1]))
+            logprob_NT[where], entropy_NT[where] = found.logprob_NT, found.entropy_NT
+        return logprob_NT, entropy_NT
+
+    def _rows_with_gradient(self, batch: Batch) -> list[int]:
+        """Rows whose pass can change a gradient: those without advantage are skipped when nothing else acts on them."""
+        objective = self.objective
+        acts_without_advantage = (
+            objective.uses_kl
+            or objective.entropy_coef > 0
+            or objective.log_ratio_penalty > 0
+            or objective.covariance == "kl_cov"
+            or objective.trust_region in ("squared", "dro")
+        )
+        has_tokens = batch.mask_NT.any(dim=1)
+        if not acts_without_advantage:
+            has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
+        return has_tokens.nonzero()[:, 0].tolist()  # type: ignore[no-any-return]
+
+    def _backward(self, batch: Batch, weights: StepWeights, part: list[int]) -> Stats:
+        rows = batch.select(part)
+        width = rows.mask_NT.shape[1]
+        with self.network.pass_over(rows.rows, self.scoring) as scores:
+            loss, stats = policy_loss(
+                self.objective,
+                scores.logprob_NT,
+                rows.mask_NT,
+                rows.advantages,
+                old_logprob_NT=rows.old_logprob_NT,
+                rollout_logprob_NT=rows.rollout_logprob_NT,
+                ref_logprob_NT=rows.ref_logprob_NT,
+                entropy_NT=scores.entropy_NT,
+                group_N=rows.group_N,
+                step_weights=weights[torch.tensor(part, device=rows.mask_NT.device), :width],
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+        return stats

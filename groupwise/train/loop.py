@@ -1,0 +1,57 @@
+"""The training loop. It reads like Algorithm 1 of DeepSeekMath (2402.03300); everything optional lives inside a noun.
+
+collect   sample G completions for each prompt of the step and judge them       collect.py
+score     log-probs under the old policy and the reference, where needed        learner.py
+prepare   advantages relative to each completion's own group                    learner.py, algo/
+update    num_minibatches x num_iterations optimizer steps                      learner.py, algo/
+follow    the engine takes the new weights; the reference follows when due      schedule.py
+record    one line of metrics, the groups, the screen; evaluate and save        record.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..data import Order
+from ..policy.network import Network
+from ..rollout.engine import Engine
+from .collect import Collector
+from .learner import Learner
+from .metrics import Clock, step_metrics
+from .record import Recorder, with_advantages
+from .schedule import Schedule
+
+
+@dataclass
+class Run:
+    """The nouns of one run."""
+
+    network: Network
+    order: Order
+    engine: Engine
+    collector: Collector
+    learner: Learner
+    schedule: Schedule
+    recorder: Recorder
+
+
+def train(run: Run) -> None:
+    """Train until the schedule ends or someone asks to stop; a step that has begun is finished."""
+    run.engine.load_weights(run.network, version=run.schedule.step)
+    run.recorder.begin()
+    for step in run.schedule.steps():
+        clock = Clock()
+        run.recorder.begin_step(step)
+        collected = run.collector.collect(step, run.recorder.state)
+        clock.parts.update(rollout=collected.rollout_s, reward=collected.reward_s)
+
+        with clock.part("learn"):
+            scores = run.learner.score(collected.groups)
+            batch = run.learner.prepare(collected.groups, scores)
+            update = run.learner.update(batch)
+            run.schedule.sync_reference(step)
+
+        run.engine.load_weights(run.network, version=step)
+        collected.groups = with_advantages(collected.groups, batch)
+        run.recorder.end_step(step_metrics(step, collected, update, clock), collected, update)
+    run.recorder.end()

@@ -1,0 +1,101 @@
+"""The record of one step, from what the step left behind. `docs/metrics.md` explains every key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev, stdev
+from time import perf_counter
+from typing import Any
+
+from ..types import Group
+from .collect import Collected
+from .learner import Update
+
+
+@dataclass
+class Clock:
+    """Seconds of a step by part."""
+
+    started: float = field(default_factory=perf_counter)
+    parts: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0, "learn": 0.0})
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.parts[name] += perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        total = perf_counter() - self.started
+        other = max(total - sum(self.parts.values()), 0.0)
+        return {"step_time": total, **{f"time/{n}": s for n, s in self.parts.items()}, "time/other": other}
+
+
+def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) -> dict[str, Any]:
+    """Everything that is known when a step ends, but for counters of the whole run."""
+    times = clock.read()
+    lengths = _lengths(collected.groups)
+    sampled = sum(len(c.token_ids) for g in collected.all_groups for c in g.completions)
+    return {
+        "step": step,
+        **rewards(collected),
+        **update.stats,
+        "advantages/max": max(abs(a) for g in collected.groups for a in g.advantages),
+        "grad_norm": update.grad_norm,
+        "learning_rate": update.learning_rate,
+        **lengths,
+        **times,
+        "tokens_per_second": sampled / times["step_time"],
+        "rollout_tokens_per_second": sampled / times["time/rollout"] if times["time/rollout"] else None,
+        "groups_used": len(collected.groups),
+        "groups_dropped": len(collected.dropped),
+        "prompts_truncated": collected.num_truncated_prompts,
+        **collected.logged,
+    }
+
+
+def rewards(collected: Collected) -> dict[str, float | None]:
+    """Reward metrics over the groups trained on: means over completions, spread inside groups."""
+    groups = collected.groups
+    metrics: dict[str, float | None] = mean_and_spread("reward", [r for g in groups for r in g.reward])
+    spreads = [stdev(judged) for g in groups if len(judged := [r for r in g.reward if r is not None]) > 1]
+    metrics["reward_std"] = fmean(spreads) if spreads else None
+    metrics["frac_reward_zero_std"] = fmean(not g.has_signal for g in groups)
+    for name, seconds in collected.function_s.items():
+        values = [r for g in groups for r in g.rewards[name]]
+        judged = [r for r in values if r is not None]
+        metrics[f"rewards/{name}/mean"] = fmean(judged) if judged else None
+        metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
+        metrics[f"rewards/{name}/seconds"] = seconds
+        metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
+    return metrics
+
+
+def mean_and_spread(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    judged = [v for v in values if v is not None]
+    return {name: fmean(judged) if judged else None}
+
+
+def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:
+    completions = [c for g in groups for c in g.completions]
+    lengths = [len(c.token_ids) for c in completions]
+    ended = [len(c.token_ids) for c in completions if not c.is_truncated]
+    return {
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": min(lengths),
+        "completions/max_length": max(lengths),
+        "completions/mean_terminated_length": fmean(ended) if ended else None,
+        "completions/clipped_ratio": 1 - len(ended) / len(lengths),
+    }
+
+
+def num_tokens(groups: Sequence[Group]) -> int:
+    """Prompt and completion tokens, each prompt counted once a completion, as the ecosystem counts them."""
+    return sum(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the metrics, for `log_history`."""
+    return {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}

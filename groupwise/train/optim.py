@@ -1,0 +1,83 @@
+"""Optimizers and learning-rate schedules, by the ecosystem's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from ..config import GRPOConfig
+
+FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
+
+
+def default_learning_rate(model: nn.Module) -> float:
+    """1e-6, or 1e-5 with adapters: their optimum is about ten times higher."""
+    return LORA_LEARNING_RATE if hasattr(model, "peft_config") else FULL_LEARNING_RATE
+
+
+def make_optimizer(config: GRPOConfig, model: nn.Module, notify: Callable[[str], None]) -> tuple[Optimizer, str]:
+    """The optimizer over what is trained, and the name of the one really used."""
+    lr = default_learning_rate(model) if config.learning_rate is None else config.learning_rate
+    groups = _decay_groups(model, config.weight_decay)
+    adam: dict[str, Any] = {"lr": lr, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    if config.optim == "sgd":
+        return torch.optim.SGD(groups, lr=lr), "sgd"
+    if config.optim == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False), "adafactor"
+    if config.optim == "adamw_8bit":
+        eight_bit = _eight_bit(groups, adam)
+        if eight_bit is not None:
+            return eight_bit
+        notify("optim adamw_8bit: no 8-bit AdamW works on this machine; float32 AdamW is used instead.")
+    fused = config.optim == "adamw_fused"
+    return torch.optim.AdamW(groups, fused=fused or None, **adam), "adamw_fused" if fused else "adamw"
+
+
+def _eight_bit(groups: list[dict[str, Any]], adam: dict[str, Any]) -> tuple[Optimizer, str] | None:
+    """8-bit AdamW of bitsandbytes or torchao; both need a GPU."""
+    if not torch.cuda.is_available() or not groups[0]["params"][0].is_cuda:
+        return None
+    if find_spec("bitsandbytes"):
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, **adam), "adamw_8bit (bitsandbytes)"
+    if find_spec("torchao"):
+        from torchao.optim import AdamW8bit as TorchAoAdamW8bit
+
+        return TorchAoAdamW8bit(groups, **adam), "adamw_8bit (torchao)"
+    return None
+
+
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay acts on matrices; vectors (biases, norms) are left alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() >= 2]
+    vectors = [p for p in trained if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -> LRScheduler:
+    """transformers' schedule of that name over `num_updates` optimizer steps."""
+    from transformers import get_scheduler
+
+    warmup = config.warmup_steps or round(config.warmup_ratio * num_updates)
+    return get_scheduler(  # type: ignore[no-any-return]
+        config.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=num_updates,
+        scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs) or None,
+    )
+
+
+def constant_schedule(optimizer: Optimizer) -> LRScheduler:
+    return LambdaLR(optimizer, lambda _: 1.0)

@@ -1,0 +1,61 @@
+"""What is due when: the steps of the run, and when the reference follows the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ..config import GRPOConfig
+from ..policy.reference import Reference
+
+
+class Schedule:
+    """Counts steps. `stop` ends the run after the step under way."""
+
+    def __init__(self, config: GRPOConfig, num_rows: int, reference: Reference | None) -> None:
+        self.config = config
+        self.reference = reference
+        self.steps_per_epoch = num_rows / config.prompts_per_step
+        self.num_steps = config.max_steps if config.max_steps > 0 else self._from_epochs()
+        self.step = 0
+        """Finished steps."""
+        self._is_stopping = False
+
+    def _from_epochs(self) -> int:
+        return math.ceil(self.config.num_train_epochs * self.steps_per_epoch)
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.num_steps * self.config.updates_per_step
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    def stop(self) -> None:
+        self._is_stopping = True
+
+    def steps(self) -> Iterator[int]:
+        """Numbers of the steps still to do, from 1."""
+        while self.step < self.num_steps and not self._is_stopping:
+            yield self.step + 1
+            self.step += 1
+
+    def is_due(self, step: int, every: int | None, strategy: str) -> bool:
+        """Whether something that happens every so many steps, or once an epoch, happens after this one."""
+        if strategy == "no":
+            return False
+        if strategy == "epoch":
+            return math.floor(step / self.steps_per_epoch) > math.floor((step - 1) / self.steps_per_epoch)
+        return every is not None and step % every == 0
+
+    def sync_reference(self, step: int) -> None:
+        """Iterative GRPO resets the reference every M steps; TR-DPO mixes the policy into it."""
+        config = self.config
+        if self.reference is None:
+            return
+        if config.ref_model_reset_steps and step % config.ref_model_reset_steps == 0:
+            self.reference.mix(1.0)
+        elif config.sync_ref_model and step % config.ref_model_sync_steps == 0:
+            self.reference.mix(config.ref_model_mixup_alpha)

@@ -1,0 +1,219 @@
+"""Puts a run together from a model, data, rewards and a configuration. Cheap checks come before expensive loading."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..chat import pad_id, stop_ids
+from ..config import GRPOConfig
+from ..data import Order, prepare
+from ..data.prepare import PreparedProblems
+from ..data.problems import Problems
+from ..errors import ConfigError
+from ..policy.load import count_parameters
+from ..policy.network import Network
+from ..policy.reference import Reference
+from ..rewards import Judge
+from ..rollout.engine import Engine
+from ..rollout.native import NativeEngine
+from ..rollout.plain import PlainEngine
+from ..world import pick_dtype
+from .fastpath import build_network
+from .learner import Learner
+from .optim import make_optimizer, make_scheduler
+from .schedule import Schedule
+
+Notify = Callable[[str], None]
+
+
+@dataclass
+class Policy:
+    """The model being trained and how it is run."""
+
+    model: nn.Module
+    name: str
+    tokenizer: Any
+    network: Network
+    stop_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig, notify: Notify) -> Policy:
+        pad_id(tokenizer)  # a missing pad token is aliased now, for reward models and for the saved tokenizer
+        dtype = pick_dtype(config.dtype, next(model.parameters()).device)
+        network = build_network(
+            model, dtype, gradient_checkpointing=config.gradient_checkpointing, engine=config.engine, notify=notify
+        )
+        if config.gradient_checkpointing and network.compute is None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        if config.engine == "native" and network.compute is None:
+            raise ConfigError(f"engine: native cannot run this model: {network.why_plain}. Use engine: auto.")
+        stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
+        return cls(model, name, tokenizer, network, stops)
+
+    def engine(self, config: GRPOConfig) -> Engine:
+        """The engine that samples from this policy."""
+        if self.network.compute is None:
+            return PlainEngine(self.model, self.network.dtype)
+        return NativeEngine(self.network.compute, max_concurrent=config.max_concurrent_completions)
+
+
+def prepare_problems(
+    problems: Problems, policy_tokenizer: Any, model: nn.Module, config: GRPOConfig, notify: Notify
+) -> PreparedProblems:
+    """Encoded prompts that fit the model's context together with their completions."""
+    prepared = prepare(
+        problems,
+        policy_tokenizer,
+        max_prompt_length=config.max_prompt_length,
+        overlong=config.overlong_prompts,
+        system_prompt=config.system_prompt,
+        chat_template_kwargs=config.chat_template_kwargs,
+        notify=notify,
+    )
+    context = getattr(model.config, "max_position_embeddings", None)  # type: ignore[union-attr]
+    needed = prepared.max_prompt_tokens + config.max_completion_length
+    if context is not None and needed > context:
+        raise ConfigError(
+            f"The longest prompt ({prepared.max_prompt_tokens} tokens) and max_completion_length "
+            f"{config.max_completion_length} need {needed} tokens, but the model's context is {context}. "
+            f"Set max_prompt_length to {max(context - config.max_completion_length, 1)} or less."
+        )
+    return prepared
+
+
+def make_reference(policy: Policy, config: GRPOConfig, notify: Notify) -> Reference | None:
+    """The reference, where the objective reads one."""
+    if "ref" not in config.resolved_objective.needs:
+        return None
+    dtype, uses_fast_path = policy.network.dtype, policy.network.compute is not None
+    engine = "auto" if uses_fast_path else "transformers"
+    return Reference(policy.network, lambda model: build_network(model, dtype, engine=engine, notify=lambda _: None))
+
+
+def make_learner(
+    policy: Policy,
+    reference: Reference | None,
+    schedule: Schedule,
+    judge: Judge,
+    config: GRPOConfig,
+    optimizers: tuple[Any, Any],
+    notify: Notify,
+) -> tuple[Learner, str]:
+    """The learner, and the name of the optimizer that is really used."""
+    optimizer, scheduler = optimizers
+    name = type(optimizer).__name__
+    if optimizer is None:
+        optimizer, name = make_optimizer(config, policy.model, notify)
+    scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
+    weights = [f.weight for f in judge.functions]
+    return Learner(policy.network, reference, optimizer, scheduler, config, weights), name
+
+
+def summary(policy: Policy, engine: Engine, schedule: Schedule, config: GRPOConfig, run_name: str) -> dict[str, Any]:
+    """What the screen says at the start."""
+    device = next(policy.model.parameters()).device
+    return {
+        "run_name": run_name,
+        "model": policy.name,
+        "parameters": str(count_parameters(policy.model)),
+        "objective": config.objective,
+        "steps": schedule.num_steps,
+        "batch": config.describe()[0],
+        "device": f"{device.type}, {str(policy.network.dtype).removeprefix('torch.')}",
+        "engine": engine.capabilities.name,
+    }
+
+
+def record_of_start(
+    recipe: dict[str, Any],
+    policy: Policy,
+    problems: PreparedProblems,
+    engine: Engine,
+    config: GRPOConfig,
+    optimizer: str,
+) -> dict[str, Any]:
+    """config.json: the resolved recipe and everything that was decided from it."""
+    parameters = count_parameters(policy.model)
+    return {
+        "recipe": recipe,
+        "description": config.describe(),
+        "model": {
+            "name": policy.name,
+            "num_parameters": parameters.total,
+            "num_trainable_parameters": parameters.trainable,
+            "compute_dtype": str(policy.network.dtype).removeprefix("torch."),
+            "slow_path_because": policy.network.why_plain,
+        },
+        "data": {
+            **problems.problems.info,
+            "num_problems": len(problems),
+            "num_truncated": problems.num_truncated,
+            "num_dropped": problems.num_dropped,
+        },
+        "used": {"optimizer": optimizer, "engine": engine.capabilities.name, "stop_ids": list(policy.stop_ids)},
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": hardware(next(policy.model.parameters()).device),
+    }
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "groupwise": __version__}
+    for package in ("torch", "transformers", "peft", "datasets", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the folder the run was started in, or None outside a repository."""
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", *args], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+        return {"commit": run("rev-parse", "HEAD"), "is_dirty": bool(run("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def recipe_of(config: GRPOConfig, model: str, problems: Problems, judge: Judge, peft_config: Any) -> dict[str, Any]:
+    """The recipe of a run that was written in Python: names where a file would have them."""
+    lora = None if peft_config is None else {k: _plain(v) for k, v in peft_config.to_dict().items() if v is not None}
+    return {
+        "model": model,
+        "data": problems.name,
+        "rewards": [{"function": f.name, "weight": f.weight} for f in judge.functions],
+        "lora": lora,
+        **config.resolved(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset | Sequence) and not isinstance(value, str):
+        return sorted(map(str, value))
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def check_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
+    return Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)

