@@ -340,7 +340,9 @@ def _sample_panel(sample: Sample, width: int, height: int) -> Panel:
     answer = Text(clean(sample.text[: 4 * room]), overflow="fold")
     place = f"its group: {number(sample.lowest)} to {number(sample.highest)}"
     title = Text(f"a completion, reward {number(sample.reward)}")
-    return Panel(Stack(prompt, answer), title=title, title_align="left", subtitle=Text(place), height=height)
+    return Panel(
+        Stack(prompt, answer), title=title, title_align="left", subtitle=Text(place), height=height, border_style="blue"
+    )
 
 
 def _overlaid(under: str, over: str) -> Text:
