@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 class AdaptiveEntropy:
     """An entropy coefficient that rises while the entropy is below its target (Skywork-OR1, 2505.22312).
 
-    c <- clip(c + delta, lowest, highest) while H < target, c - delta above it; the bonus acts only while H <= target.
+    c <- c + delta while H <= target, else c - delta, within [lowest, highest]; the bonus acts only while H <= target.
     """
 
     value: float = 0.0
@@ -26,6 +26,6 @@ class AdaptiveEntropy:
 
     def update(self, entropy: float) -> AdaptiveEntropy:
         """The controller after an optimizer step that measured this mean token entropy (nats)."""
-        moved = self.value + (self.delta if entropy < self.target else -self.delta)
+        moved = self.value + (self.delta if entropy <= self.target else -self.delta)
         bounded = min(max(moved, self.lowest), self.highest)
         return replace(self, value=bounded, is_active=entropy <= self.target)
