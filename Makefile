@@ -1,0 +1,73 @@
+# `make` alone lists the targets. Everything is installed into .venv, with the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+
+SEED ?=
+RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev demo case-study test test-fast layers lint types format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2 for another seed, RUN=folder for another place)
+	@$(BIN)/groupwise train recipes/length-smollm2-cpu.yaml --overwrite --set output_dir=$(RUN) $(if $(SEED),--set seed=$(SEED))
+	@echo
+	@echo "The run         $(RUN)"
+	@echo "The report      $(RUN)/report/index.html"
+	@echo "Talk to it      $(BIN)/groupwise generate $(RUN) --prompt \"Summarise: ...\""
+	@echo "Take it away    $(BIN)/groupwise export $(RUN) --merge --to my-model"
+
+case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,000 updates
+	@$(BIN)/groupwise train recipes/case-study-smollm2-cpu.yaml --overwrite --set output_dir=runs/case-study$(if $(SEED),-seed$(SEED) --set seed=$(SEED))
+
+test: lint types layers  ## everything that CI runs: lint, types, layers, all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run
+	$(BIN)/python -m pytest -m "not slow"
+
+layers: $(VENV)/installed-dev  ## who may import whom
+	$(BIN)/python -m pytest tests/test_layers.py
+
+lint: $(VENV)/installed-dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev  ## mypy, strict, on the package
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev  ## measure every figure that the README prints (takes long)
+	$(BIN)/python -m bench
+
+install: $(VENV)/installed  ## only create .venv and install groupwise into it
+
+install-dev: $(VENV)/installed-dev  ## the same with what the tests need
+
+clean:  ## remove .venv and the caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "groupwise needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing groupwise into $(VENV): once, a few minutes."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing groupwise and its development tools into $(VENV): once, a few minutes."
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/installed
