@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+import torch
 from torch import Tensor
 
 Number = float | Tensor
@@ -48,7 +49,9 @@ class Max:
     value: Number
 
     def __add__(self, other: Max) -> Max:
-        return self if float(self.value) >= float(other.value) else other
+        if isinstance(self.value, Tensor) and isinstance(other.value, Tensor):
+            return Max(torch.maximum(self.value, other.value))
+        return Max(max(float(self.value), float(other.value)))
 
     def __float__(self) -> float:
         return float(self.value)

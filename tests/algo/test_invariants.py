@@ -23,7 +23,7 @@ RATIO_VALUED = ["grpo", "dr_grpo", "dapo", "verl_default", "gspo", "gspo_token",
 """Presets whose loss of a token at r = 1 is -A."""
 FIRST_STEP_ALIKE = [
     *("ratio", "clip", "weight_clip", "reinforce", "div_mask", "abs_mask", "band_mask", "m2_mask"),
-    *("topr", "luffy", "dro", "sapo"),
+    *("topr", "luffy", "dro", "sapo", "gamma", "geo_clip"),
 ]
 
 
