@@ -13,6 +13,7 @@ _HOMES = {
     "advantages": "advantage",
     "objective_advantages": "advantage",
     "groups_with_signal": "advantage",
+    "moving_average": "advantage",
     "process_advantages": "process",
     "reward_to_go": "process",
     "whiten_tokens": "process",

@@ -81,4 +81,4 @@ def _mean(values_NT: Tensor, mask_NT: Tensor, count: Tensor) -> Mean:
 def _max(values_NT: Tensor, mask_NT: Tensor) -> Max:
     """Largest of values that are at least 0; 0 for no tokens."""
     masked = clean(values_NT, mask_NT)
-    return Max(masked.max() if masked.numel() else torch.zeros(()))
+    return Max(masked.max() if masked.numel() else masked.new_zeros(()))

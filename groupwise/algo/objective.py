@@ -179,8 +179,14 @@ class Objective:
 
     @property
     def is_group_relative(self) -> bool:
-        """Whether a group without signal has advantages of exactly 0; it may be skipped when no KL or bonus acts."""
+        """Whether a group without signal has advantages of exactly 0."""
         return (self.baseline in rules.GROUP_BASELINES or self.scale == "group_std") and not self.uses_kl_in_reward
+
+    @property
+    def acts_without_advantage(self) -> bool:
+        """Whether a completion whose advantage is 0 still has a gradient, so that its pass cannot be skipped."""
+        has_penalty = self.log_ratio_penalty > 0 or self.covariance == "kl_cov" or self.entropy_coef > 0
+        return self.uses_kl or has_penalty or self.trust_region in ("squared", "dro")
 
     @property
     def has_token_advantages(self) -> bool:

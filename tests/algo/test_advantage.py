@@ -15,6 +15,7 @@ from groupwise.algo import (
     Objective,
     advantages,
     groups_with_signal,
+    moving_average,
     objective_advantages,
     overlong_penalty,
     process_advantages,
@@ -136,10 +137,12 @@ def test_batch_mean_and_batch_scales() -> None:
 def test_moving_average_baseline() -> None:
     found = advantages([1.0, nan, 0.0, 1.0], [0, 1, 2, 3], "ema", "none", ema_start=0.5)
     close(found, [0.5, 0.0, -0.525, 0.50125])
+    assert moving_average([1.0, nan, 0.0], 0.5) == pytest.approx(0.49875)
 
 
 def test_greedy_baseline() -> None:
     close(advantages([1.0, 3.0], [0, 1], "greedy", "none", greedy_reward_N=[2.0, 1.5]), [-1.0, 1.5])
+    close(advantages([1.0, 3.0], [0, 1], "greedy", "none", greedy_reward_N=[nan, 1.5]), [0.0, 1.5])
 
 
 def test_only_the_best_gets_its_margin() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from groupwise.algo import Objective, policy_loss
+from groupwise.algo import Objective, policy_loss, step_weights
 from groupwise.algo.stats import Stats
 
 from .batches import Batch, arguments, loss_of, make_batch, preset, weights_of
@@ -230,6 +230,52 @@ def test_a_group_without_signal_adds_nothing_but_keeps_its_place_in_the_denomina
         torch.testing.assert_close(skipped_loss, loss, rtol=0, atol=1e-12)
         assert torch.equal(gradient[silent.group_N == 1], torch.zeros_like(gradient[silent.group_N == 1]))
         torch.testing.assert_close(skipped, gradient[rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", Objective.preset_names())
+def test_an_advantage_of_zero_has_a_gradient_only_where_the_objective_says_so(name: str) -> None:
+    batch = make_batch(4)
+    silent = replace(batch, advantage_N=torch.zeros_like(batch.advantage_N))
+    for objective in (preset(name), preset(name, beta=0.0, kl_in_reward="none", entropy_coef=0.0)):
+        logprob_NT = batch.logprob_NT.clone().requires_grad_()
+        entropy_NT = -logprob_NT  # a stand-in with gradient
+        keywords = {**arguments(silent), "entropy_NT": entropy_NT}
+        loss, _ = policy_loss(objective, logprob_NT, silent.mask_NT, silent.advantage_N, **keywords)
+        loss.backward()
+        assert logprob_NT.grad is not None
+        assert bool(logprob_NT.grad.any()) == objective.acts_without_advantage
+
+
+def test_a_step_without_log_probs_leaves_the_row_terms_to_the_loss() -> None:
+    batch = make_batch(3)
+    scores = {"rollout_logprob_NT": batch.rollout_NT}
+    for fields in ({"mismatch": "seq_mask", "mismatch_max": 1.5}, {"off_policy_threshold": 0.1}):
+        objective = Objective(beta=0, **fields)  # type: ignore[arg-type]
+        arrays = (batch.mask_NT, batch.group_N, batch.advantage_N)
+        early = step_weights(objective, *arrays, **scores)
+        late = step_weights(objective, *arrays, logprob_NT=batch.logprob_NT, **scores)
+        assert early.mismatch_NT is None
+        losses = [
+            policy_loss(objective, batch.logprob_NT, batch.mask_NT, batch.advantage_N, step_weights=weights, **scores)[
+                0
+            ]
+            for weights in (early, late)
+        ]
+        assert losses[0] == losses[1]
+        plain, _ = policy_loss(Objective(beta=0), batch.logprob_NT, batch.mask_NT, batch.advantage_N)
+        assert abs(float(losses[0] - plain)) > 1e-3
+
+
+def test_a_part_of_the_step_may_be_narrower() -> None:
+    batch, objective = make_batch(3), Objective.preset("dapo")
+    weights = weights_of(objective, batch)
+    rows = (batch.mask_NT.sum(dim=1) <= 4).nonzero().squeeze(1)
+    part = batch.rows(rows)
+    loss, gradient, _ = loss_of(objective, part, step_weights=weights[rows])
+    narrow = Batch(**{k: v[:, :4] if v.dim() == 2 else v for k, v in vars(part).items()})
+    narrow_loss, narrow_gradient, _ = loss_of(objective, narrow, step_weights=weights[rows, :4])
+    torch.testing.assert_close(narrow_loss, loss, rtol=0, atol=1e-15)
+    torch.testing.assert_close(narrow_gradient, gradient[:, :4], rtol=0, atol=1e-15)
 
 
 def test_without_old_log_probs_the_policy_is_its_own_old() -> None:
