@@ -115,6 +115,15 @@ def hold_trained_weights_in_float32(model: nn.Module, notify: Notify = print) ->
         model.float()
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Keep only the layers' inputs for the backward pass, which computes the rest again."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.23; the older one warns
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)  # type: ignore[operator]
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[operator]
+
+
 def has_learnt_adapter(model: nn.Module) -> bool:
     """Whether an adapter already changes what its base computes (LoRA's B is 0 in a fresh one)."""
     factors = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]

@@ -133,22 +133,20 @@ def deterministic(model: nn.Module) -> Iterator[None]:
     """No dropout inside. A model that checkpoints its layers stays in training mode, where alone it does so."""
     was_training = [m for m in model.modules() if m.training]
     checkpoints = torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+    rates: list[tuple[Any, str, float]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            rates.append((module, "p", module.p))
+        elif isinstance(rate := getattr(module, "attention_dropout", None), float):
+            rates.append((module, "attention_dropout", rate))
     model.train(checkpoints)
-    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
-    attention = [
-        (m, m.attention_dropout) for m in model.modules() if isinstance(getattr(m, "attention_dropout", None), float)
-    ]
-    for module, _ in dropouts:
-        module.p = 0.0
-    for module, _ in attention:
-        module.attention_dropout = 0.0  # type: ignore[assignment]
+    for module, name, _ in rates:
+        setattr(module, name, 0.0)
     try:
         yield
     finally:
-        for module, p in dropouts:
-            module.p = p
-        for module, p in attention:
-            module.attention_dropout = p  # type: ignore[assignment]
+        for module, name, rate in rates:
+            setattr(module, name, rate)
         model.eval()
         for module in was_training:
             module.training = True

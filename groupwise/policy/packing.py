@@ -141,13 +141,14 @@ class Pack:
 def _segment(start: int, prompt_length: int, lengths: tuple[int, ...], device: torch.device) -> _Segment:
     longest = max(lengths)
     first = start + prompt_length
-    gather, scatter = [], []
+    gather: list[int] = []
+    scatter: list[int] = []
     for number, length in enumerate(lengths):
         gather += [*range(first, first + length), *([start] * (longest - length))]
         scatter += range(number * longest, number * longest + length)
         first += length
-    to_tensor = lambda values: torch.tensor(values, device=device, dtype=torch.long)  # noqa: E731
-    return _Segment(start, prompt_length, lengths, to_tensor(gather), to_tensor(scatter))
+    tensors = (torch.tensor(values, device=device, dtype=torch.long) for values in (gather, scatter))
+    return _Segment(start, prompt_length, lengths, *tensors)
 
 
 def _gather(x_HTD: Tensor, segment: _Segment) -> Tensor:

@@ -32,8 +32,9 @@ class Source:
     adapters: tuple[Adapter, ...]
 
 
-def read_source(module: nn.Module) -> Source | str:
+def read_source(layer: nn.Module) -> Source | str:
     """The source of a linear layer, plain or wrapped by LoRA; a string says why it cannot be taken apart."""
+    module: Any = layer
     if type(module) is nn.Linear:
         return Source(module.weight, module.bias, ())
     base = getattr(module, "base_layer", None)
@@ -164,7 +165,7 @@ class Projection:
             return _ProjectionFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
         x_TI = x.reshape(-1, x.shape[-1]).to(self.dtype)
         y_TO = self.product(x_TI, self.down(x_TI))
-        return y_TO.view(*x.shape[:-1], -1).split(self.sizes, dim=-1)
+        return torch.split(y_TO.view(*x.shape[:-1], -1), self.sizes, dim=-1)
 
     def down(self, x_TI: Tensor) -> Tensor | None:
         """The adapters' inner activations `x A'`, shape TR."""

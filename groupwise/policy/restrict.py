@@ -42,5 +42,5 @@ def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> 
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Repetition penalty (CTRL, 1909.05858): seen tokens' logits are divided by it when positive, multiplied when not."""
+    """Repetition penalty (CTRL, 1909.05858): divides the logits of seen tokens where positive, else multiplies them."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

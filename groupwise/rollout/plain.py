@@ -64,6 +64,6 @@ class PlainEngine:
             for i, r in enumerate(live):
                 seen[i, list(rows[r].request.prompt_ids) + rows[r].token_ids] = True
         drawn = sample(logits, sampling, uniform, seen)
-        kept = drawn.kept_R or [None] * len(live)
+        kept: Sequence[tuple[int, ...] | None] = drawn.kept_R or [None] * len(live)
         for r, token, logprob, k in zip(live, drawn.token_R, drawn.logprob_R, kept, strict=True):
             rows[r].append(token, logprob, k)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that decides how a run goes on. A folder exists whole or not at all; tensors and JSON only."""
+"""Checkpoints: all that decides how a run goes on. A folder exists whole or not at all; tensors and JSON only."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def _load_trained(model: nn.Module, saved: Mapping[str, Tensor], path: Path) -> 
     if unknown or len(saved) != len(_trained_weights(model)):
         detail = f"for example {unknown[0]}" if unknown else "some of its weights are missing"
         raise RunError(
-            f'The checkpoint "{path}" belongs to another model or adapter ({detail}). Resume with the recipe it was made with.'
+            f'The checkpoint "{path}" belongs to another model or adapter ({detail}). Resume with the recipe it was '
+            "made with."
         )
     for name, tensor in saved.items():
         trained[name].copy_(tensor)

@@ -1,4 +1,4 @@
-"""Draws problems, has their groups sampled and judged. With dynamic sampling it draws again for groups without signal."""
+"""Draws problems, has their groups sampled and judged; with dynamic sampling, again for groups without signal."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Evaluator:
         self.greedy = replace(self.sampled, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
 
     def evaluate(self, trainer_state: Any = None) -> dict[str, float | None]:
-        """The `eval_...` metrics. A problem's completions are averaged first: the error is that of the mean over problems."""
+        """The `eval_...` metrics. A problem's completions are averaged first: errors are of the mean over problems."""
         start = perf_counter()
         sampled = self._judged(
             self.sampled, self.config.num_generations_eval or self.config.num_generations, trainer_state

@@ -184,23 +184,17 @@ class Learner:
 
     def _rows_with_gradient(self, batch: Batch) -> list[int]:
         """Rows whose pass can change a gradient: those without advantage are skipped when nothing else acts on them."""
-        objective = self.objective
-        acts_without_advantage = (
-            objective.uses_kl
-            or objective.entropy_coef > 0
-            or objective.log_ratio_penalty > 0
-            or objective.covariance == "kl_cov"
-            or objective.trust_region in ("squared", "dro")
-        )
         has_tokens = batch.mask_NT.any(dim=1)
-        if not acts_without_advantage:
+        if not self.objective.acts_without_advantage:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
-        return has_tokens.nonzero()[:, 0].tolist()  # type: ignore[no-any-return]
+        return [int(row) for row in has_tokens.nonzero()[:, 0]]
 
     def _backward(self, batch: Batch, weights: StepWeights, part: list[int]) -> Stats:
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
         with self.network.pass_over(rows.rows, self.scoring) as scores:
+            loss: Tensor
+            stats: Stats
             loss, stats = policy_loss(
                 self.objective,
                 scores.logprob_NT,
@@ -213,5 +207,5 @@ class Learner:
                 group_N=rows.group_N,
                 step_weights=weights[torch.tensor(part, device=rows.mask_NT.device), :width],
             )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return stats

@@ -52,7 +52,7 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
         "groups_used": len(collected.groups),
         "groups_dropped": len(collected.dropped),
         "prompts_truncated": collected.num_truncated_prompts,
-        **collected.logged,
+        **{f"extra/{name}": value for name, value in collected.logged.items()},
     }
 
 

@@ -18,7 +18,7 @@ from ..data import Order, prepare
 from ..data.prepare import PreparedProblems
 from ..data.problems import Problems
 from ..errors import ConfigError
-from ..policy.load import count_parameters
+from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
 from ..rewards import Judge
@@ -52,7 +52,7 @@ class Policy:
             model, dtype, gradient_checkpointing=config.gradient_checkpointing, engine=config.engine, notify=notify
         )
         if config.gradient_checkpointing and network.compute is None:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            checkpoint_layers(model)
         if config.engine == "native" and network.compute is None:
             raise ConfigError(f"engine: native cannot run this model: {network.why_plain}. Use engine: auto.")
         stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
@@ -78,7 +78,7 @@ def prepare_problems(
         chat_template_kwargs=config.chat_template_kwargs,
         notify=notify,
     )
-    context = getattr(model.config, "max_position_embeddings", None)  # type: ignore[union-attr]
+    context = getattr(model.config, "max_position_embeddings", None)
     needed = prepared.max_prompt_tokens + config.max_completion_length
     if context is not None and needed > context:
         raise ConfigError(
@@ -179,10 +179,12 @@ def versions() -> dict[str, str]:
 
 def git_state() -> dict[str, Any] | None:
     """Commit of the folder the run was started in, or None outside a repository."""
+
+    def run(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", *args], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
         return {"commit": run("rev-parse", "HEAD"), "is_dirty": bool(run("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

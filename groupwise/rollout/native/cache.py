@@ -61,27 +61,39 @@ def choose_slots(active: Sequence[int], longest_prompt: int) -> int:
 
 
 class DecodePlan:
-    """One decode step after another over a fixed grid; a change of rows makes a new grid with `rearranged`."""
+    """One decode step after another over a fixed grid; a change of rows makes a new grid that takes them over.
+
+    All rows write to the same place of their own cache, the grid's clock; a row that came with fewer tokens than
+    another has unused, masked places in front.
+    """
 
     def __init__(self, prompts: Sequence[PromptCache], slots: int, device: torch.device) -> None:
         self.slots = slots
         self.num_cells = len(prompts)
+        self.device = device
         self.prompt_length_C = torch.tensor([p.length for p in prompts], device=device)
-        self.longest = int(self.prompt_length_C.max())
+        self.longest = max(p.length for p in prompts)
         self.prompts = [self._stack([p.layers[i] for p in prompts]) for i in range(len(prompts[0].layers))]
         self.own: list[tuple[Tensor, Tensor]] = []
-        self.length_R = torch.zeros(self.num_cells * slots, dtype=torch.long, device=device)
-        self.steps = 0
-        self._masks: dict[int | None, Tensor] = {}
+        """Keys and values a layer, [C * K, S, T, D]."""
+        self.clock = 0
+        self.start_R = torch.zeros(self.num_rows, dtype=torch.long, device=device)
+        """First place of each row's own tokens."""
+        self._masks: dict[tuple[int | None, int], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_cells * self.slots
 
     def _stack(self, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The prompts' keys and values of one layer, padded to the longest: [C * K, L, D] each."""
         stacked = []
         for part in (0, 1):
             first = layers[0][part]
             out = first.new_zeros(len(layers), first.shape[0], self.longest, first.shape[2])
             for cell, pair in enumerate(layers):
                 out[cell, :, : pair[part].shape[1]] = pair[part]
-            stacked.append(out)
+            stacked.append(out.flatten(0, 1))
         return stacked[0], stacked[1]
 
     def take_rows(self, old: DecodePlan, source: Sequence[int | None]) -> None:
@@ -89,84 +101,110 @@ class DecodePlan:
         keep = [(new, row) for new, row in enumerate(source) if row is not None]
         if not keep or not old.own:
             return
-        new_rows = torch.tensor([n for n, _ in keep], device=self.length_R.device)
-        old_rows = torch.tensor([o for _, o in keep], device=self.length_R.device)
-        self.length_R[new_rows] = old.length_R[old_rows]
-        self.steps = int(self.length_R.max())
-        for pair in old.own:
-            moved = []
-            for x in pair:  # CKSTD -> rows in front
-                rows = x.transpose(1, 2).flatten(0, 1)[old_rows]
-                fresh = x.new_zeros(self.num_cells * self.slots, *rows.shape[1:])
-                fresh[new_rows] = rows
-                moved.append(fresh.unflatten(0, (self.num_cells, self.slots)).transpose(1, 2).contiguous())
-            self.own.append((moved[0], moved[1]))
+        new_rows = torch.tensor([n for n, _ in keep], device=self.device)
+        old_rows = torch.tensor([o for _, o in keep], device=self.device)
+        length_n = old.clock - old.start_R[old_rows]
+        self.clock = int(length_n.max())
+        self.start_R.fill_(self.clock)
+        self.start_R[new_rows] = self.clock - length_n
+        self.own = [
+            (self._move(k, old, old_rows, new_rows), self._move(v, old, old_rows, new_rows)) for k, v in old.own
+        ]
 
-    def begin_step(self, is_active_R: Tensor) -> Tensor:
-        """Position of each row's new token. Call `end_step` when all layers have run."""
-        self._masks = {}
-        self._write_R = self.length_R.clone()
-        self._is_active_R = is_active_R
-        return self.prompt_length_C.repeat_interleave(self.slots) + self.length_R
+    def _move(self, cache: Tensor, old: DecodePlan, old_rows: Tensor, new_rows: Tensor) -> Tensor:
+        """The last `clock` places of the kept rows, at the front of a cache of the new grid."""
+        heads = cache.shape[0] // old.num_cells
+        rows = cache.view(old.num_cells, heads, *cache.shape[1:]).transpose(1, 2).flatten(0, 1)[old_rows]
+        fresh = cache.new_zeros(self.num_rows, heads, _capacity(self.clock + 1), cache.shape[-1])
+        fresh[new_rows, :, : self.clock] = rows[:, :, old.clock - self.clock : old.clock]
+        return fresh.view(self.num_cells, self.slots, heads, *fresh.shape[2:]).transpose(1, 2).flatten(0, 1)
 
-    def end_step(self) -> None:
-        self.length_R += self._is_active_R.long()
-        self.steps = int(self.length_R.max())
+    def positions(self) -> Tensor:
+        """Position of each row's next token in its sequence."""
+        return self.prompt_length_C.repeat_interleave(self.slots) + self.clock - self.start_R
+
+    def advance(self) -> None:
+        """Call when all layers have run."""
+        self.clock += 1
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        heads, width = k_KTD.shape[0], q_HTD.shape[-1]
         own_k, own_v = self._write(layer.index, k_KTD, v_KTD)
         prompt_k, prompt_v = self.prompts[layer.index]
-        cells, slots, heads, width = self.num_cells, self.slots, k_KTD.shape[0], q_HTD.shape[-1]
-        q = q_HTD.view(heads, -1, cells, slots, width).permute(2, 0, 3, 1, 4)  # CKSQD
-        q_grid = (q * layer.scaling).reshape(cells, heads, -1, width)
-        to_prompt = (q_grid @ prompt_k.transpose(-1, -2)).view(cells, heads, slots, -1, self.longest)
-        to_own = q_grid.view(cells, heads, slots, -1, width) @ own_k.transpose(-1, -2)
-        scores = torch.cat([to_prompt, to_own], dim=-1)
-        p = self._softmax(layer, scores)
-        p_prompt = p[..., : self.longest].reshape(cells, heads, -1, self.longest)
-        out = (p_prompt @ prompt_v).view(cells, heads, slots, -1, width) + p[..., self.longest :] @ own_v
-        return out.permute(1, 3, 0, 2, 4).reshape(q_HTD.shape)
+        grid = (heads, -1, self.num_cells, self.slots, width)
+        q_grid = q_HTD.view(grid).permute(2, 0, 3, 1, 4).reshape(self.num_cells * heads, -1, width)
+        queries = q_grid.shape[1] // self.slots
+        prompt_mask, own_mask = self._mask(layer.window, heads, own_k.shape[-2], queries)
+        to_prompt = torch.baddbmm(prompt_mask, q_grid, prompt_k.transpose(1, 2), alpha=layer.scaling)
+        to_own = torch.baddbmm(own_mask, q_grid.view(-1, queries, width), own_k.transpose(1, 2), alpha=layer.scaling)
+        p = self._softmax(layer, torch.cat([to_prompt, to_own.view(*q_grid.shape[:2], -1)], dim=-1), heads)
+        p_own = p.view(own_k.shape[0], queries, -1)[..., self.longest :]
+        out = torch.bmm(p_own, own_v).view(*q_grid.shape[:2], -1)
+        out = torch.baddbmm(out, p[..., : self.longest], prompt_v)
+        split = (self.num_cells, heads, self.slots, queries, -1)
+        return out.view(split).permute(1, 3, 0, 2, 4).reshape(q_HTD.shape[0], self.num_rows, -1)
 
-    def _softmax(self, layer: Layer, scores: Tensor) -> Tensor:
-        """Over prompt and own keys together; `scores` is CKSQ[L + T]."""
+    def _softmax(self, layer: Layer, scores: Tensor, heads: int) -> Tensor:
+        """Over prompt and own keys together; `scores` is [C * K, S * Q, L + T]."""
         if layer.softcap is not None:
-            scores = layer.softcap * torch.tanh(scores / layer.softcap)
-        scores = scores + self._mask(layer.window, scores.shape[-1] - self.longest).to(scores.dtype)
+            capped = layer.softcap * torch.tanh(scores / layer.softcap)
+            scores = torch.where(scores == float("-inf"), scores, capped)
         if layer.sinks_H is None:
             return scores.softmax(-1)
-        sinks = layer.sinks_H.to(scores.dtype).view(1, scores.shape[1], 1, -1, 1).expand(*scores.shape[:-1], 1)
-        return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
+        sinks_KQ = layer.sinks_H.to(scores.dtype).view(heads, -1)
+        sinks = sinks_KQ.repeat(self.num_cells, self.slots).view(*scores.shape[:2], 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1].contiguous()
 
     def _write(self, index: int, k_KTD: Tensor, v_KTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the step's keys and values in their places; returns those in use, CKSTD."""
+        """Put the step's keys and values in their places; returns those in use, [C * K * S, T, D]."""
         if index == len(self.own):
-            empty = k_KTD.new_zeros(self.num_cells, k_KTD.shape[0], self.slots, FIRST_CAPACITY, k_KTD.shape[-1])
-            self.own.append((empty, torch.zeros_like(empty[..., : v_KTD.shape[-1]])))
-        if self.own[index][0].shape[3] <= self.steps:
-            self.own[index] = tuple(torch.cat([x, torch.zeros_like(x)], dim=3) for x in self.own[index])  # type: ignore[assignment]
-        cell_R = torch.arange(self.num_cells, device=k_KTD.device).repeat_interleave(self.slots)
-        slot_R = torch.arange(self.slots, device=k_KTD.device).repeat(self.num_cells)
-        used = self._used(self.own[index][0].shape[3])
+            shape = (self.num_cells * k_KTD.shape[0], self.slots, FIRST_CAPACITY)
+            self.own.append((k_KTD.new_zeros(*shape, k_KTD.shape[-1]), v_KTD.new_zeros(*shape, v_KTD.shape[-1])))
+        if self.own[index][0].shape[2] <= self.clock:
+            k, v = self.own[index]
+            self.own[index] = (torch.cat([k, torch.zeros_like(k)], dim=2), torch.cat([v, torch.zeros_like(v)], dim=2))
+        used = min(-(-(self.clock + 1) // 16) * 16, self.own[index][0].shape[2])
+        in_use = []
         for cache, new in zip(self.own[index], (k_KTD, v_KTD), strict=True):
-            cache[cell_R, :, slot_R, self._write_R] = new.transpose(0, 1)
-        own_k, own_v = self.own[index]
-        return own_k[:, :, :, :used], own_v[:, :, :, :used]
+            heads = new.shape[0]
+            grid = cache.view(self.num_cells, heads, *cache.shape[1:])
+            grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
+            in_use.append(cache.flatten(0, 1)[:, :used])
+        return in_use[0], in_use[1]
 
-    def _used(self, capacity: int) -> int:
-        """Own keys in use, rounded up so that products keep their shapes for a while."""
-        return min(-(-(self.steps + 1) // 16) * 16, capacity)
+    def _mask(self, window: int | None, heads: int, own: int, queries: int) -> tuple[Tensor, Tensor]:
+        """0 where a row may look, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].
 
-    def _mask(self, window: int | None, own: int) -> Tensor:
-        """0 where a row may look and -inf elsewhere, [C, 1, S, 1, L + own]."""
-        if window not in self._masks:
-            device = self.length_R.device
-            length_R1 = self.prompt_length_C.repeat_interleave(self.slots)[:, None]
-            prompt_L, own_T = torch.arange(self.longest, device=device), torch.arange(own, device=device)
-            visible = torch.cat([prompt_L < length_R1, own_T <= self._write_R[:, None]], dim=1)
+        Made once a step for all layers of a kind.
+        """
+        if (window, self.clock) not in self._masks:
+            self._masks = {key: masks for key, masks in self._masks.items() if key[1] == self.clock}
+            length_C1 = self.prompt_length_C[:, None]
+            place_T, key_L = torch.arange(own, device=self.device), torch.arange(self.longest, device=self.device)
+            sees_prompt = (key_L < length_C1).repeat_interleave(self.slots, dim=0)
+            sees_own = (place_T <= self.clock) & (place_T >= self.start_R[:, None])
             if window is not None:
-                query_R1 = length_R1 + self._write_R[:, None]
-                position = torch.cat([prompt_L.expand(len(length_R1), -1), length_R1 + own_T], dim=1)
-                visible &= position > query_R1 - window
-            mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, float("-inf"))
-            self._masks[window] = mask.view(self.num_cells, 1, self.slots, 1, -1)
-        return self._masks[window]
+                sees_prompt &= key_L > (self.positions() - window)[:, None]
+                sees_own &= place_T > self.clock - window
+            prompt = _additive(sees_prompt).view(self.num_cells, 1, self.slots, 1, -1)
+            if window is None:
+                prompt_mask = prompt[:, 0, :1, 0].repeat_interleave(heads, dim=0)
+            else:
+                prompt_mask = prompt.expand(-1, heads, -1, queries, -1).reshape(
+                    self.num_cells * heads, self.slots * queries, -1
+                )
+            own_mask = _additive(sees_own).view(self.num_cells, 1, self.slots, own).expand(-1, heads, -1, -1)
+            self._masks[window, self.clock] = (prompt_mask, own_mask.reshape(-1, 1, own))
+        return self._masks[window, self.clock]
+
+
+def _additive(visible: Tensor) -> Tensor:
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, float("-inf"))
+
+
+def _capacity(places: int) -> int:
+    """Room for that many tokens: the first capacity, doubled until it fits."""
+    capacity = FIRST_CAPACITY
+    while capacity < places:
+        capacity *= 2
+    return capacity

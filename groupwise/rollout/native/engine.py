@@ -166,9 +166,8 @@ class _Generation:
         device = self.compute.device
         is_active = [row is not None and not row.is_finished for row in self.grid]
         ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
-        positions_R = plan.begin_step(torch.tensor(is_active, device=device))
-        hidden_RD = self.compute.hidden(ids_R, positions_R, plan)
-        plan.end_step()
+        hidden_RD = self.compute.hidden(ids_R, plan.positions(), plan)
+        plan.advance()
         rows = [row for row, active in zip(self.grid, is_active, strict=True) if active and row is not None]
         if len(rows) < len(self.grid):
             hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
@@ -179,7 +178,7 @@ class _Generation:
             np.array([row.next_uniform() for row in rows]) if self.sampling.temperature > 0 else np.zeros(len(rows))
         )
         drawn = sample(logits_RV, self.sampling, uniform_R, self._seen(logits_RV, rows))
-        kept_R = drawn.kept_R or [None] * len(rows)
+        kept_R: Sequence[tuple[int, ...] | None] = drawn.kept_R or [None] * len(rows)
         for row, token, logprob, kept in zip(rows, drawn.token_R, drawn.logprob_R, kept_R, strict=True):
             row.append(token, logprob, kept)
 
