@@ -50,6 +50,9 @@ _LEARNING = (
         "near 0, rising with beta x KL",
         "TRL #2703, #3452; Hugging Face LLM course, chapter 12",
     ),
+    Metric("policy_loss", "-", "Its policy term: what the advantages contribute. Near 0 on-policy."),
+    Metric("kl_loss", "-", "Its KL term: beta x KL as the objective weighs tokens.", "none"),
+    Metric("entropy_loss", "-", "Its entropy term: minus the coefficient times the mean entropy.", "none"),
     Metric(
         "reward",
         "reward",
@@ -95,6 +98,11 @@ _LEARNING = (
         "rises slowly; up while the reward stands still: stop, or lower the learning rate; above 1 in the first "
         "steps: learning rate too high; below 1e-4 after 20 steps: too low",
         "arXiv 2512.21852; thresholds are rules of thumb",
+    ),
+    Metric(
+        "kl/k1",
+        "nats/token",
+        "Mean log-ratio of policy to reference: the plain estimate of the same KL; may be negative.",
     ),
     Metric("beta", "-", "Weight of the KL term in the loss of this step."),
     Metric(
@@ -164,6 +172,7 @@ _UPDATE = (
         "about 1e-6 for all weights; ten times that for LoRA",
         "Thinking Machines, LoRA Without Regret; TRL's LoRA table",
     ),
+    Metric("masked_ratio", "share", "Loss tokens whose policy term a mask silenced (truncated, off-policy, entropy)."),
     Metric("groups_used", "count", "Groups that the update used."),
     Metric(
         "groups_dropped", "count", "Groups drawn and then dropped (dynamic sampling) or skipped for want of signal."
@@ -195,6 +204,24 @@ _MISMATCH = (
         "1.00-1.01; above 1.05 the two sides compute different things; climbing past 1.02: stale weights in the engine",
         "NVIDIA NeMo-RL's guides",
     ),
+    Metric(
+        "sampling/kl",
+        "nats/token",
+        "KL of engine and learner (k3) on the sampled tokens.",
+        "down",
+        "below 0.001",
+        "NeMo-RL guides",
+    ),
+    Metric(
+        "sampling/effective_share",
+        "share",
+        "Samples left effective by the ratio learner / engine: (sum w)^2 / (n sum w^2).",
+        "up",
+        "above 0.3",
+        "verl documentation, rollout correction",
+    ),
+    Metric("sampling/importance_sampling_ratio/mean", "-", "Mean weight that corrects the mismatch, where one is on."),
+    Metric("sampling/importance_sampling_ratio/max", "-", "Largest such weight."),
     Metric(
         "sampling/sampling_logp_difference/mean",
         "nats",

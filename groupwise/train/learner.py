@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..algo import Objective, StepWeights, objective_advantages, policy_loss, step_weights
+from ..algo.advantage import combine_rewards, moving_average
 from ..algo.stats import Stats
 from ..config import GRPOConfig
 from ..policy.network import Network, Scoring, completion_mask
@@ -93,24 +94,22 @@ class Learner:
     def prepare(self, groups: Sequence[Group], scores: Scores) -> Batch:
         """Tensors of the step with the advantages that its groups make of the rewards."""
         batch = make_batch(groups, scores, self.network.device)
+        total_N = combine_rewards(batch.rewards_NK, self.reward_weights)
         start = self.reward_average
-        if start is None:
-            start = float(batch.rewards_NK.nansum(dim=1).mean()) if self.objective.baseline == "ema" else 0.0
+        if start is None:  # the first baseline is the first step's mean: 0 would be far from any reward
+            start = float(total_N.nanmean())
         advantages = objective_advantages(
             self.objective,
-            batch.rewards_NK if batch.rewards_NK.shape[1] > 1 else batch.rewards_NK[:, 0],
+            batch.rewards_NK,
             batch.group_N.cpu(),
-            weights_K=self.reward_weights if batch.rewards_NK.shape[1] > 1 else None,
+            weights_K=self.reward_weights,
             mask_NT=batch.mask_NT,
             old_logprob_NT=scores.old_logprob_NT,
             ref_logprob_NT=scores.ref_logprob_NT,
             ema_start=start,
         )
         if self.objective.baseline == "ema":
-            decay = self.objective.ema_decay
-            for reward in batch.rewards_NK.nansum(dim=1).tolist():
-                start = decay * start + (1 - decay) * reward
-            self.reward_average = start
+            self.reward_average = moving_average(total_N, start, self.objective.ema_decay)
         return replace(batch, advantages=advantages.to(self.network.device, torch.float32))
 
     def update(self, batch: Batch) -> Update:
@@ -170,6 +169,7 @@ class Learner:
             rollout_logprob_NT=batch.rollout_logprob_NT,
             entropy_NT=None if now is None else now[1],
             is_truncated_N=batch.is_truncated_N,
+            generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.scheduler.last_epoch),
         )
 
     def _forward(self, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,8 @@ def train(run: Run) -> None:
             update = run.learner.update(batch)
             run.schedule.sync_reference(step)
 
-        run.engine.load_weights(run.network, version=step)
+        with clock.part("rollout"):
+            run.engine.load_weights(run.network, version=step)
         collected.groups = with_advantages(collected.groups, batch)
         run.recorder.end_step(step_metrics(step, collected, update, clock), collected, update)
     run.recorder.end()
