@@ -1,19 +1,24 @@
 """`GRPOTrainer`: the Python API, with the names that users of the ecosystem know.
 
-It is not a subclass of `transformers.Trainer`: that class owns the loop, and this project's loop is its own (docs/from-trl.md).
+It is not a subclass of `transformers.Trainer`: that class owns the loop, and this project's loop is its own
+(docs/from-trl.md).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
 
 from .config import GRPOConfig, Recipe
-from .data import load_problems
+from .data import Order, load_problems
+from .data.prepare import PreparedProblems
+from .data.problems import Problems
 from .errors import ConfigError, did_you_mean
 from .policy.load import (
     add_adapter,
@@ -31,10 +36,12 @@ from .runs.screen import Screen, make_screen
 from .runs.trackers import open_trackers
 from .runs.writer import RunWriter
 from .train import setup
+from .train.broken_off import telling_what_is_kept
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
 from .train.loop import Run, train
+from .train.metrics import finite
 from .train.record import Recorder
 from .train.schedule import Schedule
 from .train.signals import finish_step_first
@@ -42,7 +49,7 @@ from .world import check_single_process, keep_freed_memory, pick_device
 
 _ARGUMENTS = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
-    "callbacks", "optimizers", "peft_config",
+    "callbacks", "optimizers", "peft_config", "screen",
 )  # fmt: skip
 
 
@@ -50,7 +57,7 @@ class GRPOTrainer:
     """Trains a language model with GRPO.
 
     Args:
-        model: Hub id, folder, `.gguf` file, `pypi:<package>`, or a transformers / peft model, which is trained as it is.
+        model: Hub id, folder, `.gguf` file, `pypi:<package>`, or a transformers / peft model, trained as it is.
         reward_funcs: one or several: callables `f(prompts, completions, **columns)`, names of shipped rewards,
             `module:function`, `file.py:function`, reward models.
         args: the `GRPOConfig`.
@@ -60,6 +67,7 @@ class GRPOTrainer:
         callbacks: `transformers.TrainerCallback`s.
         optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
         peft_config: wraps the model with a fresh adapter.
+        screen: where progress is shown; by default the terminal.
 
     Raises:
         ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
@@ -77,6 +85,7 @@ class GRPOTrainer:
         callbacks: Sequence[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
+        screen: Screen | None = None,
         **unknown: Any,
     ) -> None:
         _check_arguments(model, reward_funcs, args, train_dataset, unknown)
@@ -84,11 +93,12 @@ class GRPOTrainer:
         check_single_process()
         keep_freed_memory()
         self.args = args or GRPOConfig()
-        self.screen: Screen = make_screen()
+        self.screen: Screen = screen or make_screen()
         self._recipe: dict[str, Any] | None = None
         self._optimizers = optimizers
         problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
+        Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
         self.judge = Judge(
             resolve_rewards(
                 reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
@@ -97,18 +107,12 @@ class GRPOTrainer:
         )
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
-        self.processing_class = (
-            processing_class if processing_class is not None else load_tokenizer(name, notify=self._note)
-        )
+        self.processing_class = processing_class if processing_class is not None else self._load_tokenizer(name)
         self.judge.load()
         self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
-        self.problems = setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
-        self.eval_problems = None
-        if eval_problems is not None:
-            self.eval_problems = setup.prepare_problems(
-                eval_problems, self.processing_class, self.model, self.args, self._note
-            )
-        self._recipe = setup.recipe_of(self.args, name, problems, self.judge, peft_config)
+        self.problems = self._prepare(problems)
+        self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
+        self._recipe = setup.recipe_of(self.args, name, problems, self.judge, _adapter_config(self.model))
         self.engine = self.policy.engine(self.args)
         self.order = setup.check_order(self.problems, self.args)
         self.reference = setup.make_reference(self.policy, self.args, self._note)
@@ -118,12 +122,14 @@ class GRPOTrainer:
         self._writer: RunWriter | None = None
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None) -> GRPOTrainer:
+    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None, screen: Screen | None = None) -> GRPOTrainer:
         """A trainer for a recipe; `folder` is where the recipe's own files are looked for."""
+        screen = screen or make_screen()
         if recipe.data is None:
             raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs.")
         data = recipe.data
         common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
+        common["notify"] = screen.note
         train_data = load_problems(data.path, split=data.split, **common)
         eval_data = None
         if data.eval_path or data.eval_split:
@@ -137,8 +143,10 @@ class GRPOTrainer:
 
             peft_config = LoraConfig(**recipe.lora.peft_arguments())
         config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
-        tokenizer = load_tokenizer(recipe.tokenizer) if recipe.tokenizer else None
-        trainer = cls(recipe.model, rewards, config, train_data, eval_data, tokenizer, peft_config=peft_config)
+        tokenizer = load_tokenizer(recipe.tokenizer, notify=screen.note) if recipe.tokenizer else None
+        trainer = cls(
+            recipe.model, rewards, config, train_data, eval_data, tokenizer, peft_config=peft_config, screen=screen
+        )
         trainer._recipe = recipe.resolved()
         return trainer
 
@@ -155,43 +163,46 @@ class GRPOTrainer:
         """Add a `transformers.TrainerCallback`, an object or a class."""
         self._callbacks.add(callback)
 
-    def train(self, resume_from_checkpoint: bool | str | Path | None = None) -> Any:
+    def train(self, resume_from_checkpoint: bool | str | Path | None = None, *, overwrite: bool = False) -> Any:
         """Train to the end of the schedule; returns the ecosystem's `TrainOutput`.
 
         `resume_from_checkpoint` continues a run: True takes the latest checkpoint of `output_dir`, a path that one.
+        `overwrite` deletes the run that `output_dir` holds. Ctrl-C ends the run after the step under way, with a
+        checkpoint and the model saved; a second one raises KeyboardInterrupt at once.
         """
         from transformers.trainer_utils import TrainOutput
 
         hold_trained_weights_in_float32(self.model, self._note)
         warn_of_dropout(self.model, self._note)
         self.policy.network.refresh()
-        folder = run_folder.create(self.output_dir, resume=bool(resume_from_checkpoint))
+        folder = run_folder.create(
+            self.output_dir,
+            overwrite=overwrite,
+            resume=bool(resume_from_checkpoint),
+            min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
+        )
         checkpoint = _checkpoint(folder, resume_from_checkpoint)
-        with RunWriter(folder) as self._writer, self.screen:
-            run, optimizer = self._build(folder, self._writer)
+        with RunWriter(folder) as writer, self.screen, self._writing(writer):
+            run, optimizer = self._build(folder, writer)
             if checkpoint is not None:
-                run.recorder.resume(checkpoint)
-                RunReader(folder).cut_after(run.schedule.step)
+                self._resume(run, folder, checkpoint)
             self._start(run, folder, optimizer, checkpoint)
-            with finish_step_first(run.schedule.stop, self._note) as self.interrupted:
+            with telling_what_is_kept(run.recorder), finish_step_first(run.schedule.stop, self._note) as stop:
+                self.interrupted = stop
                 train(run)
             self._finish(run, folder)
-        self._writer = None
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        mean_loss = sum(losses) / len(losses) if losses else 0.0
-        return TrainOutput(run.schedule.step, mean_loss, dict(self.state.log_history[-1]) if losses else {})
+        return TrainOutput(run.schedule.step, fmean(losses or [0.0]), dict((self.state.log_history or [{}])[-1]))
 
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""
         problems = self.eval_problems
         if eval_dataset is not None:
-            loaded = load_problems(eval_dataset, notify=self._note)
-            problems = setup.prepare_problems(loaded, self.processing_class, self.model, self.args, self._note)
+            problems = self._prepare(load_problems(eval_dataset, notify=self._note))
         if problems is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
         self.engine.load_weights(self.policy.network, version=self.state.global_step)
-        evaluator = Evaluator(problems, self.engine, self.judge, self.args, self.processing_class, self.policy.stop_ids)
-        metrics = evaluator.evaluate(self.state)
+        metrics = self._evaluator(problems).evaluate(self.state)
         self.log({k: v for k, v in metrics.items() if v is not None})
         self._callbacks.call("on_evaluate", metrics=metrics)
         return metrics
@@ -199,12 +210,18 @@ class GRPOTrainer:
     def log(self, logs: Mapping[str, float]) -> None:
         """Add numbers to `state.log_history`, the trackers and the callbacks' log."""
         self.state.log_history.append({**logs, "step": self.state.global_step})
-        self.trackers.log(logs, self.state.global_step)
+        if self._writer is not None:  # trackers are open while a run is
+            self.trackers.log(logs, self.state.global_step)
         self._callbacks.call("on_log", logs=dict(logs))
 
     def save_model(self, output_dir: str | Path | None = None, *, merge: bool = False) -> Path:
-        """Write adapter (or model) and tokenizer; `merge` writes a plain model with the adapter multiplied in."""
-        target = Path(output_dir) if output_dir is not None else self.output_dir / "final"
+        """Write adapter (or model) and tokenizer; `merge` writes a plain model with the adapter multiplied in.
+
+        The run folder itself holds a config.json of its own: a model meant for it goes into its `final`, the default.
+        """
+        target = Path(output_dir) if output_dir is not None else self.output_dir
+        if target.resolve() == self.output_dir.resolve():
+            target = self.output_dir / "final"
         return (save_merged if merge else save_policy)(self.model, self.processing_class, target)
 
     def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
@@ -220,7 +237,7 @@ class GRPOTrainer:
         if isinstance(model, str):
             device = pick_device(use_cpu=config.use_cpu)
             loaded, _ = load_model(
-                model,
+                str(Path(model).resolve()) if Path(model).is_dir() else model,  # an adapter names its base for ever
                 device=device,
                 full=peft_config is None,
                 attn_implementation=config.attn_implementation,
@@ -236,6 +253,38 @@ class GRPOTrainer:
             loaded = add_adapter(loaded, peft_config, config.seed)
         return loaded, name
 
+    def _load_tokenizer(self, name: str) -> Any:
+        """The tokenizer that belongs to the model by its name."""
+        if name == type(self.model).__name__:
+            raise ConfigError(
+                f"The {name} given as model carries no name by which its tokenizer could be found. Give the tokenizer "
+                "as processing_class."
+            )
+        return load_tokenizer(name, trust_remote_code=self.args.trust_remote_code, notify=self._note)
+
+    def _prepare(self, problems: Problems) -> PreparedProblems:
+        return setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
+
+    def _evaluator(self, problems: PreparedProblems) -> Evaluator:
+        return Evaluator(problems, self.engine, self.judge, self.args, self.processing_class, self.policy.stop_ids)
+
+    def _resume(self, run: Run, folder: run_folder.RunFolder, checkpoint: Path) -> None:
+        """Go on after the checkpoint, with one history in the records and in `state.log_history`."""
+        run.recorder.resume(checkpoint)
+        reader = RunReader(folder)
+        reader.cut_after(run.schedule.step)
+        every = self.args.logging_steps
+        self.state.log_history = [finite(m) for m in reader.metrics() if every and m["step"] % every == 0]
+
+    @contextmanager
+    def _writing(self, writer: RunWriter) -> Iterator[None]:
+        """Inside, `writer` takes what happens."""
+        self._writer = writer
+        try:
+            yield
+        finally:
+            self._writer = None
+
     def _build(self, folder: run_folder.RunFolder, writer: RunWriter) -> tuple[Run, str]:
         config, policy = self.args, self.policy
         schedule = Schedule(config, len(self.problems), self.reference)
@@ -247,11 +296,7 @@ class GRPOTrainer:
         )
         collector.on_progress = self.screen.progress
         learner.on_progress = lambda done, total: self.screen.progress("learn", done, total)
-        evaluator = None
-        if self.eval_problems is not None:
-            evaluator = Evaluator(
-                self.eval_problems, self.engine, self.judge, config, self.processing_class, policy.stop_ids
-            )
+        evaluator = None if self.eval_problems is None else self._evaluator(self.eval_problems)
         self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}
         recorder = Recorder(
             config,
@@ -269,7 +314,8 @@ class GRPOTrainer:
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
         """Record and show what begins here."""
-        assert self._writer is not None and self._recipe is not None
+        assert self._writer is not None
+        assert self._recipe is not None
         run_name = self.args.run_name or folder.path.resolve().name
         record = setup.record_of_start(self._recipe, self.policy, self.problems, self.engine, self.args, optimizer)
         self._writer.config(record)
@@ -289,7 +335,7 @@ class GRPOTrainer:
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
         self.trackers.finish()
         page = write_report(folder)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and self.interrupted.signal is None:
             self.push_to_hub()
         self.screen.close(
             f"{run.schedule.step} of {run.schedule.num_steps} steps done.\n"
@@ -315,8 +361,8 @@ def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Ma
         raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _ARGUMENTS)}')
     if args is not None and not isinstance(args, GRPOConfig):
         raise ConfigError(
-            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the same "
-            "arguments: change the import."
+            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the "
+            "same arguments: change the import."
         )
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
         if value is None:
@@ -332,3 +378,14 @@ def _checkpoint(folder: run_folder.RunFolder, wanted: bool | str | Path | None) 
     if latest is None:
         raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without resume_from_checkpoint.')
     return latest
+
+
+def _adapter_config(model: Any) -> Any:
+    """The configuration of the adapter that is trained, or None."""
+    configs = getattr(model, "peft_config", None)
+    return configs[model.active_adapter] if configs else None
+
+
+def _bytes_to_save(model: nn.Module) -> int:
+    """A checkpoint (weights and Adam's two moments) and the final weights, in float32."""
+    return 4 * 4 * count_parameters(model).trainable

@@ -13,9 +13,15 @@ from .reference import effective_model
 
 def save_policy(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
     """The adapter (or the whole model) with its tokenizer, as `from_pretrained` reads them."""
+    from transformers.utils import logging
+
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path, safe_serialization=True)  # type: ignore[operator]
+    logging.disable_progress_bar()  # the screen is ours
+    try:
+        model.save_pretrained(path)  # type: ignore[operator]
+    finally:
+        logging.enable_progress_bar()
     tokenizer.save_pretrained(path)
     return path
 

@@ -117,7 +117,8 @@ def create(
     if folder.has_trained and not overwrite and not resume:
         raise RunError(
             f'"{output_dir}" already holds a run ({_what_it_holds(folder)}); expected a new or empty folder. '
-            "Choose another output_dir, resume that run, or say that it may be overwritten."
+            "Choose another output_dir, go on with that run (--resume, or train(resume_from_checkpoint=True)), or have "
+            "it deleted (--overwrite, or train(overwrite=True))."
         )
     if overwrite:
         _delete_run(folder)

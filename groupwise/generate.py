@@ -1,0 +1,144 @@
+"""Text from a run, an adapter or a model, through plain transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .chat import decode_completion, encode_prompt, pad_id, stop_ids
+from .errors import ConfigError, RunError
+from .policy.load import load_model, load_tokenizer
+from .runs.folder import RunFolder
+from .runs.reader import RunReader
+from .types import Prompt, Sampling
+
+Notify = Callable[[str], None]
+
+_ADAPTER = "adapter_config.json"
+
+
+def load_trained(
+    name: str, *, device: torch.device, trust_remote_code: bool = False, notify: Notify = print
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a run (what it trained, on its base), an adapter folder, or anything `model:` takes."""
+    path = Path(name).expanduser()
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "notify": notify}
+    folder = RunFolder(path)
+    if folder.events.is_file() or folder.has_trained:
+        return _load_run(folder, options)
+    if (path / _ADAPTER).is_file():
+        return _load_adapter(path, None, options)
+    return _load_plain(name, options)
+
+
+def recorded_model(folder: RunFolder) -> str | None:
+    """The model that a run started from, as its recipe names it."""
+    model = RunReader(folder).config.get("model") or {}
+    return model.get("name")
+
+
+def _load_plain(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    model, _ = load_model(name, full=False, **options)
+    rest = {key: options[key] for key in ("trust_remote_code", "notify")}
+    return model, load_tokenizer(name, **rest)
+
+
+def _load_run(folder: RunFolder, options: dict[str, Any]) -> tuple[Any, Any]:
+    recipe = RunReader(folder).config.get("recipe") or {}
+    options["trust_remote_code"] |= bool(recipe.get("trust_remote_code"))
+    if (folder.final / _ADAPTER).is_file():
+        return _load_adapter(folder.final, recorded_model(folder), options)
+    if (folder.final / "config.json").is_file():
+        return _load_plain(str(folder.final), options)
+    checkpoint = folder.latest_checkpoint
+    way_out = (
+        f"Its last checkpoint is {checkpoint.name}: go on with groupwise train RECIPE --resume, and stop it with one "
+        "Ctrl-C to have the model written."
+        if checkpoint
+        else "Let it train to its end, or stop it with one Ctrl-C."
+    )
+    raise RunError(f'The run "{folder.path}" has no trained model yet: {folder.final} is missing. {way_out}')
+
+
+def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The adapter on its base: the one it names, or where that is gone the one that the run recorded."""
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or ""
+    if recorded and (base == "" or (Path(base).is_absolute() and not Path(base).exists())):
+        base = recorded
+    if not base:
+        raise ConfigError(f"{path / _ADAPTER} names no base model, so the adapter cannot be used alone.")
+    model, _ = load_model(base, full=False, **options)
+    has_tokenizer = (path / "tokenizer_config.json").is_file()
+    rest = {key: options[key] for key in ("trust_remote_code", "notify")}
+    tokenizer = _tokenizer_of(path) if has_tokenizer else load_tokenizer(base, **rest)
+    return PeftModel.from_pretrained(model, str(path)), tokenizer
+
+
+def _tokenizer_of(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(path))
+
+
+def make_prompt(text: str, system: str | None, tokenizer: Any, *, is_plain: bool) -> Prompt:
+    """A chat where the tokenizer has a template, unless plain text is asked for."""
+    if is_plain or not tokenizer.chat_template:
+        if system is not None:
+            raise ConfigError(
+                "A system message needs a chat: this tokenizer has no chat template, or --plain was given."
+            )
+        return text
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return [*messages, {"role": "user", "content": text}]
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    num: int = 1,
+    seed: int | None = None,
+    streamer: Any = None,
+) -> list[str]:
+    """`num` completions of one prompt. A `streamer` of transformers sees a single one as it grows."""
+    from transformers import GenerationConfig, set_seed
+
+    ids = encode_prompt(tokenizer, prompt)
+    _check_fits(len(ids), sampling.max_tokens, model)
+    if seed is not None:
+        set_seed(seed)
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p, "top_k": 0}
+    is_greedy = sampling.temperature == 0
+    settings = GenerationConfig(
+        do_sample=not is_greedy,
+        max_new_tokens=sampling.max_tokens,
+        num_return_sequences=num,
+        eos_token_id=list(stop_ids(tokenizer, model.generation_config)),
+        pad_token_id=pad_id(tokenizer),
+        **({} if is_greedy else drawn),
+    )
+    input_ids = torch.tensor([ids], device=model.device)
+    output = model.eval().generate(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        generation_config=settings,
+        streamer=streamer if num == 1 else None,
+    )
+    return [decode_completion(tokenizer, row[len(ids) :].tolist()) for row in output]
+
+
+def _check_fits(num_prompt_tokens: int, max_tokens: int, model: Any) -> None:
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and num_prompt_tokens + max_tokens > context:
+        raise ConfigError(
+            f"The prompt has {num_prompt_tokens} tokens and up to {max_tokens} are to follow, but the model's context "
+            f"is {context}. Shorten the prompt, or ask for {max(context - num_prompt_tokens, 0)} tokens or fewer."
+        )

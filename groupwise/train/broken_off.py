@@ -1,0 +1,35 @@
+"""When training breaks off: record it, close what is open, and say what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..runs.folder import RunFolder
+from .record import Recorder
+
+
+@contextmanager
+def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
+    """An error inside, a second Ctrl-C too, goes on when the run folder and the terminal are in order."""
+    try:
+        yield
+    except BaseException as error:
+        num_steps = recorder.schedule.step
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        recorder.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")
+        recorder.trackers.finish()
+        recorder.screen.close(what_is_kept(num_steps, recorder.folder))
+        raise
+
+
+def what_is_kept(num_steps: int, folder: RunFolder) -> str:
+    """A sentence for the user of a run that has ended early."""
+    checkpoint = folder.latest_checkpoint
+    goes_on = (
+        f"the checkpoint {checkpoint}, from which groupwise train RECIPE --resume or "
+        "train(resume_from_checkpoint=True) goes on"
+        if checkpoint
+        else "no checkpoint, as none was due yet (save_steps)"
+    )
+    return f"Broken off after {num_steps} finished steps. Kept: their records in {folder.path}, and {goes_on}."
