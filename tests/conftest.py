@@ -1,0 +1,20 @@
+"""What every test may count on."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may wait for a network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """Tiny tensors are fastest on one thread; a slow test has a real model and takes the machine."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        is_slow = request.node.get_closest_marker("slow") is not None
+        torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
