@@ -1,0 +1,70 @@
+"""Train a recipe in this process, as `groupwise train` does; with --shuffle-rewards as a negative control.
+
+Usage: python bench/run_recipe.py recipes/length-smollm2-cpu.yaml --set max_steps=2 --set output_dir=/tmp/run
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import common
+
+common.measure_this_checkout()
+
+
+class ShuffledJudge:
+    """Judges like the one it wraps, then deals the rewards out anew over all completions of the step.
+
+    The mean reward stays what the completions earned; which completion gets the credit says nothing any more.
+    """
+
+    def __init__(self, judge: Any, seed: int) -> None:
+        from numpy.random import default_rng
+
+        self._judge = judge
+        self._random = default_rng(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._judge, name)
+
+    def judge(self, groups: Sequence[Any], *, trainer_state: Any = None) -> Any:
+        judged = self._judge.judge(groups, trainer_state=trainer_state)
+        order = self._random.permutation(sum(len(group.reward) for group in judged.groups))
+        return replace(judged, groups=_deal_out(judged.groups, [int(i) for i in order]))
+
+
+def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
+    """Completion i of the step gets the rewards of completion order[i]."""
+    columns = {name: [r for group in groups for r in group.rewards[name]] for name in groups[0].rewards}
+    total = [r for group in groups for r in group.reward]
+    dealt, start = [], 0
+    for group in groups:
+        rows = order[start : start + len(group.reward)]
+        start += len(rows)
+        rewards = {name: tuple(values[i] for i in rows) for name, values in columns.items()}
+        dealt.append(replace(group, rewards=rewards, reward=tuple(total[i] for i in rows)))
+    return tuple(dealt)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
+    parser.add_argument("--shuffle-rewards", action="store_true", help="give each completion another one's reward")
+    arguments = parser.parse_args()
+
+    from groupwise import GRPOTrainer
+    from groupwise.config import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    trainer = GRPOTrainer.from_recipe(recipe, folder=recipe.folder)
+    if arguments.shuffle_rewards:
+        trainer.judge = ShuffledJudge(trainer.judge, trainer.args.seed)  # type: ignore[assignment]
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()

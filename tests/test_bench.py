@@ -1,0 +1,207 @@
+"""The scripts of bench/ start, deal out rewards fairly, and render what they measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from groupwise.rewards.judge import Judged
+from groupwise.types import Group, Problem
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+SCRIPTS = (
+    "peers", "step_vs_trl", "engine", "base_vs_trained", "demo_seeds", "negative_controls", "run_recipe", "table",
+)  # fmt: skip
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a script of bench/ as it runs: its own folder first on the path."""
+    monkeypatch.syspath_prepend(str(BENCH))
+
+    def load_script(name: str) -> ModuleType:
+        for shared in ("common", "peers", "runs"):
+            monkeypatch.delitem(sys.modules, shared, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return load_script
+
+
+def test_readme_names_every_command() -> None:
+    text = (BENCH / "README.md").read_text()
+    assert [name for name in SCRIPTS if name != "run_recipe" and f"bench/{name}.py" not in text] == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_works(name: str) -> None:
+    found = subprocess.run([sys.executable, str(BENCH / f"{name}.py"), "--help"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert f"{name}.py" in found.stdout
+
+
+def machine() -> dict[str, Any]:
+    return {"cores": 2, "cpu": "a CPU"}
+
+
+def header(command: str) -> dict[str, Any]:
+    return {"date": "2026-01-02T03:04:05+00:00", "command": f"python bench/{command}", "machine": machine()}
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"min": value, "median": value, "max": value, "count": 1}
+
+
+def side(seconds: float, gib: float) -> dict[str, Any]:
+    return {"step_seconds": spread(seconds), "peak_bytes": spread(gib * 2**30), "versions": {"trl": "1.16.0"}}
+
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "step_vs_trl": {
+        **header("step_vs_trl.py"),
+        "cases": {
+            "case-study": {
+                "case": {"title": "the case"},
+                "groupwise": side(2.0, 1.25),
+                "trl": side(30.0, 5.0),
+                "speedup": 15.0,
+                "speedup_by_round": [14.0, 16.5],
+            }
+        },
+    },
+    "engine": {
+        **header("engine.py"),
+        "rollout": {"8": {"tokens_per_second": 600.0, "floor_tokens_per_second": 1000.0, "share_of_floor": 0.6}},
+        "learner": {
+            "packed_tokens": 1280,
+            "tokens_per_second": 640.0,
+            "floor_seconds": spread(1.0),
+            "share_of_floor": 0.5,
+        },
+    },
+    "demo_seeds": {
+        **header("demo_seeds.py"),
+        "recipe": "demo.yaml",
+        "seeds": {"42": {"wall_seconds": 305, "first_reward": -290, "last_10_reward": -22.5, "peak_bytes": 2**30}},
+    },
+    "base_vs_trained": {
+        **header("base_vs_trained.py"),
+        "num_prompts": 64,
+        **{
+            name: {"mean": 10.0, "stderr": 1.5}
+            for name in ("base_sampled", "base_greedy", "trained_sampled", "trained_greedy", "merged_plain_greedy")
+        },
+    },
+    "negative_controls": {
+        **header("negative_controls.py"),
+        "runs": {
+            name: {"gain": gain, "stderr": None if gain == 0 else 3.0, "num_steps": 12}
+            for name, gain in (("as_it_is", 120.0), ("shuffled_rewards", -4.0), ("learning_rate_0", 0.0))
+        },
+    },
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for name, result in RESULTS.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_table_renders_every_result(load: Any, results: Path) -> None:
+    block = load("table").render(results)
+    for row in (
+        "| the case | 2.00 s | 30.00 s | **15.0x** (14.0 to 16.5) | 1.25 against 5.00 GiB |",
+        "| rollout, 8 completions at a time | 600 | 1,000 | 60% |",
+        "| learner, 1,280 packed tokens | 640 | 1,280 | 50% |",
+        "| 42 | 5:05 | -290.0 | -22.5 | 1.00 GiB |",
+        "| trained, greedy | 10.0 ± 1.5 |",
+        "| as it is | +120.0 ± 3.0 |",
+        "| learning rate 0 | +0.0 |",
+        "`python bench/engine.py`, 2 cores of a CPU, 2026-01-02",
+    ):
+        assert row in block.splitlines()
+
+
+def test_table_leaves_out_what_was_not_measured(load: Any, results: Path) -> None:
+    (results / "engine.json").unlink()
+    assert "floor" not in load("table").render(results)
+
+
+def test_table_refuses_a_smoke_test(load: Any, results: Path) -> None:
+    (results / "engine.json").write_text(json.dumps({**RESULTS["engine"], "is_quick": True}))
+    with pytest.raises(SystemExit, match="smoke test"):
+        load("table").render(results)
+
+
+def test_block_is_replaced_and_the_rest_kept(load: Any) -> None:
+    table = load("table")
+    text = f"before\n{table.OPEN}\nold \\1\n{table.CLOSE}\nafter\n"
+    once = table.put(text, r"new \1")
+    assert once == f"before\n{table.OPEN}\nnew \\1\n{table.CLOSE}\nafter\n"
+    assert table.put(once, r"new \1") == once
+    with pytest.raises(SystemExit, match="must have one"):
+        table.put("no marks", "block")
+
+
+def test_shuffling_deals_out_the_same_rewards_to_others(load: Any) -> None:
+    groups = tuple(
+        Group(draw, Problem(draw, "p"), (1,), (), {"length": rewards}, rewards)
+        for draw, rewards in enumerate([(1.0, 2.0, None), (4.0, 5.0, 6.0)])
+    )
+
+    class Judge:
+        functions = ("length",)
+
+        def judge(self, given: Any, *, trainer_state: Any = None) -> Judged:
+            return Judged(given, {"length": 0.0})
+
+    judge = load("run_recipe").ShuffledJudge(Judge(), seed=1)
+    dealt = judge.judge(groups).groups
+    flat = [r for group in dealt for r in group.reward]
+    assert judge.functions == ("length",)
+    assert sorted(flat, key=str) == sorted([1.0, 2.0, None, 4.0, 5.0, 6.0], key=str)
+    assert flat != [1.0, 2.0, None, 4.0, 5.0, 6.0]
+    assert [group.rewards["length"] for group in dealt] == [group.reward for group in dealt]
+
+
+def test_gain_is_the_difference_over_the_last_third(load: Any) -> None:
+    found = load("negative_controls").gain([-9.0, -9.0, -9.0, -9.0, -2.0, -4.0], [-9.0, -9.0, -9.0, -9.0, -8.0, -12.0])
+    assert found == {"gain": 7.0, "stderr": pytest.approx(1.0)}
+
+
+def test_distance_averages_a_prompt_first(load: Any) -> None:
+    found = load("base_vs_trained").distances([["x" * 40, "x" * 60], ["x" * 54, "x" * 58]], 50)
+    assert found["mean"] == 8.0
+    assert found["stderr"] == pytest.approx(2.0)  # of 10 and 6
+
+
+def test_different_work_is_an_error(load: Any) -> None:
+    check = load("step_vs_trl").check_same_work
+    answer = {"tokens": 10, "completion_tokens": 8, "completion_lengths": [4]}
+    check({"groupwise": [answer], "trl": [answer]})
+    with pytest.raises(SystemExit, match="did not do the same work"):
+        check({"groupwise": [answer], "trl": [{**answer, "completion_tokens": 7}]})
+
+
+def test_long_prompts_have_the_tokens_asked_for(load: Any) -> None:
+    class Tokenizer:
+        def encode(self, text: str, **options: Any) -> list[int]:
+            return [0] * (2 if len(text) > 5 else 1)
+
+    prompt = load("step_vs_trl")._long_prompt(iter(["one two three", "eleven twelve", "more"]), 6, Tokenizer())
+    assert prompt == "one two three eleven"  # 1 + 1 + 1 + 2 tokens; the next word would need two
+
+
+def test_peak_memory_of_this_process_is_known_on_linux(load: Any) -> None:
+    common = load("common")
+    expected = sys.platform == "linux"
+    assert (common.status_bytes("VmHWM") >= common.status_bytes("VmRSS") > 0) == expected
