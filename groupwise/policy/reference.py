@@ -53,8 +53,7 @@ class Reference:
         mine = self._frozen.model.state_dict()
         floating = {name: w for name, w in target.items() if w.is_floating_point()}
         mixed = mix_reference({name: mine[name] for name in floating}, floating, alpha)
-        self._frozen.model.load_state_dict(mixed, strict=False)
-        self._frozen.refresh()
+        self._take(mixed)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty while the reference is the base."""
@@ -65,13 +64,18 @@ class Reference:
             return
         if self._frozen is None:
             self._freeze(base_only=True)
-        assert self._frozen is not None
-        self._frozen.model.load_state_dict(state, strict=False)
-        self._frozen.refresh()
+        self._take(state)
 
     def _freeze(self, *, base_only: bool = False) -> None:
-        frozen = effective_model(self._policy.model, with_adapters=not base_only)
-        frozen.requires_grad_(False)
+        self._hold(effective_model(self._policy.model, with_adapters=not base_only).requires_grad_(False))
+
+    def _take(self, state: Mapping[str, Tensor]) -> None:
+        assert self._frozen is not None
+        self._frozen.model.load_state_dict(state, strict=False)
+        self._hold(self._frozen.model)
+
+    def _hold(self, frozen: nn.Module) -> None:
+        """A network over the weights as they are now: one that exists reads frozen weights only once."""
         self._frozen = self._build(frozen)
         self._frozen.refresh()
 

@@ -18,6 +18,7 @@ from ..data import Order, prepare
 from ..data.prepare import PreparedProblems
 from ..data.problems import Problems
 from ..errors import ConfigError
+from ..policy.compute import ComputeModel
 from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
@@ -93,9 +94,12 @@ def make_reference(policy: Policy, config: GRPOConfig, notify: Notify) -> Refere
     """The reference, where the objective reads one."""
     if "ref" not in config.resolved_objective.needs:
         return None
-    dtype, uses_fast_path = policy.network.dtype, policy.network.compute is not None
-    engine = "auto" if uses_fast_path else "transformers"
-    return Reference(policy.network, lambda model: build_network(model, dtype, engine=engine, notify=lambda _: None))
+    dtype, has_fast_path = policy.network.dtype, policy.network.compute is not None
+
+    def build(model: nn.Module) -> Network:  # the policy has earned the fast path for its architecture
+        return Network(model, dtype, ComputeModel(model, dtype) if has_fast_path else None)
+
+    return Reference(policy.network, build)
 
 
 def make_learner(
