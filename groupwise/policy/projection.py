@@ -108,8 +108,7 @@ class Projection:
     def refresh(self) -> None:
         """Take over the current weights."""
         if self.weight_OI is None or self.is_trained:
-            casts = [self._cast(s.weight_OI, part) for part, s in enumerate(self.sources)]
-            self.weight_OI = casts[0] if len(casts) == 1 else torch.cat(casts)
+            self.weight_OI = self._fused_weight()
             self.packed = None
         if any(s.bias_O is not None for s in self.sources):
             zeros = [s.weight_OI.new_zeros(s.weight_OI.shape[0]) for s in self.sources]
@@ -117,10 +116,20 @@ class Projection:
             self.bias_O = torch.cat(biases).to(self.dtype)
         self._refresh_adapters()
 
-    def _cast(self, weight: Tensor, part: int) -> Tensor:
-        if weight.requires_grad and weight.dtype == torch.float32 and self.dtype == torch.bfloat16:
-            return round_stochastically(weight, self.seed + part)
-        return weight.detach().to(self.dtype)
+    def _fused_weight(self) -> Tensor:
+        """The siblings' weights below each other in the compute dtype; a single one that has it already is no copy."""
+        first = self.sources[0].weight_OI
+        if len(self.sources) == 1 and first.dtype == self.dtype:
+            return first.detach()
+        fused_OI = self.weight_OI
+        if fused_OI is None:
+            fused_OI = first.new_empty(sum(self.sizes), first.shape[1], dtype=self.dtype, requires_grad=False)
+        rounds_up = self.dtype == torch.bfloat16 and first.dtype == torch.float32
+        for part, (rows_OI, source) in enumerate(zip(fused_OI.split(self.sizes), self.sources, strict=True)):
+            weight = source.weight_OI
+            is_dithered = rounds_up and weight.requires_grad
+            rows_OI.copy_(round_stochastically(weight, self.seed + part) if is_dithered else weight)
+        return fused_OI
 
     def _refresh_adapters(self) -> None:
         adapters = [(part, a) for part, s in enumerate(self.sources) for a in s.adapters]

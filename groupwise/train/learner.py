@@ -24,7 +24,7 @@ from ..policy.reference import Reference
 from ..types import Group
 from .batch import Batch, Scores, make_batch, rows_of
 
-AUTO_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+AUTO_MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Token budget of one learner pass when the user sets none: memory follows it, and more gains nothing on a CPU."""
 
 Progress = Callable[[int, int], None]
