@@ -6,6 +6,8 @@ optimizer step before its first micro-batch, so cutting it differently changes n
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -122,7 +124,7 @@ class Learner:
                 measured, norm = self._optimizer_step(part)
                 stats.append(measured)
                 norms.append(norm)
-                num_skipped += norm != norm or norm == float("inf")
+                num_skipped += not math.isfinite(norm)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
                     self.network.refresh()
         merged = Stats.merge_all(stats).floats()
@@ -150,10 +152,16 @@ class Learner:
             stats.append(self._backward(batch, weights, part))
             self.on_progress(number + 1, len(passes))
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm or float("inf")))
-        if norm == norm and norm != float("inf"):
-            self.optimizer.step()
-        self.scheduler.step()
+        self._step(is_finite=math.isfinite(norm))
         return Stats.merge_all(stats), norm
+
+    def _step(self, *, is_finite: bool) -> None:
+        """Move the weights, unless the gradient is not finite; the schedule counts the update either way."""
+        if is_finite:
+            self.optimizer.step()
+        with warnings.catch_warnings():  # torch takes a first update that is left out for a wrong order of calls
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+            self.scheduler.step()
 
     def _step_weights(self, batch: Batch) -> StepWeights:
         now = None
