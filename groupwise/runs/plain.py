@@ -44,7 +44,7 @@ class PlainScreen:
         """Within a step a log stays silent."""
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        self._progress.evaluation = metrics
+        self._progress.evaluated(metrics)
         self._print("  evaluation: " + evaluation_text(metrics))
 
     def note(self, text: str) -> None:

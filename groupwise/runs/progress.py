@@ -51,6 +51,12 @@ class Progress:
         self.phase = ("", 0, 0)
         self._remember(metrics)
 
+    def evaluated(self, metrics: Mapping[str, Any]) -> None:
+        """An evaluation before the first step says nothing about how long steps take."""
+        self.evaluation = {"step": self.steps_done, **metrics}
+        if not self._step_seconds:
+            self._last_step_at = self.clock()
+
     def _remember(self, metrics: Mapping[str, Any]) -> None:
         self.metrics = metrics
         self.rewards.append(metrics.get("reward"))

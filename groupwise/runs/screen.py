@@ -124,7 +124,7 @@ class LiveScreen:
         self._has_news.set()
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        self._progress.evaluation = {"step": self._progress.steps_done, **metrics}
+        self._progress.evaluated(metrics)
         self._picture.forget()
         self._has_news.set()
 
