@@ -274,7 +274,8 @@ class GRPOTrainer:
         reader = RunReader(folder)
         reader.cut_after(run.schedule.step)
         every = self.args.logging_steps
-        self.state.log_history = [finite(m) for m in reader.metrics() if every and m["step"] % every == 0]
+        logged = [finite(m) for m in reader.metrics() if every and m["step"] % every == 0]
+        self.state.log_history = [{k: v for k, v in m.items() if k != "schema_version"} for m in logged]
 
     @contextmanager
     def _writing(self, writer: RunWriter) -> Iterator[None]:

@@ -1,0 +1,67 @@
+"""A tiny model on disk, tiny data and a small configuration: what tests of the user's side start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tiny import tiny_model, tiny_tokenizer
+
+from groupwise import GRPOConfig, GRPOTrainer
+
+ROWS = [{"prompt": f"say {word}", "answer": word} for word in ("one", "two", "three", "four", "five", "six")]
+CHATS = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+SETTINGS: dict[str, Any] = {
+    "prompts_per_step": 2,
+    "num_generations": 2,
+    "max_completion_length": 6,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "dtype": "float32",
+    "use_cpu": True,
+}
+
+
+def short(completions: list[Any], **kwargs: Any) -> list[float]:
+    """A reward: the shorter the better."""
+    return [-float(len(str(completion))) for completion in completions]
+
+
+def model_folder(path: Path, *, dtype: torch.dtype = torch.float32, chat: bool = True, **settings: Any) -> Path:
+    """A random two-layer Llama with its tokenizer, as `save_pretrained` writes it."""
+    tiny_model(**settings).to(dtype).save_pretrained(path)
+    tokenizer = tiny_tokenizer(chat=chat)
+    tokenizer.model_max_length = 256
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def config(output_dir: Path, **settings: Any) -> GRPOConfig:
+    return GRPOConfig(output_dir=str(output_dir), **{**SETTINGS, **settings})
+
+
+def trainer(
+    output_dir: Path, *, model: Any = None, rewards: Any = short, data: Any = ROWS, rest: Any = None, **settings: Any
+) -> GRPOTrainer:
+    """A trainer of a tiny model; `rest` are its other arguments, `settings` those of the configuration."""
+    arguments = {"processing_class": tiny_tokenizer(chat=True), **(rest or {})}
+    policy = tiny_model() if model is None else model
+    return GRPOTrainer(policy, rewards, config(output_dir, **settings), data, **arguments)
+
+
+def write_recipe(path: Path, model: Path, **changes: Any) -> Path:
+    """A recipe file beside its data; a change to None leaves the key out."""
+    data = path.with_name("rows.jsonl")
+    data.write_text("".join(f'{{"prompt": "{row["prompt"]}", "answer": "{row["answer"]}"}}\n' for row in ROWS))
+    ingredients = {"model": str(model), "data": str(data), "rewards": [{"name": "length", "target": 4}]}
+    keys = {**ingredients, "lora": {"r": 4}, "output_dir": str(path.with_name("run-of-recipe")), **SETTINGS, **changes}
+    path.write_text(yaml.safe_dump({name: value for name, value in keys.items() if value is not None}))
+    return path
+
+
+def draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing a report takes longer than training a tiny model."""
+    monkeypatch.setattr("groupwise.report.write_report", lambda folder: folder.report / "index.html")

@@ -1,0 +1,307 @@
+"""The commands, run as a shell runs them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import hub_stub
+import pytest
+import transformers
+from api_helpers import draw_no_report, model_folder, write_recipe
+from peft import PeftModel
+
+from groupwise import __version__
+from groupwise.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub client's own
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process; its exit code and what it said."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _draw_no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "report" not in request.node.name:
+        draw_no_report(monkeypatch)
+        monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, a recipe for it, and a finished run of that recipe."""
+    path = tmp_path_factory.mktemp("cli")
+    recipe = write_recipe(path / "recipe.yaml", model_folder(path / "base"), output_dir=str(path / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        draw_no_report(patch)
+        with pytest.raises(SystemExit):
+            main(["train", str(recipe), "--quiet"])
+    return path
+
+
+def steps(run_folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- groupwise ---
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    blocked = "import sys; sys.modules['torch'] = None; from groupwise.cli import main; main(['--help'])"
+    said = subprocess.run(
+        [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert all(command in said for command in ("train", "generate", "report", "export"))
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    assert run("--version") == (0, f"groupwise {__version__}\n", "")
+
+
+# --- train ---
+
+
+def test_training_says_what_it_will_do_does_it_and_ends_with_0(place: Path, tmp_path: Path, run: Run) -> None:
+    code, out, err = run("train", place / "recipe.yaml", "--set", f"output_dir={tmp_path / 'run'}", "--set", "lora.r=2")
+    assert (code, err) == (0, "")
+    head = [
+        f"model    {place / 'base'}, training a LoRA adapter of rank 2",
+        f"data     {place / 'rows.jsonl'}",
+        "rewards  length",
+        "step     2 prompts x 2 completions = 4 completions a step, 1 update",
+        f"run      {tmp_path / 'run'}",
+    ]
+    assert out.splitlines()[:5] == head
+    assert "2 of 2 steps done." in out
+    assert steps(tmp_path / "run") == [1, 2]
+    assert json.loads((tmp_path / "run/final/adapter_config.json").read_text())["r"] == 2
+
+
+def test_quiet_training_says_nothing(place: Path, tmp_path: Path, run: Run) -> None:
+    assert run("train", place / "recipe.yaml", "--quiet", "--set", f"output_dir={tmp_path}") == (0, "", "")
+
+
+def test_a_run_is_never_overwritten_unless_asked(place: Path, tmp_path: Path, run: Run) -> None:
+    again = ("train", place / "recipe.yaml", "--set", f"output_dir={tmp_path}", "--set", "max_steps=1", "--quiet")
+    assert run(*again).code == 0
+    code, out, err = run(*again)
+    assert (code, out) == (2, "")
+    assert err.startswith(f'error: "{tmp_path}" already holds a run (1 steps recorded, 0 checkpoints)')
+    assert "--overwrite" in err
+    assert "--resume" in err
+    assert run(*again, "--overwrite").code == 0
+    assert steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("names", ["recipe", "run"])
+def test_a_run_is_resumed_by_its_recipe_or_by_its_folder(place: Path, tmp_path: Path, run: Run, names: str) -> None:
+    start = ("--set", f"output_dir={tmp_path}", "--set", "save_steps=2", "--quiet")
+    assert run("train", place / "recipe.yaml", *start).code == 0
+    longer = ("--resume", "--set", "max_steps=3")
+    what = (place / "recipe.yaml", *start) if names == "recipe" else (tmp_path,)
+    code, _, err = run("train", *what, *longer)
+    assert (code, err) == (0, "")
+    assert steps(tmp_path) == [1, 2, 3]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["kind"] == "resume"] == [2]
+
+
+def test_what_cannot_be_resumed_is_said_before_a_model_is_loaded(place: Path, tmp_path: Path, run: Run) -> None:
+    absent = ("--set", f"output_dir={tmp_path}", "--set", "model=./absent")
+    code, _, err = run("train", place / "recipe.yaml", "--resume", *absent)
+    assert (code, err) == (2, f'error: "{tmp_path}" has no checkpoint to resume from. Train without --resume.\n')
+    assert "Keep one of them" in run("train", place / "recipe.yaml", "--resume", "--overwrite").err
+    assert "expected a recipe file" in run("train", tmp_path).err
+
+
+def test_a_users_mistake_is_one_message_and_exit_code_2(place: Path, run: Run) -> None:
+    code, out, err = run("train", place / "recipe.yaml", "--set", "learning_rat=1")
+    assert (code, out) == (2, "")
+    assert err == f'error: {place / "recipe.yaml"}: unknown key "learning_rat". Did you mean "learning_rate"?\n'
+    assert "Traceback" not in err
+
+
+INTERRUPTS = """
+import signal
+
+def reward(completions, trainer_state, **kwargs):
+    if trainer_state.global_step == 1:
+        for number in {signals}:
+            signal.raise_signal(number)
+    return [float(len(c)) for c in completions]
+"""
+
+
+def write_interrupting_recipe(place: Path, folder: Path, signals: list[int], **changes: object) -> Path:
+    (folder / "rewards.py").write_text(INTERRUPTS.format(signals=[int(s) for s in signals]))
+    changes = {"max_steps": 50, "output_dir": str(folder / "run"), **changes}
+    return write_recipe(folder / "recipe.yaml", place / "base", rewards=["rewards.py:reward"], **changes)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_so(
+    place: Path, tmp_path: Path, run: Run, number: int, code: int
+) -> None:
+    outcome = run("train", write_interrupting_recipe(place, tmp_path, [number]))
+    assert outcome.code == code
+    assert "Stopping after this step, with a checkpoint." in outcome.out
+    assert "2 of 50 steps done." in outcome.out
+    assert steps(tmp_path / "run") == [1, 2]
+    assert (tmp_path / "run/checkpoints/step-000002").is_dir()
+    assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(place: Path, tmp_path: Path, run: Run) -> None:
+    recipe = write_interrupting_recipe(place, tmp_path, [signal.SIGINT, signal.SIGINT], save_steps=1)
+    code, out, err = run("train", recipe)
+    assert (code, err) == (130, "")
+    assert f"Broken off after 1 finished steps. Kept: their records in {tmp_path / 'run'}, and the checkpoint" in out
+    assert steps(tmp_path / "run") == [1]
+    events = [json.loads(line)["kind"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert events == ["start", "checkpoint", "interrupted"]
+    handlers = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert handlers == (signal.default_int_handler, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_ctrl_c_from_outside(place: Path, tmp_path: Path) -> None:
+    """A real process, a real signal, in the middle of whatever it is doing."""
+    changes = ["--set", f"output_dir={tmp_path}", "--set", "max_steps=100000"]
+    command = [sys.executable, "-m", "groupwise", "train", str(place / "recipe.yaml"), *changes]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "metrics.jsonl").is_file() or not steps(tmp_path):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "")
+    done = steps(tmp_path)
+    assert f"{len(done)} of 100000 steps done." in out
+    assert done == list(range(1, len(done) + 1))
+    assert (tmp_path / f"checkpoints/step-{done[-1]:06d}").is_dir()
+
+
+# --- generate ---
+
+ASK = ("--prompt", "say one", "--max-tokens", "12", "--seed", "3")
+
+
+def test_a_run_answers_with_its_adapter(place: Path, run: Run) -> None:
+    greedy = ("--prompt", "say one", "--max-tokens", "12", "--temperature", "0")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "base")
+    prompt = tokenizer("u/say one\na/", return_tensors="pt", return_token_type_ids=False)
+    answers = {}
+    for name in ("base", "run"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
+        model = PeftModel.from_pretrained(model, str(place / "run/final")) if name == "run" else model
+        ids = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        answers[name] = tokenizer.decode(ids, skip_special_tokens=True)
+    assert answers["base"] != answers["run"], "it has learnt"
+    assert run("generate", place / "run", *greedy) == (0, answers["run"] + "\n", "")
+    assert run("generate", place / "run/final", *greedy).out == answers["run"] + "\n"
+    assert run("generate", place / "base", *greedy).out == answers["base"] + "\n"
+
+
+def test_a_seed_repeats_an_answer_and_several_differ(place: Path, run: Run) -> None:
+    first = run("generate", place / "base", *ASK, "--temperature", "1", "--min-p", "0")
+    assert first == run("generate", place / "base", *ASK, "--temperature", "1", "--min-p", "0")
+    out = run("generate", place / "base", *ASK, "--num", "2", "--temperature", "1", "--min-p", "0").out
+    _, one, two = out.replace("--- 2 of 2 ---", "--- 1 of 2 ---").split("--- 1 of 2 ---\n")
+    assert one != two
+
+
+def test_plain_text_is_continued_and_a_chat_gets_its_template(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("groupwise.generate.generate", lambda model, tokenizer, prompt, *_, **__: asked.append(prompt))
+    run("generate", place / "base", "--prompt", "hi", "--plain")
+    run("generate", place / "base", "--prompt", "hi", "--system", "be brief")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    run("generate", place / "base", "--prompt", "-")
+    system = {"role": "system", "content": "be brief"}
+    assert asked[:2] == ["hi", [system, {"role": "user", "content": "hi"}]]
+    assert asked[2] == [{"role": "user", "content": "from a pipe"}]
+
+
+def test_what_generate_cannot_do_is_said(place: Path, tmp_path: Path, run: Run) -> None:
+    assert run("generate", tmp_path, *ASK).err.startswith(f"error: {tmp_path} is a folder but not a model")
+    assert "needs a chat" in run("generate", place / "base", *ASK, "--plain", "--system", "be brief").err
+    too_long = run("generate", place / "base", "--prompt", "long " * 60)
+    assert too_long.code == 2
+    assert "The prompt has 305 tokens and up to 256 are to follow, but the model's context is 256." in too_long.err
+
+
+# --- report and export ---
+
+
+def test_report_draws_and_says_what_happened(place: Path, run: Run) -> None:
+    code, out, err = run("report", place / "run")
+    assert (code, err) == (0, "")
+    assert "first reward (first step)" in out
+    assert out.splitlines()[-1] == f"report  {place / 'run/report/index.html'}"
+    assert (place / "run/report/reward.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_report_needs_no_torch(place: Path) -> None:
+    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from groupwise.cli import main; "
+    command = [sys.executable, "-c", blocked + f"main(['report', {str(place / 'run')!r}])"]
+    assert "report  " in subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_export_writes_a_model(place: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    assert run("export", place / "run", "--merge", "--to", out, "--dtype", "bfloat16") == (0, f"model  {out}\n", "")
+    assert str(transformers.AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype) == "torch.bfloat16"
+
+
+def test_export_uploads_a_model(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_stub.running(monkeypatch) as hub:
+        code, out, _ = run("export", place / "run", "--merge", "--push-to-hub", "user/short", "--private")
+        assert (code, out) == (0, f"hub    {hub.url}/user/short\n")
+    assert hub.private == {"user/short": True}
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files["user/short"])
+
+
+def test_export_says_what_is_missing(place: Path, tmp_path: Path, run: Run) -> None:
+    assert "Give --to FOLDER" in run("export", place / "run").err
+    assert "Add --merge" in run("export", place / "run", "--to", tmp_path, "--dtype", "bfloat16").err
+    assert "there is no such folder" in run("export", tmp_path / "absent", "--to", tmp_path).err

@@ -1,0 +1,202 @@
+"""What leaves a run: plain folders and Hub repositories that need no groupwise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hub_stub
+import pytest
+import torch
+import transformers
+from api_helpers import draw_no_report, model_folder, short, trainer, write_recipe
+from hub_stub import TOKEN, HubStub
+from peft import PeftModel
+from safetensors.torch import load, load_file
+from tiny import tiny_model, tiny_tokenizer, with_lora
+
+from groupwise import GRPOTrainer
+from groupwise.config import load_recipe
+from groupwise.errors import RunError
+from groupwise.export import export_run
+from groupwise.report import write_report
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub client's own
+IDS = torch.tensor([[5, 9, 12, 30, 7]])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a base model and a finished run of an adapter on it, with its report."""
+    path = tmp_path_factory.mktemp("export")
+    recipe = load_recipe(write_recipe(path / "recipe.yaml", model_folder(path / "base"), output_dir=str(path / "run")))
+    with pytest.MonkeyPatch.context() as patch:
+        draw_no_report(patch)
+        GRPOTrainer.from_recipe(recipe).train()
+    write_report(path / "run")
+    return path
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStub]:
+    with hub_stub.running(monkeypatch) as stub:
+        yield stub
+
+
+def trained(place: Path) -> Any:
+    base = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
+    return PeftModel.from_pretrained(base, str(place / "run/final"))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits  # type: ignore[no-any-return]
+
+
+def test_a_merged_folder_is_the_trained_model_in_plain_transformers(place: Path, tmp_path: Path) -> None:
+    folder = export_run(place / "run", tmp_path / "out", merge=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits(model), logits(trained(place)), atol=1e-5, rtol=0)
+    assert not torch.allclose(logits(model), logits(tiny_model()), atol=1e-2), "it has learnt"
+    assert model.dtype == torch.float32
+    assert model.generation_config.eos_token_id == 1
+    assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == tiny_tokenizer(chat=True).chat_template
+    names = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == names | {"reward.png", "tokenizer.json", "tokenizer_config.json"}
+
+
+def test_merged_weights_can_be_half_as_large(place: Path, tmp_path: Path) -> None:
+    exact = load_file(export_run(place / "run", tmp_path / "exact", merge=True) / "model.safetensors")
+    half = load_file(
+        export_run(place / "run", tmp_path / "half", merge=True, dtype=torch.bfloat16) / "model.safetensors"
+    )
+    assert all(torch.equal(half[name], exact[name].bfloat16()) for name in exact)
+
+
+def test_without_merging_the_adapter_is_written(place: Path, tmp_path: Path) -> None:
+    folder = export_run(place / "run", tmp_path / "out", merge=False)
+    adapter = PeftModel.from_pretrained(tiny_model(), str(folder))
+    assert torch.equal(logits(adapter), logits(trained(place)))
+
+
+def test_a_model_trained_in_full_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_report(monkeypatch)
+    monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
+    run = trainer(tmp_path / "run", max_steps=1)
+    run.train()
+    for merge in (True, False):
+        folder = export_run(tmp_path / "run", tmp_path / f"out-{merge}", merge=merge)
+        assert torch.equal(logits(transformers.AutoModelForCausalLM.from_pretrained(folder)), logits(run.model))
+
+
+def test_the_card_says_what_was_done_and_shows_the_curve(place: Path, tmp_path: Path) -> None:
+    folder = export_run(place / "run", tmp_path / "out", merge=True)
+    card = (folder / "README.md").read_text()
+    for part in ("base", "rows.jsonl", "length", "GRPO (DeepSeekMath", "`learning_rate`", "![Reward", "(reward.png)"):
+        assert part in card
+    assert (folder / "reward.png").read_bytes() == (place / "run/report/reward.png").read_bytes()
+
+
+def test_no_file_of_a_merged_folder_names_this_machine(place: Path, tmp_path: Path) -> None:
+    folder = export_run(place / "run", tmp_path / "out", merge=True)
+    for file in folder.iterdir():
+        assert str(place).encode() not in file.read_bytes(), file.name
+
+
+def test_a_folder_with_something_in_it_is_left_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not an empty folder"):
+        export_run(place / "run", tmp_path, merge=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_without_a_final_model_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_late(completions: list[str], trainer_state: Any, **kwargs: Any) -> list[float]:
+        if trainer_state.global_step == 1:
+            raise KeyboardInterrupt
+        return short(completions)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "run", rewards=fail_late, save_steps=1).train()
+    with pytest.raises(RunError, match=r"has no trained model yet.*last checkpoint is step-000001.*--resume"):
+        export_run(tmp_path / "run", tmp_path / "out", merge=True)
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_it_without_groupwise(place: Path, tmp_path: Path) -> None:
+    folder = export_run(place / "run", tmp_path / "out", merge=True)
+    program = (
+        "import sys; sys.modules['groupwise'] = sys.modules['peft'] = None\n"
+        "from transformers import pipeline\n"
+        f"generate = pipeline('text-generation', model={str(folder)!r})\n"
+        "chat = [{'role': 'user', 'content': 'say one'}]\n"
+        "print(generate(chat, max_new_tokens=8, do_sample=False)[0]['generated_text'][-1]['content'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    tokenizer, model = tiny_tokenizer(chat=True), trained(place)
+    prompt = torch.tensor([tokenizer.encode("u/say one\na/")])
+    with torch.no_grad():
+        ids = model.generate(input_ids=prompt, max_new_tokens=8, do_sample=False)[0, prompt.shape[1] :]
+    assert done.stdout.rstrip("\n") == tokenizer.decode(ids, skip_special_tokens=True).rstrip("\n")
+
+
+# --- the Hub ---
+
+
+def test_pushing_a_merged_model_sends_everything_a_stranger_needs(place: Path, hub: HubStub) -> None:
+    run = finished_trainer(place)
+    assert run.push_to_hub("user/short", merge=True, private=True) == f"{hub.url}/user/short"
+    files = hub.files["user/short"]
+    assert hub.private == {"user/short": True}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "reward.png"} <= set(files)
+    expected = run.model.merge_and_unload().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load(files["model.safetensors"]).items())
+    assert 'model="user/short"' in hub.text("user/short", "README.md")
+    assert json.loads(files["tokenizer_config.json"])["eos_token"] == "<eos>"
+    assert not any(TOKEN.encode() in content for content in files.values())
+
+
+def test_pushing_an_adapter_names_its_base_as_the_user_did(place: Path, hub: HubStub) -> None:
+    finished_trainer(place).push_to_hub("short")
+    files = hub.files["user/short"]
+    assert "model.safetensors" not in files
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "base"
+    assert not any(str(place).encode() in content for content in files.values())
+    assert set(load(files["adapter_model.safetensors"])) == set(
+        load_file(place / "run/final/adapter_model.safetensors")
+    )
+
+
+def finished_trainer(place: Path) -> GRPOTrainer:
+    """A trainer whose output folder holds the finished run."""
+    return trainer(place / "run", model=trained(place))
+
+
+def test_a_run_uploads_itself_when_it_ends(tmp_path: Path, hub: HubStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_report(monkeypatch)
+    monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
+    settings = {"push_to_hub": True, "hub_model_id": "user/own", "hub_private_repo": True}
+    trainer(tmp_path, model=with_lora(tiny_model()), max_steps=1, **settings).train()
+    assert hub.private == {"user/own": True}
+    sent = load(hub.files["user/own"]["adapter_model.safetensors"])
+    saved = load_file(tmp_path / "final/adapter_model.safetensors")
+    assert all(torch.equal(sent[name], saved[name]) for name in saved)
+
+
+def test_who_may_not_write_is_told_what_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        hub_stub.running(monkeypatch, token=None) as hub,
+        pytest.raises(RunError, match=r'(?s)as "user/short": .*401.*Nothing is lost.*hf auth login'),
+    ):
+        finished_trainer(place).push_to_hub("user/short", merge=True)
+    assert hub.files == {}
+
+
+def test_a_name_that_is_none_is_refused(place: Path, hub: HubStub) -> None:
+    with pytest.raises(RunError, match=r'could not be uploaded to the Hub as "my model"'):
+        finished_trainer(place).push_to_hub("my model")

@@ -1,0 +1,359 @@
+"""The Python API, as users of the ecosystem call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from api_helpers import CHATS, ROWS, config, draw_no_report, model_folder, short, trainer
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from tiny import tiny_model, tiny_tokenizer, with_lora
+from transformers import TrainerCallback
+
+from groupwise import GRPOConfig, GRPOTrainer
+from groupwise.errors import ConfigError
+
+LORA = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+IDS = torch.tensor([[5, 9, 12, 30, 7]])
+
+
+@pytest.fixture(autouse=True)
+def _draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_report(monkeypatch)
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+# --- models ---
+
+
+def test_a_model_given_by_name_is_trained_in_full(tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base", dtype=torch.bfloat16)
+    run = GRPOTrainer(str(base), short, config(tmp_path / "run", max_steps=1, learning_rate=0.1), ROWS)
+    before = weights(run.model)
+    run.train()
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert changed(before, weights(run.model)) == set(before)
+    assert run.processing_class.chat_template == tiny_tokenizer(chat=True).chat_template
+
+
+def test_an_adapter_is_trained_on_a_base_that_stays_as_it_was(tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base", dtype=torch.bfloat16)
+    args = config(tmp_path / "run", max_steps=1, learning_rate=0.1)
+    run = GRPOTrainer(str(base), short, args, ROWS, peft_config=LORA)
+    before = weights(run.model)
+    run.train()
+    assert isinstance(run.model, PeftModel)
+    moved = changed(before, weights(run.model))
+    assert moved == {name for name in before if "lora_B" in name}, "A moves only once B has left 0"
+    assert {before[name].dtype for name in before if "lora" not in name} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_model_object_is_trained_itself_and_stays_what_it_was(tmp_path: Path, attention: str) -> None:
+    model = tiny_model(attn_implementation=attention)
+    names, before = list(model.state_dict()), weights(model)
+    run = trainer(tmp_path, model=model)
+    run.train()
+    assert run.model is model
+    assert type(model) is transformers.LlamaForCausalLM
+    assert model.config._attn_implementation == attention
+    assert list(model.state_dict()) == names
+    assert changed(before, weights(model))
+
+
+def test_a_wrapped_model_trains_the_adapter_it_has(tmp_path: Path) -> None:
+    model = with_lora(tiny_model())
+    before = weights(model)
+    run = trainer(tmp_path, model=model)
+    run.train()
+    assert run.model is model
+    assert changed(before, weights(model)) == {name for name in before if "lora" in name}
+    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["lora"]["r"] == 4
+
+
+def test_merging_gives_a_plain_model_that_computes_the_same(tmp_path: Path) -> None:
+    run = trainer(tmp_path, model=with_lora(tiny_model()))
+    run.train()
+    with torch.no_grad():
+        adapted = run.model(IDS).logits
+        merged = run.model.merge_and_unload()
+        torch.testing.assert_close(merged(IDS).logits, adapted, atol=1e-5, rtol=0)
+    assert type(merged) is transformers.LlamaForCausalLM
+    assert list(merged.state_dict()) == list(tiny_model().state_dict())
+
+
+def test_how_much_is_trained_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(tmp_path, model=with_lora(tiny_model())).train()
+    assert "3,712 of 23,328 parameters are trained (15.91 %)" in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "config.json").read_text())["model"]
+    assert (recorded["num_trainable_parameters"], recorded["num_parameters"]) == (3712, 23328)
+
+
+# --- data and rewards ---
+
+
+def test_columns_reach_the_rewards_and_prompts_have_the_form_they_came_in(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def look(prompts: list[Any], completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
+        seen.extend(zip(prompts, completions, answer, strict=True))
+        return [float(i) for i in range(len(prompts))]
+
+    trainer(tmp_path, rewards=look, max_steps=1, data=Dataset.from_list(ROWS)).train()
+    pairs = {row["prompt"]: row["answer"] for row in ROWS}
+    assert len(seen) == 4
+    assert all(pairs[prompt] == answer and isinstance(completion, str) for prompt, completion, answer in seen)
+
+
+def test_chats_give_the_rewards_messages(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def look(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
+        seen.extend(zip(prompts, completions, strict=True))
+        return [0.0, 1.0, 0.0, 1.0]
+
+    run = trainer(tmp_path, rewards=look, data=CHATS, max_steps=1)
+    run.train()
+    assert all(prompt[-1]["role"] == "user" and completion[0]["role"] == "assistant" for prompt, completion in seen)
+    prompt_ids = run.problems[0].prompt_ids
+    assert run.processing_class.decode(prompt_ids) == "u/say one\na/"
+
+
+def test_several_rewards_are_weighted_and_summed(tmp_path: Path) -> None:
+    def even(completions: list[str], **kwargs: Any) -> list[float]:
+        return [float(len(c) % 2) for c in completions]
+
+    run = trainer(tmp_path, rewards=[short, even], reward_weights=[0.5, 2.0], max_steps=1)
+    run.train()
+    (entry,) = run.state.log_history
+    parts = 0.5 * entry["rewards/short/mean"] + 2.0 * entry["rewards/even/mean"]
+    assert entry["reward"] == pytest.approx(parts, abs=1e-9)
+
+
+def test_a_reward_model_judges_with_its_own_tokenizer(tmp_path: Path) -> None:
+    judge_config = transformers.LlamaConfig(**tiny_model().config.to_dict() | {"num_labels": 1})
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        judge = transformers.LlamaForSequenceClassification(judge_config).eval()
+    tokenizer = tiny_tokenizer()
+    rest = {"reward_processing_classes": [tokenizer]}
+    run = trainer(tmp_path, rewards=[judge], max_steps=1, rest=rest)
+    run.train()
+    groups = [json.loads(line) for line in (tmp_path / "completions/step-000001.jsonl").read_text().splitlines()]
+    for group in groups:
+        for completion in group["completions"]:
+            ids = tokenizer.encode(group["prompt"] + completion["text"], add_special_tokens=False)
+            with torch.inference_mode():
+                score = judge(torch.tensor([ids])).logits[0, 0].item()
+            assert completion["reward"] == pytest.approx(score, abs=1e-4)
+
+
+# --- members ---
+
+
+def test_train_returns_and_keeps_what_the_ecosystem_expects(tmp_path: Path) -> None:
+    run = trainer(tmp_path, logging_steps=2, max_steps=4)
+    output = run.train()
+    assert (output.global_step, run.state.global_step, run.state.max_steps) == (4, 4, 4)
+    assert [entry["step"] for entry in run.state.log_history] == [2, 4]
+    assert output.training_loss == pytest.approx(sum(entry["loss"] for entry in run.state.log_history) / 2)
+    assert output.metrics == run.state.log_history[-1]
+    assert run.state.epoch == pytest.approx(4 * 2 / 6)
+    assert {"loss", "reward", "reward_std", "kl", "grad_norm", "learning_rate", "completions/mean_length"} <= set(
+        output.metrics
+    )
+    assert all(isinstance(value, int | float) for value in output.metrics.values())
+
+
+def test_args_and_tokenizer_are_those_that_were_given(tmp_path: Path) -> None:
+    args, tokenizer = config(tmp_path), tiny_tokenizer()
+    run = GRPOTrainer(tiny_model(), [short], args, ROWS, processing_class=tokenizer)
+    assert run.args is args
+    assert run.processing_class is tokenizer
+    assert repr(run) == "GRPOTrainer(LlamaForCausalLM, 19,616 of 19,616 parameters are trained (100.00 %))"
+
+
+def test_without_args_the_defaults_are_used() -> None:
+    model = tiny_model(max_position_embeddings=1024)
+    run = GRPOTrainer(model, short, train_dataset=ROWS * 2, processing_class=tiny_tokenizer())
+    assert run.args == GRPOConfig()
+
+
+def test_evaluation_scores_the_held_out_problems(tmp_path: Path) -> None:
+    def is_two(prompts: list[str], completions: list[str], **kwargs: Any) -> list[float]:
+        return [float(prompt == "say two") for prompt in prompts]
+
+    run = trainer(
+        tmp_path, rewards=is_two, rest={"eval_dataset": ROWS[:3]}, report_to=["tensorboard"], eval_steps=2, max_steps=2
+    )
+    metrics = run.evaluate()
+    assert metrics["eval_reward"] == metrics["eval_greedy_reward"] == pytest.approx(1 / 3)
+    assert metrics["eval_reward_stderr"] == pytest.approx(1 / 3)
+    assert run.evaluate(ROWS[1:2])["eval_reward"] == 1.0
+    assert [entry["eval_reward"] for entry in run.state.log_history] == [pytest.approx(1 / 3), 1.0]
+    run.train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("eval_reward") for line in lines] == [None, pytest.approx(1 / 3)]
+    assert run.trackers.names == ["tensorboard"], "evaluating before training costs no tracker"
+
+
+def test_nothing_to_evaluate_on_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to evaluate on\. Give eval_dataset"):
+        trainer(tmp_path).evaluate()
+
+
+def test_save_model_writes_what_from_pretrained_reads(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", model=with_lora(tiny_model()), max_steps=1)
+    run.train()
+    with torch.no_grad():
+        mine = run.model(IDS).logits
+        merged = transformers.AutoModelForCausalLM.from_pretrained(run.save_model(tmp_path / "merged", merge=True))
+        torch.testing.assert_close(merged(IDS).logits, mine, atol=1e-5, rtol=0)
+        adapter = PeftModel.from_pretrained(tiny_model(), str(run.save_model(tmp_path / "adapter")))
+        assert torch.equal(adapter(IDS).logits, mine)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer.chat_template == run.processing_class.chat_template
+    assert isinstance(run.model, PeftModel), "saving a merged copy leaves the model as it is"
+
+
+def test_saving_into_the_run_folder_keeps_its_record(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=1)
+    run.train()
+    record = (tmp_path / "config.json").read_text()
+    assert run.save_model(run.args.output_dir) == tmp_path / "final"
+    assert (tmp_path / "config.json").read_text() == record
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+class Diary(TrainerCallback):
+    """Writes down what it is told, and asks for an end after step `last`."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.last = last
+        self.events: list[str] = []
+        self.logs: list[dict[str, Any]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert {"model", "processing_class", "optimizer", "lr_scheduler"} <= set(kwargs)
+        self.events.append("begin")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self.events.append(f"step {state.global_step}")
+        control.should_training_stop = state.global_step == self.last
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self.logs.append(logs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append(f"save {state.global_step}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append("end")
+
+
+def test_callbacks_hear_of_everything_and_can_stop(tmp_path: Path) -> None:
+    first, second = Diary(), Diary(last=2)
+    run = trainer(tmp_path, max_steps=9, rest={"callbacks": [first]})
+    run.add_callback(second)
+    run.train()
+    assert first.events == second.events == ["begin", "step 1", "step 2", "save 2", "end"]
+    assert first.logs == run.state.log_history
+    assert (tmp_path / "final/model.safetensors").is_file()
+
+
+def test_a_callback_can_be_given_as_a_class(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    class Ear(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            heard.append(state.global_step)
+
+    run = trainer(tmp_path)
+    run.add_callback(Ear)
+    run.train()
+    assert heard == [1, 2]
+
+
+def test_the_users_own_numbers_are_logged(tmp_path: Path) -> None:
+    diary = Diary()
+    run = trainer(tmp_path, rest={"callbacks": [diary]})
+    run.log({"mine": 3.5})
+    assert run.state.log_history == [{"mine": 3.5, "step": 0}]
+    assert diary.logs == [{"mine": 3.5}]
+
+
+def test_the_users_own_optimizer_and_schedule_are_used(tmp_path: Path) -> None:
+    model = tiny_model()
+    head = model.lm_head.weight
+    optimizer = torch.optim.SGD([head], lr=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1**step)
+    before = weights(model)
+    run = trainer(tmp_path, model=model, rest={"optimizers": (optimizer, scheduler)})
+    run.train()
+    assert changed(before, weights(model)) == {"lm_head.weight"}
+    assert [entry["learning_rate"] for entry in run.state.log_history] == pytest.approx([0.5, 0.05])
+    assert json.loads((tmp_path / "config.json").read_text())["used"]["optimizer"] == "SGD"
+
+
+def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:
+    run = trainer(tmp_path, report_to=["tensorboard"])
+    run.train()
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    rewards = [
+        (event.step, value.tensor.float_val[0])
+        for event in loader.EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+        if value.tag == "train/reward"
+    ]
+    assert rewards == [(entry["step"], pytest.approx(entry["reward"])) for entry in run.state.log_history]
+
+
+def test_resuming_continues_one_history(tmp_path: Path) -> None:
+    """Stopped after step 2 and resumed by another trainer, a run records what an uninterrupted one does."""
+    whole = trainer(tmp_path / "whole", max_steps=4)
+    whole.train()
+    trainer(tmp_path / "run", max_steps=4, rest={"callbacks": [Diary(last=2)]}).train()
+    second = trainer(tmp_path / "run", max_steps=4)
+    second.train(resume_from_checkpoint=True)
+
+    assert timeless(second.state.log_history) == timeless(whole.state.log_history)
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    mine, other = (load_file(tmp_path / name / "final/model.safetensors") for name in ("run", "whole"))
+    assert not changed(mine, other)
+
+
+def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The entries without what the clock and the machine say."""
+    measured = ("time", "seconds", "per_second", "memory")
+    return [{k: v for k, v in entry.items() if not any(word in k for word in measured)} for entry in history]
+
+
+def test_a_checkpoint_can_be_named(tmp_path: Path) -> None:
+    first = trainer(tmp_path, max_steps=3, save_steps=1)
+    first.train()
+    second = trainer(tmp_path, max_steps=3, save_steps=1)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoints/step-000001"))
+    assert timeless(second.state.log_history) == timeless(first.state.log_history)
+
+
+def test_overwriting_starts_afresh(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=3).train()
+    run = trainer(tmp_path, max_steps=1)
+    run.train(overwrite=True)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
