@@ -147,9 +147,8 @@ def load_policy(name: str, config: Any) -> Any:
 
     from groupwise.policy.load import add_adapter, hold_trained_weights_in_float32, load_model, load_tokenizer
     from groupwise.train.setup import Policy
-    from groupwise.world import keep_freed_memory, pick_device
+    from groupwise.world import pick_device
 
-    keep_freed_memory()
     model, _ = load_model(name, device=pick_device(), full=False)
     lora = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
     model = add_adapter(model, lora, config.seed)

@@ -45,7 +45,7 @@ from .train.metrics import finite
 from .train.record import Recorder
 from .train.schedule import Schedule
 from .train.signals import finish_step_first
-from .world import check_single_process, keep_freed_memory, pick_device
+from .world import check_single_process, pick_device
 
 _ARGUMENTS = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
@@ -91,7 +91,6 @@ class GRPOTrainer:
         _check_arguments(model, reward_funcs, args, train_dataset, unknown)
         assert model is not None
         check_single_process()
-        keep_freed_memory()
         self.args = args or GRPOConfig()
         self.screen: Screen = screen or make_screen()
         self._recipe: dict[str, Any] | None = None

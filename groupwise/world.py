@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 
@@ -38,23 +37,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory instead of returning every large block to the system at once.
-
-    A pass frees and asks for the same large blocks again and again; each return costs page faults (10 to 15 % of a
-    learner pass, measured). Linux with glibc only; elsewhere a no-op.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mmap_threshold, trim_threshold = -3, -1
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-    except (OSError, AttributeError):
-        return
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

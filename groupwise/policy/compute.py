@@ -92,7 +92,7 @@ def share_copy(model: nn.Module) -> nn.Module:
 
 def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[Projection]:
     projections: list[Projection] = []
-    for parent in list(model.modules()):
+    for parent in list(_parents(model)):
         names = [name for name, child in parent.named_children() if child is not skip and _is_linear(child)]
         for siblings in _sibling_sets(parent, names):
             sources = []
@@ -109,6 +109,14 @@ def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> l
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             raise NotImplementedError(f"its adapter also covers a {type(module).__name__}")
     return projections
+
+
+def _parents(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules that may hold linear layers; what is inside a layer wrapped by LoRA belongs to that layer."""
+    if not _is_linear(module):
+        yield module
+        for child in module.children():
+            yield from _parents(child)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .projection import can_pack, linear
 
-CHUNK = 256
-"""Rows of logits that exist at a time: 50 MB at a vocabulary of 49,152."""
+CHUNK = 128
+"""Rows of logits that exist at a time: 25 MB at a vocabulary of 49,152."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Log-probabilities of completions under one set of weights: the packed fast pass and the plain slow one.
 
-Both answer the same question and agree to rounding; `verify.py` holds them to it when a model is loaded.
+Both answer the same question and agree to rounding; `train/fastpath.py` holds them to it when a model is loaded.
 Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
 """
 
@@ -85,16 +85,13 @@ class Network:
 def packed_scores(compute: ComputeModel, pack: Pack, rows: Rows, scoring: Scoring) -> TokenScores:
     hidden_PD = compute.hidden(pack.input_ids_P, pack.position_ids_P, pack)
     hidden_CD = hidden_PD.index_select(0, pack.predict_C)
-    return _unpack(compute.head, hidden_CD, pack.target_C, rows, scoring)
-
-
-def _unpack(head: Any, hidden_CD: Tensor, target_C: Tensor, rows: Rows, scoring: Scoring) -> TokenScores:
     adjust = restriction(rows, scoring.repetition_penalty, hidden_CD.device)
     logprob_C, entropy_C = token_logprobs(
-        head, hidden_CD, target_C, scoring.temperature, adjust, entropy_gradient=scoring.entropy_gradient
+        compute.head, hidden_CD, pack.target_C, scoring.temperature, adjust, entropy_gradient=scoring.entropy_gradient
     )
     mask_NT = completion_mask(rows, hidden_CD.device)
-    return TokenScores(_spread(logprob_C, mask_NT), _spread(entropy_C, mask_NT))
+    num = pack.num_targets
+    return TokenScores(_spread(logprob_C[:num], mask_NT), _spread(entropy_C[:num], mask_NT))
 
 
 def _spread(values_C: Tensor, mask_NT: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> 
     owner = [(n, t) for n, ids in enumerate(rows.token_ids) for t in range(len(ids))]
 
     def adjust(logits_CV: Tensor, first: int) -> Tensor:
-        span = range(first, first + len(logits_CV))
+        span = range(first, min(first + len(logits_CV), len(owner)))  # what follows is padding
         if repetition_penalty != 1.0:
             seen = torch.zeros_like(logits_CV, dtype=torch.bool)
             for i, c in enumerate(span):
@@ -35,6 +35,7 @@ def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> 
             keep = torch.zeros_like(logits_CV, dtype=torch.bool)
             for i, c in enumerate(span):
                 keep[i, list(kept[c])] = True
+            keep[len(span) :] = True
             logits_CV = logits_CV.masked_fill(~keep, float("-inf"))
         return logits_CV
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from groupwise.policy.attention import causal_mask
 from groupwise.policy.network import completion_mask
-from groupwise.policy.packing import Pack, Rows, micro_batches
+from groupwise.policy.packing import BUCKET, Pack, Rows, micro_batches
 
 CPU = torch.device("cpu")
 tokens = st.integers(0, 9)
@@ -52,7 +52,8 @@ def test_the_shift_by_one_happens_once(drawn):
     """Completion token t is predicted at the position of the token before it, which stands in the pack."""
     rows = as_rows(drawn)
     pack = Pack(rows, CPU)
-    assert len(pack.input_ids_P) == sum(
+    assert len(pack.input_ids_P) % BUCKET == 0
+    assert len(pack.input_ids_P) - pack.num_padding == sum(
         len(rows.prompt_ids[run[0]]) + sum(len(rows.token_ids[r]) - 1 for r in run) for run in rows.runs()
     )
     c = 0
@@ -63,7 +64,7 @@ def test_the_shift_by_one_happens_once(drawn):
             assert pack.input_ids_P[place] == (*prompt, *completion)[len(prompt) + t - 1]
             assert pack.position_ids_P[place] == len(prompt) + t - 1
             c += 1
-    assert c == len(pack.predict_C) == int(completion_mask(rows, CPU).sum())
+    assert c == pack.num_targets == int(completion_mask(rows, CPU).sum())
 
 
 @given(groups, st.integers(1, 1000))

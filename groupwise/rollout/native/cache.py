@@ -31,7 +31,7 @@ class PromptCache:
 
 
 class PrefillPlan:
-    """Causal attention inside each of several packed prompts, keeping their keys and values."""
+    """Causal attention inside each of several packed prompts, keeping their keys and values; the rest is padding."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
@@ -39,11 +39,13 @@ class PrefillPlan:
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         outputs = []
-        parts = zip(*(x.split(self.lengths, dim=1) for x in (q_HTD, k_KTD, v_KTD)), strict=True)
-        for kept, (q, k, v) in zip(self._kept, parts, strict=True):
+        padding = q_HTD.shape[1] - sum(self.lengths)
+        parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (q_HTD, k_KTD, v_KTD)), strict=True)
+        for kept, (q, k, v) in zip(self._kept, parts, strict=False):
             mask = causal_mask(q.shape[1], q.shape[1], layer.window, q.device)
             outputs.append(dot_product_attention(layer, q[None], k[None], v[None], mask)[0])
             kept.append((k, v))
+        outputs.append(q_HTD.new_zeros(q_HTD.shape[0], padding, v_KTD.shape[-1]))
         return torch.cat(outputs, dim=1)
 
     def caches(self) -> list[PromptCache]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...policy.compute import ComputeModel
+from ...policy.packing import BUCKET
 from ...types import Completion, Request, Sampling
 from ..engine import Capabilities
 from ..sampler import sample
@@ -20,6 +21,8 @@ from .cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one prefill pass, at most (a longer prompt is a pass of its own)."""
+_ROWS = 8
+"""Grids of more rows than this are padded to a multiple, so that products keep to a few shapes."""
 _WORTH_REARRANGING = 0.75
 """Rearrange the grid when the cheaper one has at most this share of its rows."""
 
@@ -106,14 +109,17 @@ class _Generation:
             return
         self.grid, slots = self._layout(active)
         with torch.inference_mode():
-            cells = [
-                self.prompts[next(r for r in self.grid[i : i + slots] if r).number]
-                for i in range(0, len(self.grid), slots)
-            ]
+            cells = [self._prompt_of(self.grid[i : i + slots]) for i in range(0, len(self.grid), slots)]
             self.plan = DecodePlan(cells, slots, self.compute.device)
             if old_plan is not None:
                 place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
                 self.plan.take_rows(old_plan, [place.get(id(row)) if row is not None else None for row in self.grid])
+
+    def _prompt_of(self, cell: list[Row | None]) -> PromptCache:
+        """The prompt that a cell's rows share; a cell of padding takes any."""
+        row = next((r for r in cell if r is not None), self.grid[0])
+        assert row is not None
+        return self.prompts[row.number]
 
     def _layout(self, active: list[Row]) -> tuple[list[Row | None], int]:
         """Rows cell by cell, with None in empty slots, and the slots a cell."""
@@ -125,7 +131,7 @@ class _Generation:
         grid: list[Row | None] = []
         for rows in by_prompt:
             grid += rows + [None] * (-len(rows) % slots)
-        return grid, slots
+        return grid + [None] * _padding(len(grid), slots), slots
 
     @torch.inference_mode()
     def _prefill(self, entering: list[Row]) -> None:
@@ -144,8 +150,9 @@ class _Generation:
         lengths = [len(ids) for _, ids in batch]
         plan = PrefillPlan(lengths)
         device = self.compute.device
-        ids_P = torch.tensor([t for _, ids in batch for t in ids], device=device)
-        positions_P = torch.cat([torch.arange(n, device=device) for n in lengths])
+        padding = -sum(lengths) % BUCKET
+        ids_P = torch.tensor([t for _, ids in batch for t in ids] + [0] * padding, device=device)
+        positions_P = torch.cat([torch.arange(n, device=device) for n in [*lengths, padding]])
         hidden_PD = self.compute.hidden(ids_P, positions_P, plan)
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits_NV = self.compute.head.logits(hidden_PD[last])
@@ -169,9 +176,10 @@ class _Generation:
         hidden_RD = self.compute.hidden(ids_R, plan.positions(), plan)
         plan.advance()
         rows = [row for row, active in zip(self.grid, is_active, strict=True) if active and row is not None]
+        logits_RV = self.compute.head.logits(hidden_RD)
         if len(rows) < len(self.grid):
-            hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
-        self._sample(self.compute.head.logits(hidden_RD), rows)
+            logits_RV = logits_RV[torch.tensor(is_active, device=device)]
+        self._sample(logits_RV, rows)
 
     def _sample(self, logits_RV: Tensor, rows: list[Row]) -> None:
         uniform_R = (
@@ -189,3 +197,8 @@ class _Generation:
         for r, row in enumerate(rows):
             seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
         return seen_RV
+
+
+def _padding(num_rows: int, slots: int) -> int:
+    """Empty rows, whole cells of them, that round a grid up; both numbers that must divide it are powers of two."""
+    return -num_rows % max(_ROWS, slots) if num_rows > _ROWS else 0
