@@ -1,6 +1,6 @@
 """Train a recipe in this process, as `groupwise train` does; with --shuffle-rewards as a negative control.
 
-Usage: python bench/run_recipe.py recipes/length-smollm2-cpu.yaml --set max_steps=2 --set output_dir=/tmp/run
+Usage: python bench/run_recipe.py recipes/length-smollm2-cpu.yaml --set max_steps=2 --set output_dir=runs/short
 """
 
 from __future__ import annotations

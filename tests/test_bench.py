@@ -203,5 +203,5 @@ def test_long_prompts_have_the_tokens_asked_for(load: Any) -> None:
 
 def test_peak_memory_of_this_process_is_known_on_linux(load: Any) -> None:
     common = load("common")
-    expected = sys.platform == "linux"
-    assert (common.status_bytes("VmHWM") >= common.status_bytes("VmRSS") > 0) == expected
+    now = common.status_bytes("VmRSS")  # read first: memory may grow between the two
+    assert (common.status_bytes("VmHWM") >= now > 0) == (sys.platform == "linux")
