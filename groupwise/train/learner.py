@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..algo import Objective, StepWeights, objective_advantages, policy_loss, step_weights
 from ..algo.advantage import combine_rewards, moving_average
-from ..algo.stats import Stats
+from ..algo.stats import Mean, Stats, Sum
 from ..config import GRPOConfig
 from ..policy.network import Network, Scoring, completion_mask
 from ..policy.packing import Rows, micro_batches
@@ -147,7 +147,7 @@ class Learner:
         passes = (
             [[rows[i] for i in part] for part in micro_batches(batch.rows.select(rows), self.budget)] if rows else []
         )
-        stats = []
+        stats = [_stats_of_skipped(batch, rows)]
         for number, part in enumerate(passes):
             stats.append(self._backward(batch, weights, part))
             self.on_progress(number + 1, len(passes))
@@ -217,3 +217,11 @@ class Learner:
             )
             loss.backward()
         return stats
+
+
+def _stats_of_skipped(batch: Batch, rows_passed: list[int]) -> Stats:
+    """What rows without a pass add to the measurements: a loss of exactly 0, and tokens of which none was clipped."""
+    num_tokens = int(batch.mask_NT.sum()) - int(batch.mask_NT[rows_passed].sum())
+    stats = Stats({"loss": Sum(0.0), "policy_loss": Sum(0.0)})
+    stats.update({f"clip_ratio/{side}_mean": Mean(0.0, num_tokens) for side in ("low", "high", "region")})
+    return stats

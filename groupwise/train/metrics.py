@@ -13,6 +13,16 @@ from ..types import Group
 from .collect import Collected
 from .learner import Update
 
+MEASURED_BY_PASSES = (
+    "kl",
+    "entropy",
+    "ratio/max",
+    "sampling/mismatch",
+    "sampling/sampling_logp_difference/mean",
+    "sampling/sampling_logp_difference/max",
+)
+"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts."""
+
 
 @dataclass
 class Clock:
@@ -41,6 +51,7 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
     return {
         "step": step,
         **rewards(collected),
+        **dict.fromkeys(MEASURED_BY_PASSES),
         **update.stats,
         "advantages/max": max(abs(a) for g in collected.groups for a in g.advantages),
         "grad_norm": update.grad_norm,

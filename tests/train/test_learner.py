@@ -208,6 +208,8 @@ def test_several_updates_of_a_rollout_follow_the_papers_loop(name, num_iteration
 def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
     rewards = ((1.0, 1.0, 1.0, 1.0), REWARDS[1], (-287.3,) * 4, REWARDS[2])
     model = tiny_model()
+    groups = with_other_policies(model, examples(rewards))
+    scores = Scores(padded([g.old for g in groups]))
     tokens = []
 
     def update(learner: Learner) -> Any:
@@ -220,7 +222,7 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Network, "pass_over", counting)
-            result = learner.update(learner.prepare(as_groups(examples(rewards)), Scores()))
+            result = learner.update(learner.prepare(as_groups(groups), scores))
         tokens.append(sum(scored))
         return result
 
@@ -230,8 +232,10 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
     whole = update(make_learner(model))
     assert tokens == [8, 16]
     assert_same(found, gradients(model), tolerance=1e-6)
-    assert skipped.stats["loss"] == pytest.approx(whole.stats["loss"], abs=1e-7)
-    expected = grpo(model, examples(rewards), epsilon=0.2, beta=0.0)
+    for name in ("loss", "policy_loss", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"):
+        assert skipped.stats[name] == pytest.approx(whole.stats[name], abs=1e-7), name
+    expected = grpo(model, [replace(g, ref=None) for g in groups], epsilon=0.2, beta=0.0)
+    assert skipped.stats["clip_ratio/low_mean"] == pytest.approx(expected.clipped_low)
     assert_same(found, gradients_of(model, expected.loss))
 
 
@@ -240,7 +244,7 @@ def test_a_step_without_any_signal_moves_nothing_but_the_schedule():
     learner = make_learner(model, lr=1.0)
     before = [p.clone() for p in model.parameters()]
     update = learner.update(learner.prepare(as_groups(examples(((2.0,) * 4,) * 3)), Scores()))
-    assert update.grad_norm == 0
+    assert (update.grad_norm, update.stats["loss"], update.stats["clip_ratio/region_mean"]) == (0, 0, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert learner.scheduler.last_epoch == 1
 
