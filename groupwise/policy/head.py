@@ -89,14 +89,18 @@ def token_logprobs(
     adjust: Callable[[Tensor, int], Tensor] | None = None,
     *,
     entropy_gradient: bool = False,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob and entropy (nats) of each token under softmax(logits / temperature), float32, shape N.
 
     `adjust(logits_NV, first_row)` changes the logits before the softmax (kept sets, repetition penalty); it and a soft
     cap take the slower path through autograd. The entropy carries a gradient only where `entropy_gradient` asks for it
-    (an entropy bonus), for it costs a product more. Temperature 0 stands for greedy sampling and scores like 1.
+    (an entropy bonus), for it costs a product more; without `with_entropy` it is left at 0. Temperature 0 stands for
+    greedy sampling and scores like 1.
     """
     temperature = temperature or 1.0
+    if adjust is None and head.softcap is None and not with_entropy and not torch.is_grad_enabled():
+        return _logprobs_only(head, hidden_ND, target_N, temperature)
     if adjust is None and head.softcap is None:
         bias = head.bias_V if head.bias_V is not None else hidden_ND.new_zeros(0)
         return _TokenLogprobs.apply(hidden_ND, head.weight_VD, bias, head, target_N, temperature, entropy_gradient)  # type: ignore[no-any-return, no-untyped-call]
@@ -112,6 +116,15 @@ def token_logprobs(
     if not parts:
         return hidden_ND.new_zeros(0, dtype=torch.float32), hidden_ND.new_zeros(0, dtype=torch.float32)
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    parts = []
+    for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
+        z_NV = head.logits(hidden).div_(temperature)
+        parts.append(z_NV.gather(1, target[:, None])[:, 0] - z_NV.logsumexp(-1))
+    logprob_N = torch.cat(parts)
+    return logprob_N, torch.zeros_like(logprob_N)
 
 
 def _adjusted_logprobs(
@@ -150,14 +163,17 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropies, directions = [], [], []
         for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
             z_NV = head.logits(hidden).div_(temperature)
-            lse_N = z_NV.logsumexp(-1)
+            z_NV -= z_NV.amax(-1, keepdim=True)
+            w_NV = z_NV.exp()  # p = w / total: one pass of exp serves log-prob, entropy and gradient
+            total_N = w_NV.sum(-1)
+            lse_N = total_N.log()
             logprobs.append(z_NV.gather(1, target[:, None])[:, 0] - lse_N)
-            p_NV = (z_NV - lse_N[:, None]).exp_()
-            entropies.append(lse_N - torch.linalg.vecdot(p_NV, z_NV))
+            entropies.append(lse_N - torch.linalg.vecdot(w_NV, z_NV) / total_N)
             if keeps_direction:
-                kept = [head.weight_VD.detach()[target].float() - head.mix(p_NV)]
+                kept = [head.weight_VD.detach()[target].float() - head.mix(w_NV) / total_N[:, None]]
                 if entropy_gradient:  # sum_v p_v (log p_v + H) W_v, with log p = z - lse
-                    kept.append(-head.mix(p_NV * (z_NV - lse_N[:, None] + entropies[-1][:, None])))
+                    slope_NV = w_NV * (z_NV - lse_N[:, None] + entropies[-1][:, None])
+                    kept.append(-head.mix(slope_NV) / total_N[:, None])
                 directions.append([d * (head.scale / temperature) for d in kept])
         ctx.save_for_backward(hidden_ND, target_N, *[torch.cat(d) for d in zip(*directions, strict=True)])
         logprob_N, entropy_N = torch.cat(logprobs), torch.cat(entropies)

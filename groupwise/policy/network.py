@@ -27,6 +27,8 @@ class Scoring:
     temperature: float = 1.0
     repetition_penalty: float = 1.0
     entropy_gradient: bool = False
+    with_entropy: bool = True
+    """Without it the entropy is left at 0, which saves a pass over the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,13 @@ def packed_scores(compute: ComputeModel, pack: Pack, rows: Rows, scoring: Scorin
     hidden_CD = hidden_PD.index_select(0, pack.predict_C)
     adjust = restriction(rows, scoring.repetition_penalty, hidden_CD.device)
     logprob_C, entropy_C = token_logprobs(
-        compute.head, hidden_CD, pack.target_C, scoring.temperature, adjust, entropy_gradient=scoring.entropy_gradient
+        compute.head,
+        hidden_CD,
+        pack.target_C,
+        scoring.temperature,
+        adjust,
+        entropy_gradient=scoring.entropy_gradient,
+        with_entropy=scoring.with_entropy,
     )
     mask_NT = completion_mask(rows, hidden_CD.device)
     num = pack.num_targets

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEW_ROWS = 16
+"""Up to here a CPU multiplies low-rank factors faster in float32 than in bfloat16 (4 to 11 us against 14 to 38)."""
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -85,6 +88,8 @@ class Projection:
         self.bias_O: Tensor | None = None
         self.a_RI: Tensor | None = None
         self.b_OR: Tensor | None = None
+        self._exact: tuple[Tensor, Tensor] | None = None
+        """The adapters in float32, for products with few rows on a CPU."""
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
         self.refresh()
@@ -135,10 +140,13 @@ class Projection:
         adapters = [(part, a) for part, s in enumerate(self.sources) for a in s.adapters]
         if not adapters:
             return
-        self.a_RI = torch.cat([a.a_RI for _, a in adapters]).to(self.dtype)
-        self.b_OR = self.a_RI.new_zeros(sum(self.sizes), self.a_RI.shape[0])
+        a_RI = torch.cat([a.a_RI for _, a in adapters]).float()
+        b_OR = a_RI.new_zeros(sum(self.sizes), a_RI.shape[0])
         for (rows, columns), (_, adapter) in zip(self._blocks(), adapters, strict=True):
-            self.b_OR[rows, columns] = (adapter.b_OR * adapter.scale).to(self.dtype)
+            b_OR[rows, columns] = adapter.b_OR.float() * adapter.scale
+        self.a_RI, self.b_OR = a_RI.to(self.dtype), b_OR.to(self.dtype)
+        if self.dtype == torch.bfloat16 and a_RI.device.type == "cpu":
+            self._exact = (a_RI, b_OR)
 
     def _blocks(self) -> list[tuple[slice, slice]]:
         """Where each adapter's B stands in the block-diagonal `b_OR`."""
@@ -172,8 +180,14 @@ class Projection:
         """Outputs [..., O_part] of all siblings, in the compute dtype."""
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters)):
             return _ProjectionFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
-        x_TI = x.reshape(-1, x.shape[-1]).to(self.dtype)
-        y_TO = self.product(x_TI, self.down(x_TI))
+        x_TI = x.reshape(-1, x.shape[-1])
+        if self._exact is not None and self.adapters_enabled and len(x_TI) <= FEW_ROWS:
+            a_RI, b_OR = self._exact
+            delta_TO = ((x_TI.float() @ a_RI.t()) @ b_OR.t()).to(self.dtype)
+            y_TO = self._add_product(x_TI.to(self.dtype), delta_TO)
+        else:
+            x_TI = x_TI.to(self.dtype)
+            y_TO = self.product(x_TI, self.down(x_TI))
         return torch.split(y_TO.view(*x.shape[:-1], -1), self.sizes, dim=-1)
 
     def down(self, x_TI: Tensor) -> Tensor | None:
@@ -185,7 +199,13 @@ class Projection:
         if h_TR is None:
             return linear(x_TI, self.weight_OI, self.bias_O, self.packed)
         assert self.b_OR is not None
-        delta_TO = F.linear(h_TR, self.b_OR, self.bias_O)
+        return self._add_product(x_TI, F.linear(h_TR, self.b_OR))
+
+    def _add_product(self, x_TI: Tensor, delta_TO: Tensor) -> Tensor:
+        """`delta + x W' + b`, summed in float32 and rounded once."""
+        assert self.weight_OI is not None
+        if self.bias_O is not None:
+            delta_TO = delta_TO + self.bias_O
         if self.packed is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(  # type: ignore[no-any-return]
                 x_TI, delta_TO, self.packed, None, "add"

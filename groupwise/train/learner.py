@@ -88,8 +88,9 @@ class Learner:
 
     def _score(self, score: Callable[[Rows, Scoring], object], rows: Rows) -> Tensor:
         logprob_NT = torch.zeros(completion_mask(rows, self.network.device).shape, device=self.network.device)
+        scoring = replace(self.scoring, with_entropy=False)
         for part in micro_batches(rows, self.budget):
-            found: Tensor = score(rows.select(part), self.scoring).logprob_NT  # type: ignore[attr-defined]
+            found: Tensor = score(rows.select(part), scoring).logprob_NT  # type: ignore[attr-defined]
             logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
         return logprob_NT
 
