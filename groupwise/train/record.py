@@ -9,6 +9,7 @@ from typing import Any
 from ..config import GRPOConfig
 from ..data import Order
 from ..runs.folder import RunFolder
+from ..runs.reader import RunReader
 from ..runs.screen import Screen
 from ..runs.trackers import Trackers
 from ..runs.writer import RunWriter
@@ -112,7 +113,6 @@ class Recorder:
             "order": self.order.state_dict(),
             "num_tokens": self.num_tokens,
             "num_updates": self.num_updates,
-            "log_history": self.state.log_history[-1:],
         }
         path = save_checkpoint(self.folder, step, self.learner, state, self.config.save_total_limit)
         self.writer.event("checkpoint", step=step, path=str(path.relative_to(self.folder.path)))
@@ -124,6 +124,8 @@ class Recorder:
         self.order.load_state_dict(state["order"])
         self.num_tokens, self.num_updates = state["num_tokens"], state["num_updates"]
         self.schedule.step = state["step"]
+        history = [m for m in RunReader(self.folder).metrics() if m["step"] <= state["step"]]
+        self.state.log_history = [finite(m) for m in history]
         self.learner.network.refresh()
 
     def _count(self, collected: Collected, update: Update, step: int) -> None:
