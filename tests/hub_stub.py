@@ -38,6 +38,8 @@ def running(monkeypatch: pytest.MonkeyPatch, *, token: str | None = TOKEN) -> It
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)  # the client behind its plain functions
     monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)  # and the one that transformers keeps
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
