@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from tiny import tiny_model, tiny_tokenizer
+from transformers.utils import logging
 
 from groupwise import GRPOConfig, GRPOTrainer
 
@@ -32,7 +33,9 @@ def short(completions: list[Any], **kwargs: Any) -> list[float]:
 
 def model_folder(path: Path, *, dtype: torch.dtype = torch.float32, chat: bool = True, **settings: Any) -> Path:
     """A random two-layer Llama with its tokenizer, as `save_pretrained` writes it."""
+    logging.disable_progress_bar()
     tiny_model(**settings).to(dtype).save_pretrained(path)
+    logging.enable_progress_bar()
     tokenizer = tiny_tokenizer(chat=chat)
     tokenizer.model_max_length = 256
     tokenizer.save_pretrained(path)
@@ -52,11 +55,11 @@ def trainer(
     return GRPOTrainer(policy, rewards, config(output_dir, **settings), data, **arguments)
 
 
-def write_recipe(path: Path, model: Path, **changes: Any) -> Path:
+def write_recipe(path: Path, base: Path, /, **changes: Any) -> Path:
     """A recipe file beside its data; a change to None leaves the key out."""
     data = path.with_name("rows.jsonl")
     data.write_text("".join(f'{{"prompt": "{row["prompt"]}", "answer": "{row["answer"]}"}}\n' for row in ROWS))
-    ingredients = {"model": str(model), "data": str(data), "rewards": [{"name": "length", "target": 4}]}
+    ingredients = {"model": str(base), "data": str(data), "rewards": [{"name": "length", "target": 4}]}
     keys = {**ingredients, "lora": {"r": 4}, "output_dir": str(path.with_name("run-of-recipe")), **SETTINGS, **changes}
     path.write_text(yaml.safe_dump({name: value for name, value in keys.items() if value is not None}))
     return path
