@@ -1,0 +1,178 @@
+"""Who may import whom, and how large a file may grow.
+
+The table is the architecture. A row names a module or a file of the package, the modules of ours that it may import,
+and the packages of others: those after the bar only inside functions (or for type checkers), so importing is cheap.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "groupwise"
+
+TABLE = """
+module               ours                                                    others | lazily
+types                -                                                       -
+errors               -                                                       -
+algo/objective.py    errors algo                                             -
+algo/presets.py      algo                                                    -
+algo/rules.py        errors algo                                             -
+algo/__init__.py     algo                                                    -
+algo                 errors algo                                             torch
+config               types errors config algo.objective algo.presets         pydantic yaml
+world                errors                                                  torch
+sources              types errors \
+    | transformers tokenizers safetensors gguf filelock
+chat                 types errors                                            | transformers jinja2
+rewards/model.py     types errors chat rewards world sources                 torch | transformers
+rewards              types errors chat rewards                               -
+data                 types errors chat data                                  | datasets pyarrow
+tasks                types errors chat data rewards tasks                    -
+policy               types errors world sources algo policy                  torch transformers | peft
+rollout              types errors world policy rollout                       torch numpy
+runs/screen.py       types errors config runs                                rich
+runs                 types errors config runs                                | wandb tensorboard trackio
+report/figures.py    types errors runs report                                matplotlib
+report/style.py      types errors runs report                                matplotlib cycler
+report               types errors runs report                                -
+train                types errors config algo world sources chat rewards data tasks policy rollout runs train \
+    torch transformers safetensors | bitsandbytes torchao
+check                types errors config algo world sources chat rewards data tasks policy rollout runs report train \
+    check                                                                    torch | transformers peft
+generate             *                                                       torch | transformers peft
+export               *                                                       torch | huggingface_hub
+trainer              *                                                       torch | transformers peft
+cli                  *                                                       typer | rich torch transformers
+__main__             cli                                                     -
+__init__             -                                                       -
+"""
+"""A file's own row goes before its folder's; `*` is anything of ours. The package's version may be read by all.
+
+Less obvious: `config` reads the names of the presets, `chat` needs jinja2's errors, `sources` the readers of the
+file formats it converts, `train` the ecosystem's callbacks, schedules and safetensors; `runs` and `report` are split so
+that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is.
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table."""
+
+    place: str
+    ours: frozenset[str]
+    others: frozenset[str]
+    lazily: frozenset[str]
+
+    @classmethod
+    def of(cls, line: str) -> Rule:
+        place, rest = line.split(maxsplit=1)
+        words, _, lazily = rest.partition("|")
+        ours, others = set(), set()
+        for word in words.split():
+            (ours if word == "*" or word.split(".")[0] in PLACES else others).add(word)
+        return cls(place, frozenset(ours), frozenset(others), frozenset(lazily.split()))
+
+
+MODULES = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+PLACES = MODULES | {"check", "tasks"}
+"""With those that are still to come."""
+RULES = [Rule.of(line) for line in TABLE.replace("\\\n", "").strip().splitlines()[1:]]
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def rule_of(file: Path) -> Rule:
+    path = file.relative_to(ROOT)
+    names = (str(path), path.parts[0].removesuffix(".py"))
+    return next(rule for name in names for rule in RULES if rule.place == name)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, by its dotted name."""
+
+    name: str
+    is_lazy: bool
+    line: int
+
+
+def imports(file: Path) -> Iterator[Import]:
+    """Every import statement of a file; one inside a function or for type checkers only is lazy."""
+    package = ["groupwise", *file.relative_to(ROOT).parts[:-1]]
+
+    def walk(node: ast.AST, is_lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, is_lazy, child.lineno) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else []
+                module = ".".join([*base, *([child.module] if child.module else [])])
+                deeper = [f"{module}.{alias.name}" for alias in child.names] if module in PACKAGES else [module]
+                yield from (Import(name, is_lazy, child.lineno) for name in deeper)
+            else:
+                is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+                is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                yield from walk(child, is_lazy or is_function or is_typing)
+
+    return walk(ast.parse(file.read_text(encoding="utf-8")), False)
+
+
+PACKAGES = {".".join(["groupwise", *f.relative_to(ROOT).parts[:-1]]) for f in FILES if f.name == "__init__.py"}
+
+
+def is_allowed(found: Import, rule: Rule) -> bool:
+    top, *rest = found.name.split(".")
+    if top != "groupwise":
+        standard = top in sys.stdlib_module_names
+        return standard or top in rule.others or (found.is_lazy and top in rule.lazily)
+    if not rest or rest[0] == "__version__" or "*" in rule.ours:
+        return True
+    return any(".".join(rest[: word.count(".") + 1]) == word for word in rule.ours)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def test_every_module_has_a_row_and_every_row_a_module():
+    for file in FILES:
+        assert rule_of(file), f"{name_of(file)} has no row"
+    assert {r.place.split("/")[0] for r in RULES} <= PLACES
+    for rule in RULES:
+        assert "/" not in rule.place or (ROOT / rule.place).is_file(), f"{rule.place} is gone: delete its row"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_follow_the_table(file):
+    rule = rule_of(file)
+    wrong = [f"line {found.line}: {found.name}" for found in imports(file) if not is_allowed(found, rule)]
+    assert not wrong, f"groupwise/{name_of(file)} may not import (at this place): {', '.join(wrong)}"
+
+
+def test_the_table_has_teeth():
+    algo, config = (next(r for r in RULES if r.place == name) for name in ("algo", "config"))
+    data = next(r for r in RULES if r.place == "data")
+    assert not is_allowed(Import("groupwise.policy.head", True, 1), algo)
+    assert not is_allowed(Import("torch", False, 1), config)
+    assert not is_allowed(Import("groupwise.algo.loss", False, 1), config)
+    assert is_allowed(Import("groupwise.algo.objective", False, 1), config)
+    assert not is_allowed(Import("datasets", False, 1), data)
+    assert is_allowed(Import("datasets", True, 1), data)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_files_and_functions_stay_small(file):
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, "no file over 400 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 80, f"{node.name}: no function over 80 lines"
+
+
+def test_the_train_loop_stays_readable():
+    assert (ROOT / "train" / "loop.py").read_text().count("\n") <= 150
