@@ -19,6 +19,9 @@ Message = dict[str, Any]
 Prompt = str | list[Message]
 """Plain text, or a chat."""
 
+Steps = tuple[tuple[int, float | None], ...]
+"""Scores of the steps of a completion: (number of the token that a step ends with, from 1, included; its reward)."""
+
 StopReason = Literal["stop", "stop_string", "length"]
 """Why a completion ended: an end token, a stop string, or `max_tokens` reached (truncated)."""
 
@@ -103,6 +106,10 @@ class Group:
     """Reward function name -> one number a completion; `None` means that it could not be judged."""
     reward: tuple[float | None, ...] = ()
     """The weighted sum over functions; `None` when no function could judge."""
+    steps: Mapping[str, tuple[Steps | None, ...]] = field(default_factory=dict)
+    """Reward function that scores steps -> those of each completion; `None` where it gave one number."""
+    greedy_reward: float | None = None
+    """Reward of the greedy completion of the same prompt, where the objective compares with it."""
     advantages: tuple[float, ...] = ()
     """What the group makes of the rewards (the mean over tokens where they differ by token)."""
     is_used: bool = True

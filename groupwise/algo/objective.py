@@ -194,6 +194,11 @@ class Objective:
         return self.scale == "token_whiten"
 
     @property
+    def takes_token_advantages(self) -> bool:
+        """Whether advantages may differ from token to token: not where a ratio is pooled over the sequence."""
+        return self.level not in ("seq_geo", "seq_prod") and self.trust_region not in rules.SEQUENCE_REGIONS
+
+    @property
     def needs(self) -> frozenset[Score]:
         """Which scores the loss or the advantages read besides the policy's own log-probs.
 

@@ -21,15 +21,16 @@ _NEEDED_BY_SCHEDULE = {
 
 def check_together(config: GRPOConfig, problems: Problems) -> tuple[str, ...]:
     """Add a sentence for every contradiction between fields; returns warnings about choices that are often mistakes."""
-    for check in (_minibatches, _reference, _schedule, _sampling, _plain_values):
+    for check in (_minibatches, _reference, _schedule, _sampling, _process, _coefficients, _plain_values):
         check(config, problems)
     try:
-        return config.resolved_objective.check_run(
+        odd = config.resolved_objective.check_run(
             num_generations=config.num_generations, updates_per_rollout=config.updates_per_step
         )
     except ConfigError as error:
         problems.add(str(error))
         return ()
+    return (*odd, *_without_effect(config))
 
 
 def _minibatches(config: GRPOConfig, problems: Problems) -> None:
@@ -66,6 +67,68 @@ def _sampling(config: GRPOConfig, problems: Problems) -> None:
         )
     if config.max_steps == 0:
         problems.add("max_steps is 0; expected at least 1, or -1 to follow num_train_epochs.")
+
+
+def _process(config: GRPOConfig, problems: Problems) -> None:
+    """Step rewards are normalised over the whole group; then every token has its own advantage."""
+    objective = config.resolved_objective
+    wanted = {"baseline": "group_mean", "scale": "group_std", "combine": "weighted_sum", "kl_in_reward": "none"}
+    for axis, value in wanted.items():
+        if config.process_rewards and getattr(objective, axis) != value:
+            problems.add(f"process_rewards needs {axis} {value}, and it is {getattr(objective, axis)}.")
+    if config.process_rewards and not objective.takes_token_advantages:
+        problems.add(
+            f"process_rewards gives each token its own advantage, which level {objective.level} with trust_region "
+            f"{objective.trust_region} cannot use. Use level seq_geo_token or token."
+        )
+    if objective.baseline == "greedy" and objective.combine == "normalise_each":
+        problems.add("baseline greedy has one reward a problem, and combine normalise_each scales each function's.")
+
+
+def _coefficients(config: GRPOConfig, problems: Problems) -> None:
+    objective = config.resolved_objective
+    if config.kl_target is not None and "ref" not in objective.needs:
+        problems.add("kl_target steers beta, and beta is 0: set beta to start from, or leave it out.")
+    if not config.use_adaptive_entropy:
+        return
+    if config.entropy_coef_min > config.entropy_coef_max:
+        problems.add(f"entropy_coef_min {config.entropy_coef_min} is above entropy_coef_max {config.entropy_coef_max}.")
+    elif not config.entropy_coef_min <= objective.entropy_coef <= config.entropy_coef_max:
+        problems.add(
+            f"entropy_coef {objective.entropy_coef} lies outside entropy_coef_min {config.entropy_coef_min} to "
+            f"entropy_coef_max {config.entropy_coef_max}."
+        )
+
+
+def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
+    """What was written and acts on nothing, and what costs more than it seems."""
+    objective = config.resolved_objective
+    changed = {name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default}
+    adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
+    said = [
+        (
+            bool(adaptive) and not config.use_adaptive_entropy,
+            f"{', '.join(adaptive)} without effect: use_adaptive_entropy is false.",
+        ),
+        (
+            "kl_horizon" in changed and config.kl_target is None,
+            "kl_horizon without effect: there is no kl_target.",
+        ),
+        (
+            config.kl_metric_steps is not None and "ref" in objective.needs,
+            f"kl_metric_steps without effect: with beta {objective.beta:g} the KL is measured every step.",
+        ),
+        (
+            config.kl_metric_steps is not None and "ref" not in objective.needs,
+            "kl_metric_steps costs a pass of the reference each time, and with full fine-tuning or an adapter that "
+            "has already learnt a frozen copy of the model in memory; a fresh adapter needs none.",
+        ),
+        (
+            objective.trust_region == "luffy",
+            "trust_region luffy: nothing puts demonstrations into a group yet, and without any it is clip.",
+        ),
+    ]
+    return tuple(sentence for holds, sentence in said if holds)
 
 
 def _plain_values(config: GRPOConfig, problems: Problems) -> None:

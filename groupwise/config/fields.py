@@ -138,6 +138,31 @@ class ReferenceFields(Section):
     """Every so many steps the reference becomes the policy (the outer loop of iterative GRPO); null never resets."""
 
 
+class BesideFields(Section):
+    """Beside the loss"""
+
+    process_rewards: bool = False
+    """Process supervision: advantages from the rewards of steps. A plain reward is one step, at the end."""
+    overlong_cache: Annotated[float, Field(gt=0, le=1)] | None = None
+    """DAPO's soft overlong punishment: over this last share of `max_completion_length` the reward falls by up to 1."""
+    kl_target: Positive | None = None
+    """KL (nats per token) that `beta` is steered toward after every step; null keeps `beta` as it is."""
+    kl_horizon: Positive = 10_000.0
+    """Completions after which a KL of 20 % or more beside its target has moved `beta` by about 20 %."""
+    use_adaptive_entropy: bool = False
+    """Whether the entropy coefficient adapts (Skywork-OR1), from `entropy_coef`, while the entropy is below target."""
+    entropy_target: NonNegative = 0.2
+    """Entropy (nats per token) below which the bonus acts and its coefficient rises; above, the coefficient falls."""
+    entropy_coef_delta: NonNegative = 0.005
+    """What the adaptive coefficient moves by after each optimizer step."""
+    entropy_coef_min: NonNegative = 0.0
+    """Its lower bound."""
+    entropy_coef_max: NonNegative = 1.0
+    """Its upper bound."""
+    kl_metric_steps: Count | None = None
+    """With `beta` 0, measure the KL to the start of training every so many steps; null never does."""
+
+
 class OptimizerFields(Section):
     """The optimizer"""
 
@@ -187,6 +212,7 @@ SECTIONS: tuple[type[Section], ...] = (
     StepFields,
     SamplingFields,
     ReferenceFields,
+    BesideFields,
     OptimizerFields,
     ModelFields,
 )

@@ -16,6 +16,7 @@ from groupwise.config.checks import check_together
 from groupwise.config.defaults import adopt_recipe_defaults
 from groupwise.config.fields import (
     SECTIONS,
+    BesideFields,
     ModelFields,
     OptimizerFields,
     ReferenceFields,
@@ -29,7 +30,7 @@ from groupwise.config.translate import FOREIGN, Translation, translate
 from groupwise.errors import ConfigError
 
 
-class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, OptimizerFields, ModelFields):
+class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, BesideFields, OptimizerFields, ModelFields):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 
     Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both

@@ -5,7 +5,6 @@ from __future__ import annotations
 from groupwise.config.tables import Foreign, ignored, refused, same, translated
 
 _VLLM = "there is no vLLM engine yet; groupwise's own engine samples, so leave it out"
-_ADAPTIVE = "the coefficient is constant: set `entropy_coef`"
 _BATCHES = "groupwise's own engine always batches continuously"
 
 TRL_FIELDS: tuple[Foreign, ...] = (
@@ -75,11 +74,11 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("ref_model_sync_steps", "counts rollouts"),
     translated("top_entropy_quantile", 1.0, "`top_entropy`; 1 is off"),
     same("entropy_coef"),
-    refused("use_adaptive_entropy", False, _ADAPTIVE),
-    ignored("entropy_coef_min", 0.0, _ADAPTIVE),
-    ignored("entropy_coef_max", 1.0, _ADAPTIVE),
-    ignored("entropy_coef_delta", 0.005, _ADAPTIVE),
-    ignored("entropy_target", 0.2, _ADAPTIVE),
+    same("use_adaptive_entropy", "its state is part of the checkpoints"),
+    same("entropy_coef_min"),
+    same("entropy_coef_max"),
+    same("entropy_coef_delta"),
+    same("entropy_target"),
     refused(
         "max_tool_calling_iterations",
         None,

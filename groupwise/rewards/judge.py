@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import traceback
 from collections.abc import Collection, Sequence
@@ -13,7 +14,7 @@ from groupwise.rewards.caller import Call, Caller
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.load import failing_line, source_file
 from groupwise.rewards.rows import Rows
-from groupwise.rewards.scores import read_scores
+from groupwise.rewards.scores import Scores, read_scores
 from groupwise.types import Group
 
 
@@ -46,6 +47,12 @@ class Judge:
         if column_names is not None:
             self.check(column_names)
 
+    def with_function(self, function: RewardFunction) -> Judge:
+        """A judge with one function more; the asynchronous ones go on in the same event loop."""
+        more = copy.copy(self)
+        more.functions = with_unique_names([*self.functions, function])
+        return more
+
     def check(self, column_names: Collection[str]) -> None:
         """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
         for function in self.functions:
@@ -75,12 +82,18 @@ class Judge:
             extras={column: values for note in notes for column, values in note.extras.items()},
         )
 
-    def _with_rewards(self, rows: Rows, scores: dict[str, list[float | None]]) -> tuple[Group, ...]:
+    def _with_rewards(self, rows: Rows, scores: dict[str, Scores]) -> tuple[Group, ...]:
         weights = [function.weight for function in self.functions]
-        sums = [_weighted_sum(weights, row) for row in zip(*scores.values(), strict=True)]
-        by_function = {name: rows.split(values) for name, values in scores.items()}
+        sums = [_weighted_sum(weights, row) for row in zip(*(s.rewards for s in scores.values()), strict=True)]
+        rewards = {name: rows.split(s.rewards) for name, s in scores.items()}
+        steps = {name: rows.split(s.steps) for name, s in scores.items() if any(each is not None for each in s.steps)}
         return tuple(
-            replace(group, rewards={name: parts[index] for name, parts in by_function.items()}, reward=reward)
+            replace(
+                group,
+                rewards={name: parts[index] for name, parts in rewards.items()},
+                reward=reward,
+                steps={name: parts[index] for name, parts in steps.items()},
+            )
             for index, (group, reward) in enumerate(zip(rows.groups, rows.split(sums), strict=True))
         )
 

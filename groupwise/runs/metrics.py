@@ -77,6 +77,23 @@ _LEARNING = (
         "below 0.5; at 1 the step changes nothing (without KL)",
         "TRL #3857; keep the pass rate in 12.5-50 %, INTELLECT-2, arXiv 2505.07291",
     ),
+    Metric(
+        "frac_reward_zero_std/solved",
+        "share",
+        "Those of them whose reward is above 0: all right, where right is above 0; the others are all wrong.",
+        "none",
+        "says whether the problems are too easy or too hard",
+        "ScaleRL, arXiv 2510.13786: problems solved in 90 % of the answers teach nothing",
+    ),
+    Metric(
+        "frac_reward_zero_std/drawn",
+        "share",
+        "The same share over all groups drawn, those that dynamic sampling dropped included.",
+        "down",
+        "1 / (1 - it) is what dynamic sampling costs",
+        "DAPO, arXiv 2503.14476",
+    ),
+    Metric("reward_not_judged", "share", "Completions that no reward function could judge.", "zero"),
     Metric("rewards/<function>/mean", "reward", "Mean of one reward function, before its weight.", "up"),
     Metric(
         "rewards/<function>/std", "reward", "Standard deviation of one reward function over the step's completions."
@@ -104,7 +121,8 @@ _LEARNING = (
         "nats/token",
         "Mean log-ratio of policy to reference: the plain estimate of the same KL; may be negative.",
     ),
-    Metric("beta", "-", "Weight of the KL term in the loss of this step."),
+    Metric("beta", "-", "Weight of the KL term in the loss of this step (adaptive with `kl_target`)."),
+    Metric("entropy_coef", "-", "Weight of the entropy bonus in the step's last update (adaptive or fixed)."),
     Metric(
         "entropy",
         "nats/token",
@@ -174,9 +192,7 @@ _UPDATE = (
     ),
     Metric("masked_ratio", "share", "Loss tokens whose policy term a mask silenced (truncated, off-policy, entropy)."),
     Metric("groups_used", "count", "Groups that the update used."),
-    Metric(
-        "groups_dropped", "count", "Groups drawn and then dropped (dynamic sampling) or skipped for want of signal."
-    ),
+    Metric("groups_dropped", "count", "Groups drawn and then dropped for want of signal (dynamic sampling)."),
 )
 
 _COMPLETIONS = (
@@ -184,6 +200,29 @@ _COMPLETIONS = (
     Metric("completions/min_length", "tokens", "Shortest completion.", "steady"),
     Metric("completions/max_length", "tokens", "Longest completion.", "steady"),
     Metric("completions/mean_terminated_length", "tokens", "Mean length of those that ended by themselves.", "steady"),
+    Metric(
+        "completions/mean_length_positive_advantage",
+        "tokens",
+        "Mean length of completions that beat their group; with 0 / 1 rewards, of right answers.",
+        "steady",
+    ),
+    Metric(
+        "completions/mean_length_negative_advantage",
+        "tokens",
+        "Mean length of completions that their group beat.",
+        "steady",
+        "rising to the limit while the other stays: length bias",
+        "Dr. GRPO, arXiv 2503.20783",
+    ),
+    Metric("completions/dropped", "count", "Completions sampled and judged, then dropped with their groups.", "down"),
+    Metric(
+        "staleness/max",
+        "versions",
+        "Steps between the weights that sampled and those that are trained, the oldest completion.",
+        "zero",
+        "0: this loop samples and trains in turn",
+        "follows from the loop",
+    ),
     Metric(
         "completions/clipped_ratio",
         "share",

@@ -17,7 +17,7 @@ from ..errors import RunError
 from ..runs.folder import RunFolder
 from .learner import Learner
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(folder: RunFolder, step: int, learner: Learner, state: Mapping[str, Any], keep: int | None) -> Path:
@@ -36,7 +36,7 @@ def save_checkpoint(folder: RunFolder, step: int, learner: Learner, state: Mappi
         "step": step,
         "optimizer": optimizer_state,
         "scheduler": learner.scheduler.state_dict(),
-        "reward_average": learner.reward_average,
+        "learner": learner.state_dict(),
         **state,
     }
     (scratch / "state.json").write_text(json.dumps(record, default=_plain), encoding="utf-8")
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
         unflatten_optimizer(load_file(path / "optimizer.safetensors"), state["optimizer"])
     )
     learner.scheduler.load_state_dict(state["scheduler"])
-    learner.reward_average = state["reward_average"]
+    learner.load_state_dict(state["learner"])
     if learner.reference is not None and (path / "reference.safetensors").is_file():
         learner.reference.load_state_dict(load_file(path / "reference.safetensors"))
     return state

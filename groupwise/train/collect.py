@@ -15,6 +15,8 @@ from ..data.prepare import PreparedProblems
 from ..rewards import Judge
 from ..rollout.engine import Engine
 from ..types import Completion, Group, Request, Sampling
+from .judged import SignalTest, signal_test
+from .overlong import with_shaping
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,6 +34,8 @@ class Collected:
     logged: dict[str, float] = field(default_factory=dict)
     extras: dict[str, list[Any]] = field(default_factory=dict)
     num_truncated_prompts: int = 0
+    has_signal: SignalTest = field(default=lambda group: group.has_signal)
+    """The test that the step was collected with."""
 
     @property
     def all_groups(self) -> list[Group]:
@@ -51,25 +55,28 @@ class Collector:
         tokenizer: Any,
         stop_ids: tuple[int, ...],
     ) -> None:
-        self.problems, self.order, self.engine, self.judge = problems, order, engine, judge
+        self.problems, self.order, self.engine = problems, order, engine
+        self.judge = with_shaping(judge, config)
         self.config, self.tokenizer = config, tokenizer
         self.sampling = make_sampling(config, stop_ids)
+        self.greedy = as_greedy(self.sampling) if config.resolved_objective.baseline == "greedy" else None
+        self.has_signal = signal_test(config, [f.weight for f in self.judge.functions])
         self.on_progress: Progress = lambda phase, done, total: None
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
         """The scored groups of one step; a draw is never counted twice, whatever became of it."""
-        collected = Collected()
+        collected = Collected(has_signal=self.has_signal)
         wanted = self.config.prompts_per_step
         self._add(collected, self.order.draw(), step, trainer_state)
         if not self.config.dynamic_sampling:
             return collected
         draws_left = wanted * (self.config.dynamic_sampling_max_draws - 1)
         while True:
-            without = [g for g in collected.groups if not g.has_signal]
+            without = [g for g in collected.groups if not self.has_signal(g)]
             num = min(len(without), draws_left, self.order.num_left_in_step)
             if num == 0:
                 return collected
-            collected.groups = [g for g in collected.groups if g.has_signal] + without[num:]
+            collected.groups = [g for g in collected.groups if self.has_signal(g)] + without[num:]
             collected.dropped += [replace(g, is_used=False) for g in without[:num]]
             draws_left -= num
             self._add(collected, self.order.draw(num, same_step=True), step, trainer_state)
@@ -77,10 +84,15 @@ class Collector:
     def _add(self, collected: Collected, draws: Sequence[Draw], step: int, trainer_state: Any) -> None:
         start = perf_counter()
         groups = self._roll_out(draws, step)
+        greedy = self._roll_out_greedily(draws)
         middle = perf_counter()
         self.on_progress("reward", 0, len(groups))
         judged = self.judge.judge(groups, trainer_state=trainer_state)
-        collected.groups += judged.groups
+        if greedy:
+            rewards = [g.reward[0] for g in self.judge.judge(greedy, trainer_state=trainer_state).groups]
+            collected.groups += [replace(g, greedy_reward=r) for g, r in zip(judged.groups, rewards, strict=True)]
+        else:
+            collected.groups += judged.groups
         collected.rollout_s += middle - start
         collected.reward_s += perf_counter() - middle
         for name, seconds in judged.seconds.items():
@@ -100,6 +112,14 @@ class Collector:
         return [
             make_group(draw, self.problems, completions[number], self.tokenizer) for number, draw in enumerate(draws)
         ]
+
+    def _roll_out_greedily(self, draws: Sequence[Draw]) -> list[Group]:
+        """One greedy completion a problem, as a group of its own; none where the objective does not compare with it."""
+        if self.greedy is None:
+            return []
+        requests = [replace(self._request(d, 0), num_completions=1, sampling=self.greedy) for d in draws]
+        answers = dict(self.engine.generate(requests))
+        return [make_group(draw, self.problems, answers[i], self.tokenizer) for i, draw in enumerate(draws)]
 
     def _request(self, draw: Draw, step: int) -> Request:
         return Request(
@@ -123,6 +143,11 @@ def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:
         stop_ids=stop_ids,
         stop=config.stop,
     )
+
+
+def as_greedy(sampling: Sampling) -> Sampling:
+    """The same with the likeliest token each time."""
+    return replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
 
 
 def make_group(draw: Draw, problems: PreparedProblems, completions: Sequence[Completion], tokenizer: Any) -> Group:

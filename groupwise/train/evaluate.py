@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
@@ -14,7 +13,7 @@ from ..data.prepare import PreparedProblems
 from ..rewards import Judge
 from ..rollout.engine import Engine
 from ..types import Group, Request, Sampling
-from .collect import make_group, make_sampling
+from .collect import as_greedy, make_group, make_sampling
 
 EVALUATION = 1 << 31
 """Takes the place of the step in seeds, so that no evaluation shares a stream with a rollout."""
@@ -35,7 +34,7 @@ class Evaluator:
         self.problems, self.engine, self.judge, self.config, self.tokenizer = problems, engine, judge, config, tokenizer
         self.rows = range(min(len(problems), config.num_eval_problems or len(problems)))
         self.sampled = make_sampling(config, stop_ids)
-        self.greedy = replace(self.sampled, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
+        self.greedy = as_greedy(self.sampled)
 
     def evaluate(self, trainer_state: Any = None) -> dict[str, float | None]:
         """The `eval_...` metrics. A problem's completions are averaged first: errors are of the mean over problems."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..algo import Objective, StepWeights, objective_advantages, policy_loss, step_weights
+from ..algo import Objective, StepWeights, policy_loss, step_weights
 from ..algo.advantage import combine_rewards, moving_average
 from ..algo.stats import Mean, Stats, Sum
 from ..config import GRPOConfig
@@ -24,7 +25,9 @@ from ..policy.network import Network, Scoring, completion_mask
 from ..policy.packing import Rows, micro_batches
 from ..policy.reference import Reference
 from ..types import Group
+from .advantages import step_advantages
 from .batch import Batch, Scores, make_batch, rows_of
+from .controllers import Coefficients, objective_of
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Token budget of one learner pass when the user sets none: memory follows it, and more gains nothing on a CPU."""
@@ -62,7 +65,8 @@ class Learner:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.config = config
-        self.objective: Objective = config.resolved_objective
+        self.objective: Objective = objective_of(config)
+        self.coefficients = Coefficients(config)
         self.reward_weights = reward_weights
         self.scoring = Scoring(
             temperature=config.temperature,
@@ -72,6 +76,8 @@ class Learner:
         self.budget = config.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS.get(network.device.type, 4096)
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
         self.reward_average: float | None = None
+        self.num_rollouts = 0
+        """Rollouts trained on."""
         self.on_progress: Progress = lambda done, total: None
 
     def score(self, groups: Sequence[Group]) -> Scores:
@@ -82,9 +88,15 @@ class Learner:
         )
         old_NT = self._score(self.network.score, rows) if needs_old else None
         ref_NT = None
-        if "ref" in self.objective.needs and self.reference is not None:
+        if self.reference is not None and ("ref" in self.objective.needs or self._is_kl_measured):
             ref_NT = self._score(self.reference.score, rows)
         return Scores(old_NT, ref_NT)
+
+    @property
+    def _is_kl_measured(self) -> bool:
+        """Whether this rollout's KL to the reference is measured although the objective does not read it."""
+        every = self.config.kl_metric_steps
+        return every is not None and (self.num_rollouts + 1) % every == 0
 
     def _score(self, score: Callable[[Rows, Scoring], object], rows: Rows) -> Tensor:
         logprob_NT = torch.zeros(completion_mask(rows, self.network.device).shape, device=self.network.device)
@@ -101,15 +113,8 @@ class Learner:
         start = self.reward_average
         if start is None:  # the first baseline is the first step's mean: 0 would be far from any reward
             start = float(total_N.nanmean())
-        advantages = objective_advantages(
-            self.objective,
-            batch.rewards_NK,
-            batch.group_N.cpu(),
-            weights_K=self.reward_weights,
-            mask_NT=batch.mask_NT,
-            old_logprob_NT=scores.old_logprob_NT,
-            ref_logprob_NT=scores.ref_logprob_NT,
-            ema_start=start,
+        advantages = step_advantages(
+            self.config, groups, batch, self.reward_weights, beta=self.coefficients.beta, ema_start=start
         )
         if self.objective.baseline == "ema":
             self.reward_average = moving_average(total_N, start, self.objective.ema_decay)
@@ -120,8 +125,10 @@ class Learner:
         parts = [batch.select(rows) for rows in self._minibatches(batch)]
         stats, norms, num_skipped = [], [], 0
         lr = float(self.scheduler.get_last_lr()[0])
+        beta, entropy_coef = self.coefficients.beta, self.coefficients.entropy_coef
         for iteration in range(self.config.num_iterations):
             for number, part in enumerate(parts):
+                entropy_coef = self.coefficients.entropy_coef
                 measured, norm = self._optimizer_step(part)
                 stats.append(measured)
                 norms.append(norm)
@@ -132,7 +139,23 @@ class Learner:
         for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
             if (total := merged.get(name)) is not None:
                 merged[name] = total / len(stats)
+        self.coefficients.after_rollout(merged.get("kl"), len(batch))
+        self.num_rollouts += 1
+        merged |= {"beta": beta if "ref" in self.objective.needs else 0.0, "entropy_coef": entropy_coef}
         return Update(merged, sum(norms) / len(norms), lr, len(norms), num_skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run's course depends on beside weights, optimizer and schedule; plain JSON."""
+        return {
+            "reward_average": self.reward_average,
+            "num_rollouts": self.num_rollouts,
+            "coefficients": self.coefficients.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reward_average = state["reward_average"]
+        self.num_rollouts = state["num_rollouts"]
+        self.coefficients.load_state_dict(state["coefficients"])
 
     def _minibatches(self, batch: Batch) -> list[list[int]]:
         """Row numbers of each optimizer step: equally many whole groups."""
@@ -154,7 +177,10 @@ class Learner:
             self.on_progress(number + 1, len(passes))
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm or float("inf")))
         self._step(is_finite=math.isfinite(norm))
-        return Stats.merge_all(stats), norm
+        measured = Stats.merge_all(stats)
+        if self.coefficients.follows_entropy:
+            self.coefficients.after_update(measured.floats().get("entropy"))
+        return measured, norm
 
     def _step(self, *, is_finite: bool) -> None:
         """Move the weights, unless the gradient is not finite; the schedule counts the update either way."""
@@ -192,9 +218,9 @@ class Learner:
         return logprob_NT, entropy_NT
 
     def _rows_with_gradient(self, batch: Batch) -> list[int]:
-        """Rows whose pass can change a gradient: those without advantage are skipped when nothing else acts on them."""
+        """Rows whose pass can change a gradient or measures a KL: those without advantage can often be skipped."""
         has_tokens = batch.mask_NT.any(dim=1)
-        if not self.objective.acts_without_advantage:
+        if not self.objective.acts_without_advantage and batch.ref_logprob_NT is None:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
 
@@ -215,6 +241,8 @@ class Learner:
                 entropy_NT=scores.entropy_NT,
                 group_N=rows.group_N,
                 step_weights=weights[torch.tensor(part, device=rows.mask_NT.device), :width],
+                beta=self.coefficients.beta,
+                entropy_coef=self.coefficients.entropy_coef,
             )
             loss.backward()
         return stats

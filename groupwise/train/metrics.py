@@ -62,6 +62,8 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
         "rollout_tokens_per_second": sampled / times["time/rollout"] if times["time/rollout"] else None,
         "groups_used": len(collected.groups),
         "groups_dropped": len(collected.dropped),
+        "completions/dropped": sum(len(g.completions) for g in collected.dropped),
+        "staleness/max": max(step - 1 - c.policy_version for g in collected.groups for c in g.completions),
         "prompts_truncated": collected.num_truncated_prompts,
         **{f"extra/{name}": value for name, value in collected.logged.items()},
     }
@@ -73,7 +75,8 @@ def rewards(collected: Collected) -> dict[str, float | None]:
     metrics: dict[str, float | None] = mean_and_spread("reward", [r for g in groups for r in g.reward])
     spreads = [stdev(judged) for g in groups if len(judged := [r for r in g.reward if r is not None]) > 1]
     metrics["reward_std"] = fmean(spreads) if spreads else None
-    metrics["frac_reward_zero_std"] = fmean(not g.has_signal for g in groups)
+    metrics["reward_not_judged"] = fmean(r is None for g in groups for r in g.reward)
+    metrics |= _without_signal(collected)
     for name, seconds in collected.function_s.items():
         values = [r for g in groups for r in g.rewards[name]]
         judged = [r for r in values if r is not None]
@@ -82,6 +85,18 @@ def rewards(collected: Collected) -> dict[str, float | None]:
         metrics[f"rewards/{name}/seconds"] = seconds
         metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
     return metrics
+
+
+def _without_signal(collected: Collected) -> dict[str, float | None]:
+    """Shares of groups without signal, of those used and of all that were drawn."""
+    used = [g for g in collected.groups if not collected.has_signal(g)]
+    drawn = [g for g in collected.all_groups if not collected.has_signal(g)]
+    solved = [g for g in used if any(r is not None and r > 0 for r in g.reward)]
+    return {
+        "frac_reward_zero_std": len(used) / len(collected.groups),
+        "frac_reward_zero_std/solved": len(solved) / len(collected.groups),
+        "frac_reward_zero_std/drawn": len(drawn) / len(collected.all_groups),
+    }
 
 
 def mean_and_spread(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
@@ -98,8 +113,17 @@ def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:
         "completions/min_length": min(lengths),
         "completions/max_length": max(lengths),
         "completions/mean_terminated_length": fmean(ended) if ended else None,
+        "completions/mean_length_positive_advantage": _mean_length(groups, 1),
+        "completions/mean_length_negative_advantage": _mean_length(groups, -1),
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
     }
+
+
+def _mean_length(groups: Sequence[Group], sign: int) -> float | None:
+    """Mean length of the completions whose advantage has that sign."""
+    pairs = [(c, a) for g in groups for c, a in zip(g.completions, g.advantages, strict=True)]
+    lengths = [len(c.token_ids) for c, advantage in pairs if advantage * sign > 0]
+    return fmean(lengths) if lengths else None
 
 
 def num_tokens(groups: Sequence[Group]) -> int:

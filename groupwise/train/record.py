@@ -141,10 +141,8 @@ class Recorder:
             self.screen.note(text)
 
     def _totals(self, step: int) -> dict[str, Any]:
-        objective = self.config.resolved_objective
         return {
             "epoch": self.order.epoch,
-            "beta": objective.beta if "ref" in objective.needs else 0.0,
             "num_tokens": self.num_tokens,
             "updates": self.num_updates,
             "policy_version": step,

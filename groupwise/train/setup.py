@@ -30,6 +30,7 @@ from ..world import pick_dtype
 from .fastpath import build_network
 from .learner import Learner
 from .optim import make_optimizer, make_scheduler
+from .overlong import with_shaping
 from .schedule import Schedule
 
 Notify = Callable[[str], None]
@@ -91,8 +92,8 @@ def prepare_problems(
 
 
 def make_reference(policy: Policy, config: GRPOConfig, notify: Notify) -> Reference | None:
-    """The reference, where the objective reads one."""
-    if "ref" not in config.resolved_objective.needs:
+    """The reference, where the objective reads one or its KL is to be measured."""
+    if "ref" not in config.resolved_objective.needs and config.kl_metric_steps is None:
         return None
     dtype, has_fast_path = policy.network.dtype, policy.network.compute is not None
 
@@ -117,7 +118,7 @@ def make_learner(
     if optimizer is None:
         optimizer, name = make_optimizer(config, policy.model, notify)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
-    weights = [f.weight for f in judge.functions]
+    weights = [f.weight for f in with_shaping(judge, config).functions]
     return Learner(policy.network, reference, optimizer, scheduler, config, weights), name
 
 

@@ -100,6 +100,9 @@ def test_a_number_that_nothing_reads_is_said() -> None:
 def test_the_papers_other_settings_come_with_the_name() -> None:
     config = GRPOConfig(objective="dapo", prompts_per_step=4)
     assert (config.dynamic_sampling, config.num_minibatches) == (True, 4)
-    assert any("overlong_cache" in note for note in config.notes), "what groupwise does not do is said"
+    assert config.overlong_cache == 0.2
+    assert "objective dapo sets overlong_cache 0.2." in config.notes
+    notes = GRPOConfig(objective="scalerl").notes
+    assert any("max_pass_rate" in note for note in notes), "what groupwise does not do is said"
     chosen = GRPOConfig(objective="dapo", dynamic_sampling=False, num_minibatches=2)
     assert (chosen.dynamic_sampling, chosen.num_minibatches) == (False, 2)

@@ -1,0 +1,27 @@
+"""DAPO's soft overlong punishment as one more reward, with a column of its own in the record.
+
+Training alone is judged with it: evaluation keeps to the rewards of the task.
+"""
+
+from __future__ import annotations
+
+from ..algo import overlong_penalty
+from ..config import GRPOConfig
+from ..rewards import Judge
+from ..rewards.function import RewardFunction
+
+NAME = "overlong"
+
+
+def with_shaping(judge: Judge, config: GRPOConfig) -> Judge:
+    """The judge, with the punishment as its last function where `overlong_cache` asks for it."""
+    if config.overlong_cache is None:
+        return judge
+    longest = config.max_completion_length
+    cache = max(round(config.overlong_cache * longest), 1)
+
+    def overlong(completion_ids: list[list[int]]) -> list[float]:
+        penalties: list[float] = overlong_penalty([len(ids) for ids in completion_ids], longest, cache).tolist()
+        return penalties
+
+    return judge.with_function(RewardFunction.of(overlong, name=NAME))
