@@ -1,0 +1,96 @@
+"""Optimizers and schedules by name, and what weight decay touches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from tiny import tiny_model, with_lora
+
+from groupwise.config import GRPOConfig
+from groupwise.train.optim import make_optimizer, make_scheduler
+
+
+def make(model=None, notes=None, **settings):
+    notes = [] if notes is None else notes
+    return make_optimizer(GRPOConfig(**settings), model or tiny_model(), notes.append)
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "used"),
+    [
+        ("adamw", torch.optim.AdamW, "adamw"),
+        ("adamw_torch", torch.optim.AdamW, "adamw"),
+        ("AdamW_Torch_Fused", torch.optim.AdamW, "adamw_fused"),
+        ("SGD", torch.optim.SGD, "sgd"),
+        ("adafactor", transformers.optimization.Adafactor, "adafactor"),
+    ],
+)
+def test_an_optimizer_by_its_name(written, kind, used):
+    optimizer, name = make(optim=written, learning_rate=3e-3)
+    assert type(optimizer) is kind
+    assert name == used
+    assert all(group["lr"] == 3e-3 for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("written", ["adamw_8bit", "adamW_8bit", "paged_adamw_8bit", "adamw_bnb_8bit"])
+def test_eight_bits_fall_back_to_float32_with_one_note(monkeypatch, written):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    notes: list[str] = []
+    optimizer, name = make(notes=notes, optim=written)
+    assert type(optimizer) is torch.optim.AdamW
+    assert name == "adamw"
+    assert len(notes) == 1
+    assert "float32 AdamW is used instead" in notes[0]
+
+
+def test_adam_gets_the_configured_numbers():
+    optimizer, _ = make(adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+
+
+def test_weight_decay_acts_on_matrices_and_everything_trained_is_in_one_group():
+    model = with_lora(tiny_model("llama-bias"))
+    model.base_model.model.model.norm.weight.requires_grad_(True)
+    optimizer, _ = make(model, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {p for p in model.parameters() if p.requires_grad}
+
+
+def test_the_learning_rate_defaults_by_what_is_trained():
+    assert make()[0].param_groups[0]["lr"] == 1e-6
+    assert make(with_lora(tiny_model()))[0].param_groups[0]["lr"] == 1e-5
+    assert make(learning_rate=0.0)[0].param_groups[0]["lr"] == 0.0, "0 is a choice, not the default"
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup", "polynomial"])
+@pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_ratio": 0.3}])
+def test_a_schedule_is_that_of_transformers(name, warmup):
+    config = GRPOConfig(lr_scheduler_type=name, learning_rate=1.0, **warmup)
+    found = make_scheduler(config, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 10)
+    expected = transformers.get_scheduler(
+        name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 3 if warmup else 0, 10
+    )
+    rates = []
+    for scheduler in (found, expected):
+        rates.append([])
+        for _ in range(10):
+            rates[-1].append(scheduler.get_last_lr()[0])
+            scheduler.optimizer.step()
+            scheduler.step()
+    assert rates[0] == rates[1]
+
+
+def test_a_schedule_takes_its_own_arguments():
+    config = GRPOConfig(
+        lr_scheduler_type="cosine_with_min_lr", learning_rate=1.0, lr_scheduler_kwargs={"min_lr_rate": 0.25}
+    )
+    scheduler = make_scheduler(config, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 4)
+    for _ in range(4):
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.25)
