@@ -54,12 +54,11 @@ class Head:
     @torch.no_grad()
     def refresh(self, *, pack: bool) -> None:
         """Take over the current weights; `pack` lays them out for products with few rows."""
-        if self._weight32 is not None and not self.weight_VD.requires_grad:
-            return
-        self._weight32 = self.weight_VD.detach().float()
-        self._weight_low = self.weight_VD.detach().to(self.dtype)
-        self._packed = None
-        if pack and can_pack(self._weight32):
+        if self._weight32 is None or self.weight_VD.requires_grad:
+            self._weight32 = self.weight_VD.detach().float()
+            self._weight_low = self.weight_VD.detach().to(self.dtype)
+            self._packed = None
+        if pack and self._packed is None and can_pack(self._weight32):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
 
     def mix(self, coefficient_NV: Tensor) -> Tensor:

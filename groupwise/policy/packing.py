@@ -64,6 +64,11 @@ def micro_batches(rows: Rows, max_tokens: int) -> list[list[int]]:
     return batches
 
 
+def group_tokens(rows: Rows) -> int:
+    """Packed tokens of the largest group."""
+    return max(len(rows.prompt_ids[run[0]]) + sum(len(rows.token_ids[row]) for row in run) for run in rows.runs())
+
+
 @dataclass(frozen=True)
 class _Segment:
     """One group inside the pack."""

@@ -22,15 +22,16 @@ from ..algo.advantage import combine_rewards, moving_average
 from ..algo.stats import Mean, Stats, Sum
 from ..config import GRPOConfig
 from ..policy.network import Network, Scoring, completion_mask
-from ..policy.packing import Rows, micro_batches
+from ..policy.packing import Rows, group_tokens, micro_batches
 from ..policy.reference import Reference
 from ..types import Group
 from .advantages import step_advantages
 from .batch import Batch, Scores, make_batch, rows_of
 from .controllers import Coefficients, objective_of
 
-AUTO_MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
-"""Token budget of one learner pass when the user sets none: memory follows it, and more gains nothing on a CPU."""
+AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
+"""Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
+within these bounds. Memory follows the budget; longer passes are no faster a token on a CPU."""
 
 Progress = Callable[[int, int], None]
 
@@ -73,7 +74,6 @@ class Learner:
             repetition_penalty=config.repetition_penalty,
             entropy_gradient=self.objective.entropy_coef > 0,
         )
-        self.budget = config.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS.get(network.device.type, 4096)
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
         self.reward_average: float | None = None
         self.num_rollouts = 0
@@ -101,10 +101,15 @@ class Learner:
     def _score(self, score: Callable[[Rows, Scoring], object], rows: Rows) -> Tensor:
         logprob_NT = torch.zeros(completion_mask(rows, self.network.device).shape, device=self.network.device)
         scoring = replace(self.scoring, with_entropy=False)
-        for part in micro_batches(rows, self.budget):
+        for part in self._passes(rows):
             found: Tensor = score(rows.select(part), scoring).logprob_NT  # type: ignore[attr-defined]
             logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
         return logprob_NT
+
+    def _passes(self, rows: Rows) -> list[list[int]]:
+        """Row numbers of each pass."""
+        low, high = AUTO_MICRO_BATCH_TOKENS.get(self.network.device.type, (4096, 4096))
+        return micro_batches(rows, self.config.micro_batch_tokens or min(max(group_tokens(rows), low), high))
 
     def prepare(self, groups: Sequence[Group], scores: Scores) -> Batch:
         """Tensors of the step with the advantages that its groups make of the rewards."""
@@ -168,9 +173,7 @@ class Learner:
         for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         rows = self._rows_with_gradient(batch)
-        passes = (
-            [[rows[i] for i in part] for part in micro_batches(batch.rows.select(rows), self.budget)] if rows else []
-        )
+        passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
         stats = [_stats_of_skipped(batch, rows)]
         for number, part in enumerate(passes):
             stats.append(self._backward(batch, weights, part))
@@ -211,7 +214,7 @@ class Learner:
         """Current log-probs and entropies NT of the whole optimizer step, without gradient."""
         shape = completion_mask(rows, self.network.device).shape
         logprob_NT, entropy_NT = (torch.zeros(shape, device=self.network.device) for _ in range(2))
-        for part in micro_batches(rows, self.budget):
+        for part in self._passes(rows):
             found = self.network.score(rows.select(part), self.scoring)
             where = (slice(part[0], part[-1] + 1), slice(found.logprob_NT.shape[1]))
             logprob_NT[where], entropy_NT[where] = found.logprob_NT, found.entropy_NT
