@@ -12,7 +12,7 @@ from groupwise.types import Group
 
 HEADER_EVERY = 20
 
-_COLUMNS = (("step", 11), ("reward", 9), ("avg", 9), ("kl", 9), ("length", 7), ("cut", 5), ("flat", 5), ("tok/s", 7))
+_COLUMNS = (("step", 11), ("reward", 9), ("avg", 9), ("kl", 11), ("length", 7), ("cut", 5), ("flat", 5), ("tok/s", 7))
 _LAST_COLUMNS = (("s/step", 7), ("left", 8))
 
 
