@@ -67,20 +67,37 @@ class RewardModel:
         with torch.inference_mode(), _prepared(model, _pad_id(tokenizer)) as pad_id:
             for start in range(0, len(longest_first), self._batch_size):
                 rows = longest_first[start : start + self._batch_size]
-                for row, score in zip(rows, _scores(model, [ids[row] for row in rows], pad_id), strict=True):
+                found = _first_logits(model, [ids[row] for row in rows], pad_id).tolist()
+                for row, score in zip(rows, found, strict=True):
                     scores[row] = score
         return scores
 
+    @property
+    def model(self) -> nn.Module:
+        """The model itself, loaded."""
+        self.load()
+        assert self._loaded is not None
+        return self._loaded[0]
 
-def _scores(model: nn.Module, ids: Sequence[Sequence[int]], pad_id: int) -> list[float]:
-    """The first logit of each text, padded on the right to the longest."""
+    def logits(self, prompts: Sequence[Prompt], completions: Sequence[CompletionValue]) -> Tensor:
+        """The same scores with their gradient, N, in one pass without dropout: for training the reward model."""
+        self.load()
+        assert self._loaded is not None
+        model, tokenizer = self._loaded
+        texts = [_text(tokenizer, prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
+        with _prepared(model, _pad_id(tokenizer)) as pad_id:
+            return _first_logits(model, tokenizer(texts, add_special_tokens=False)["input_ids"], pad_id)
+
+
+def _first_logits(model: nn.Module, ids: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """The first logit of each text, padded on the right to the longest; N in float32."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in ids]
     input_ids_NP = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad_id)
     lengths_N = torch.tensor([len(row) for row in ids])
     mask_NP = (torch.arange(input_ids_NP.shape[1]) < lengths_N[:, None]).long()
     device = _device(model)
     logits: Tensor = model(input_ids=input_ids_NP.to(device), attention_mask=mask_NP.to(device)).logits
-    return [float(score) for score in logits[:, 0].float().tolist()]
+    return logits[:, 0].float()
 
 
 @contextmanager
