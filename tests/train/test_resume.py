@@ -34,6 +34,11 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
     "slow path": (lambda: tiny_model("lfm2"), {"beta": 0.1}),
     "ema": (tiny_model, {"objective": {"preset": "grpo", "baseline": "ema", "scale": "none", "beta": 0.0}}),
     "dynamic": (tiny_model, {"beta": 0.0, "dynamic_sampling": True}),
+    "adaptive": (
+        tiny_model,
+        {"beta": 0.1, "kl_target": 0.01, "kl_horizon": 50, "use_adaptive_entropy": True, "entropy_target": 9.0},
+    ),
+    "measured kl, greedy": (tiny_model, {"objective": "remax", "beta": 0.0, "kl_metric_steps": 2}),
     "sgd": (tiny_model, {"beta": 0.0, "optim": "sgd"}),
     "adafactor": (tiny_model, {"beta": 0.0, "optim": "adafactor"}),
 }
