@@ -10,7 +10,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast layers lint types format bench clean
+.PHONY: help install install-dev demo case-study test test-fast learn layers lint types format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ test: lint types layers  ## everything that CI runs: lint, types, layers, all te
 
 test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run
 	$(BIN)/python -m pytest -m "not slow"
+
+learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
+	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
 
 layers: $(VENV)/installed-dev  ## who may import whom
 	$(BIN)/python -m pytest tests/test_layers.py
