@@ -110,7 +110,7 @@ class SamplingFields(Section):
     stop: tuple[str, ...] = ()
     """Texts that end a completion, besides the end tokens of the model."""
     max_prompt_length: Count | None = None
-    """Longest prompt in tokens; null takes what the model's context leaves beside the completion."""
+    """Longest prompt in tokens; null cuts none, and one that does not fit the model's context is an error."""
     overlong_prompts: Literal["truncate", "drop"] = "truncate"
     """What happens to a longer prompt: cut from the left, or its problem left out. Both are counted and reported."""
     system_prompt: str | None = None

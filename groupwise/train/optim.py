@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ..config import GRPOConfig
+from ..runs.trackers import is_installed
 
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
 
@@ -45,11 +45,11 @@ def _eight_bit(groups: list[dict[str, Any]], adam: dict[str, Any]) -> tuple[Opti
     """8-bit AdamW of bitsandbytes or torchao; both need a GPU."""
     if not torch.cuda.is_available() or not groups[0]["params"][0].is_cuda:
         return None
-    if find_spec("bitsandbytes"):
+    if is_installed("bitsandbytes"):
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, **adam), "adamw_8bit (bitsandbytes)"
-    if find_spec("torchao"):
+    if is_installed("torchao"):
         from torchao.optim import AdamW8bit as TorchAoAdamW8bit
 
         return TorchAoAdamW8bit(groups, **adam), "adamw_8bit (torchao)"

@@ -81,12 +81,17 @@ def prepare_problems(
         notify=notify,
     )
     context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and config.max_completion_length >= context:
+        raise ConfigError(
+            f"max_completion_length {config.max_completion_length} leaves no room for a prompt: the model's context is "
+            f"{context} tokens. Set max_completion_length lower."
+        )
     needed = prepared.max_prompt_tokens + config.max_completion_length
     if context is not None and needed > context:
         raise ConfigError(
             f"The longest prompt ({prepared.max_prompt_tokens} tokens) and max_completion_length "
             f"{config.max_completion_length} need {needed} tokens, but the model's context is {context}. "
-            f"Set max_prompt_length to {max(context - config.max_completion_length, 1)} or less."
+            f"Set max_prompt_length to {context - config.max_completion_length} or less."
         )
     return prepared
 
