@@ -83,6 +83,13 @@ def test_gradient_checkpointing_changes_no_gradient(name, wrap):
     assert_same_gradients(gradients(checkpointed, ROWS), gradients(fast, ROWS), tolerance=1e-6)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="policy/compute.py asks for checkpointing by the name transformers 5.23 deprecates"
+)
+def test_gradient_checkpointing_needs_no_deprecated_name():
+    networks(tiny_model(), gradient_checkpointing=True)
+
+
 def saved_tensors(network: Network) -> int:
     """How many tensors a forward pass keeps for its backward pass."""
     count = 0

@@ -51,13 +51,13 @@ class Snapshot:
 class Bench:
     """A bfloat16 network with its engine beside the exact one, on the same weights."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, num_prompts: int = 16) -> None:
         self.low = Network(model, torch.bfloat16, ComputeModel(model, torch.bfloat16))
         self.exact = Network(model, torch.float32, ComputeModel(model, torch.float32))
         self.engine = NativeEngine(self.low.compute, max_concurrent=256)
         generator = torch.Generator().manual_seed(0)
         sampling = Sampling(max_tokens=24)
-        self.requests = [Request(random_ids(generator, 12), GROUP, sampling, seed=(i,)) for i in range(16)]
+        self.requests = [Request(random_ids(generator, 12), GROUP, sampling, seed=(i,)) for i in range(num_prompts)]
 
     def rows(self, completions: list[Completion]) -> Rows:
         numbers = [i // GROUP for i in range(len(completions))]
@@ -116,7 +116,7 @@ def test_rollout_log_probs_follow_one_small_update(kind):
 def test_rounding_to_nearest_would_lose_the_update(monkeypatch, is_stochastic, low, high):
     if not is_stochastic:
         monkeypatch.setattr(projection, "round_stochastically", lambda weight, seed: weight.detach().bfloat16())
-    bench = Bench(make_model("full"))
+    bench = Bench(make_model("full"), num_prompts=3)
     weights = [p.sources[0].weight_OI.detach() for p in bench.low.compute.projections if len(p.sources) == 1]
     exact = [w.clone() for w in weights]
     rounded = [p.weight_OI.float() for p in bench.low.compute.projections if len(p.sources) == 1]
@@ -132,7 +132,7 @@ def test_rounding_to_nearest_would_lose_the_update(monkeypatch, is_stochastic, l
 def test_in_float32_the_change_is_the_same_to_rounding(kind):
     model = make_model(kind)
     network = Network(model, torch.float32, ComputeModel(model, torch.float32))
-    engine, bench = NativeEngine(network.compute), Bench(model)
+    engine, bench = NativeEngine(network.compute), Bench(model, num_prompts=3)
     engine.load_weights(None, 0)
     bench.update(bench.rows(bench.snapshot().completions))
     engine.load_weights(None, 1)

@@ -62,8 +62,8 @@ def learn(
     model = tiny_model(seed=seed, initializer_range=0.1)
     wrap = settings.pop("wrap", lambda model: model)
     defaults = {
-        "max_steps": 24, "prompts_per_step": 4, "num_generations": 8, "max_completion_length": LENGTH, "beta": 0.0,
-        "learning_rate": 5e-3, "lr_scheduler_type": "constant", "logging_steps": 0, "reward_weights": [1.0, 0.0],
+        "max_steps": 16, "prompts_per_step": 4, "num_generations": 8, "max_completion_length": LENGTH, "beta": 0.0,
+        "learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 0, "reward_weights": [1.0, 0.0],
     }  # fmt: skip
     both = [signal, lambda **columns: measured(**columns)]
     trainer(folder, model=wrap(model), rewards=both, seed=seed, **{**defaults, **settings}).train()
@@ -76,7 +76,7 @@ def learn(
 def test_the_rewarded_letters_become_common(tmp_path, seed):
     first, last = learn(tmp_path, vowels, seed=seed)
     assert first < 0.25
-    assert last > 0.6
+    assert last > 0.8
 
 
 def test_short_answers_are_learnt_to_be_short(tmp_path):
@@ -88,8 +88,8 @@ def test_short_answers_are_learnt_to_be_short(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"wrap": with_lora, "learning_rate": 2e-2, "max_steps": 40},
-        {"num_iterations": 2, "num_minibatches": 2, "max_steps": 12},
+        {"wrap": with_lora, "learning_rate": 5e-2, "max_steps": 20},
+        {"num_iterations": 2, "num_minibatches": 2, "max_steps": 6},
         {"beta": 0.02, "temperature": 1.2, "top_k": 40},
         {"objective": "dr_grpo"},
     ],
@@ -97,7 +97,7 @@ def test_short_answers_are_learnt_to_be_short(tmp_path):
 )
 def test_it_learns_by_other_routes_too(tmp_path, settings):
     first, last = learn(tmp_path, vowels, **settings)
-    assert last > first + 0.15
+    assert last > 2 * first
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_it_learns_by_other_routes_too(tmp_path, settings):
 )
 def test_without_a_signal_nothing_is_learnt(tmp_path, signal, settings):
     first, last = learn(tmp_path, signal, **settings)
-    assert abs(last - first) < 0.12
+    assert abs(last - first) < 0.1
 
 
 def test_with_the_sign_flipped_it_gets_worse(tmp_path):

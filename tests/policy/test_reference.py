@@ -10,15 +10,15 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 
+from groupwise.policy.compute import ComputeModel
 from groupwise.policy.load import has_learnt_adapter
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.reference import Reference, effective_model
-from groupwise.train.fastpath import build_network
 
 ROWS, SCORING = random_rows(), Scoring(temperature=0.9)
 BUILDS: dict[str, Callable[[Any], Network]] = {
-    "packed": lambda model: build_network(model, torch.float32),
-    "plain": lambda model: build_network(model, torch.float32, engine="transformers"),
+    "packed": lambda model: Network(model, torch.float32, ComputeModel(model, torch.float32)),
+    "plain": lambda model: Network(model, torch.float32, None),
 }
 MODELS: dict[str, Callable[[], Any]] = {
     "fresh adapter": lambda: with_lora(tiny_model(), is_learnt=False),

@@ -16,12 +16,13 @@ from groupwise.errors import DataError, RunError
 from groupwise.runs.folder import RunFolder
 from groupwise.train.checkpoint import flatten_optimizer, unflatten_optimizer
 
-LAST = 5
+LAST = 4
 COMMON: dict[str, Any] = {
     "max_steps": LAST,
-    "num_generations": 4,
+    "num_generations": 3,
+    "max_completion_length": 5,
     "learning_rate": 0.02,
-    "warmup_steps": 2,
+    "warmup_steps": 1,
     "weight_decay": 0.1,
 }
 RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -39,7 +40,6 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"beta": 0.1, "kl_target": 0.01, "kl_horizon": 50, "use_adaptive_entropy": True, "entropy_target": 9.0},
     ),
     "measured kl, greedy": (tiny_model, {"objective": "remax", "beta": 0.0, "kl_metric_steps": 2}),
-    "sgd": (tiny_model, {"beta": 0.0, "optim": "sgd"}),
     "adafactor": (tiny_model, {"beta": 0.0, "optim": "adafactor"}),
 }
 
@@ -78,10 +78,10 @@ def completions(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted((folder / "completions").iterdir())}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "full"])
 def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     whole = run(name, tmp_path / "whole")
-    assert run(name, tmp_path / "parts", stop=3).state.global_step == 3
+    assert run(name, tmp_path / "parts", stop=2).state.global_step == 2
     parts = run(name, tmp_path / "parts", resume=True)
     assert parts.state.global_step == LAST
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
@@ -127,7 +127,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 def test_checkpoints_are_kept_up_to_the_limit_and_leave_no_scratch(tmp_path):
     trainer(tmp_path, rewards=letters, **{**COMMON, "save_steps": 1, "save_total_limit": 2}).train()
     assert RunFolder(tmp_path).checkpoint_steps() == [LAST - 1, LAST]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000004", "step-000005"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
 
 
 def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_an_interrupted_write_leaves_the_older_checkpoint(tmp_path, monkeypatch)
     run("full", tmp_path, stop=2)
     monkeypatch.setattr("groupwise.train.checkpoint._flush", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        run("full", tmp_path, stop=4, resume=True)
+        run("full", tmp_path, stop=3, resume=True)
     assert RunFolder(tmp_path).checkpoint_steps() == [2]
 
 
