@@ -98,6 +98,7 @@ def policy_loss(
         ref_logprob_NT=ref_logprob_NT,
         entropy_NT=entropy_NT,
         keep_NT=keep_NT,
+        largest_weight=objective.mismatch_max,
     )
     return loss, stats
 

@@ -24,6 +24,7 @@ def measure(
     ref_logprob_NT: Tensor | None,
     entropy_NT: Tensor | None,
     keep_NT: Tensor,
+    largest_weight: float | None = None,
 ) -> Stats:
     """Mergeable measurements of one micro-batch; None where the log-probs it takes were not given."""
     mask_NT, logprob_NT = terms.mask_NT, terms.logprob_NT.detach()
@@ -39,7 +40,7 @@ def measure(
     stats["kl"] = None if d_NT is None else _mean(kl(logprob_NT, d_NT, "k3"), mask_NT, count)
     stats["kl/k1"] = None if d_NT is None else _mean(logprob_NT - d_NT, mask_NT, count)
     old_NT = logprob_NT if old_logprob_NT is None else clean(old_logprob_NT, mask_NT)
-    stats.update(_mismatch(old_NT, rollout_logprob_NT, terms.mismatch_NT, mask_NT, count))
+    stats.update(_mismatch(old_NT, rollout_logprob_NT, terms.mismatch_NT, mask_NT, count, largest_weight))
     return stats
 
 
@@ -51,11 +52,23 @@ _MISMATCH_NAMES = (
     "sampling/effective_share",
     "sampling/importance_sampling_ratio/mean",
     "sampling/importance_sampling_ratio/max",
+    "sampling/importance_sampling_ratio/clipped",
 )
 
 
+def _is_at_bound(weight_NT: Tensor, largest: float | None) -> Tensor:
+    """Whether the correction cut a token's weight: to 0, or to the largest allowed."""
+    is_masked_NT = weight_NT == 0
+    return is_masked_NT if largest is None else is_masked_NT | (weight_NT >= largest * (1 - 1e-6))
+
+
 def _mismatch(
-    old_NT: Tensor, rollout_NT: Tensor | None, weight_NT: Tensor | None, mask_NT: Tensor, count: Tensor
+    old_NT: Tensor,
+    rollout_NT: Tensor | None,
+    weight_NT: Tensor | None,
+    mask_NT: Tensor,
+    count: Tensor,
+    largest: float | None,
 ) -> Stats:
     """How far the engine that sampled is from the learner: |d log p|, exp of it, KL, effective sample share."""
     if rollout_NT is None:
@@ -70,6 +83,7 @@ def _mismatch(
         EffectiveShare(rho.double().sum(), rho.double().square().sum(), count),
         None if weight_NT is None else _mean(weight_NT, mask_NT, count),
         None if weight_NT is None else _max(weight_NT, mask_NT),
+        None if weight_NT is None else _mean(_is_at_bound(weight_NT, largest), mask_NT, count),
     )
     return Stats(dict(zip(_MISMATCH_NAMES, values, strict=True)))
 

@@ -261,6 +261,7 @@ _MISMATCH = (
     ),
     Metric("sampling/importance_sampling_ratio/mean", "-", "Mean weight that corrects the mismatch, where one is on."),
     Metric("sampling/importance_sampling_ratio/max", "-", "Largest such weight."),
+    Metric("sampling/importance_sampling_ratio/clipped", "share", "Tokens whose weight was cut to its bound, or to 0."),
     Metric(
         "sampling/sampling_logp_difference/mean",
         "nats",
@@ -286,6 +287,7 @@ _COST = (
     Metric("time/eval", "s", "The evaluation after this step, beside step_time.", "down"),
     Metric("tokens_per_second", "tokens/s", "Completion tokens of the step / step_time.", "up"),
     Metric("rollout_tokens_per_second", "tokens/s", "Completion tokens of the step / time/rollout.", "up"),
+    Metric("learn_tokens_per_second", "tokens/s", "Completion tokens trained on / time/learn.", "up"),
     Metric("memory_peak_bytes", "bytes", "Peak memory so far: of the accelerator, or of the process on a CPU.", "down"),
 )
 

@@ -48,6 +48,7 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
     times = clock.read()
     lengths = _lengths(collected.groups)
     sampled = sum(len(c.token_ids) for g in collected.all_groups for c in g.completions)
+    trained = sum(len(c.token_ids) for g in collected.groups for c in g.completions)
     return {
         "step": step,
         **rewards(collected),
@@ -59,6 +60,7 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
         **lengths,
         **times,
         "tokens_per_second": sampled / times["step_time"],
+        "learn_tokens_per_second": trained / times["time/learn"] if times["time/learn"] else None,
         "rollout_tokens_per_second": sampled / times["time/rollout"] if times["time/rollout"] else None,
         "groups_used": len(collected.groups),
         "groups_dropped": len(collected.dropped),
