@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .attention import Plan, install
 from .head import Head
+from .load import checkpoint_layers
 from .projection import Part, Projection, read_source
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -46,7 +47,7 @@ class ComputeModel:
                 module.p = 0.0
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.0  # type: ignore[assignment]
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        checkpoint_layers(self.model)
         self.model.train()  # transformers checkpoints layers in training mode only
 
     def refresh(self, *, pack: bool = False) -> None:

@@ -74,7 +74,6 @@ def test_equal_prompts_of_two_draws_stay_two_groups():
 
 @pytest.mark.parametrize("wrap", [lambda m: m, with_lora], ids=["full", "lora"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_gradient_checkpointing_changes_no_gradient(name, wrap):
     model = wrap(tiny_model(name))
     _, fast = networks(model)
@@ -83,9 +82,6 @@ def test_gradient_checkpointing_changes_no_gradient(name, wrap):
     assert_same_gradients(gradients(checkpointed, ROWS), gradients(fast, ROWS), tolerance=1e-6)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="policy/compute.py asks for checkpointing by the name transformers 5.23 deprecates"
-)
 def test_gradient_checkpointing_needs_no_deprecated_name():
     networks(tiny_model(), gradient_checkpointing=True)
 
