@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..types import Completion, Request, StopReason
-from .sampler import uniforms
+from .sampler import sample, uniforms
 
 TAIL_MARGIN = 8
 """Tokens decoded before a stop string, because a token can hold part of it."""
@@ -63,3 +65,17 @@ class Sequence:
 
 def open_sequences(number: int, request: Request) -> list[Sequence]:
     return [Sequence(number, index, request) for index in range(request.num_completions)]
+
+
+def draw_tokens(logits_RV: Tensor, rows: list[Sequence]) -> None:
+    """Append one sampled token to every row. The rows sample alike; `logits_RV` may be overwritten."""
+    sampling = rows[0].request.sampling
+    uniform_R = np.array([row.next_uniform() for row in rows]) if sampling.temperature > 0 else np.zeros(len(rows))
+    seen_RV = None
+    if sampling.repetition_penalty != 1.0:
+        seen_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
+        for r, row in enumerate(rows):
+            seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
+    drawn = sample(logits_RV, sampling, uniform_R, seen_RV)
+    for r, (row, token, logprob) in enumerate(zip(rows, drawn.token_R, drawn.logprob_R, strict=True)):
+        row.append(token, logprob, drawn.kept_R[r] if drawn.kept_R is not None else None)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +13,8 @@ from ...policy.compute import ComputeModel
 from ...policy.packing import BUCKET
 from ...types import Completion, Request, Sampling
 from ..engine import Capabilities
-from ..sampler import sample
 from ..sequences import Sequence as Row
-from ..sequences import open_sequences
+from ..sequences import draw_tokens, open_sequences
 from .cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
 
 PREFILL_TOKENS = 4096
@@ -163,7 +161,7 @@ class _Generation:
     @torch.inference_mode()
     def _sample_first(self, entering: list[Row]) -> None:
         if entering:
-            self._sample(torch.stack([self.first_logits[row.number] for row in entering]), list(entering))
+            draw_tokens(torch.stack([self.first_logits[row.number] for row in entering]), list(entering))
 
     @torch.inference_mode()
     def _decode(self) -> None:
@@ -179,24 +177,7 @@ class _Generation:
         logits_RV = self.compute.head.logits(hidden_RD)
         if len(rows) < len(self.grid):
             logits_RV = logits_RV[torch.tensor(is_active, device=device)]
-        self._sample(logits_RV, rows)
-
-    def _sample(self, logits_RV: Tensor, rows: list[Row]) -> None:
-        uniform_R = (
-            np.array([row.next_uniform() for row in rows]) if self.sampling.temperature > 0 else np.zeros(len(rows))
-        )
-        drawn = sample(logits_RV, self.sampling, uniform_R, self._seen(logits_RV, rows))
-        kept_R: Sequence[tuple[int, ...] | None] = drawn.kept_R or [None] * len(rows)
-        for row, token, logprob, kept in zip(rows, drawn.token_R, drawn.logprob_R, kept_R, strict=True):
-            row.append(token, logprob, kept)
-
-    def _seen(self, logits_RV: Tensor, rows: list[Row]) -> Tensor | None:
-        if self.sampling.repetition_penalty == 1.0:
-            return None
-        seen_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
-        for r, row in enumerate(rows):
-            seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
-        return seen_RV
+        draw_tokens(logits_RV, rows)
 
 
 def _padding(num_rows: int, slots: int) -> int:
