@@ -33,7 +33,8 @@ def _trackers(value: Any) -> Any:
     if names in (["none"], []):
         return []
     if names == ["all"]:
-        return [name for name in TRACKERS if importlib.util.find_spec(name)]
+        specs = {name: importlib.util.find_spec(name) for name in TRACKERS}
+        return [name for name, spec in specs.items() if spec is not None and spec.origin]  # a mere folder has none
     for name in names:
         if name not in TRACKERS:
             known = ", ".join(TRACKERS)
