@@ -129,10 +129,10 @@ class GRPOTrainer:
         data = recipe.data
         common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
         common["notify"] = screen.note
-        train_data = load_problems(data.path, split=data.split, **common)
+        train_data = load_problems(_located(data.path, folder), split=data.split, **common)
         eval_data = None
         if data.eval_path or data.eval_split:
-            eval_data = load_problems(data.eval_path or data.path, split=data.eval_split, **common)
+            eval_data = load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
         rewards = resolve_rewards(
             [r.resolved() for r in recipe.rewards], weights=recipe.config.reward_weights, folder=folder
         )
@@ -324,7 +324,10 @@ class GRPOTrainer:
         about = setup.summary(self.policy, self.engine, run.schedule, self.args, run_name)
         self.screen.start({**about, "history": RunReader(folder).metrics()})
         for line in self.args.describe()[1:]:
-            self._note(line)
+            if line != f"objective {self.args.objective}":  # the header says it
+                self._note(line)
+        if checkpoint is not None:
+            self._note(f"Going on after step {run.schedule.step}, from {checkpoint}.")
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
         """Save what the user came for and write the report."""
@@ -367,6 +370,12 @@ def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Ma
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
         if value is None:
             raise ConfigError(f"GRPOTrainer needs {name}.")
+
+
+def _located(data: str, folder: Path | None) -> str:
+    """A data file beside the recipe, where the working directory has none of that name."""
+    beside = None if folder is None else folder / data
+    return str(beside) if beside is not None and beside.exists() and not Path(data).exists() else data
 
 
 def _checkpoint(folder: run_folder.RunFolder, wanted: bool | str | Path | None) -> Path | None:

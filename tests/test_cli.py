@@ -117,7 +117,7 @@ def test_a_run_is_never_overwritten_unless_asked(place: Path, tmp_path: Path, ru
     assert run(*again).code == 0
     code, out, err = run(*again)
     assert (code, out) == (2, "")
-    assert err.startswith(f'error: "{tmp_path}" already holds a run (1 steps recorded, 0 checkpoints)')
+    assert err.startswith(f'error: "{tmp_path}" already holds a run (1 steps recorded, 1 checkpoints)')
     assert "--overwrite" in err
     assert "--resume" in err
     assert run(*again, "--overwrite").code == 0

@@ -46,7 +46,7 @@ class RunFields(Section):
     save_strategy: Interval = "steps"
     """When a checkpoint is written: every `save_steps` steps, at the end of each epoch, or never."""
     save_steps: Count = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints. The last step gets one too, so that a longer run can go on from it."""
     save_total_limit: Count | None = None
     """Checkpoints that are kept, the oldest going first; null keeps all."""
     eval_strategy: Interval = "no"

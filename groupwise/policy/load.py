@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,9 @@ def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
             "The model is a peft model already and peft_config was given too. Leave peft_config out to train the "
             "adapter it has, or give the base model."
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 for the old name of activation checkpointing
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         torch.manual_seed(seed)
         return get_peft_model(model, peft_config)  # type: ignore[no-any-return]
 

@@ -55,7 +55,7 @@ def model_card(run: str | Path | RunFolder, *, curve: str | None = None, name: s
         f"![Reward at each step]({curve})" if curve else "",
         _evaluation(records),
         "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
-        "## How to load it\n\n" + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL"),
+        "## How to load it\n\n" + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL", is_chat=_was_chat(reader)),
         "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe, records)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -124,13 +124,25 @@ def _cell(text: str) -> str:
     return " ".join(public(text).replace("|", "\\|").split())
 
 
-def _how_to_load(name: str) -> str:
+def _was_chat(reader: RunReader) -> bool:
+    """Whether the model was trained on messages; a run without completions is taken for one that was."""
+    steps = reader.completion_steps()
+    groups = reader.completions(steps[0]) if steps else []
+    return not groups or not isinstance(groups[0]["prompt"], str)
+
+
+def _how_to_load(name: str, *, is_chat: bool) -> str:
+    ask = (
+        "messages = [{'role': 'user', 'content': 'Your question'}]\n"
+        "print(generate(messages, max_new_tokens=256)[0]['generated_text'][-1]['content'])\n"
+        if is_chat
+        else "print(generate('Your prompt', max_new_tokens=256, return_full_text=False)[0]['generated_text'])\n"
+    )
     return (
         "Plain `transformers`; groupwise is not needed.\n\n"
         "```python\n"
         "from transformers import pipeline\n\n"
         f"generate = pipeline('text-generation', model={json.dumps(name)})\n"
-        "messages = [{'role': 'user', 'content': 'Your question'}]\n"
-        "print(generate(messages, max_new_tokens=256)[0]['generated_text'][-1]['content'])\n"
+        f"{ask}"
         "```"
     )

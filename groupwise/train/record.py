@@ -91,7 +91,8 @@ class Recorder:
         if self.callbacks.control.should_training_stop:
             self.schedule.stop()
         is_due = self.schedule.is_due(step, self.config.save_steps, self.config.save_strategy)
-        if is_due or self.callbacks.take("should_save") or self.schedule.is_stopping:
+        is_last = step == self.schedule.num_steps and self.config.save_strategy != "no"
+        if is_due or is_last or self.callbacks.take("should_save") or self.schedule.is_stopping:
             self.save(step)
 
     def end(self) -> None:
