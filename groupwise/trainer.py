@@ -113,8 +113,8 @@ class GRPOTrainer:
         self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
         self._recipe = setup.recipe_of(self.args, name, problems, self.judge, _adapter_config(self.model))
         self.engine = self.policy.engine(self.args)
-        self.order = setup.check_order(self.problems, self.args)
-        self.reference = setup.make_reference(self.policy, self.args, self._note)
+        self.order = setup.make_order(self.problems, self.args)
+        self.reference = setup.make_reference(self.policy, self.args)
         self._callbacks = Callbacks(callbacks or (), self.args)
         self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
         self._callbacks.call("on_init_end")

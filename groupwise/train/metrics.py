@@ -74,7 +74,7 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
 def rewards(collected: Collected) -> dict[str, float | None]:
     """Reward metrics over the groups trained on: means over completions, spread inside groups."""
     groups = collected.groups
-    metrics: dict[str, float | None] = mean_and_spread("reward", [r for g in groups for r in g.reward])
+    metrics: dict[str, float | None] = {"reward": _mean_of_judged([r for g in groups for r in g.reward])}
     spreads = [stdev(judged) for g in groups if len(judged := [r for r in g.reward if r is not None]) > 1]
     metrics["reward_std"] = fmean(spreads) if spreads else None
     metrics["reward_not_judged"] = fmean(r is None for g in groups for r in g.reward)
@@ -82,7 +82,7 @@ def rewards(collected: Collected) -> dict[str, float | None]:
     for name, seconds in collected.function_s.items():
         values = [r for g in groups for r in g.rewards[name]]
         judged = [r for r in values if r is not None]
-        metrics[f"rewards/{name}/mean"] = fmean(judged) if judged else None
+        metrics[f"rewards/{name}/mean"] = _mean_of_judged(values)
         metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
         metrics[f"rewards/{name}/seconds"] = seconds
         metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
@@ -101,9 +101,9 @@ def _without_signal(collected: Collected) -> dict[str, float | None]:
     }
 
 
-def mean_and_spread(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+def _mean_of_judged(values: Sequence[float | None]) -> float | None:
     judged = [v for v in values if v is not None]
-    return {name: fmean(judged) if judged else None}
+    return fmean(judged) if judged else None
 
 
 def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import GRPOConfig
 from ..runs.trackers import is_installed
@@ -77,7 +77,3 @@ def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -
         num_training_steps=num_updates,
         scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs) or None,
     )
-
-
-def constant_schedule(optimizer: Optimizer) -> LRScheduler:
-    return LambdaLR(optimizer, lambda _: 1.0)

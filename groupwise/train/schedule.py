@@ -19,7 +19,7 @@ class Schedule:
         self.num_steps = config.max_steps if config.max_steps > 0 else self._from_epochs()
         self.step = 0
         """Finished steps."""
-        self._is_stopping = False
+        self.is_stopping = False
 
     def _from_epochs(self) -> int:
         return math.ceil(self.config.num_train_epochs * self.steps_per_epoch)
@@ -29,16 +29,12 @@ class Schedule:
         """Optimizer steps of the whole run."""
         return self.num_steps * self.config.updates_per_step
 
-    @property
-    def is_stopping(self) -> bool:
-        return self._is_stopping
-
     def stop(self) -> None:
-        self._is_stopping = True
+        self.is_stopping = True
 
     def steps(self) -> Iterator[int]:
         """Numbers of the steps still to do, from 1."""
-        while self.step < self.num_steps and not self._is_stopping:
+        while self.step < self.num_steps and not self.is_stopping:
             yield self.step + 1
             self.step += 1
 

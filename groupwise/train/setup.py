@@ -96,7 +96,7 @@ def prepare_problems(
     return prepared
 
 
-def make_reference(policy: Policy, config: GRPOConfig, notify: Notify) -> Reference | None:
+def make_reference(policy: Policy, config: GRPOConfig) -> Reference | None:
     """The reference, where the objective reads one or its KL is to be measured."""
     if "ref" not in config.resolved_objective.needs and config.kl_metric_steps is None:
         return None
@@ -227,5 +227,5 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
-def check_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
+def make_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
     return Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)

@@ -11,6 +11,7 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.config import GRPOConfig
 from groupwise.policy.network import Network
@@ -18,7 +19,6 @@ from groupwise.policy.reference import Reference
 from groupwise.train.batch import Scores
 from groupwise.train.fastpath import build_network
 from groupwise.train.learner import Learner
-from groupwise.train.optim import constant_schedule
 from groupwise.types import Completion, Group, Problem
 
 from .grpo import Example, advantages, bnpo, grpo, logprobs
@@ -65,7 +65,7 @@ def make_learner(model: Any, *, lr: float = 0.0, network: Network | None = None,
     reference = None
     if config.beta > 0:
         reference = Reference(network, lambda frozen: build_network(frozen, torch.float32, notify=lambda _: None))
-    return Learner(network, reference, optimizer, constant_schedule(optimizer), config)
+    return Learner(network, reference, optimizer, LambdaLR(optimizer, lambda _: 1.0), config)
 
 
 def padded(parts: Sequence[Sequence[Tensor]]) -> Tensor:
