@@ -105,7 +105,11 @@ class Group:
     rewards: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Reward function name -> one number a completion; `None` means that it could not be judged."""
     reward: tuple[float | None, ...] = ()
-    """The weighted sum over functions; `None` when no function could judge."""
+    """The weighted sum over functions of what counts; `None` when no function could judge."""
+    counted: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Function that is clipped, normalised or gated -> what counts of its rewards; absent, they count as they are."""
+    extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Column that a reward function logged -> its value for each completion."""
     steps: Mapping[str, tuple[Steps | None, ...]] = field(default_factory=dict)
     """Reward function that scores steps -> those of each completion; `None` where it gave one number."""
     greedy_reward: float | None = None
@@ -114,6 +118,11 @@ class Group:
     """What the group makes of the rewards (the mean over tokens where they differ by token)."""
     is_used: bool = True
     """False for a group that was drawn and then dropped, or skipped for want of signal."""
+
+    @property
+    def counting(self) -> Mapping[str, tuple[float | None, ...]]:
+        """Function -> what its weight multiplies: what is `counted`, elsewhere the rewards."""
+        return {**self.rewards, **self.counted}
 
     @property
     def has_signal(self) -> bool:

@@ -14,7 +14,7 @@ from groupwise.config.grpo import GRPOConfig
 from groupwise.config.names import TASKS
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.problems import ConfigProblemsError, Problems
-from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
+from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
 from groupwise.config.translate import KNOWN_KEYS
 from groupwise.config.yaml_file import read_mapping
 from groupwise.errors import did_you_mean
@@ -135,3 +135,5 @@ def _check_sources(recipe: Recipe, problems: Problems) -> None:
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
+    for sentence in wrong_gates(recipe.rewards):
+        problems.add(sentence)

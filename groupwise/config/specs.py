@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,6 +84,16 @@ class RewardSpec(Spec):
     """Hub id or folder of a sequence-classification model."""
     weight: float | None = None
     """Weight in the sum; null is 1, or what `reward_weights` says."""
+    clip: tuple[float | None, float | None] | None = None
+    """Lowest and highest value that counts; null leaves an end open (`[-100, null]`)."""
+    normalise: Literal["range", "group", "batch"] | None = None
+    """Before the weight: map the ends of `clip` to 0 and 1, or standardise within the group or over the whole batch."""
+    when: dict[str, float] | None = None
+    """Gates: this reward counts 0 unless every reward named here is at least its number (`{math: 1}`)."""
+    unless: dict[str, float] | None = None
+    """Gates: this reward counts 0 where a reward named here is at least its number."""
+    times: str | list[str] | None = None
+    """Rewards that this one is multiplied by."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a shipped reward (`target: 50`); they may stand beside `name` as well."""
     tokenizer: str | None = None
@@ -113,7 +124,28 @@ class RewardSpec(Spec):
             raise ValueError("params are for shipped rewards; a function gets the columns of the data set.")
         if self.model is None and (self.tokenizer or self.batch_size):
             raise ValueError("tokenizer and batch_size are for a reward model.")
+        low, high = self.clip or (None, None)
+        is_empty = low is None and high is None
+        if self.clip is not None and (is_empty or (low is not None and high is not None and low >= high)):
+            raise ValueError(f"clip is {[low, high]}; give [LOW, HIGH], the lower first; null leaves an end open.")
+        if self.normalise == "range" and (self.clip is None or None in self.clip):
+            raise ValueError("normalise: range needs both ends of the range. Add clip: [LOW, HIGH].")
         return self
+
+    @property
+    def recorded_as(self) -> str:
+        """The name its numbers get in the record, which gates of other rewards refer to."""
+        of_function = (self.function or "").rpartition(":")[2].rpartition(".")[2]
+        return self.name or of_function or Path(str(self.model)).name
+
+    @property
+    def reads(self) -> list[str]:
+        """The rewards that its gates name."""
+        return [
+            *(self.when or ()),
+            *(self.unless or ()),
+            *([self.times] if isinstance(self.times, str) else self.times or ()),
+        ]
 
     def _check_shipped(self) -> None:
         known = ", ".join(REWARD_PARAMETERS)
@@ -125,7 +157,7 @@ class RewardSpec(Spec):
         parameters = REWARD_PARAMETERS[self.name]
         for key in self.params:
             if key not in parameters:
-                near = did_you_mean(key, (*parameters, "weight"))
+                near = did_you_mean(key, (*parameters, *type(self).model_fields))
                 raise ValueError(f'reward {self.name} has no parameter "{key}"; it has {", ".join(parameters)}.{near}')
 
     def resolved(self) -> dict[str, Any]:
@@ -165,6 +197,19 @@ class LoraSpec(Spec):
     def peft_arguments(self) -> dict[str, Any]:
         """Arguments of `peft.LoraConfig`."""
         return {"task_type": "CAUSAL_LM", **self.model_dump()}
+
+
+def wrong_gates(rewards: Sequence[RewardSpec]) -> Iterator[str]:
+    """A sentence for each gate that names no other reward of the recipe."""
+    counts = Counter(reward.recorded_as for reward in rewards)
+    known = [name if k == 1 else f"{name}_{k}" for name, count in counts.items() for k in range(1, count + 1)]
+    for index, reward in enumerate(rewards):
+        for name in reward.reads:
+            if name not in known:
+                hint = f"there are {', '.join(known)}.{did_you_mean(name, known)}"
+                yield f'rewards.{index}: there is no reward "{name}" to gate by; {hint}'
+            elif name == reward.recorded_as and counts[name] == 1:
+                yield f'rewards.{index}: "{name}" is gated by itself. Name another reward.'
 
 
 def _kind(spec: str) -> str:

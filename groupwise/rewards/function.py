@@ -3,7 +3,7 @@
     f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
 
 Everything is passed by keyword, and only what the signature accepts: any of the above, any column of the data set, and
-`trainer_state`, `log_metric`, `log_extra` when they are named. `**columns` receives every column.
+`trainer_state`, `log_metric`, `log_extra`, `log_why` when they are named. `**columns` receives every column.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError, did_you_mean
+from groupwise.rewards.shaping import Shaping
 
 SAMPLED = ("prompts", "completions", "completion_ids")
 """Handed to every function that accepts them."""
 
-ON_REQUEST = ("trainer_state", "log_metric", "log_extra")
+ON_REQUEST = ("trainer_state", "log_metric", "log_extra", "log_why")
 """Handed to a function that names them: never through `**columns`, whose values are one per completion."""
 
 
@@ -31,6 +32,8 @@ class RewardFunction:
     name: str
     call: Callable[..., Any]
     weight: float = 1.0
+    shaping: Shaping = field(default_factory=Shaping)
+    """What of its rewards counts, before the weight."""
     load: Callable[[], None] | None = None
     """Loads now what the first call would load (a reward model), so that a wrong name is found before a rollout."""
     accepted: frozenset[str] = field(init=False)

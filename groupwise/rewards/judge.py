@@ -15,6 +15,7 @@ from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.load import failing_line, source_file
 from groupwise.rewards.rows import Rows
 from groupwise.rewards.scores import Scores, read_scores
+from groupwise.rewards.shaping import counted_values
 from groupwise.types import Group
 
 
@@ -42,6 +43,9 @@ class Judge:
         if not functions:
             raise ConfigError("There is no reward function. Give at least one, such as rewards: [length].")
         self.functions = with_unique_names(functions)
+        names = [function.name for function in self.functions]
+        for function in self.functions:
+            function.shaping.check(function.name, names)
         self._column_names = column_names
         self._caller = Caller()
         if column_names is not None:
@@ -65,7 +69,7 @@ class Judge:
                 function.load()
 
     def judge(self, groups: Sequence[Group], *, trainer_state: Any = None) -> Judged:
-        """The groups with `rewards` (by function) and `reward`: the weighted sum over the functions that judged."""
+        """The groups with `rewards` (by function), what is `counted` of them, and `reward`, its weighted sum."""
         rows = Rows.of(groups, self._column_names)
         if not rows.rows:
             return Judged(tuple(groups), {function.name: 0.0 for function in self.functions})
@@ -75,27 +79,46 @@ class Judge:
         names = [function.name for function in self.functions]
         returned = dict(zip(names, self._caller.run(calls), strict=True))
         scores = {name: read_scores(name, value, rows) for name, (value, _) in returned.items()}
+        extras = {column: values for note in notes for column, values in note.extras.items()}
         return Judged(
-            groups=self._with_rewards(rows, scores),
+            groups=self._with_rewards(rows, scores, extras),
             seconds={name: seconds for name, (_, seconds) in returned.items()},
             logged=_means(notes),
-            extras={column: values for note in notes for column, values in note.extras.items()},
+            extras=extras,
         )
 
-    def _with_rewards(self, rows: Rows, scores: dict[str, Scores]) -> tuple[Group, ...]:
+    def _with_rewards(self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]) -> tuple[Group, ...]:
+        counted = self._counted(rows, scores)
         weights = [function.weight for function in self.functions]
-        sums = [_weighted_sum(weights, row) for row in zip(*(s.rewards for s in scores.values()), strict=True)]
+        counting = [counted.get(name, s.rewards) for name, s in scores.items()]
+        sums = rows.split([_weighted_sum(weights, row) for row in zip(*counting, strict=True)])
         rewards = {name: rows.split(s.rewards) for name, s in scores.items()}
         steps = {name: rows.split(s.steps) for name, s in scores.items() if any(each is not None for each in s.steps)}
+        shaped = {name: rows.split(values) for name, values in counted.items()}
+        logged = {column: rows.split(values) for column, values in extras.items()}
         return tuple(
             replace(
                 group,
                 rewards={name: parts[index] for name, parts in rewards.items()},
-                reward=reward,
+                reward=sums[index],
                 steps={name: parts[index] for name, parts in steps.items()},
+                counted={name: parts[index] for name, parts in shaped.items()},
+                extras={column: parts[index] for column, parts in logged.items()},
             )
-            for index, (group, reward) in enumerate(zip(rows.groups, rows.split(sums), strict=True))
+            for index, group in enumerate(rows.groups)
         )
+
+    def _counted(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
+        """Function -> what counts of its rewards, where they do not count as they are."""
+        shapings = {function.name: function.shaping for function in self.functions}
+        for name, found in scores.items():
+            if not shapings[name].is_plain and any(each is not None for each in found.steps):
+                raise RewardError(
+                    f'Reward function "{name}" scored the steps of a completion, and only whole completions can be '
+                    "clipped, normalised or gated. Take clip, normalise, when, unless and times away from it."
+                )
+        group_N = [number for number, group in enumerate(rows.groups) for _ in group.completions]
+        return counted_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
 
 
 class _Notes:
@@ -120,12 +143,17 @@ class _Notes:
             )
         self.extras[column] = list(values)
 
+    def log_why(self, reasons: Sequence[str | None]) -> None:
+        """Why each completion got what it got, as the column `<function>/why`."""
+        self.log_extra(f"{self.function_name}/why", reasons)
+
 
 def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
     offered = rows.keywords() | {
         "trainer_state": trainer_state,
         "log_metric": notes.log_metric,
         "log_extra": notes.log_extra,
+        "log_why": notes.log_why,
     }
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
     return Call(function.call, keywords, functools.partial(_failure, function, rows, offered))

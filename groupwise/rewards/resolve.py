@@ -11,6 +11,7 @@ from typing import Any
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.load import load_from_file, load_from_module
+from groupwise.rewards.shaping import SETTINGS, Shaping
 from groupwise.rewards.shipped import SHIPPED, build_shipped
 
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction
@@ -43,7 +44,8 @@ def resolve_rewards(
 
     A spec is a callable, an `nn.Module` or a string: `file.py:function` (relative to `folder`, by default the current
     one), `module:function`, a shipped name, a Hub id or folder of a reward model. Or a mapping: `name` with the
-    parameters of a shipped reward, `function`, or `model` (with `tokenizer`, `batch_size`); each with a `weight`.
+    parameters of a shipped reward, `function`, or `model` (with `tokenizer`, `batch_size`); each with a `weight` and
+    the keys of `shaping.Shaping`.
 
     `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
     one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
@@ -54,7 +56,10 @@ def resolve_rewards(
     functions = [
         _resolve(spec, _Context(base, tokenizer, device)) for spec, tokenizer in zip(listed, tokenizers, strict=True)
     ]
-    return with_unique_names(_with_weights(functions, listed, weights))
+    functions = with_unique_names(_with_weights(functions, listed, weights))
+    for function in functions:
+        function.shaping.check(function.name, [each.name for each in functions])
+    return functions
 
 
 def _resolve(spec: Any, context: _Context) -> RewardFunction:
@@ -88,7 +93,7 @@ def _from_string(spec: str, context: _Context) -> RewardFunction:
 
 
 def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
-    settings = {key: value for key, value in spec.items() if key != "weight"}
+    settings = {key: value for key, value in spec.items() if key not in ("weight", *SETTINGS)}
     if "function" in settings:
         _refuse_unknown(settings, ("function", "name"), "function")
         function = _resolve(settings["function"], context)
@@ -108,6 +113,7 @@ def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
         raise ConfigError(
             f"The reward {dict(spec)!r} has neither name (a shipped reward: {_NAMES}) nor function nor model."
         )
+    function = replace(function, shaping=Shaping(**{key: spec[key] for key in SETTINGS if key in spec}))
     return replace(function, weight=spec["weight"]) if "weight" in spec else function
 
 
@@ -115,8 +121,8 @@ def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], kind: str
     for key in settings:
         if key not in known:
             raise ConfigError(
-                f'A reward given by {kind} has no setting "{key}"; it has {", ".join(known)} and weight.'
-                f"{did_you_mean(str(key), [*known, 'weight'])}"
+                f'A reward given by {kind} has no setting "{key}"; it has {", ".join([*known, "weight", *SETTINGS])}.'
+                f"{did_you_mean(str(key), [*known, 'weight', *SETTINGS])}"
             )
 
 

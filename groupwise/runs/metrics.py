@@ -98,6 +98,13 @@ _LEARNING = (
     Metric(
         "rewards/<function>/std", "reward", "Standard deviation of one reward function over the step's completions."
     ),
+    Metric(
+        "rewards/<function>/counted",
+        "reward",
+        "Mean of what counts of one function's rewards once they are clipped, normalised or gated, before its weight; "
+        "there for such functions alone.",
+        "up",
+    ),
     Metric("rewards/<function>/seconds", "s", "Time one reward function took in this step.", "down"),
     Metric(
         "rewards/<function>/not_judged",

@@ -72,9 +72,13 @@ def rows_of(groups: Sequence[Group]) -> Rows:
 
 
 def reward_matrix(groups: Sequence[Group]) -> Tensor:
-    """Rewards NK in float64, one column a function, NaN where it could not judge."""
-    names = list(groups[0].rewards)
-    rows = [[group.rewards[name][i] for name in names] for group in groups for i in range(len(group.completions))]
+    """What counts of the rewards, NK in float64, one column a function, NaN where it could not judge."""
+    columns = [group.counting for group in groups]
+    rows = [
+        [values[i] for values in by_name.values()]
+        for by_name, g in zip(columns, groups, strict=True)
+        for i in range(len(g.completions))
+    ]
     return torch.tensor([[float("nan") if r is None else float(r) for r in row] for row in rows], dtype=torch.float64)
 
 

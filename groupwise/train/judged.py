@@ -19,7 +19,7 @@ def signal_test(config: GRPOConfig, reward_weights: Sequence[float] | None = Non
     if config.process_rewards:
         return lambda group: _differ(reward for steps in weighted_steps(group, reward_weights) for _, reward in steps)
     if config.resolved_objective.combine == "normalise_each":
-        return lambda group: any(_differ(rewards) for rewards in group.rewards.values())
+        return lambda group: any(_differ(rewards) for rewards in group.counting.values())
     return lambda group: group.has_signal
 
 
@@ -29,7 +29,7 @@ def weighted_steps(group: Group, reward_weights: Sequence[float] | None = None) 
     found: list[Steps] = []
     for i, completion in enumerate(group.completions):
         steps: list[tuple[int, float | None]] = []
-        for weight, (name, rewards) in zip(weights, group.rewards.items(), strict=True):
+        for weight, (name, rewards) in zip(weights, group.counting.items(), strict=True):
             scored = group.steps[name][i] if name in group.steps else None
             whole = ((len(completion.token_ids), rewards[i]),) if completion.token_ids else ()
             pairs = whole if scored is None else scored

@@ -86,6 +86,8 @@ def rewards(collected: Collected) -> dict[str, float | None]:
         metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
         metrics[f"rewards/{name}/seconds"] = seconds
         metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
+        if name in groups[0].counted:
+            metrics[f"rewards/{name}/counted"] = _mean_of_judged([r for g in groups for r in g.counted[name]])
     return metrics
 
 

@@ -1,0 +1,149 @@
+"""What of a function's rewards counts: clipped, normalised, gated by other functions. The weight comes after it.
+
+In this order: `clip`, `normalise`, `when` / `unless`, `times`. A gate reads what the other function returned, `times`
+what is left of it after its own clip and normalise; neither reads the other's gates, so nothing can go in a circle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import fmean, stdev
+from typing import Literal, get_args
+
+from groupwise.errors import ConfigError, did_you_mean
+
+Normalise = Literal["range", "group", "batch"]
+Values = Sequence[float | None]
+
+EPS = 1e-4
+"""Added to a standard deviation, as GRPO's advantage does."""
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How one function's rewards are turned into what counts; the default counts them as they are."""
+
+    clip: tuple[float | None, float | None] | None = None
+    """Lowest and highest value that counts; None leaves an end open."""
+    normalise: Normalise | None = None
+    """range: (r - low) / (high - low) with the two ends of `clip`; group: (r - mean) / (std + 1e-4) over the judged
+    completions of its group (ddof 1; 0 where they are equal); batch: the same over all completions judged together."""
+    when: Mapping[str, float] = field(default_factory=dict)
+    """Function -> the least it must have returned; below that this reward counts 0."""
+    unless: Mapping[str, float] = field(default_factory=dict)
+    """Function -> the value from which on this reward counts 0."""
+    times: Sequence[str] = ()
+    """Functions whose values this reward is multiplied by."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", (self.times,) if isinstance(self.times, str) else tuple(self.times))
+        if self.clip is not None:
+            object.__setattr__(self, "clip", _bounds(self.clip))
+        if self.normalise not in (None, *get_args(Normalise)):
+            known = get_args(Normalise)
+            near = did_you_mean(str(self.normalise), known)
+            raise ConfigError(f"normalise of a reward is {self.normalise!r}; known: {', '.join(known)}.{near}")
+        if self.normalise == "range" and (self.clip is None or None in self.clip):
+            raise ConfigError("normalise: range of a reward needs both ends of its range; add clip: [LOW, HIGH].")
+        for gates in (self.when, self.unless):
+            for name, threshold in gates.items():
+                if not _is_finite(threshold):
+                    raise ConfigError(f"The gate {name!r} of a reward is {threshold!r}; give a finite number.")
+
+    @property
+    def others(self) -> list[str]:
+        """The functions it reads."""
+        return [*self.when, *self.unless, *self.times]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rewards count as they are."""
+        return self == Shaping()
+
+    def check(self, name: str, known: Sequence[str]) -> None:
+        """Raise `ConfigError` where it reads a function that is not one of `known`, or its own."""
+        for other in self.others:
+            if other == name:
+                raise ConfigError(f'Reward "{name}" is gated by itself; name another reward: {", ".join(known)}.')
+            if other not in known:
+                raise ConfigError(
+                    f'Reward "{name}" is gated by "{other}", and there is no such reward; there are {", ".join(known)}.'
+                    f"{did_you_mean(other, known)}"
+                )
+
+    def scale(self, values: Values, group_N: Sequence[int]) -> list[float | None]:
+        """The values after clip and normalise."""
+        if self.clip is not None:
+            low, high = (math.inf * sign if end is None else end for sign, end in zip((-1, 1), self.clip, strict=True))
+            values = [None if v is None else min(max(v, low), high) for v in values]
+            if self.normalise == "range":
+                return [None if v is None else (v - low) / (high - low) for v in values]
+        if self.normalise == "batch":
+            return _standardised(values, [0] * len(values))
+        if self.normalise == "group":
+            return _standardised(values, group_N)
+        return list(values)
+
+    def gate(
+        self, row: int, value: float | None, returned: Mapping[str, Values], scaled: Mapping[str, Values]
+    ) -> float | None:
+        """What counts of one scaled value: 0 where a gate is shut, None where a function it reads could not judge."""
+        if value is None:
+            return None
+        is_open = [_compare(returned[name][row], least, True) for name, least in self.when.items()]
+        is_open += [_compare(returned[name][row], limit, False) for name, limit in self.unless.items()]
+        if any(each is False for each in is_open):
+            return 0.0
+        factors = [scaled[name][row] for name in self.times]
+        if None in is_open or None in factors:
+            return None
+        return math.prod((value, *(f for f in factors if f is not None)))
+
+
+SETTINGS = tuple(each.name for each in fields(Shaping))
+"""Keys of a reward in a recipe that say how it counts."""
+
+
+def counted_values(
+    shapings: Mapping[str, Shaping], returned: Mapping[str, Values], group_N: Sequence[int]
+) -> dict[str, list[float | None]]:
+    """Function -> what counts of each of its values, where it is not plain. `group_N`: the group of each row."""
+    scaled: dict[str, Values] = {name: shapings[name].scale(values, group_N) for name, values in returned.items()}
+    return {
+        name: [shaping.gate(row, value, returned, scaled) for row, value in enumerate(scaled[name])]
+        for name, shaping in shapings.items()
+        if not shaping.is_plain
+    }
+
+
+def _bounds(clip: Sequence[float | None]) -> tuple[float | None, float | None]:
+    ends = tuple(clip) if isinstance(clip, list | tuple) else ()
+    is_right = len(ends) == 2 and all(end is None or _is_finite(end) for end in ends) and ends != (None, None)
+    if not is_right or (None not in ends and ends[0] >= ends[1]):
+        raise ConfigError(f"clip of a reward is {clip!r}; give [LOW, HIGH], the lower first; null leaves an end open.")
+    return ends[0], ends[1]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _compare(value: float | None, threshold: float, wants_reached: bool) -> bool | None:
+    return None if value is None else (value >= threshold) is wants_reached
+
+
+def _standardised(values: Values, group_N: Sequence[int]) -> list[float | None]:
+    members: dict[int, list[float]] = {}
+    for group, value in zip(group_N, values, strict=True):
+        if value is not None:
+            members.setdefault(group, []).append(value)
+    moments = {
+        group: (fmean(judged), stdev(judged)) if max(judged) > min(judged) else (judged[0], 0.0)
+        for group, judged in members.items()
+    }
+    return [
+        None if value is None else (value - moments[group][0]) / (moments[group][1] + EPS)
+        for group, value in zip(group_N, values, strict=True)
+    ]
