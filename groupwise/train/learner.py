@@ -6,8 +6,6 @@ optimizer step before its first micro-batch, so cutting it differently changes n
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +26,7 @@ from ..types import Group
 from .advantages import step_advantages
 from .batch import Batch, Scores, make_batch, rows_of
 from .controllers import Coefficients, objective_of
+from .finite import why_not_finite
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
@@ -45,8 +44,12 @@ class Update:
     """Before clipping; the mean over the rollout's optimizer steps."""
     learning_rate: float
     num_updates: int
-    num_skipped: int
-    """Optimizer steps left out because their gradient was not finite."""
+    why_skipped: tuple[str | None, ...]
+    """For each optimizer step why it was left out: its loss or gradient was not finite; None for one that was taken."""
+
+    @property
+    def num_skipped(self) -> int:
+        return sum(why is not None for why in self.why_skipped)
 
 
 class Learner:
@@ -128,16 +131,16 @@ class Learner:
     def update(self, batch: Batch) -> Update:
         """Every optimizer step that the rollout pays for."""
         parts = [batch.select(rows) for rows in self._minibatches(batch)]
-        stats, norms, num_skipped = [], [], 0
+        stats, norms, skipped = [], [], []
         lr = float(self.scheduler.get_last_lr()[0])
         beta, entropy_coef = self.coefficients.beta, self.coefficients.entropy_coef
         for iteration in range(self.config.num_iterations):
             for number, part in enumerate(parts):
                 entropy_coef = self.coefficients.entropy_coef
-                measured, norm = self._optimizer_step(part)
+                measured, norm, why = self._optimizer_step(part)
                 stats.append(measured)
                 norms.append(norm)
-                num_skipped += not math.isfinite(norm)
+                skipped.append(why)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
                     self.network.refresh()
         merged = Stats.merge_all(stats).floats()
@@ -147,7 +150,7 @@ class Learner:
         self.coefficients.after_rollout(merged.get("kl"), len(batch))
         self.num_rollouts += 1
         merged |= {"beta": beta if "ref" in self.objective.needs else 0.0, "entropy_coef": entropy_coef}
-        return Update(merged, sum(norms) / len(norms), lr, len(norms), num_skipped)
+        return Update(merged, sum(norms) / len(norms), lr, len(norms), tuple(skipped))
 
     def state_dict(self) -> dict[str, Any]:
         """What a run's course depends on beside weights, optimizer and schedule; plain JSON."""
@@ -168,7 +171,7 @@ class Learner:
         size = -(-len(runs) // self.config.num_minibatches)
         return [[row for run in runs[i : i + size] for row in run] for i in range(0, len(runs), size)]
 
-    def _optimizer_step(self, batch: Batch) -> tuple[Stats, float]:
+    def _optimizer_step(self, batch: Batch) -> tuple[Stats, float, str | None]:
         weights = self._step_weights(batch)
         for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
@@ -178,20 +181,16 @@ class Learner:
         for number, part in enumerate(passes):
             stats.append(self._backward(batch, weights, part))
             self.on_progress(number + 1, len(passes))
-        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm or float("inf")))
-        self._step(is_finite=math.isfinite(norm))
+        norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         measured = Stats.merge_all(stats)
-        if self.coefficients.follows_entropy:
-            self.coefficients.after_update(measured.floats().get("entropy"))
-        return measured, norm
-
-    def _step(self, *, is_finite: bool) -> None:
-        """Move the weights, unless the gradient is not finite; the schedule counts the update either way."""
-        if is_finite:
+        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.network.model)
+        if why is None:  # else nothing moves: neither weights nor the optimizer's state nor the schedule
+            nn.utils.clip_grads_with_norm_(self.trained, self.config.max_grad_norm or float("inf"), norm)
             self.optimizer.step()
-        with warnings.catch_warnings():  # torch takes a first update that is left out for a wrong order of calls
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
             self.scheduler.step()
+            if self.coefficients.follows_entropy:
+                self.coefficients.after_update(measured.floats().get("entropy"))
+        return measured, float(norm), why
 
     def _step_weights(self, batch: Batch) -> StepWeights:
         now = None
