@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from groupwise.config.guards import GuardSetting, defaults
+
 Count = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -190,6 +192,13 @@ class OptimizerFields(Section):
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
 
 
+class GuardFields(Section):
+    """The guards"""
+
+    guards: dict[str, GuardSetting] = Field(default_factory=defaults, json_schema_extra={"page": "guards.md"})
+    """What watches the run and what it does about what it sees: `{kl: {action: stop, threshold: 10}, entropy: off}`."""
+
+
 class ModelFields(Section):
     """The model and the machine"""
 
@@ -214,6 +223,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ReferenceFields,
     BesideFields,
     OptimizerFields,
+    GuardFields,
     ModelFields,
 )
 """In the order in which documentation and records list them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr, ValidationError
 
 from groupwise.algo.objective import Objective
+from groupwise.config import guards
 from groupwise.config import objective as objectives
 from groupwise.config.batch import translate_batch
 from groupwise.config.checks import check_together
@@ -17,6 +18,7 @@ from groupwise.config.defaults import adopt_recipe_defaults
 from groupwise.config.fields import (
     SECTIONS,
     BesideFields,
+    GuardFields,
     ModelFields,
     OptimizerFields,
     ReferenceFields,
@@ -30,7 +32,9 @@ from groupwise.config.translate import FOREIGN, Translation, translate
 from groupwise.errors import ConfigError
 
 
-class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, BesideFields, OptimizerFields, ModelFields):
+class GRPOConfig(
+    RunFields, StepFields, SamplingFields, ReferenceFields, BesideFields, OptimizerFields, GuardFields, ModelFields
+):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 
     Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both
@@ -123,6 +127,7 @@ class GRPOConfig(RunFields, StepFields, SamplingFields, ReferenceFields, BesideF
         """Every field with its value and the objective with every axis, ready for JSON. Builds an equal config."""
         fields = {name: getattr(self, name) for section in SECTIONS for name in section.model_fields}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        plain["guards"] = guards.resolved(self.guards)
         return {**plain, "objective": objectives.as_mapping(self._preset, self._objective)}
 
     def replace(self, **changes: Any) -> GRPOConfig:

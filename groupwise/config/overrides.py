@@ -40,6 +40,8 @@ def _step_into(place: Any, part: str, root: str, override: str) -> Any:
     found = place.get(part) if isinstance(place, dict) else None
     if isinstance(found, str) and part in _SHORT_FORMS:
         found = [found] if part == "rewards" else {_SHORT_FORMS[part]: found}
+    elif isinstance(found, str) and root == "guards" != part:
+        found = {"action": found}
     elif found is None or found is True:
         found = {}
     if not isinstance(place, dict) or not isinstance(found, dict | list):

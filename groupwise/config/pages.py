@@ -1,4 +1,4 @@
-"""Writes docs/config.md and the tables of docs/from-trl.md from the code: `python -m groupwise.config.pages`."""
+"""Writes docs/config.md and the tables of docs/from-trl.md and docs/guards.md: `python -m groupwise.config.pages`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from groupwise.algo.objective import Objective
 from groupwise.config.fields import SECTIONS
 from groupwise.config.grpo import GRPOConfig
+from groupwise.config.guards import guards_table
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.tables import Foreign
@@ -104,11 +106,17 @@ def fill(page: str, tables: dict[str, str]) -> str:
 
 def _section(title: str, model: type[BaseModel]) -> str:
     rows = "".join(
-        f"| `{name}` | {_value(field.get_default(call_default_factory=True), field.is_required())} "
-        f"| {' '.join((field.description or '').split())} |\n"
+        f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |\n"
         for name, field in model.model_fields.items()
     )
     return f"## {title}\n\n| key | default | meaning |\n|---|---|---|\n{rows}"
+
+
+def _default(field: FieldInfo) -> str:
+    """The default value, or the page that has it where it is a table of its own."""
+    if isinstance(field.json_schema_extra, dict) and "page" in field.json_schema_extra:
+        return "[{0}]({0})".format(field.json_schema_extra["page"])
+    return _value(field.get_default(call_default_factory=True), field.is_required())
 
 
 def _value(value: Any, is_required: bool = False) -> str:
@@ -156,10 +164,11 @@ def _defaults() -> str:
 
 
 def main(folder: Path = Path("docs")) -> None:
-    """Write both pages."""
+    """Write the pages."""
     (folder / "config.md").write_text(config_page(), encoding="utf-8")
-    page = folder / "from-trl.md"
-    page.write_text(fill(page.read_text(encoding="utf-8"), from_trl_tables()), encoding="utf-8")
+    for name, tables in (("from-trl.md", from_trl_tables()), ("guards.md", {"guards": guards_table()})):
+        page = folder / name
+        page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

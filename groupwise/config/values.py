@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from groupwise.config import guards
 from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
 from groupwise.errors import ConfigError, did_you_mean
 
@@ -105,6 +106,7 @@ _COUNTED_IN_STEPS = ("max_steps", "ref_model_sync_steps", "ref_model_reset_steps
 
 _TIDIERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*_COUNTS, *_COUNTED_IN_STEPS), whole),
+    "guards": guards.complete,
     "output_dir": _path,
     "report_to": _trackers,
     "optim": _optimizer,

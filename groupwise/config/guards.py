@@ -1,0 +1,302 @@
+"""The guards: what each one watches, from which value on it acts, and where that bound comes from.
+
+`docs/guards.md` is made from this table. What computes the watched values stands in `train/guards.py` and
+`train/agreement.py`; a test holds the names equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from groupwise.errors import ConfigError, did_you_mean
+
+Action = Literal["warn", "stop", "rollback", "off"]
+Side = Literal["above", "at least", "below"]
+
+WARN_EVERY = 50
+"""Steps after which a guard that warns may speak again while what it warned of goes on."""
+
+_IN_TRAINING = ("warn", "stop", "rollback", "off")
+_BEFORE_TRAINING = ("warn", "stop", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSetting:
+    """What a recipe may say about a guard."""
+
+    action: str
+    threshold: float
+    steps: int = 1
+    """Measured steps in a row beyond the threshold after which the guard acts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One row of the table."""
+
+    name: str
+    watches: str
+    side: Side
+    default: GuardSetting
+    source: str
+    """Of the threshold: a paper, a bug that another project knows, or what was measured here."""
+    remedy: str
+    smallest: float = 0.0
+    largest: float = math.inf
+    is_before_training: bool = False
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Before training there is nothing to roll back to."""
+        return _BEFORE_TRAINING if self.is_before_training else _IN_TRAINING
+
+    def is_beyond(self, value: float, threshold: float) -> bool:
+        """Whether a value calls the guard; one that is not a number does."""
+        if math.isnan(value):
+            return True
+        if self.side == "below":
+            return value < threshold
+        return value > threshold or (self.side == "at least" and value == threshold)
+
+
+GUARDS = (
+    Guard(
+        "agreement",
+        "Before the first step, with float32 products: mean exp |log-prob of the engine - log-prob of the learner| "
+        "over one group that is sampled for the purpose",
+        "above",
+        GuardSetting("stop", 1.001),
+        "two float32 computations of one model differ by rounding: 1.000003 for SmolLM2-135M, measured here; engines "
+        "that differ cost TRL, verl and NeMo RL users whole runs (NeMo RL's guide, Add New Models)",
+        "Do what the message names as the likely cause, or set engine: transformers.",
+        smallest=1.0,
+        is_before_training=True,
+    ),
+    Guard(
+        "precision",
+        "The same with bfloat16 products",
+        "above",
+        GuardSetting("warn", 1.05),
+        "NeMo RL's guide, Add New Models; 1.013 to 1.018 measured here (the demo, the case study)",
+        "Set dtype: float32, or correct for the gap with mismatch: token_truncate.",
+        smallest=1.0,
+        is_before_training=True,
+    ),
+    Guard(
+        "precision_limit",
+        "The same with bfloat16 products",
+        "above",
+        GuardSetting("stop", 1.15),
+        "ours: ten times the gap that was measured, which rounding alone has not made",
+        "Set dtype: float32; if the gap stays, do what the message names as the likely cause.",
+        smallest=1.0,
+        is_before_training=True,
+    ),
+    Guard(
+        "non_finite",
+        "Optimizer steps in a row that were left out because the loss or the gradient was not finite (each is left "
+        "out whatever the action: weights, optimizer and schedule stay as they were)",
+        "at least",
+        GuardSetting("stop", 3),
+        "runs that went on with NaN in their weights: verl #721, ms-swift #3136; three: ours, as one overflow in one "
+        "batch is survived, and the same on three batches is no accident",
+        "Lower learning_rate or set dtype: float32, look at the completions of these steps, and resume: no weight "
+        "was touched.",
+        smallest=1.0,
+    ),
+    Guard(
+        "repeated_token",
+        "Share of the completions in which one token makes up 90 % of eight tokens or more",
+        "at least",
+        GuardSetting("warn", 0.5, steps=3),
+        "completions that turn into '!!!!': verl #721, ms-swift #3372; half and three steps: ours. It warns, because a "
+        "reward can ask for just that",
+        "If no reward asks for it, go back to an earlier checkpoint with a lower learning_rate or a larger beta.",
+        largest=1.0,
+    ),
+    Guard(
+        "empty",
+        "Share of the completions without any text",
+        "at least",
+        GuardSetting("warn", 0.9, steps=3),
+        "ours: a policy that ends at once has stopped exploring",
+        "Let the rewards give an empty completion less than a bad answer, and look at the chat template.",
+        largest=1.0,
+    ),
+    Guard(
+        "truncated",
+        "Share of the completions that were cut off at max_completion_length",
+        "at least",
+        GuardSetting("warn", 1.0, steps=20),
+        "measured here: the case study cuts off all of its first step and never all of many steps in a row",
+        "Raise max_completion_length, or reward an answer that ends.",
+        largest=1.0,
+    ),
+    Guard(
+        "no_signal",
+        "Share of the groups whose rewards do not tell their completions apart",
+        "at least",
+        GuardSetting("warn", 1.0, steps=10),
+        "whole runs at loss 0: TRL #3857, ms-swift #4570; ten steps: ours",
+        "Make the reward finer, choose problems that are solved sometimes, or raise num_generations or temperature.",
+        largest=1.0,
+    ),
+    Guard(
+        "not_judged",
+        "Share of the completions that no reward function could judge (None)",
+        "at least",
+        GuardSetting("stop", 1.0, steps=3),
+        "ours: a judge may fail for a step; three steps without one reward train nothing",
+        "Call the reward function on a completion of completions/ and see why it returns None.",
+        largest=1.0,
+    ),
+    Guard(
+        "kl",
+        "KL to the reference in nats a token (k3), where it is measured",
+        "above",
+        GuardSetting("rollback", 12.0, steps=3),
+        "the logarithm of the vocabulary, 10.8 for 49,152 tokens and 11.9 for 151,936: beyond it the reference would "
+        "rather draw tokens at random. Explosions reach millions (torchforge #664); the demo peaks at 1.9, measured "
+        "here",
+        "Go on from the checkpoint with a lower learning_rate or a larger beta.",
+    ),
+    Guard(
+        "grad_norm",
+        "Gradient norm before clipping, as a multiple of the median of the 50 steps before",
+        "above",
+        GuardSetting("warn", 100.0, steps=3),
+        "creeping norms come before a collapse: INTELLECT-2 (arXiv 2505.07291), TRL #2980; the multiple is ours: the "
+        "case study moves within 4 times its median, measured here",
+        "Lower learning_rate, and keep max_grad_norm on.",
+        smallest=1.0,
+    ),
+    Guard(
+        "entropy",
+        "Mean entropy of the policy in nats a token",
+        "below",
+        GuardSetting("warn", 0.05, steps=5),
+        "Skywork-OR1 (arXiv 2505.22312) acts below 0.2; ours lies lower, as short answers to solved problems are sure "
+        "of themselves",
+        "Raise temperature or beta, use clip-higher (epsilon_high: 0.28) or an entropy bonus (use_adaptive_entropy).",
+    ),
+    Guard(
+        "mismatch",
+        "Growth of the gap between engine and learner: (sampling/mismatch - 1) as a multiple of the run's first five "
+        "steps (of 0.00025 at least)",
+        "above",
+        GuardSetting("warn", 4.0, steps=3),
+        "in float32 the bound of `agreement`; in bfloat16, which starts at 1.013 to 1.018 here, about 1.06, where "
+        "NeMo RL's guide calls it an error",
+        "Set dtype: float32, or correct for the gap with mismatch: token_truncate; a gap that jumps is stale weights: "
+        "please report it.",
+        smallest=1.0,
+    ),
+)
+"""Every guard, in the order in which a run meets them."""
+
+BY_NAME = {guard.name: guard for guard in GUARDS}
+
+
+def defaults() -> dict[str, GuardSetting]:
+    """Every guard as it is when nothing is said."""
+    return {guard.name: guard.default for guard in GUARDS}
+
+
+def complete(written: Any) -> dict[str, GuardSetting]:
+    """All guards with what was written about some: `{kl: {action: stop, threshold: 10}, entropy: off}`, or `off`.
+
+    Raises:
+        ConfigError: everything that is wrong, one sentence each.
+    """
+    if written is False or written == "off":
+        return {name: replace(setting, action="off") for name, setting in defaults().items()}
+    if not isinstance(written, Mapping):
+        raise ConfigError(
+            f"guards is {written!r}; expected a mapping such as {{kl: {{action: stop, threshold: 10}}, entropy: off}}, "
+            "or off for none."
+        )
+    settings, wrong = defaults(), list[str]()
+    for name, value in written.items():
+        if name not in BY_NAME:
+            near = did_you_mean(str(name), BY_NAME) or f" There are {', '.join(BY_NAME)}."
+            wrong.append(f'guards: there is no guard "{name}".{near}')
+        elif isinstance(value, GuardSetting):
+            settings[name] = value
+        else:
+            settings[name] = _changed(BY_NAME[name], _in_full(value), wrong)
+    if wrong:
+        raise ConfigError(" ".join(wrong))
+    return settings
+
+
+def resolved(settings: Mapping[str, GuardSetting]) -> dict[str, dict[str, Any]]:
+    """The settings as plain values; `complete` takes them back."""
+    return {name: asdict(setting) for name, setting in settings.items()}
+
+
+def _in_full(value: Any) -> Any:
+    """`off`, `stop` ... alone is the action; true and null change nothing."""
+    if value is None or value is True:
+        return {}
+    if value is False:
+        return {"action": "off"}
+    return {"action": value} if isinstance(value, str) else value
+
+
+def _changed(guard: Guard, written: Any, wrong: list[str]) -> GuardSetting:
+    """The guard's setting with the keys that were written; adds a sentence for each that cannot be."""
+    known = tuple(asdict(guard.default))
+    if not isinstance(written, Mapping):
+        wrong.append(f"guards.{guard.name} is {written!r}; expected an action or a mapping of {', '.join(known)}.")
+        return guard.default
+    changes: dict[str, Any] = {}
+    for key, value in written.items():
+        value = "off" if key == "action" and value is False else value
+        problem = _problem(guard, str(key), value)
+        if problem is None:
+            changes[key] = float(value) if key == "threshold" else value
+        else:
+            wrong.append(f"guards.{guard.name}{problem}")
+    return replace(guard.default, **changes)
+
+
+def _problem(guard: Guard, key: str, value: Any) -> str | None:
+    """What is wrong with one key, to be read after the guard's name."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if key == "action":
+        if value in guard.actions:
+            return None
+        near = did_you_mean(str(value), guard.actions)
+        return f".action is {value!r}; expected one of {', '.join(guard.actions)}.{near}"
+    if key == "threshold":
+        if is_number and guard.smallest <= value <= guard.largest:
+            return None
+        most = "" if guard.largest == math.inf else f" and at most {guard.largest:g}"
+        return f".threshold is {value!r}; expected a number of at least {guard.smallest:g}{most}."
+    if key == "steps":
+        if is_number and value == int(value) and value >= 1 and not (guard.is_before_training and value != 1):
+            return None
+        only = "1, as it is measured once" if guard.is_before_training else "a whole number of at least 1"
+        return f".steps is {value!r}; expected {only}."
+    known = ("action", "threshold", "steps")
+    near = did_you_mean(key, known) or f" The keys are {', '.join(known)}."
+    return f': unknown key "{key}".{near}'
+
+
+def guards_table() -> str:
+    """The table of docs/guards.md."""
+    head = (
+        "| guard | watches | acts when | source of the bound | by default | what to do |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(_row(guard) for guard in GUARDS)
+
+
+def _row(guard: Guard) -> str:
+    bound = f"{guard.side} {guard.default.threshold:g}"
+    if guard.default.steps > 1:
+        bound += f", {guard.default.steps} steps in a row"
+    cells = (f"`{guard.name}`", guard.watches, bound, guard.source, f"`{guard.default.action}`", guard.remedy)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
