@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .errors import ConfigError, GroupwiseError
+from .errors import ConfigError, GroupwiseError, GuardError
 
 if TYPE_CHECKING:
     from .config import Recipe
 
 USER_ERROR = 2
+ENDED_BY_GUARD = 3
 
 app = typer.Typer(
     name="groupwise",
@@ -37,7 +38,7 @@ class Dtype(StrEnum):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a user's mistake becomes one message and exit code 2."""
+    """Run a command; a user's mistake becomes one message and exit code 2, a guard that acted code 3."""
     warnings.simplefilter(
         "ignore", FutureWarning
     )  # what other packages will rename is nothing a command's user can mend
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(None if arguments is None else list(arguments))
     except GroupwiseError as error:
         _print_error(str(error))
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(ENDED_BY_GUARD if isinstance(error, GuardError) else USER_ERROR) from None
 
 
 @app.callback(invoke_without_command=True)

@@ -8,6 +8,7 @@
     ├── RolloutError       an engine: a request it cannot serve
     ├── RunError           a run folder: not one, in use, not writable, damaged
     └── TrainingError      training itself: not a number, no signal
+        └── GuardError     a guard has ended the run, or would not let it start
 
 Each message says what was found, what was expected and what to do. A programmer's mistake is an `assert`.
 """
@@ -48,6 +49,10 @@ class RunError(GroupwiseError, RuntimeError):
 
 class TrainingError(GroupwiseError, RuntimeError):
     """Training cannot go on."""
+
+
+class GuardError(TrainingError):
+    """A guard has ended the run, or would not let it start (docs/guards.md)."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

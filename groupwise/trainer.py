@@ -36,7 +36,7 @@ from .runs.screen import Screen, make_screen
 from .runs.trackers import open_trackers
 from .runs.writer import RunWriter
 from .train import setup
-from .train.broken_off import telling_what_is_kept
+from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
@@ -167,7 +167,8 @@ class GRPOTrainer:
 
         `resume_from_checkpoint` continues a run: True takes the latest checkpoint of `output_dir`, a path that one.
         `overwrite` deletes the run that `output_dir` holds. Ctrl-C ends the run after the step under way, with a
-        checkpoint and the model saved; a second one raises KeyboardInterrupt at once.
+        checkpoint and the model saved; a second one raises KeyboardInterrupt at once. A guard that ends the run raises
+        GuardError when everything is saved (docs/guards.md).
         """
         from transformers.trainer_utils import TrainOutput
 
@@ -338,12 +339,10 @@ class GRPOTrainer:
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
         self.trackers.finish()
         page = write_report(folder)
-        if self.args.push_to_hub and self.interrupted.signal is None:
+        if self.args.push_to_hub and self.interrupted.signal is None and run.recorder.watch.stopped is None:
             self.push_to_hub()
-        self.screen.close(
-            f"{run.schedule.step} of {run.schedule.num_steps} steps done.\n"
-            f"model   {folder.final}\nreport  {page}\nrecords {folder.path}"
-        )
+        self.screen.close(what_is_done(run.recorder, page))
+        run.recorder.watch.raise_if_stopped()
 
     def _note(self, text: str) -> None:
         self.screen.note(text)

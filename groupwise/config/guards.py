@@ -39,6 +39,8 @@ class Guard:
 
     name: str
     watches: str
+    says: str
+    """What it says when it acts; `{value}` is what was measured."""
     side: Side
     default: GuardSetting
     source: str
@@ -47,6 +49,11 @@ class Guard:
     smallest: float = 0.0
     largest: float = math.inf
     is_before_training: bool = False
+
+    def bound(self, setting: GuardSetting) -> str:
+        """When it acts, in words."""
+        text = f"{self.side} {setting.threshold:g}"
+        return text + (f", {setting.steps} steps in a row" if setting.steps > 1 else "")
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -65,8 +72,9 @@ class Guard:
 GUARDS = (
     Guard(
         "agreement",
-        "Before the first step, with float32 products: mean exp |log-prob of the engine - log-prob of the learner| "
-        "over one group that is sampled for the purpose",
+        "Before the first step, in float32: mean exp |log-prob of the engine - log-prob of the learner| over one group "
+        "that is sampled for the purpose",
+        "engine and learner differ by {value:.4f} in float32, where 1 is no difference",
         "above",
         GuardSetting("stop", 1.001),
         "two float32 computations of one model differ by rounding: 1.000003 for SmolLM2-135M, measured here; engines "
@@ -77,7 +85,8 @@ GUARDS = (
     ),
     Guard(
         "precision",
-        "The same with bfloat16 products",
+        "The same in a run whose products are bfloat16",
+        "engine and learner differ by {value:.4f} in bfloat16, where 1 is no difference",
         "above",
         GuardSetting("warn", 1.05),
         "NeMo RL's guide, Add New Models; 1.013 to 1.018 measured here (the demo, the case study)",
@@ -87,7 +96,8 @@ GUARDS = (
     ),
     Guard(
         "precision_limit",
-        "The same with bfloat16 products",
+        "The same in a run whose products are bfloat16",
+        "engine and learner differ by {value:.4f} in bfloat16, where 1 is no difference",
         "above",
         GuardSetting("stop", 1.15),
         "ours: ten times the gap that was measured, which rounding alone has not made",
@@ -99,6 +109,7 @@ GUARDS = (
         "non_finite",
         "Optimizer steps in a row that were left out because the loss or the gradient was not finite (each is left "
         "out whatever the action: weights, optimizer and schedule stay as they were)",
+        "{value:g} updates in a row were not finite and left out",
         "at least",
         GuardSetting("stop", 3),
         "runs that went on with NaN in their weights: verl #721, ms-swift #3136; three: ours, as one overflow in one "
@@ -110,6 +121,7 @@ GUARDS = (
     Guard(
         "repeated_token",
         "Share of the completions in which one token makes up 90 % of eight tokens or more",
+        "{value:.0%} of the completions repeat one token",
         "at least",
         GuardSetting("warn", 0.5, steps=3),
         "completions that turn into '!!!!': verl #721, ms-swift #3372; half and three steps: ours. It warns, because a "
@@ -120,6 +132,7 @@ GUARDS = (
     Guard(
         "empty",
         "Share of the completions without any text",
+        "{value:.0%} of the completions are empty",
         "at least",
         GuardSetting("warn", 0.9, steps=3),
         "ours: a policy that ends at once has stopped exploring",
@@ -129,6 +142,7 @@ GUARDS = (
     Guard(
         "truncated",
         "Share of the completions that were cut off at max_completion_length",
+        "{value:.0%} of the completions are cut off at max_completion_length",
         "at least",
         GuardSetting("warn", 1.0, steps=20),
         "measured here: the case study cuts off all of its first step and never all of many steps in a row",
@@ -138,6 +152,7 @@ GUARDS = (
     Guard(
         "no_signal",
         "Share of the groups whose rewards do not tell their completions apart",
+        "{value:.0%} of the groups have no signal",
         "at least",
         GuardSetting("warn", 1.0, steps=10),
         "whole runs at loss 0: TRL #3857, ms-swift #4570; ten steps: ours",
@@ -147,6 +162,7 @@ GUARDS = (
     Guard(
         "not_judged",
         "Share of the completions that no reward function could judge (None)",
+        "{value:.0%} of the completions could not be judged by any reward function",
         "at least",
         GuardSetting("stop", 1.0, steps=3),
         "ours: a judge may fail for a step; three steps without one reward train nothing",
@@ -156,6 +172,7 @@ GUARDS = (
     Guard(
         "kl",
         "KL to the reference in nats a token (k3), where it is measured",
+        "the KL to the reference is {value:.3g} nats a token",
         "above",
         GuardSetting("rollback", 12.0, steps=3),
         "the logarithm of the vocabulary, 10.8 for 49,152 tokens and 11.9 for 151,936: beyond it the reference would "
@@ -166,6 +183,7 @@ GUARDS = (
     Guard(
         "grad_norm",
         "Gradient norm before clipping, as a multiple of the median of the 50 steps before",
+        "the gradient norm is {value:.3g} times its median",
         "above",
         GuardSetting("warn", 100.0, steps=3),
         "creeping norms come before a collapse: INTELLECT-2 (arXiv 2505.07291), TRL #2980; the multiple is ours: the "
@@ -176,6 +194,7 @@ GUARDS = (
     Guard(
         "entropy",
         "Mean entropy of the policy in nats a token",
+        "the entropy is {value:.2g} nats a token",
         "below",
         GuardSetting("warn", 0.05, steps=5),
         "Skywork-OR1 (arXiv 2505.22312) acts below 0.2; ours lies lower, as short answers to solved problems are sure "
@@ -186,6 +205,7 @@ GUARDS = (
         "mismatch",
         "Growth of the gap between engine and learner: (sampling/mismatch - 1) as a multiple of the run's first five "
         "steps (of 0.00025 at least)",
+        "the gap between engine and learner is {value:.3g} times that of the first steps",
         "above",
         GuardSetting("warn", 4.0, steps=3),
         "in float32 the bound of `agreement`; in bfloat16, which starts at 1.013 to 1.018 here, about 1.06, where "
@@ -295,8 +315,6 @@ def guards_table() -> str:
 
 
 def _row(guard: Guard) -> str:
-    bound = f"{guard.side} {guard.default.threshold:g}"
-    if guard.default.steps > 1:
-        bound += f", {guard.default.steps} steps in a row"
+    bound = guard.bound(guard.default)
     cells = (f"`{guard.name}`", guard.watches, bound, guard.source, f"`{guard.default.action}`", guard.remedy)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

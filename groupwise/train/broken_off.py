@@ -1,9 +1,10 @@
-"""When training breaks off: record it, close what is open, and say what is kept."""
+"""When training ends or breaks off: record it, close what is open, and say what is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..runs.folder import RunFolder
 from .record import Recorder
@@ -21,6 +22,16 @@ def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
         recorder.trackers.finish()
         recorder.screen.close(what_is_kept(num_steps, recorder.folder))
         raise
+
+
+def what_is_done(recorder: Recorder, report: Path) -> str:
+    """The last words on screen: what came of the run and where it lies."""
+    schedule, folder = recorder.schedule, recorder.folder
+    ended_by_guard = f"{recorder.watch.outcome}\n" if recorder.watch.stopped is not None else ""
+    return (
+        f"{ended_by_guard}{schedule.step} of {schedule.num_steps} steps done.\n"
+        f"model   {folder.final}\nreport  {report}\nrecords {folder.path}"
+    )
 
 
 def what_is_kept(num_steps: int, folder: RunFolder) -> str:

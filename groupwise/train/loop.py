@@ -5,6 +5,7 @@ score     log-probs under the old policy and the reference, where needed        
 prepare   advantages relative to each completion's own group                    learner.py, algo/
 update    num_minibatches x num_iterations optimizer steps                      learner.py, algo/
 follow    the engine takes the new weights; the reference follows when due      schedule.py
+watch     the guards look at the step, and end the run where they have to       watch.py, guards.py, agreement.py
 record    one line of metrics, the groups, the screen; evaluate and save        record.py
 """
 
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from ..data import Order
 from ..policy.network import Network
 from ..rollout.engine import Engine
+from .agreement import require_agreement
 from .collect import Collector
+from .guards import Seen
 from .learner import Learner
 from .metrics import Clock, step_metrics
 from .record import Recorder, with_advantages
@@ -38,6 +41,7 @@ class Run:
 def train(run: Run) -> None:
     """Train until the schedule ends or someone asks to stop; a step that has begun is finished."""
     run.engine.load_weights(run.network, version=run.schedule.step)
+    require_agreement(run.collector, run.network, run.recorder.watch)
     run.recorder.begin()
     for step in run.schedule.steps():
         clock = Clock()
@@ -54,5 +58,7 @@ def train(run: Run) -> None:
         with clock.part("rollout"):
             run.engine.load_weights(run.network, version=step)
         collected.groups = with_advantages(collected.groups, batch)
-        run.recorder.end_step(step_metrics(step, collected, update, clock), collected, update)
+        metrics = step_metrics(step, collected, update, clock)
+        run.recorder.watch.look(step, Seen(metrics, collected.all_groups, update))
+        run.recorder.end_step(metrics, collected, update)
     run.recorder.end()

@@ -23,6 +23,7 @@ from .evaluate import Evaluator
 from .learner import Learner, Update
 from .metrics import finite, num_tokens
 from .schedule import Schedule
+from .watch import Watch
 
 
 def with_advantages(groups: Sequence[Group], batch: Batch) -> list[Group]:
@@ -55,7 +56,7 @@ class Recorder:
         self.learner, self.order, self.evaluator = learner, order, evaluator
         self.num_tokens = 0
         self.num_updates = 0
-        self._num_not_finite = 0
+        self.watch = Watch(config.guards, writer, screen.note, schedule.stop)
         self._evaluated: dict[str, float | None] = {}
 
     @property
@@ -92,10 +93,12 @@ class Recorder:
             self.schedule.stop()
         is_due = self.schedule.is_due(step, self.config.save_steps, self.config.save_strategy)
         is_last = step == self.schedule.num_steps and self.config.save_strategy != "no"
-        if is_due or is_last or self.callbacks.take("should_save") or self.schedule.is_stopping:
+        is_asked = self.callbacks.take("should_save") or self.schedule.is_stopping
+        if (is_due or is_last or is_asked) and self.watch.may_save:
             self.save(step)
 
     def end(self) -> None:
+        self.watch.end(self.folder, self.learner)
         self.callbacks.call("on_train_end")
 
     def evaluate(self) -> dict[str, float | None]:
@@ -114,8 +117,10 @@ class Recorder:
             "order": self.order.state_dict(),
             "num_tokens": self.num_tokens,
             "num_updates": self.num_updates,
+            "watch": self.watch.state_dict(),
         }
-        path = save_checkpoint(self.folder, step, self.learner, state, self.config.save_total_limit)
+        keep = self.watch.num_kept(self.config.save_total_limit)
+        path = save_checkpoint(self.folder, step, self.learner, state, keep)
         self.writer.event("checkpoint", step=step, path=str(path.relative_to(self.folder.path)))
         self.callbacks.call("on_save")
 
@@ -125,6 +130,7 @@ class Recorder:
         self.order.load_state_dict(state["order"])
         self.num_tokens, self.num_updates = state["num_tokens"], state["num_updates"]
         self.schedule.step = state["step"]
+        self.watch.load_state_dict(state.get("watch", {}))
         history = [m for m in RunReader(self.folder).metrics() if m["step"] <= state["step"]]
         self.state.log_history = [finite(m) for m in history]
         self.learner.network.refresh()
@@ -135,11 +141,6 @@ class Recorder:
         state = self.callbacks.state
         state.global_step, state.epoch = step, self.order.epoch
         state.num_input_tokens_seen = self.num_tokens
-        if update.num_skipped:
-            self._num_not_finite += 1
-            text = f"Step {step}: the gradient was not finite; {update.num_skipped} update(s) were skipped."
-            self.writer.event("gradient_not_finite", step=step, num_skipped=update.num_skipped)
-            self.screen.note(text)
 
     def _totals(self, step: int) -> dict[str, Any]:
         return {
