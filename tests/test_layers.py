@@ -19,7 +19,11 @@ ROOT = Path(__file__).parent.parent / "groupwise"
 TABLE = """
 module               ours                                                    others | lazily
 types                -                                                       -
-errors               -                                                       -
+redact               -                                                       -
+waiting              -                                                       -
+quiet                -                                                       | transformers
+hub                  redact waiting                                          | huggingface_hub
+errors               redact                                                  -
 algo/objective.py    errors algo                                             -
 algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
@@ -27,15 +31,16 @@ algo/__init__.py     algo                                                    -
 algo                 errors algo                                             torch
 config               types errors config algo.objective algo.presets         pydantic yaml
 world                errors                                                  torch
-sources              types errors \
+sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
-rewards/model.py     types errors chat rewards world sources                 torch | transformers
+rewards/model.py     types errors chat rewards world sources hub quiet                 torch | transformers
 rewards              types errors chat rewards                               -
-data                 types errors chat data                                  | datasets pyarrow
+data                 types errors chat data hub                              | datasets pyarrow
 tasks                types errors chat data rewards tasks                    -
-policy               types errors world sources algo policy                  torch transformers | peft
-rollout              types errors world policy rollout                       torch numpy
+kernels              sources kernels                                         torch
+policy               types errors world sources algo kernels policy hub quiet        torch transformers | peft
+rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors config runs                                rich
 runs                 types errors config runs                                | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib

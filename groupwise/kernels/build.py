@@ -1,0 +1,98 @@
+"""Compiles the kernels for this processor, once, into the user's cache, and loads them.
+
+Everything works without them, only slower; `why_none` says in words what is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ..sources import default_cache_dir
+
+SOURCES = (Path(__file__).with_name("decode.cpp"),)
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
+COMPILE_TIMEOUT_S = 120
+SWITCH = "GROUPWISE_KERNELS"
+"""Environment variable; `0` leaves the kernels out."""
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None."""
+    found = _library()
+    return None if isinstance(found, str) else found
+
+
+def why_none() -> str | None:
+    """Why there are no kernels, in words; None when there are."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or not _has_bf16_products():
+        return "this processor has no AVX512-BF16"
+    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
+    openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    if compiler is None:
+        return "there is no C++ compiler (install g++)"
+    if not openmp.is_file():
+        return "this build of torch brings no OpenMP library to share"
+    try:
+        return ctypes.CDLL(str(_compiled(compiler, openmp)))
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"compiling them failed ({_first_line(error)})"
+
+
+def _has_bf16_products() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _processor()
+
+
+@functools.cache
+def _processor() -> str:
+    """Model and abilities of the processor: what `-march=native` compiles for."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags")))
+
+
+def _compiled(compiler: str, openmp: Path) -> Path:
+    """The shared library in the cache; it exists whole or not at all."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    key = hashlib.sha256("\0".join([version, _processor(), str(FLAGS), str(openmp)]).encode())
+    for source in SOURCES:
+        key.update(source.read_bytes())
+    target = default_cache_dir() / "kernels" / f"{key.hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built = Path(scratch) / "kernels.so"
+        objects = []
+        for source in SOURCES:
+            objects.append(str(Path(scratch) / f"{source.stem}.o"))
+            _run([compiler, *FLAGS, "-c", str(source), "-o", objects[-1]])
+        # torch's own OpenMP, so that both use one set of threads instead of fighting for the cores.
+        _run([compiler, "-shared", *objects, str(openmp), "-o", str(built)])
+        built.replace(target)
+    return target
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=True)
+
+
+def _first_line(error: Exception) -> str:
+    output = getattr(error, "stderr", None) or str(error)
+    return str(output).strip().split("\n")[0][:200]

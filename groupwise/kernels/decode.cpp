@@ -1,0 +1,364 @@
+// Decoding on CPUs with AVX512-BF16: one call computes one decoder layer for a few rows.
+//
+// A step of few rows waits for memory, not for arithmetic: every weight is read once, in the order in which it lies,
+// and everything between the products (norms, rotation, attention, adapters, residuals) happens while it is in cache.
+// Products take bfloat16 factors and sum in float32. A row's result does not depend on the rows beside it, nor on the
+// number of threads: every sum is taken by one thread in one order.
+//
+// Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 16;          // float32 numbers in a register
+constexpr int PANEL = 2 * LANES;   // outputs of one task
+constexpr int TILE = 8;            // rows that are computed together
+
+}  // namespace
+
+extern "C" {
+
+// y = x W' + (x A') B' + bias, with W [out, in], A [rank, in] and B [out, rank]; rank 0: no adapter.
+struct Linear {
+    const uint16_t* weight;
+    const uint16_t* a;
+    const uint16_t* b;
+    const float* bias;
+    int64_t in, out, rank;
+};
+
+struct Layer {
+    Linear qkv, o, gate_up, down;
+    const float *norm_in, *norm_post, *norm_q, *norm_k;
+    int64_t heads, kv_heads, width, rotary;
+    float eps, scaling;
+    int64_t window;  // 0: none
+};
+
+// Where a step's rows stand: R = cells * slots rows; a cell's rows share one prompt.
+struct Step {
+    float* x;                        // [R, I], the residual stream; updated in place
+    const float *cos, *sin;          // [R, rotary]
+    const float *prompt_k, *prompt_v;  // [cells * K, longest, D]
+    float *own_k, *own_v;            // [cells * K, slots, capacity, D]
+    const int64_t* prompt_length;    // [cells]
+    const int64_t* start;            // [R], first place of the row's own tokens
+    int64_t cells, slots, longest, capacity, clock;
+    void* scratch;
+};
+}
+
+namespace {
+
+inline uint16_t to_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline __m512bh load_bf16(const uint16_t* from, __mmask32 kept) { return (__m512bh)_mm512_maskz_loadu_epi16(kept, from); }
+
+// 16 registers -> one register of their 16 sums.
+inline __m512 sum_each(const __m512 (&v)[LANES]) {
+    __m512 a[8], b[4], c[2];
+    for (int i = 0; i < 8; ++i)
+        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 4; ++i) {
+        const __m512d low = _mm512_castps_pd(a[2 * i]), high = _mm512_castps_pd(a[2 * i + 1]);
+        b[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+    }
+    for (int i = 0; i < 2; ++i)
+        c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88), _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+}
+
+// sums[2 r + o] += the lanes of x[r] . w[o] for 32 inputs of two rows of weights, or for those `kept`.
+template <int ROWS>
+inline void accumulate_32(__m512 (&sums)[LANES], const uint16_t* x, const uint16_t* w, int64_t n, __mmask32 kept) {
+    const __m512bh first = load_bf16(w, kept), second = load_bf16(w + n, kept);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+        const __m512bh row = load_bf16(x + r * n, kept);
+        sums[2 * r] = _mm512_dpbf16_ps(sums[2 * r], row, first);
+        sums[2 * r + 1] = _mm512_dpbf16_ps(sums[2 * r + 1], row, second);
+    }
+}
+
+template <int ROWS>
+inline void accumulate(__m512 (&sums)[LANES], const uint16_t* x, const uint16_t* w, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        accumulate_32<ROWS>(sums, x + i, w + i, n, ~0u);
+        // The next two rows: the processor's own prefetching ends with every page of 4 KiB.
+        _mm_prefetch(reinterpret_cast<const char*>(w + 2 * n + i), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(w + 3 * n + i), _MM_HINT_T0);
+    }
+    if (i < n) accumulate_32<ROWS>(sums, x + i, w + i, n, (1u << (n - i)) - 1);
+}
+
+template <int ROWS>
+void panel_rows(const Linear& layer, const uint16_t* x, const uint16_t* h, int64_t panel, float* y, int64_t y_stride) {
+    for (int64_t o = panel * PANEL; o < std::min((panel + 1) * PANEL, layer.out); o += 2) {
+        __m512 sums[LANES];
+        for (auto& sum : sums) sum = _mm512_setzero_ps();
+        if (layer.rank) accumulate<ROWS>(sums, h, layer.b + o * layer.rank, layer.rank);
+        accumulate<ROWS>(sums, x, layer.weight + o * layer.in, layer.in);
+        float totals[LANES];
+        _mm512_storeu_ps(totals, sum_each(sums));
+        for (int r = 0; r < ROWS; ++r)
+            for (int i = 0; i < 2; ++i)
+                y[r * y_stride + o - panel * PANEL + i] = totals[2 * r + i] + (layer.bias ? layer.bias[o + i] : 0.0f);
+    }
+}
+
+// y[r, 0..32) of one panel for all rows.
+void panel_product(const Linear& layer, const uint16_t* x, const uint16_t* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
+    for (int64_t r = 0; r < rows; r += TILE) {
+        const uint16_t *xr = x + r * layer.in, *hr = h + r * layer.rank;
+        float* yr = y + r * y_stride;
+        switch (std::min<int64_t>(TILE, rows - r)) {
+            case 1: panel_rows<1>(layer, xr, hr, panel, yr, y_stride); break;
+            case 2: panel_rows<2>(layer, xr, hr, panel, yr, y_stride); break;
+            case 3: panel_rows<3>(layer, xr, hr, panel, yr, y_stride); break;
+            case 4: panel_rows<4>(layer, xr, hr, panel, yr, y_stride); break;
+            case 5: panel_rows<5>(layer, xr, hr, panel, yr, y_stride); break;
+            case 6: panel_rows<6>(layer, xr, hr, panel, yr, y_stride); break;
+            case 7: panel_rows<7>(layer, xr, hr, panel, yr, y_stride); break;
+            default: panel_rows<8>(layer, xr, hr, panel, yr, y_stride);
+        }
+    }
+}
+
+// h = bf16(x A'), [R, rank]; called by all threads, ends in a barrier.
+void adapter_inner(const Linear& layer, const uint16_t* x, int64_t rows, uint16_t* h) {
+    const Linear a{layer.a, nullptr, nullptr, nullptr, layer.in, layer.rank, 0};
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < (layer.rank + PANEL - 1) / PANEL * ((rows + TILE - 1) / TILE); ++task) {
+        const int64_t panels = (layer.rank + PANEL - 1) / PANEL;
+        const int64_t panel = task % panels, first = task / panels * TILE;
+        const int64_t count = std::min<int64_t>(TILE, rows - first);
+        float y[TILE * PANEL];
+        panel_product(a, x + first * layer.in, nullptr, count, panel, y, PANEL);
+        const int64_t used = std::min<int64_t>(PANEL, layer.rank - panel * PANEL);
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t j = 0; j < used; ++j) h[(first + r) * layer.rank + panel * PANEL + j] = to_bf16(y[r * PANEL + j]);
+    }
+}
+
+float inverse_rms(const float* x, int64_t n, float eps) {
+    __m512 sum = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    float total = _mm512_reduce_add_ps(sum);
+    for (; i < n; ++i) total += x[i] * x[i];
+    return 1.0f / std::sqrt(total / n + eps);
+}
+
+// bf16(norm(x)) for all rows; called by all threads, ends in a barrier.
+void norm_rows(const float* x, const float* weight, int64_t rows, int64_t n, float eps, uint16_t* y) {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) {
+        const float scale = inverse_rms(x + r * n, n, eps);
+        for (int64_t i = 0; i < n; ++i) y[r * n + i] = to_bf16(x[r * n + i] * scale * weight[i]);
+    }
+}
+
+inline float dot(const float* a, const float* b, int64_t n) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += LANES) sum = _mm512_fmadd_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i), sum);
+    return _mm512_reduce_add_ps(sum);
+}
+
+inline void add_scaled(float* y, const float* x, float scale, int64_t n) {
+    const __m512 s = _mm512_set1_ps(scale);
+    for (int64_t i = 0; i < n; i += LANES)
+        _mm512_storeu_ps(y + i, _mm512_fmadd_ps(s, _mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
+}
+
+// e^x of 16 numbers to 2 units in the last place: 2^n times a polynomial of the rest.
+inline __m512 exp16(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+// In place: the head's own norm, where there is one, then the rotation of its first `rotary` numbers.
+void turn_head(float* head, const float* norm, const Layer& layer, const float* cos, const float* sin) {
+    if (norm) {
+        const float scale = inverse_rms(head, layer.width, layer.eps);
+        for (int64_t i = 0; i < layer.width; ++i) head[i] *= scale * norm[i];
+    }
+    const int64_t half = layer.rotary / 2;
+    for (int64_t i = 0; i < half; ++i) {
+        const float first = head[i], second = head[half + i];
+        head[i] = first * cos[i] - second * sin[i];
+        head[half + i] = second * cos[half + i] + first * sin[half + i];
+    }
+}
+
+// Scores of keys [from, to), scaled; returns their maximum.
+float score_keys(const float* q, const float* keys, int64_t from, int64_t to, int64_t width, float scaling, float* scores) {
+    float largest = -INFINITY;
+    for (int64_t t = from; t < to; ++t) {
+        const float score = dot(q, keys + t * width, width) * scaling;
+        scores[t - from] = score;
+        largest = std::max(largest, score);
+    }
+    return largest;
+}
+
+// Attention of one row's query heads that share key/value head k; [heads / K, D] into `out` as bfloat16.
+void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const float* queries, float* scores, uint16_t* out) {
+    const int64_t cell = row / step.slots, slot = row % step.slots, width = layer.width;
+    const float* prompt_k = step.prompt_k + (cell * layer.kv_heads + k) * step.longest * width;
+    const float* prompt_v = step.prompt_v + (cell * layer.kv_heads + k) * step.longest * width;
+    const int64_t own = ((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity * width;
+    const int64_t length = step.prompt_length[cell], position = length + step.clock - step.start[row];
+    int64_t prompt_from = 0, own_from = step.start[row];
+    if (layer.window) {
+        prompt_from = std::clamp<int64_t>(position - layer.window + 1, 0, length);
+        own_from = std::max(own_from, step.clock - layer.window + 1);
+    }
+    const int64_t num_prompt = length - prompt_from, num = num_prompt + step.clock + 1 - own_from;
+    for (int64_t q = 0; q < layer.heads / layer.kv_heads; ++q) {
+        const float* query = queries + q * width;
+        float largest = score_keys(query, prompt_k, prompt_from, length, width, layer.scaling, scores);
+        largest = std::max(largest, score_keys(query, step.own_k + own, own_from, step.clock + 1, width, layer.scaling, scores + num_prompt));
+        for (int64_t t = num; t < (num + LANES - 1) / LANES * LANES; ++t) scores[t] = -INFINITY;
+        __m512 total16 = _mm512_setzero_ps();
+        for (int64_t t = 0; t < num; t += LANES) {
+            const __m512 inside = _mm512_sub_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(largest));
+            const __mmask16 is_key = _mm512_cmp_ps_mask(inside, _mm512_set1_ps(-1e30f), _CMP_GT_OQ);
+            const __m512 weight = _mm512_maskz_mov_ps(is_key, exp16(inside));
+            total16 = _mm512_add_ps(total16, weight);
+            _mm512_storeu_ps(scores + t, weight);
+        }
+        float mixed[512] = {0};
+        for (int64_t t = 0; t < num_prompt; ++t) add_scaled(mixed, prompt_v + (prompt_from + t) * width, scores[t], width);
+        for (int64_t t = num_prompt; t < num; ++t) add_scaled(mixed, step.own_v + own + (own_from + t - num_prompt) * width, scores[t], width);
+        const float inverse = 1.0f / _mm512_reduce_add_ps(total16);
+        for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_bf16(mixed[i] * inverse);
+    }
+}
+
+// Places of one layer's intermediate values in the scratch memory.
+struct Scratch {
+    uint16_t *x, *h, *attended, *active;
+    float *qkv, *scores;
+
+    Scratch(const Layer& layer, const Step& step) {
+        const int64_t rows = step.cells * step.slots;
+        const int64_t ranks = std::max(std::max(layer.qkv.rank, layer.o.rank), std::max(layer.gate_up.rank, layer.down.rank));
+        char* next = static_cast<char*>(step.scratch);
+        auto take = [&next](int64_t bytes) { char* place = next; next += (bytes + 63) / 64 * 64; return place; };
+        x = reinterpret_cast<uint16_t*>(take(2 * rows * layer.qkv.in));
+        h = reinterpret_cast<uint16_t*>(take(2 * rows * ranks));
+        attended = reinterpret_cast<uint16_t*>(take(2 * rows * layer.o.in));
+        active = reinterpret_cast<uint16_t*>(take(2 * rows * layer.down.in));
+        qkv = reinterpret_cast<float*>(take(4 * rows * layer.qkv.out));
+        scores = reinterpret_cast<float*>(take(4 * omp_get_max_threads() * (step.longest + step.capacity + LANES)));
+        size = next - static_cast<char*>(step.scratch);
+    }
+    int64_t size;
+};
+
+// x += y of a product, panel by panel; called by all threads, ends in a barrier.
+void add_product(const Linear& layer, const uint16_t* input, uint16_t* h, int64_t rows, float* x) {
+    if (layer.rank) adapter_inner(layer, input, rows, h);
+#pragma omp for schedule(static)
+    for (int64_t panel = 0; panel < layer.out / PANEL; ++panel) {
+        for (int64_t first = 0; first < rows; first += TILE) {
+            const int64_t count = std::min<int64_t>(TILE, rows - first);
+            float y[TILE * PANEL];
+            panel_product(layer, input + first * layer.in, h + first * layer.rank, count, panel, y, PANEL);
+            for (int64_t r = 0; r < count; ++r) add_scaled(x + (first + r) * layer.out + panel * PANEL, y + r * PANEL, 1.0f, PANEL);
+        }
+    }
+}
+
+void attention_block(const Layer& layer, const Step& step, const Scratch& at) {
+    const int64_t rows = step.cells * step.slots, width = layer.width, queries = layer.heads / layer.kv_heads;
+    norm_rows(step.x, layer.norm_in, rows, layer.qkv.in, layer.eps, at.x);
+    if (layer.qkv.rank) adapter_inner(layer.qkv, at.x, rows, at.h);
+#pragma omp for schedule(static)
+    for (int64_t panel = 0; panel < layer.qkv.out / PANEL; ++panel)
+        panel_product(layer.qkv, at.x, at.h, rows, panel, at.qkv + panel * PANEL, layer.qkv.out);
+    float* scores = at.scores + omp_get_thread_num() * (step.longest + step.capacity + LANES);
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < rows * layer.kv_heads; ++task) {
+        const int64_t row = task / layer.kv_heads, k = task % layer.kv_heads;
+        const float *cos = step.cos + row * layer.rotary, *sin = step.sin + row * layer.rotary;
+        float* q = at.qkv + row * layer.qkv.out + k * queries * width;
+        float* key = at.qkv + row * layer.qkv.out + (layer.heads + k) * width;
+        const float* value = key + layer.kv_heads * width;
+        for (int64_t i = 0; i < queries; ++i) turn_head(q + i * width, layer.norm_q, layer, cos, sin);
+        turn_head(key, layer.norm_k, layer, cos, sin);
+        const int64_t cell = row / step.slots, slot = row % step.slots;
+        const int64_t place = (((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity + step.clock) * width;
+        std::copy(key, key + width, step.own_k + place);
+        std::copy(value, value + width, step.own_v + place);
+        attend(layer, step, row, k, q, scores, at.attended + (row * layer.heads + k * queries) * width);
+    }
+    add_product(layer.o, at.attended, at.h, rows, step.x);
+}
+
+void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at) {
+    const int64_t rows = step.cells * step.slots, half = layer.gate_up.out / 2 / PANEL;
+    norm_rows(step.x, layer.norm_post, rows, layer.gate_up.in, layer.eps, at.x);
+    if (layer.gate_up.rank) adapter_inner(layer.gate_up, at.x, rows, at.h);
+#pragma omp for schedule(static)
+    for (int64_t panel = 0; panel < half; ++panel) {
+        for (int64_t first = 0; first < rows; first += TILE) {
+            const int64_t count = std::min<int64_t>(TILE, rows - first);
+            const uint16_t *input = at.x + first * layer.gate_up.in, *inner = at.h + first * layer.gate_up.rank;
+            float gate[TILE * PANEL], up[TILE * PANEL];
+            panel_product(layer.gate_up, input, inner, count, panel, gate, PANEL);
+            panel_product(layer.gate_up, input, inner, count, half + panel, up, PANEL);
+            for (int64_t r = 0; r < count; ++r)
+                for (int64_t i = 0; i < PANEL; i += LANES) {
+                    const __m512 g = _mm512_loadu_ps(gate + r * PANEL + i), u = _mm512_loadu_ps(up + r * PANEL + i);
+                    const __m512 one = _mm512_set1_ps(1.0f), e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+                    const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+                    const __m256bh low = _mm512_cvtneps_pbh(_mm512_mul_ps(silu, u));
+                    std::memcpy(at.active + (first + r) * layer.down.in + panel * PANEL + i, &low, 32);
+                }
+        }
+    }
+    add_product(layer.down, at.active, at.h, rows, step.x);
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
+
+// The residual stream `step->x` through one decoder layer, whose keys and values join the caches at `clock`.
+void decode_layer(const Layer* layer, const Step* step) {
+    const Scratch at(*layer, *step);
+#pragma omp parallel
+    {
+        attention_block(*layer, *step, at);
+        feed_forward_block(*layer, *step, at);
+    }
+}
+}

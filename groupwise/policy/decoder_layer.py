@@ -1,0 +1,202 @@
+"""Decoder layers that one kernel computes while decoding.
+
+A layer of a transformers model is taken apart into norms, projections and attention, put together again here in torch,
+and compared with itself: only a layer that comes out the same is handed to the kernel (`kernels/decode.cpp`). All
+others, every longer pass and every pass with gradients run the layer's own code.
+
+Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import kernels
+from ..kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
+from .attention import Layer, PlanHolder
+from .projection import Part, Projection
+
+TOLERANCE = 0.02
+"""Largest difference between a layer and its reconstruction, as a share of the largest change the layer makes."""
+_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_PROBE_TOKENS = 3
+
+
+class Decoding:
+    """A plan whose tokens are one step of a grid of growing completions; see `rollout/native/cache.py`."""
+
+    def caches(self, index: int, kv_heads: int, width: int) -> Caches:
+        """Keys and values of a layer, with room for this step's."""
+        raise NotImplementedError
+
+
+class KernelLayer:
+    """Stands in for the `forward` of a decoder layer and lets the kernel compute the steps it can."""
+
+    def __init__(self, layer: nn.Module, parts: _Parts, holder: PlanHolder) -> None:
+        self._layer = layer
+        self._own_forward: Callable[..., Tensor] = layer.forward
+        self._parts = parts
+        self._holder = holder
+        self._ready: DecodeLayer | None = None
+
+    def remove(self) -> None:
+        """Give the layer its own code back."""
+        self._layer.forward = self._own_forward
+
+    def refresh(self) -> None:
+        """Take over the current weights of the projections."""
+        weights = self._parts.weights()
+        self._ready = DecodeLayer(weights) if weights.fits else None
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        plan: object = self._holder.plan
+        if not isinstance(plan, Decoding) or self._ready is None or not self._parts.qkv.adapters_enabled:
+            return self._own_forward(hidden_states, *args, **keywords)
+        cos, sin = (t[0].float().contiguous() for t in keywords["position_embeddings"])
+        x_TI = hidden_states[0].float().contiguous()
+        self._ready.run(x_TI, cos, sin, plan.caches(self._parts.index, self._parts.kv_heads, self._parts.width))
+        return x_TI[None]
+
+
+def install_kernels(model: nn.Module, holder: PlanHolder) -> list[KernelLayer]:
+    """Give every decoder layer that the kernel can compute to it; none where there are no kernels."""
+    if kernels.library() is None:
+        return []
+    rotary = getattr(getattr(model, "base_model", None), "rotary_emb", None)
+    installed = []
+    for layer in model.modules():
+        if rotary is None or {name for name, _ in layer.named_children()} != _CHILDREN:
+            continue
+        parts = _take_apart(layer, rotary, holder)
+        if parts is not None:
+            installed.append(KernelLayer(layer, parts, holder))
+            layer.forward = installed[-1]
+    return installed
+
+
+class _Parts:
+    """What a decoder layer is made of, as far as its modules say."""
+
+    def __init__(self, layer: Any, attention: Layer, num_heads: tuple[int, int], rotary: int) -> None:
+        attn, mlp = layer.self_attn, layer.mlp
+        self.qkv = _whole(attn.q_proj, attn.k_proj, attn.v_proj)
+        self.o, self.gate_up, self.down = _whole(attn.o_proj), _whole(mlp.gate_proj, mlp.up_proj), _whole(mlp.down_proj)
+        self.norm_in, self.norm_post = layer.input_layernorm, layer.post_attention_layernorm
+        self.norm_q, self.norm_k = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        self.index, self.scaling, self.window = attention.index, attention.scaling, attention.window
+        self.heads, self.kv_heads = num_heads
+        self.width = self.o.sources[0].weight_OI.shape[1] // self.heads
+        self.rotary = rotary
+        self.eps = float(self.norm_in.variance_epsilon)
+
+    def weights(self) -> LayerWeights:
+        return LayerWeights(
+            qkv=_linear_weights(self.qkv),
+            o=_linear_weights(self.o),
+            gate_up=_linear_weights(self.gate_up),
+            down=_linear_weights(self.down),
+            norm_in=self.norm_in.weight.detach().float(),
+            norm_post=self.norm_post.weight.detach().float(),
+            norm_q=None if self.norm_q is None else self.norm_q.weight.detach().float(),
+            norm_k=None if self.norm_k is None else self.norm_k.weight.detach().float(),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            width=self.width,
+            rotary=self.rotary,
+            eps=self.eps,
+            scaling=self.scaling,
+            window=self.window,
+        )
+
+    def heads_of(self, x_TI: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries HTD, keys and values KTD as the kernel computes them."""
+        y_TO = torch.cat(self.qkv.compute(self._norm(x_TI, self.norm_in)), dim=-1).float()
+        sizes = [self.heads * self.width, self.kv_heads * self.width, self.kv_heads * self.width]
+        q, k, v = (part.unflatten(-1, (-1, self.width)).transpose(0, 1) for part in y_TO.split(sizes, dim=-1))
+        q, k = self._norm(q, self.norm_q), self._norm(k, self.norm_k)
+        return self._turn(q, cos_TD, sin_TD), self._turn(k, cos_TD, sin_TD), v
+
+    def after_attention(self, x_TI: Tensor, attended_TI: Tensor) -> Tensor:
+        """The layer's output as the kernel computes it."""
+        x_TI = x_TI + self.o.compute(attended_TI)[0].float()
+        gate, up = (part.float() for part in self.gate_up.compute(self._norm(x_TI, self.norm_post)))
+        return x_TI + self.down.compute(F.silu(gate) * up)[0].float()
+
+    def _norm(self, x: Tensor, norm: Any) -> Tensor:
+        if norm is None:
+            return x
+        weight: Tensor = norm.weight.detach().float()
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * weight
+
+    def _turn(self, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        turned, rest = x.split([self.rotary, x.shape[-1] - self.rotary], dim=-1)
+        first, second = turned.chunk(2, dim=-1)
+        return torch.cat([turned * cos_TD + torch.cat([-second, first], dim=-1) * sin_TD, rest], dim=-1)
+
+
+class _Probe:
+    """A plan that remembers what attention was asked and answers with the values."""
+
+    def __init__(self) -> None:
+        self.layer: Layer | None = None
+        self.q_HTD = self.k_KTD = self.v_KTD = torch.empty(0)
+
+    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        self.layer, self.q_HTD, self.k_KTD, self.v_KTD = layer, q_HTD, k_KTD, v_KTD
+        return v_KTD.repeat_interleave(len(q_HTD) // len(k_KTD), dim=0)
+
+
+@torch.no_grad()
+def _take_apart(layer: Any, rotary: Any, holder: PlanHolder) -> _Parts | None:
+    """The parts of a layer, if they make the same layer when they are put together again."""
+    probe = _Probe()
+    x_TI = torch.randn(_PROBE_TOKENS, len(layer.input_layernorm.weight), generator=torch.Generator().manual_seed(0))
+    position = torch.arange(5, 5 + _PROBE_TOKENS)[None]
+    try:
+        cos, sin = rotary(x_TI, position)
+        with holder.use(probe):
+            output = layer(x_TI[None], attention_mask=None, position_ids=position, position_embeddings=(cos, sin))
+        assert probe.layer is not None
+        if probe.layer.softcap is not None or probe.layer.sinks_H is not None:
+            return None
+        parts = _Parts(layer, probe.layer, (len(probe.q_HTD), len(probe.k_KTD)), cos.shape[-1])
+        heads = parts.heads_of(x_TI, cos[0], sin[0])
+        attended_HTD = heads[2].repeat_interleave(parts.heads // parts.kv_heads, dim=0)
+        again = parts.after_attention(x_TI, attended_HTD.transpose(0, 1).flatten(1))
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
+        return None  # of another make: its own code runs it
+    pairs = [
+        (probe.q_HTD, heads[0]),
+        (probe.k_KTD, heads[1]),
+        (probe.v_KTD, heads[2]),
+        (output[0] - x_TI, again - x_TI),
+    ]
+    return parts if all(_are_equal(theirs, ours) for theirs, ours in pairs) else None
+
+
+def _are_equal(theirs: Tensor, ours: Tensor) -> bool:
+    if theirs.shape != ours.shape:
+        return False
+    return bool((theirs.float() - ours).abs().max() <= TOLERANCE * theirs.float().abs().max())
+
+
+def _whole(*layers: nn.Module) -> Projection:
+    """The projection that computes exactly these layers."""
+    projections = [layer.projection for layer in layers if isinstance(layer, Part)]
+    if len(projections) != len(layers) or any(p is not projections[0] for p in projections):
+        raise TypeError("the layers are not computed as one product")
+    if len(projections[0].sizes) != len(layers):
+        raise TypeError("the product has more parts")
+    return projections[0]
+
+
+def _linear_weights(projection: Projection) -> LinearWeights:
+    assert projection.weight_OI is not None
+    bias = None if projection.bias_O is None else projection.bias_O.float()
+    return LinearWeights(projection.weight_OI, projection.a_RI, projection.b_OR, bias)

@@ -1,0 +1,100 @@
+"""The decode kernel against what it replaces: as near to float32 as the eager pass, and row by row independent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import random_rows, tiny_model, with_lora
+
+from groupwise import kernels
+from groupwise.kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
+from groupwise.policy.compute import ComputeModel
+from groupwise.policy.network import Network, Scoring
+from groupwise.policy.packing import Rows
+from groupwise.rollout.native import NativeEngine
+from groupwise.types import Request, Sampling
+
+needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
+
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+SAME = ("llama", "llama-bias", "qwen2", "qwen3", "mistral", "mistral-window")
+OTHER = ("gemma3", "olmo2", "phi3", "qwen3-moe", "granite")
+PROMPTS = [random_rows((n,), ((1,),), seed=n).prompt_ids[0] for n in (9, 17, 4)]
+
+
+def model_of(name: str) -> Any:
+    return with_lora(tiny_model(name, **SIZES))
+
+
+def rollout_gap(compute: ComputeModel, exact: Network) -> float:
+    """Mean distance of the engine's log-probs from a float32 pass over the same tokens."""
+    engine = NativeEngine(compute)
+    engine.load_weights(None, version=0)
+    requests = [Request(p, 3, Sampling(max_tokens=40), seed=(number,)) for number, p in enumerate(PROMPTS)]
+    gaps = []
+    for number, completions in engine.generate(requests):
+        ids = [c.token_ids for c in completions]
+        scores = exact.score(Rows([requests[number].prompt_ids] * len(ids), ids, [0] * len(ids)), Scoring())
+        gaps += [(scores.logprob_NT[n] - torch.tensor(c.rollout_logprob)).abs() for n, c in enumerate(completions)]
+    return float(torch.cat(gaps).mean())
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", SAME)
+def test_the_kernel_is_as_near_to_float32_as_the_eager_pass(name):
+    model = model_of(name)
+    exact = Network(model, torch.float32, None)
+    eager, fast = (ComputeModel(model, torch.bfloat16) for _ in range(2))
+    assert len(fast.kernel_layers) == model.config.num_hidden_layers
+    eager.drop_kernels()
+    assert not eager.kernel_layers
+    gap = rollout_gap(fast, exact)
+    assert 0 < gap < 1.25 * rollout_gap(eager, exact)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_layer_of_another_make_keeps_its_own_code(name):
+    model = tiny_model(name, **SIZES)
+    assert ComputeModel(model, torch.bfloat16).kernel_layers == []
+
+
+def random_layer(rank: int = 6) -> LayerWeights:
+    generator = torch.Generator().manual_seed(0)
+
+    def linear(outputs: int, inputs: int) -> LinearWeights:
+        w, a, b = (
+            (torch.randn(*shape, generator=generator) / shape[1] ** 0.5).bfloat16()
+            for shape in ((outputs, inputs), (rank, inputs), (outputs, rank))
+        )
+        return LinearWeights(w, a, b, None)
+
+    ones = torch.ones(64)
+    products = (linear(128, 64), linear(64, 64), linear(192, 64), linear(64, 96))
+    return LayerWeights(*products, ones, ones, None, None, 4, 2, 16, 16, 1e-6, 0.25, None)
+
+
+def run(layer: DecodeLayer, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], slots: int) -> torch.Tensor:
+    """One step of a grid that holds one prompt."""
+    out, turn = x_RI.clone(), torch.linspace(0, 1, 16).repeat(len(x_RI), 1)
+    own = [torch.zeros(2, slots, 32, 16) for _ in range(2)]
+    start = torch.zeros(len(x_RI), dtype=torch.long)
+    layer.run(out, turn.cos(), turn.sin(), Caches(*kv, *own, torch.tensor([5]), start, slots, 0))
+    return out
+
+
+@needs_kernels
+def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads():
+    layer = DecodeLayer(random_layer())
+    x_RI, kv = torch.randn(19, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+    together = run(layer, x_RI, kv, slots=19)
+    assert (together - x_RI).abs().max() > 0.1
+    for row in range(19):
+        assert torch.equal(run(layer, x_RI[row : row + 1], kv, slots=1)[0], together[row])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(run(layer, x_RI, kv, slots=19), together)
+    finally:
+        torch.set_num_threads(threads)
