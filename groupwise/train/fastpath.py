@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from ..rollout.native import NativeEngine
 from ..types import Request, Sampling
 
 TOLERANCE = 1e-4
-"""Largest difference of a log-prob in float32."""
+"""Largest difference of a log-prob in float32, at a temperature of 1 or more; a lower one widens rounding too."""
+PLAIN = Sampling()
 
 
 def build_network(
@@ -24,12 +26,13 @@ def build_network(
     *,
     gradient_checkpointing: bool = False,
     engine: str = "auto",
+    sampling: Sampling = PLAIN,
     notify: Callable[[str], None] = print,
 ) -> Network:
-    """The model with its fast path when it earns it, else with one sentence why not."""
+    """The model with its fast path when it earns it under the run's sampling, else with one sentence why not."""
     if engine == "transformers":
         return Network(model, dtype, None, "the recipe asks for engine: transformers")
-    why = why_not_fast(model)
+    why = why_not_fast(model, sampling)
     if why is None:
         compute = ComputeModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
         return Network(model, dtype, compute)
@@ -37,25 +40,26 @@ def build_network(
     return Network(model, dtype, None, why)
 
 
-def why_not_fast(model: nn.Module) -> str | None:
+def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:
     """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason."""
+    tolerance = TOLERANCE / min(sampling.temperature, 1.0)
     is_float32 = all(p.dtype == torch.float32 for p in model.parameters())
     exact = model if is_float32 else copy.deepcopy(model).float()
     try:
         compute = ComputeModel(exact, torch.float32)
         compute.refresh()
-        return _gap_too_large("packed", _learner_gap(exact, compute)) or _gap_too_large(
-            "the engine's", _engine_gap(exact, compute)
+        return _gap_too_large("packed", _learner_gap(exact, compute), TOLERANCE) or _gap_too_large(
+            "the engine's", _engine_gap(exact, compute, sampling), tolerance
         )
     except Exception as error:  # whatever a foreign architecture trips over is the reason not to trust it
         detail = str(error).split("\n")[0]
         return detail if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {detail}"
 
 
-def _gap_too_large(whose: str, gap: float) -> str | None:
-    if gap <= TOLERANCE:
+def _gap_too_large(whose: str, gap: float, tolerance: float) -> str | None:
+    if gap <= tolerance:
         return None
-    return f"{whose} log-probs differ from the model's own by {gap:.2g} (at most {TOLERANCE} is allowed)"
+    return f"{whose} log-probs differ from the model's own by {gap:.2g} (at most {tolerance:g} is allowed)"
 
 
 def _probe(model: nn.Module) -> Rows:
@@ -74,19 +78,23 @@ def _learner_gap(model: nn.Module, compute: ComputeModel) -> float:
     return float((plain.logprob_NT - packed.logprob_NT).abs().max())
 
 
-def _engine_gap(model: nn.Module, compute: ComputeModel) -> float:
+def _engine_gap(model: nn.Module, compute: ComputeModel, sampling: Sampling) -> float:
+    """Over five tokens of each completion, sampled as the run samples."""
     probe = _probe(model)
-    sampling = Sampling(max_tokens=5)
+    sampling = replace(sampling, max_tokens=5, stop_ids=(), stop=())
+    scoring = Scoring(sampling.temperature, sampling.repetition_penalty)
     requests = [
         Request(prompt, count, sampling) for prompt, count in ((probe.prompt_ids[0], 3), (probe.prompt_ids[3], 2))
     ]
-    prompts, ids, groups, logprobs = [], [], [], []
+    prompts, ids, groups, kept, logprobs = [], [], [], [], []
     for number, completions in NativeEngine(compute, max_concurrent=3).generate(requests):
         for completion in completions:
             prompts.append(requests[number].prompt_ids)
             ids.append(completion.token_ids)
             groups.append(number)
+            kept.append(completion.kept_ids)
             logprobs.append(torch.tensor(completion.rollout_logprob))
-    plain = Network(model, torch.float32, None).score(Rows(prompts, ids, groups), Scoring())
+    rows = Rows(prompts, ids, groups, kept if sampling.is_filtered else None)
+    plain = Network(model, torch.float32, None).score(rows, scoring)
     rollout_NT = nn.utils.rnn.pad_sequence(logprobs, batch_first=True).to(plain.logprob_NT.device)
     return float((plain.logprob_NT - rollout_NT).abs().max())

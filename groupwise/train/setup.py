@@ -27,6 +27,7 @@ from ..rollout.engine import Engine
 from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
 from ..world import pick_dtype
+from .collect import make_sampling
 from .fastpath import build_network
 from .learner import Learner
 from .optim import make_optimizer, make_scheduler
@@ -51,7 +52,12 @@ class Policy:
         pad_id(tokenizer)  # a missing pad token is aliased now, for reward models and for the saved tokenizer
         dtype = pick_dtype(config.dtype, next(model.parameters()).device)
         network = build_network(
-            model, dtype, gradient_checkpointing=config.gradient_checkpointing, engine=config.engine, notify=notify
+            model,
+            dtype,
+            gradient_checkpointing=config.gradient_checkpointing,
+            engine=config.engine,
+            sampling=make_sampling(config, ()),
+            notify=notify,
         )
         if config.gradient_checkpointing and network.compute is None:
             checkpoint_layers(model)
