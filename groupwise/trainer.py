@@ -24,7 +24,6 @@ from .policy.load import (
     add_adapter,
     count_parameters,
     hold_trained_weights_in_float32,
-    load_model,
     load_tokenizer,
     warn_of_dropout,
 )
@@ -40,12 +39,13 @@ from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
+from .train.ingredients import load_named_model, read_ingredients
 from .train.loop import Run, train
 from .train.metrics import finite
 from .train.record import Recorder
 from .train.schedule import Schedule
 from .train.signals import finish_step_first
-from .world import check_single_process, pick_device
+from .world import check_single_process
 
 _ARGUMENTS = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
@@ -124,27 +124,17 @@ class GRPOTrainer:
     def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None, screen: Screen | None = None) -> GRPOTrainer:
         """A trainer for a recipe; `folder` is where the recipe's own files are looked for."""
         screen = screen or make_screen()
-        if recipe.data is None:
-            raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs.")
-        data = recipe.data
-        common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
-        common["notify"] = screen.note
-        train_data = load_problems(_located(data.path, folder), split=data.split, **common)
-        eval_data = None
-        if data.eval_path or data.eval_split:
-            eval_data = load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
-        rewards = resolve_rewards(
-            [r.resolved() for r in recipe.rewards], weights=recipe.config.reward_weights, folder=folder
-        )
-        peft_config = None
-        if recipe.lora is not None:
-            from peft import LoraConfig
-
-            peft_config = LoraConfig(**recipe.lora.peft_arguments())
-        config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
+        parts = read_ingredients(recipe, folder, screen.note)
         tokenizer = load_tokenizer(recipe.tokenizer, notify=screen.note) if recipe.tokenizer else None
         trainer = cls(
-            recipe.model, rewards, config, train_data, eval_data, tokenizer, peft_config=peft_config, screen=screen
+            recipe.model,
+            parts.rewards,
+            parts.config,
+            parts.problems,
+            parts.eval_problems,
+            tokenizer,
+            peft_config=parts.peft_config,
+            screen=screen,
         )
         trainer._recipe = recipe.resolved()
         return trainer
@@ -235,16 +225,7 @@ class GRPOTrainer:
     def _load(self, model: str | nn.Module, peft_config: Any) -> tuple[nn.Module, str]:
         config = self.args
         if isinstance(model, str):
-            device = pick_device(use_cpu=config.use_cpu)
-            loaded, _ = load_model(
-                str(Path(model).resolve()) if Path(model).is_dir() else model,  # an adapter names its base for ever
-                device=device,
-                full=peft_config is None,
-                attn_implementation=config.attn_implementation,
-                trust_remote_code=config.trust_remote_code,
-                init_kwargs=config.model_init_kwargs,
-                notify=self._note,
-            )
+            loaded = load_named_model(model, config, full=peft_config is None, notify=self._note)
             name = model
         else:
             loaded = model
@@ -369,12 +350,6 @@ def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Ma
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
         if value is None:
             raise ConfigError(f"GRPOTrainer needs {name}.")
-
-
-def _located(data: str, folder: Path | None) -> str:
-    """A data file beside the recipe, where the working directory has none of that name."""
-    beside = None if folder is None else folder / data
-    return str(beside) if beside is not None and beside.exists() and not Path(data).exists() else data
 
 
 def _checkpoint(folder: run_folder.RunFolder, wanted: bool | str | Path | None) -> Path | None:

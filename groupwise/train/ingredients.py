@@ -1,0 +1,84 @@
+"""What a recipe names, brought in: problems, rewards, the adapter's settings; then the model with its tokenizer.
+
+`GRPOTrainer.from_recipe` and `groupwise check` both start here, so that what is checked is what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..config import GRPOConfig, Recipe
+from ..data import load_problems
+from ..data.problems import Problems
+from ..errors import ConfigError
+from ..policy.adapter import lora_config
+from ..policy.load import load_model
+from ..rewards import resolve_rewards
+from ..rewards.function import RewardFunction
+from ..world import pick_device
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """The parts of a run that cost little to read."""
+
+    config: GRPOConfig
+    problems: Problems
+    eval_problems: Problems | None
+    rewards: Sequence[RewardFunction]
+    peft_config: Any
+
+
+def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ingredients:
+    """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
+
+    Raises:
+        ConfigError, DataError, RewardError: what cannot be read.
+    """
+    problems, eval_problems = _read_data(recipe, folder, notify)
+    rewards = resolve_rewards(
+        [reward.resolved() for reward in recipe.rewards], weights=recipe.config.reward_weights, folder=folder
+    )
+    config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
+    peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
+    return Ingredients(config, problems, eval_problems, rewards, peft_config)
+
+
+def _read_data(recipe: Recipe, folder: Path | None, notify: Notify) -> tuple[Problems, Problems | None]:
+    """The problems to train on, and the held-out ones where the recipe names some."""
+    data = recipe.data
+    if data is None:
+        raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs.")
+    common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
+    common["notify"] = notify
+    problems = load_problems(_located(data.path, folder), split=data.split, **common)
+    if not (data.eval_path or data.eval_split):
+        return problems, None
+    return problems, load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
+
+
+def _located(data: str, folder: Path | None) -> str:
+    """A data file beside the recipe, where the working directory has none of that name."""
+    beside = None if folder is None else folder / data
+    return str(beside) if beside is not None and beside.exists() and not Path(data).exists() else data
+
+
+def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
+    """The model of that name on the device that the configuration asks for; `full` trains its own weights."""
+    model, _ = load_model(
+        str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter names its base for ever
+        device=pick_device(use_cpu=config.use_cpu),
+        full=full,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+        init_kwargs=config.model_init_kwargs,
+        notify=notify,
+    )
+    return model
