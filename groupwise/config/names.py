@@ -8,9 +8,25 @@ from __future__ import annotations
 REWARD_PARAMETERS = {
     "length": ("target", "unit"),
     "format": ("tags", "mode"),
-    "exact_match": ("column", "strip", "ignore_case", "tag"),
+    "exact_match": ("column", "strip", "ignore_case", "ignore_punctuation", "tag"),
+    "number": ("column", "place", "tag", "tolerance", "relative"),
+    "choice": ("column", "choices", "letters", "tag"),
+    "fuzzy_match": ("column", "measure", "threshold", "tag"),
+    "tag_count": ("tags",),
+    "r1_format": ("think_in_prompt",),
+    "language": ("script", "tag"),
+    "answer_consistency": ("answer_tag", "reasoning_tag", "tolerance"),
+    "repetition": ("ngram", "penalty"),
+    "cosine_length": ("max_length", "start", "end", "exceed", "unit"),
+    "reasoning_steps": ("wanted", "tag"),
+    "regex": ("pattern", "match", "ignore_case", "absent"),
+    "json_schema": ("schema", "where", "tag", "valid_json"),
+    "rouge": ("column", "variant", "measure", "stem"),
 }
 """Reward that ships with groupwise -> its parameters."""
+
+REQUIRED_PARAMETERS = {"cosine_length": ("max_length",), "regex": ("pattern",), "json_schema": ("schema",)}
+"""Those of them without a default."""
 
 DATASETS = ("python-docs",)
 """Data sets that ship with groupwise."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from groupwise.config.fields import Count, Section
-from groupwise.config.names import DATASETS, REWARD_PARAMETERS
+from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
 from groupwise.errors import did_you_mean
 
 _FILE_FUNCTION = re.compile(r".+\.py:\w+")
@@ -159,6 +159,9 @@ class RewardSpec(Spec):
             if key not in parameters:
                 near = did_you_mean(key, (*parameters, *type(self).model_fields))
                 raise ValueError(f'reward {self.name} has no parameter "{key}"; it has {", ".join(parameters)}.{near}')
+        for key in REQUIRED_PARAMETERS.get(self.name, ()):
+            if key not in self.params:
+                raise ValueError(f"reward {self.name} needs {key}.")
 
     def resolved(self) -> dict[str, Any]:
         """The mapping that `rewards.resolve_rewards` takes: parameters beside the name, nothing that was not set."""

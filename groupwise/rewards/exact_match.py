@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import keyword
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.errors import ConfigError
+from groupwise.rewards.extract import tagged
+from groupwise.rewards.match import accepted, without_punctuation
+from groupwise.rewards.parameters import ask_for_columns, check_tag
+from groupwise.rewards.shorten import shortened
+from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """1 where the completion equals the text of its problem's `column`, otherwise 0.
+    """1 where the completion equals the text of its problem's `column`, or one of a list of them; otherwise 0.
 
     With `tag`, only what stands in the last `<tag>...</tag>` is compared, and a completion without one gets 0. A
     problem without an answer (None) is not judged.
@@ -27,41 +28,30 @@ class ExactMatch:
     strip: bool = True
     """Ignore white space at both ends."""
     ignore_case: bool = False
+    ignore_punctuation: bool = False
     tag: str | None = None
 
     def __post_init__(self) -> None:
-        if not _is_parameter_name(self.column):
-            raise ConfigError(
-                f"Reward exact_match: column is {self.column!r}; name the column that holds the answer. It must be a "
-                "Python name: the data setting columns: {new: old} renames one that is not."
-            )
-        if self.tag is not None and not (isinstance(self.tag, str) and re.fullmatch(r"\w[\w-]*", self.tag)):
-            raise ConfigError(f'Reward exact_match: tag is {self.tag!r}; give its name without brackets, as "answer".')
-        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("completions", self.column)]
-        # What is asked for depends on `column`, so that a missing one is named before the first rollout.
-        object.__setattr__(self, "__signature__", inspect.Signature(parameters))
+        if self.tag is not None:
+            check_tag("exact_match", self.tag)
+        ask_for_columns(self, "exact_match", [self.column])
 
-    def __call__(self, completions: Sequence[CompletionValue], **columns: Sequence[Any]) -> list[float | None]:
-        answers = columns[self.column]
-        return [self._judge(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
+    def __call__(
+        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
+    ) -> list[float | None]:
+        pairs = zip(completions, columns[self.column], strict=True)
+        return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
 
-    def _judge(self, completion: CompletionValue, answer: Any) -> float | None:
+    def _judge(self, text: str, answer: Any) -> Verdict:
         if answer is None:
-            return None
-        given = self._given(completion_text(completion))
-        return float(given is not None and self._normal(given) == self._normal(str(answer)))
-
-    def _given(self, text: str) -> str | None:
-        if self.tag is None:
-            return text
-        _, opening, rest = text.rpartition(f"<{self.tag}>")
-        inside, closing, _ = rest.partition(f"</{self.tag}>")
-        return inside if opening and closing else None
+            return None, "no answer in the data"
+        given = text if self.tag is None else tagged(text, self.tag)
+        if given is None:
+            return 0.0, f"no <{self.tag}>"
+        is_right = self._normal(given) in [self._normal(each) for each in accepted(answer)]
+        return float(is_right), f"{shortened(given, 60)} {'is' if is_right else 'is not'} {shortened(str(answer), 60)}"
 
     def _normal(self, text: str) -> str:
+        text = without_punctuation(text) if self.ignore_punctuation else text
         text = text.strip() if self.strip else text
         return text.casefold() if self.ignore_case else text
-
-
-def _is_parameter_name(name: object) -> bool:
-    return isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) and name != "completions"

@@ -39,11 +39,15 @@ class Length:
     def __call__(
         self, completions: Sequence[CompletionValue], completion_ids: Sequence[Sequence[int]] | None = None
     ) -> list[float]:
-        if self.unit == "tokens":
-            assert completion_ids is not None, "a length in tokens is counted in completion_ids"
-            lengths = [len(ids) for ids in completion_ids]
-        elif self.unit == "words":
-            lengths = [len(completion_text(completion).split()) for completion in completions]
-        else:
-            lengths = [len(completion_text(completion)) for completion in completions]
-        return [-abs(float(self.target) - length) for length in lengths]
+        return [-abs(float(self.target) - length) for length in lengths(self.unit, completions, completion_ids)]
+
+
+def lengths(
+    unit: Unit, completions: Sequence[CompletionValue], completion_ids: Sequence[Sequence[int]] | None
+) -> list[int]:
+    """The length of each completion; `completion_ids` are read for tokens alone."""
+    if unit == "tokens":
+        assert completion_ids is not None, "a length in tokens is counted in completion_ids"
+        return [len(ids) for ids in completion_ids]
+    texts = [completion_text(completion) for completion in completions]
+    return [len(text.split()) if unit == "words" else len(text) for text in texts]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import groupwise
 from groupwise.config import GRPOConfig
-from groupwise.config.names import DATASETS, REWARD_PARAMETERS
+from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
 from groupwise.config.pages import config_page, fill, from_trl_tables
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
@@ -25,6 +25,11 @@ REWRITE = "run python -m groupwise.config.pages"
 def test_shipped_rewards() -> None:
     parameters = {name: tuple(field.name for field in dataclasses.fields(kind)) for name, kind in SHIPPED.items()}
     assert parameters == REWARD_PARAMETERS
+    needed = {
+        name: tuple(f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING)
+        for name, kind in SHIPPED.items()
+    }
+    assert {name: names for name, names in needed.items() if names} == REQUIRED_PARAMETERS
 
 
 def test_packaged_data() -> None:

@@ -1,0 +1,94 @@
+"""The reward for the right letter of a multiple-choice question: 1 or 0."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from groupwise.chat import CompletionValue, completion_text
+from groupwise.errors import ConfigError, DataError
+from groupwise.rewards.extract import answer_text
+from groupwise.rewards.parameters import ask_for_columns, check_tag
+from groupwise.rewards.verdict import LogWhy, Verdict, told
+
+
+@dataclass(frozen=True)
+class Choice:
+    """1 where the completion settles on the right letter, 0 where on another, on several or on none.
+
+    The answer is a letter or the number of the choice, counted from 0. With `choices`, a completion may also give the
+    wording of a choice. Without a place of its own (tag, box, "the answer is"), the letter is one that stands alone on
+    its line or in brackets, the last of them.
+    """
+
+    __name__: ClassVar[str] = "choice"
+
+    column: str = "answer"
+    choices: str | None = None
+    letters: str = "ABCDE"
+    tag: str = "answer"
+
+    def __post_init__(self) -> None:
+        is_right = isinstance(self.letters, str) and len(set(self.letters)) == len(self.letters) >= 2
+        if not is_right or not set(self.letters) <= set(string.ascii_uppercase):
+            raise ConfigError(f'Reward choice: letters is {self.letters!r}; give the capital letters, as "ABCD".')
+        check_tag("choice", self.tag)
+        ask_for_columns(self, "choice", [self.column, *([self.choices] if self.choices else [])])
+
+    def __call__(
+        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
+    ) -> list[float | None]:
+        wordings = columns[self.choices] if self.choices else [None] * len(completions)
+        rows = zip(completions, columns[self.column], wordings, strict=True)
+        return told((self._judge(completion_text(c), answer, words) for c, answer, words in rows), log_why)
+
+    def _judge(self, text: str, answer: Any, wordings: Sequence[str] | None) -> Verdict:
+        if answer is None:
+            return None, "no answer in the data"
+        gold, given = self._gold(answer, wordings), self._given(text, wordings)
+        return float(given == gold), f"chose {given}, right is {gold}" if given else "no letter found"
+
+    def _gold(self, answer: Any, wordings: Sequence[str] | None) -> str:
+        if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(self.letters):
+            return self.letters[answer]
+        if (letter := str(answer).strip(" ().").upper()) and letter in list(self.letters):
+            return letter
+        if wordings is not None and (worded := self._worded(str(answer), wordings)):
+            return worded
+        raise DataError(
+            f"Reward choice: the data set's answer {answer!r} is none of the letters {self.letters}, no number from 0 "
+            f"to {len(self.letters) - 1}, and no wording of a choice. Set letters, column or choices."
+        )
+
+    def _given(self, text: str, wordings: Sequence[str] | None) -> str | None:
+        place = answer_text(text, tag=self.tag)
+        if place is None:
+            return next(iter(self._standing_alone(text)[::-1]), None)
+        if wordings is not None and (letter := self._worded(place, wordings)):
+            return letter
+        found = set(re.findall(rf"(?<![\w'])([{self.letters}])(?![\w'])", _without_article(place)))
+        if not found and len(place.strip(" ().*")) == 1:
+            found = {place.strip(" ().*").upper()} & set(self.letters)
+        return found.pop() if len(found) == 1 else None
+
+    def _standing_alone(self, text: str) -> list[str]:
+        """Letters in brackets, before a bracket or dot at the start of a line, or alone on it."""
+        letter = f"[{self.letters}]"
+        pattern = rf"\(({letter})\)|^[\s*]*({letter})(?:[).:*]|\s*$)|\b(?i:option|choice)\s+({letter})\b"
+        return ["".join(groups) for groups in re.findall(pattern, text, re.MULTILINE)]
+
+    def _worded(self, text: str, wordings: Sequence[str]) -> str | None:
+        plain = [_plain(wording) for wording in wordings]
+        return self.letters[plain.index(_plain(text))] if plain.count(_plain(text)) == 1 else None
+
+
+def _plain(text: object) -> str:
+    return " ".join(str(text).casefold().split()).strip(" .")
+
+
+def _without_article(text: str) -> str:
+    """The text without "A" as an article: before a small letter."""
+    return re.sub(r"\bA(?=\s+(?!or\b|and\b)[a-z])", " ", text)

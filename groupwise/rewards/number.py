@@ -1,0 +1,50 @@
+"""The reward for the right number, within a tolerance: 1 or 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+from groupwise.chat import CompletionValue, completion_text
+from groupwise.rewards.extract import Place, find_number, gold_number
+from groupwise.rewards.parameters import ask_for_columns, check_number, check_tag, check_word
+from groupwise.rewards.verdict import LogWhy, Verdict, told
+
+
+@dataclass(frozen=True)
+class Number:
+    """1 where |given - answer| <= max(tolerance, relative * |answer|), otherwise 0; a problem without answer is None.
+
+    The given number is the one at `place` (extract.find_number); a completion without one gets 0.
+    """
+
+    __name__: ClassVar[str] = "number"
+
+    column: str = "answer"
+    place: Place = "auto"
+    tag: str = "answer"
+    tolerance: float = 1e-6
+    relative: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_word("number", "place", self.place, get_args(Place))
+        check_tag("number", self.tag)
+        check_number("number", "tolerance", self.tolerance, least=0)
+        check_number("number", "relative", self.relative, least=0)
+        ask_for_columns(self, "number", [self.column])
+
+    def __call__(
+        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
+    ) -> list[float | None]:
+        pairs = zip(completions, columns[self.column], strict=True)
+        return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
+
+    def _judge(self, text: str, answer: Any) -> Verdict:
+        if answer is None:
+            return None, "no answer in the data"
+        gold, given = gold_number("number", answer), find_number(text, self.place, self.tag)
+        if given is None:
+            return 0.0, "no number found"
+        is_right = abs(given - gold) <= max(self.tolerance, self.relative * abs(gold))
+        return float(is_right), f"{given} {'is' if is_right else 'is not'} {gold}"

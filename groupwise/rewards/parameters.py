@@ -1,0 +1,61 @@
+"""What the parameters of shipped rewards have in common: tags, columns, numbers, one word of a list."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from groupwise.errors import ConfigError, did_you_mean
+
+CALLED_WITH = ("completions", "completion_ids", "prompts", "log_why", "log_metric")
+"""Names that a column cannot have, because rewards are handed something else under them."""
+
+
+def check_tag(reward: str, tag: object, name: str = "tag") -> None:
+    """Raise unless it is the name of a tag."""
+    if not (isinstance(tag, str) and re.fullmatch(r"\w[\w-]*", tag)):
+        raise ConfigError(f'Reward {reward}: {name} is {tag!r}; give its name without brackets, as "answer".')
+
+
+def check_word(reward: str, name: str, value: object, known: Sequence[str]) -> None:
+    """Raise unless the value is one of the known words."""
+    if value not in known:
+        near = did_you_mean(str(value), known)
+        raise ConfigError(f"Reward {reward}: {name} is {value!r}; known: {', '.join(known)}.{near}")
+
+
+def check_number(reward: str, name: str, value: object, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raise unless the value is a finite number between the two bounds, both included."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most:  # type: ignore[operator]  # it is a number
+        bounds = [f"{word} {end}" for word, end in (("at least", least), ("at most", most)) if math.isfinite(end)]
+        raise ConfigError(
+            f"Reward {reward}: {name} is {value!r}; give a number{', ' if bounds else ''}{', '.join(bounds)}."
+        )
+
+
+def check_count(reward: str, name: str, value: object) -> None:
+    """Raise unless the value is a whole number, 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"Reward {reward}: {name} is {value!r}; give a whole number, 1 or more.")
+
+
+def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequence[str] = ("completions",)) -> None:
+    """Give a callable object the signature that asks for these columns, so that a missing one is named at once.
+
+    What it asks for depends on its parameters; `log_why` is always accepted.
+    """
+    for column in columns:
+        is_name = isinstance(column, str) and column.isidentifier() and not keyword.iskeyword(column)
+        if not is_name or column in CALLED_WITH:
+            raise ConfigError(
+                f"Reward {name}: column is {column!r}; name the column that holds the answer. It must be a "
+                "Python name: the data setting columns: {new: old} renames one that is not."
+            )
+    needed = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in dict.fromkeys([*also, *columns])]
+    why = inspect.Parameter("log_why", inspect.Parameter.KEYWORD_ONLY, default=None)
+    object.__setattr__(reward, "__signature__", inspect.Signature([*needed, why]))

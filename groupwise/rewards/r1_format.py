@@ -1,0 +1,39 @@
+"""DeepSeek-R1's format reward: `<think>...</think><answer>...</answer>` and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from groupwise.chat import CompletionValue, completion_text
+
+_WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_MARKERS = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True)
+class R1Format:
+    """1 when the whole completion is a reasoning and an answer in their tags, neither of them empty; otherwise 0.
+
+    DeepSeek-R1 (2501.12948), section 2.2.2: the thinking process is put between the think tags. Differs from reward
+    format: empty parts get 0, and the first `<think>` may stand in the prompt (`think_in_prompt`), where the chat
+    templates of reasoning models write it.
+    """
+
+    __name__: ClassVar[str] = "r1_format"
+
+    think_in_prompt: bool = False
+
+    def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
+        return [self._judge(completion_text(completion)) for completion in completions]
+
+    def _judge(self, text: str) -> float:
+        if self.think_in_prompt and not text.lstrip().startswith("<think>"):
+            text = f"<think>{text}"
+        match = _WHOLE.fullmatch(text)
+        if match is None:
+            return 0.0
+        parts = match["think"], match["answer"]
+        return float(all(part.strip() and not _MARKERS.search(part) for part in parts))

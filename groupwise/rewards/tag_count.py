@@ -1,0 +1,35 @@
+"""The reward for tags on their own: how many of them stand there exactly once, in whatever order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from groupwise.chat import CompletionValue, completion_text
+from groupwise.errors import ConfigError
+from groupwise.rewards.parameters import check_tag
+
+
+@dataclass(frozen=True)
+class TagCount:
+    """The share of the 2 x len(tags) opening and closing tags that occur exactly once.
+
+    The first foothold for a model that never writes the form: reward format in its soft mode also wants their order.
+    """
+
+    __name__: ClassVar[str] = "tag_count"
+
+    tags: Sequence[str] = ("think", "answer")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        for tag in self.tags:
+            check_tag("tag_count", tag, "a tag")
+        if not self.tags or len(set(self.tags)) < len(self.tags):
+            raise ConfigError(f"Reward tag_count: tags are {list(self.tags)!r}; give at least one, each one once.")
+
+    def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
+        markers = [marker for tag in self.tags for marker in (f"<{tag}>", f"</{tag}>")]
+        texts = [completion_text(completion) for completion in completions]
+        return [sum(text.count(marker) == 1 for marker in markers) / len(markers) for text in texts]
