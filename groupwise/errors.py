@@ -18,9 +18,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from groupwise.redact import redact
+
 
 class GroupwiseError(Exception):
-    """Base of all errors that are the user's to mend."""
+    """Base of all errors that are the user's to mend. What they quote may hold access tokens; they show none."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class ConfigError(GroupwiseError, ValueError):

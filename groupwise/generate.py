@@ -67,6 +67,11 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
     """The adapter on its base: the one it names, or where that is gone the one that the run recorded."""
     from peft import PeftConfig, PeftModel
 
+    if not (path / "adapter_model.safetensors").is_file():
+        raise RunError(
+            f'The adapter "{path}" has no adapter_model.safetensors; groupwise reads no pickles (.bin). Save it again '
+            "with a present-day peft, or train it anew."
+        )
     base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or ""
     if recorded and (base == "" or (Path(base).is_absolute() and not Path(base).exists())):
         base = recorded
@@ -82,7 +87,7 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
 def _tokenizer_of(path: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(path))
+    return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
 
 
 def make_prompt(text: str, system: str | None, tokenizer: Any, *, is_plain: bool) -> Prompt:

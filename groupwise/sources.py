@@ -17,13 +17,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from groupwise.errors import ModelError
+from groupwise.hub import Why, hub_or_cache
+from groupwise.quiet import without_bars
 
 Notify = Callable[[str], None]
 """Receives one line for the user."""
@@ -38,7 +40,7 @@ WAIT_S = 1800.0
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _REQUIREMENT = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MODEL_FOLDER_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 _FORMAT = 1  # of the cache entries; raise it when the conversion changes
 _RECORD = "groupwise-source.json"
@@ -91,6 +93,11 @@ def resolve_model(
     return ModelFiles("hub", name, name, revision=revision)
 
 
+def reaching(files: ModelFiles) -> AbstractContextManager[Why]:
+    """Inside, `files` may be loaded without a long wait for the Hub; gives what words the error of a load."""
+    return hub_or_cache(files.name) if files.kind == "hub" else nullcontext(str)
+
+
 def default_cache_dir() -> Path:
     """`$GROUPWISE_CACHE`, or `~/.cache/groupwise`."""
     return Path(os.environ.get("GROUPWISE_CACHE") or Path.home() / ".cache" / "groupwise")
@@ -106,7 +113,7 @@ def _is_path(name: str) -> bool:
 
 def _check_folder(path: Path, name: str) -> None:
     """Refuse a folder that `from_pretrained` could not load, saying what is missing."""
-    if (path / "config.json").is_file() and any(any(path.glob(pattern)) for pattern in _WEIGHTS):
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         return
     if (path / "adapter_config.json").is_file():
         raise ModelError(
@@ -116,6 +123,13 @@ def _check_folder(path: Path, name: str) -> None:
     ggufs = sorted(p.name for p in path.glob("*.gguf"))
     if ggufs:
         raise ModelError(f"{name} is a folder of .gguf files; name one of them: {', '.join(ggufs)}.")
+    pickles = sorted(p.name for pattern in _PICKLES for p in path.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{name} holds its weights as a pickle ({pickles[0]}), which can run code when it is read; groupwise reads "
+            "safetensors only. If you trust it, write it anew with transformers: "
+            f"AutoModelForCausalLM.from_pretrained({name!r}).save_pretrained(NEW_FOLDER), tokenizer too."
+        )
     missing = "weights (*.safetensors)" if (path / "config.json").is_file() else "config.json"
     found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
     raise ModelError(
@@ -320,15 +334,17 @@ def _convert_gguf(source: Path, folder: Path) -> None:
 
     where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
-    except (ValueError, KeyError, OSError) as error:
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32", trust_remote_code=False)
+    except Exception as error:  # a damaged file fails in as many ways as it has bytes
         raise ModelError(f"transformers cannot read {source.name}: {error}") from error
     _split_digits(tokenizer, source)
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     _forget_quantization(model)
     try:
-        model.save_pretrained(folder)
+        with without_bars():
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its way of saying that the disk is full
         raise OSError(str(error)) from error

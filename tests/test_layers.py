@@ -34,7 +34,7 @@ world                errors                                                  tor
 sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
-rewards/model.py     types errors chat rewards world sources hub quiet                 torch | transformers
+rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards              types errors chat rewards                               -
 data                 types errors chat data hub                              | datasets pyarrow
 tasks                types errors chat data rewards tasks                    -
@@ -42,10 +42,10 @@ kernels              sources kernels                                         tor
 policy               types errors world sources algo kernels policy hub quiet        torch transformers | peft
 rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors config runs                                rich
-runs                 types errors config runs                                | wandb tensorboard trackio
+runs                 types errors redact waiting config runs                             | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
-report               types errors runs report                                -
+report               types errors redact runs report                         -
 train                types errors config algo world sources chat rewards data tasks policy rollout runs train \
     torch transformers safetensors | bitsandbytes torchao
 check                types errors config algo world sources chat rewards data tasks policy rollout runs report train \
@@ -61,7 +61,8 @@ __init__             -                                                       -
 
 Less obvious: `config` reads the names of the presets, `chat` needs jinja2's errors, `sources` the readers of the
 file formats it converts, `train` the ecosystem's callbacks, schedules and safetensors; `runs` and `report` are split so
-that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is.
+that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is; errors quote
+what others say, so they `redact` it.
 """
 
 

@@ -12,6 +12,7 @@ from groupwise.data import packaged
 from groupwise.data.files import FORMATS, find_file, is_path, read_file
 from groupwise.data.problems import Notify, Problems, _log
 from groupwise.errors import DataError, did_you_mean
+from groupwise.hub import hub_or_cache
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -75,11 +76,14 @@ def _is_hub_id(data: Any) -> bool:
 def _from_hub(name: str, split: str, subset: str | None, revision: str | None) -> Rows:
     import datasets
 
-    try:
-        rows = datasets.load_dataset(name, subset, split=split, revision=revision)
-    except (OSError, ValueError) as error:  # not found, no network, gated; unknown split or subset
-        hint = did_you_mean(name, packaged.NAMES)
-        raise DataError(f"Cannot load the data set {name!r} (split {split!r}) from the Hub: {error}{hint}") from error
+    with hub_or_cache(name) as why:
+        try:
+            rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+        except Exception as error:  # not found, no network, gated; unknown split or subset; a damaged file
+            hint = did_you_mean(name, packaged.NAMES)
+            raise DataError(
+                f"Cannot load the data set {name!r} (split {split!r}) from the Hub: {why(error)}{hint}"
+            ) from error
     return _from_object(rows, None)
 
 

@@ -64,11 +64,11 @@ def load_model(
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
     kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code, "use_safetensors": True}
-    with without_bars(), reaching(files) as no_hub:
+    with without_bars(), reaching(files) as why:
         try:
             model = AutoModelForCausalLM.from_pretrained(files.path, **kwargs)
         except Exception as error:  # a damaged folder fails in as many ways as it has bytes
-            raise ModelError(no_hub or f'The model "{name}" could not be loaded: {error}') from error
+            raise ModelError(f'The model "{name}" could not be loaded: {why(error)}') from error
     return model.to(device), files
 
 
@@ -85,12 +85,14 @@ def load_tokenizer(
     kwargs = {key: value for key, value in (init_kwargs or {}).items() if key in _SHARED_WITH_TOKENIZER}
     files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
     kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code}
-    with reaching(files) as no_hub:
+    with reaching(files) as why:
         try:
             return AutoTokenizer.from_pretrained(files.path, **kwargs)
         except Exception as error:  # as above
-            why = no_hub or f'The model "{name}" has no tokenizer that could be loaded: {error}'
-            raise ModelError(f"{why}\nGive one as processing_class, or as tokenizer in the recipe.") from error
+            raise ModelError(
+                f'The model "{name}" has no tokenizer that could be loaded: {why(error)}\nGive one as processing_class, '
+                "or as tokenizer in the recipe."
+            ) from error
 
 
 def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:

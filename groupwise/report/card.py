@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from groupwise import __version__
+from groupwise.redact import without_secrets
 from groupwise.report.about import About, about, formulas, is_hub_name, public
 from groupwise.report.history import Record, evaluation_rows, in_short, reward_change, series
 from groupwise.runs import RunFolder, RunReader
-from groupwise.runs.records import without_secrets
 
 SETTINGS = (
     "learning_rate",

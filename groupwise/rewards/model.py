@@ -6,7 +6,7 @@ Shapes: N texts, P tokens of the longest one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from groupwise.chat import CompletionValue
 from groupwise.errors import ConfigError, ModelError
+from groupwise.hub import Why, hub_or_cache
+from groupwise.quiet import without_bars
 from groupwise.types import Prompt
 
 
@@ -142,13 +144,15 @@ def _pad_id(tokenizer: Any) -> int:
 def _load_model(source: str, device: torch.device | str | None) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
-    try:
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f'The reward model "{source}" cannot be loaded: {error} Give the Hub id or folder of a '
-            "sequence-classification model."
-        ) from error
+    kwargs = {"num_labels": 1, "use_safetensors": True, "trust_remote_code": False}
+    with without_bars(), _reaching(source) as why:
+        try:
+            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(source, **kwargs)
+        except Exception as error:  # a damaged folder fails in as many ways as it has bytes
+            raise ModelError(
+                f'The reward model "{source}" cannot be loaded: {why(error)} Give the Hub id or folder of a '
+                "sequence-classification model with safetensors weights."
+            ) from error
     return model if device is None else model.to(device)
 
 
@@ -162,13 +166,19 @@ def _load_tokenizer(given: Any) -> Any:
         raise ModelError("A reward model given as an object needs its tokenizer in reward_processing_classes.")
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(given)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f'The tokenizer of the reward model cannot be loaded from "{given}": {error} Give it in '
-            "reward_processing_classes."
-        ) from error
+    with _reaching(given) as why:
+        try:
+            return AutoTokenizer.from_pretrained(given, trust_remote_code=False)
+        except Exception as error:  # as above
+            raise ModelError(
+                f'The tokenizer of the reward model cannot be loaded from "{given}": {why(error)} Give it in '
+                "reward_processing_classes."
+            ) from error
+
+
+def _reaching(source: str) -> AbstractContextManager[Why]:
+    """Inside, a model may be loaded without a long wait for the Hub; gives what words the error of a load."""
+    return nullcontext(str) if Path(source).is_dir() else hub_or_cache(source)
 
 
 def _short_name(model: nn.Module | str) -> str:

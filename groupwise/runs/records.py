@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -12,9 +11,6 @@ from groupwise.types import Completion, Group, Prompt
 
 MAX_COLUMN_BYTES = 4096
 """A column longer than this in JSON stays out of the record: the row number still finds it in the data set."""
-
-_SECRET_KEYS = re.compile(r"(hub_|auth_|access_)?token|use_auth_token|(.*_)?(api_key|password|secret)", re.IGNORECASE)
-_SECRET_VALUES = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
 
 
 class CompletionRecord(TypedDict):
@@ -97,14 +93,3 @@ def plain_value(value: Any, not_finite: dict[str, str], path: str = "") -> Any:
 
 def _ordered(value: Sequence[Any] | set[Any] | frozenset[Any]) -> Iterator[Any]:
     return iter(sorted(value, key=str) if isinstance(value, set | frozenset) else value)
-
-
-def without_secrets(value: Any) -> Any:
-    """A copy in which access tokens and passwords are replaced by '***'."""
-    if isinstance(value, Mapping):
-        return {k: "***" if v and _SECRET_KEYS.fullmatch(str(k)) else without_secrets(v) for k, v in value.items()}
-    if isinstance(value, str):
-        return _SECRET_VALUES.sub("***", value)
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return value

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.redact import without_secrets
 from groupwise.runs.folder import RunFolder
-from groupwise.runs.records import plain_value, without_secrets
+from groupwise.runs.records import plain_value
 
 PROJECT = "groupwise"
 """Project name where the tracker wants one and neither an open run nor the environment says another."""

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+from groupwise.redact import without_secrets
 from groupwise.runs import disk
 from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked
-from groupwise.runs.records import group_record, plain_value, without_secrets
+from groupwise.runs.records import group_record, plain_value
 from groupwise.types import Group
 
 
