@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from groupwise.report.about import About, formulas
-from groupwise.report.history import PARTS, Record, evaluation_rows, in_short, reward_change, total
+from groupwise.report.history import PARTS, Record, ended_by_guard, evaluation_rows, in_short, reward_change, total
 from groupwise.report.samples import Shown
 from groupwise.runs.progress import prompt_text
 from groupwise.runs.records import CompletionRecord
@@ -45,7 +45,7 @@ def page(
     return template.substitute(
         title=_html(f"{about.run_name} - groupwise report"),
         name=_html(about.run_name),
-        verdict=_html(change.verdict if change else _nothing_yet(records)),
+        verdict=_html(f"{ended_by_guard(events)} {change.verdict if change else _nothing_yet(records)}".strip()),
         tiles="".join(_tile(label, value) for label, value in in_short(records)),
         reading=READING,
         about=_about(about, records),
