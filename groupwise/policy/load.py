@@ -90,8 +90,8 @@ def load_tokenizer(
             return AutoTokenizer.from_pretrained(files.path, **kwargs)
         except Exception as error:  # as above
             raise ModelError(
-                f'The model "{name}" has no tokenizer that could be loaded: {why(error)}\nGive one as processing_class, '
-                "or as tokenizer in the recipe."
+                f'The model "{name}" has no tokenizer that could be loaded: {why(error)}\nGive one as '
+                "processing_class, or as tokenizer in the recipe."
             ) from error
 
 

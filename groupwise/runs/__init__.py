@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from groupwise.runs.metrics import METRICS, Metric, unknown_keys
     from groupwise.runs.reader import RunReader
     from groupwise.runs.screen import Screen, make_screen
-    from groupwise.runs.trackers import Tracker, Trackers, open_trackers
+    from groupwise.runs.tracker_queue import Tracker
+    from groupwise.runs.trackers import Trackers, open_trackers
     from groupwise.runs.writer import RunWriter
 
 _HOMES = {
@@ -25,7 +26,7 @@ _HOMES = {
     "unknown_keys": "metrics",
     "Screen": "screen",
     "make_screen": "screen",
-    "Tracker": "trackers",
+    "Tracker": "tracker_queue",
     "Trackers": "trackers",
     "open_trackers": "trackers",
 }

@@ -11,30 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
-from groupwise.redact import without_secrets
+from groupwise.redact import redact, without_secrets
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.records import plain_value
+from groupwise.runs.tracker_queue import Tracker, TrackerQueue
 
 PROJECT = "groupwise"
 """Project name where the tracker wants one and neither an open run nor the environment says another."""
 
 STEP_KEY = "train/global_step"
 
+WAIT_S = 20.0
+"""How long the run waits for a tracker that starts: it may ask for a login before the screen is ours."""
 
-class Tracker(Protocol):
-    """A service that draws curves."""
+CALL_S = 120.0
+"""How long one call of a tracker may take, in its own thread."""
 
-    name: str
-
-    def start(self, config: Mapping[str, Any], run_name: str, folder: RunFolder) -> None: ...
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Only numbers that were measured, under tracker keys."""
-
-    def finish(self) -> None: ...
+FINISH_S = 60.0
+"""How long the end of a run waits for what a tracker has still to send."""
 
 
 class Wandb:
@@ -116,35 +113,46 @@ TRACKERS: dict[str, Callable[[], Tracker]] = {"wandb": Wandb, "tensorboard": Ten
 
 
 class Trackers:
-    """All trackers of a run. One that fails is dropped with a warning; training goes on."""
+    """All trackers of a run. Training never waits for one; one that fails or hangs is dropped with a warning."""
 
     def __init__(self, trackers: Sequence[Tracker], on_failure: Callable[[str, str], None]) -> None:
         """`on_failure(tracker name, what happened)` is called once for each tracker that is dropped."""
-        self._trackers = list(trackers)
+        self._queues = [TrackerQueue(tracker) for tracker in trackers]
         self._on_failure = on_failure
 
     @property
     def names(self) -> list[str]:
-        return [tracker.name for tracker in self._trackers]
+        return [queue.tracker.name for queue in self._queues]
 
     def start(self, config: Mapping[str, Any], run_name: str, folder: RunFolder) -> None:
+        """Start each tracker; one that needs longer than `WAIT_S` goes on starting beside the run."""
         plain = plain_value(without_secrets(config), {})
-        self._each(lambda tracker: tracker.start(plain, run_name, folder))
+        for queue in self._queues:
+            queue.put("start", lambda tracker: tracker.start(plain, run_name, folder), CALL_S)
+        for queue in self._queues:
+            queue.wait(WAIT_S)
+        self._drop_failed()
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Hand the measured numbers over; the trackers' own threads send them."""
         values = {tracker_key(k): float(v) for k, v in metrics.items() if isinstance(v, int | float) and k != "step"}
-        self._each(lambda tracker: tracker.log(values, step))
+        for queue in self._queues:
+            queue.put("log", lambda tracker: tracker.log(values, step), CALL_S)
+        self._drop_failed()
 
     def finish(self) -> None:
-        self._each(lambda tracker: tracker.finish())
+        """Let each tracker send what it has, for `FINISH_S` at most."""
+        for queue in self._queues:
+            queue.put("finish", lambda tracker: tracker.finish(), FINISH_S)
+        for queue in self._queues:
+            queue.end(FINISH_S)
+        self._drop_failed()
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
-            try:
-                call(tracker)
-            except Exception as error:  # a service that is down must not stop a paid run; the run folder has it all
-                self._trackers.remove(tracker)
-                self._on_failure(tracker.name, f"{type(error).__name__}: {error}")
+    def _drop_failed(self) -> None:
+        failed = [(queue, failure) for queue in self._queues if (failure := queue.failure) is not None]
+        self._queues = [queue for queue in self._queues if all(queue is not other for other, _ in failed)]
+        for queue, failure in failed:
+            self._on_failure(queue.tracker.name, redact(failure))
 
 
 def open_trackers(report_to: str | Sequence[str], on_failure: Callable[[str, str], None]) -> Trackers:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -50,8 +52,13 @@ def test_only_measured_numbers_are_sent_under_the_ecosystems_keys(tmp_path: Path
     trackers = Trackers([recorder], fail)
     trackers.start({"hub_token": "hf_abcdefghijklmnopqrst", "seed": 1}, "experiment", RunFolder(tmp_path))
     trackers.log(METRICS, 7)
+    trackers.finish()
     expected = {"train/reward": -12.5, "train/rewards/length/mean": -12.5, "eval/reward": -9.0, "train/updates": 7.0}
-    assert recorder.calls == [("start", ({"hub_token": "***", "seed": 1}, "experiment")), ("log", (expected, 7))]
+    assert recorder.calls == [
+        ("start", ({"hub_token": "***", "seed": 1}, "experiment")),
+        ("log", (expected, 7)),
+        ("finish", None),
+    ]
 
 
 @pytest.mark.parametrize("failing", ["start", "log", "finish"])
@@ -66,6 +73,73 @@ def test_a_tracker_that_fails_is_dropped_once_and_the_others_go_on(tmp_path: Pat
     assert failures == [("recorder", "ConnectionError: no route to host")]
     assert [call for call, _ in good.calls] == ["start", "log", "log", "finish"]
     assert [call for call, _ in bad.calls].count(failing) == 1
+
+
+class Hanging(Recorder):
+    """A tracker that does not come back from one of its calls until it is let go."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__()
+        self.hanging, self.released = call, threading.Event()
+
+    def _note(self, call: str, what: Any) -> None:
+        super()._note(call, what)
+        if call == self.hanging:
+            self.released.wait()
+
+
+@pytest.mark.parametrize("call", ["start", "log", "finish"])
+def test_a_tracker_that_hangs_is_dropped_and_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for name, seconds in {"WAIT_S": 0.05, "CALL_S": 0.1, "FINISH_S": 0.1}.items():
+        monkeypatch.setattr(f"groupwise.runs.trackers.{name}", seconds)
+    bad, good, failures, began = Hanging(call), Recorder(), [], time.monotonic()
+    trackers = Trackers([bad, good], lambda name, what: failures.append(what))
+    trackers.start({}, "run", RunFolder(tmp_path))
+    for step in range(1, 50):
+        trackers.log(METRICS, step)
+        time.sleep(0.005)
+    trackers.finish()
+    assert time.monotonic() - began < 5
+    assert [call for call, _ in good.calls] == ["start", *["log"] * 49, "finish"]
+    assert failures == [f"its {call} did not end within 0.1 s" if call != "finish" else FINISHED_NOT]
+    bad.released.set()
+
+
+FINISHED_NOT = "it had not sent everything within 0.1 s"
+
+
+def test_training_does_not_wait_for_a_slow_tracker(tmp_path: Path) -> None:
+    slow = Hanging("log")
+    trackers = Trackers([slow], fail)
+    trackers.start({}, "run", RunFolder(tmp_path))
+    began = time.monotonic()
+    for step in range(1, 100):
+        trackers.log(METRICS, step)
+    assert time.monotonic() - began < 0.5
+    slow.released.set()
+    trackers.finish()
+    assert [call for call, _ in slow.calls] == ["start", *["log"] * 99, "finish"]
+
+
+def test_what_a_tracker_says_of_a_token_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Telling(Recorder):
+        def _note(self, call: str, what: Any) -> None:
+            raise ValueError("bad key 0123456789abcdef0123456789abcdef")
+
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef")
+    failures: list[str] = []
+    Trackers([Telling()], lambda name, what: failures.append(what)).start({}, "run", RunFolder(tmp_path))
+    assert failures == ["ValueError: bad key ***"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """The trackers' own threads do the work."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_names() -> None:
@@ -170,6 +244,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_users
     trackers.start({"seed": 5}, "experiment", create(tmp_path / "run"))
     run = wandb.run
     trackers.log(METRICS, 7)
+    wait_for(lambda: "train/reward" in run.summary.keys())  # noqa: SIM118  it is no dict
     logged = dict(run.summary)
     assert run.config["seed"] == 5
     assert logged["train/reward"] == -12.5
