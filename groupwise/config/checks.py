@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from groupwise.config.curriculum import check_curriculum, without_effect
 from groupwise.config.names import MAX_KEPT_TOKENS
 from groupwise.config.problems import Problems
 from groupwise.errors import ConfigError
@@ -21,7 +23,16 @@ _NEEDED_BY_SCHEDULE = {
 
 def check_together(config: GRPOConfig, problems: Problems) -> tuple[str, ...]:
     """Add a sentence for every contradiction between fields; returns warnings about choices that are often mistakes."""
-    for check in (_minibatches, _reference, _schedule, _sampling, _process, _coefficients, _plain_values):
+    for check in (
+        _minibatches,
+        _reference,
+        _schedule,
+        _sampling,
+        _process,
+        _coefficients,
+        _plain_values,
+        check_curriculum,
+    ):
         check(config, problems)
     try:
         odd = config.resolved_objective.check_run(
@@ -104,11 +115,22 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
     """What was written and acts on nothing, and what costs more than it seems."""
     objective = config.resolved_objective
     changed = {name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default}
+    guards = config.as_written.get("guards")
+    written = set(guards) & set(config.guards) if isinstance(guards, Mapping) else set()
+    asked = {name for name in written if config.guards[name].action != "off"}
     adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
     said = [
         (
             bool(adaptive) and not config.use_adaptive_entropy,
             f"{', '.join(adaptive)} without effect: use_adaptive_entropy is false.",
+        ),
+        (
+            "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,
+            "guards.kl without effect: no KL is measured (beta is 0 and kl_metric_steps is not set).",
+        ),
+        (
+            config.save_strategy == "no" and any(config.guards[name].action == "rollback" for name in asked),
+            "a guard that rolls back finds no checkpoint: save_strategy is no.",
         ),
         (
             "kl_horizon" in changed and config.kl_target is None,
@@ -128,7 +150,8 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
             "trust_region luffy: nothing puts demonstrations into a group yet, and without any it is clip.",
         ),
     ]
-    return tuple(sentence for holds, sentence in said if holds)
+    of_curriculum = without_effect(config)
+    return (*(sentence for holds, sentence in said if holds), *([of_curriculum] if of_curriculum else []))
 
 
 def _plain_values(config: GRPOConfig, problems: Problems) -> None:

@@ -165,6 +165,37 @@ class BesideFields(Section):
     """With `beta` 0, measure the KL to the start of training every so many steps; null never does."""
 
 
+class CurriculumFields(Section):
+    """The curriculum"""
+
+    curriculum: Literal["none", "pools", "levels"] = "none"
+    """Draw problems by what the policy makes of them: pools of easy, learning and hard ones, or one level at a time."""
+    curriculum_reward: str | None = None
+    """Reward function that says whether a completion solved its problem; null takes the weighted sum."""
+    curriculum_solved_at: float = 1.0
+    """A completion solves its problem with this reward or more."""
+    curriculum_easy_at: Share = 1.0
+    """Pools: a visit with this success rate or more speaks for easy."""
+    curriculum_hard_at: Share = 0.0
+    """Pools: a visit with this success rate or less speaks for hard."""
+    curriculum_patience: Count = 2
+    """Pools: visits in a row that move a problem out of learning."""
+    curriculum_margin: Share = 0.2
+    """Pools: a visit further than this from the bound moves a problem back to learning."""
+    curriculum_easy_weight: Share = 0.1
+    """Pools: how often an easy problem is drawn when it comes up; 0 drops it for good."""
+    curriculum_hard_weight: Share = 0.25
+    """Pools: how often a hard problem is drawn when it comes up; 0 drops it for good."""
+    curriculum_window: Count = 32
+    """Levels: groups at a level whose mean success rate decides."""
+    curriculum_up_at: Share = 0.7
+    """Levels: one level up at this success rate or more."""
+    curriculum_down_at: Share = 0.2
+    """Levels: one level down at this success rate or less."""
+    curriculum_review: Share = 0.1
+    """Levels: how often a problem of a lower level is drawn when it comes up."""
+
+
 class OptimizerFields(Section):
     """The optimizer"""
 
@@ -222,6 +253,7 @@ SECTIONS: tuple[type[Section], ...] = (
     SamplingFields,
     ReferenceFields,
     BesideFields,
+    CurriculumFields,
     OptimizerFields,
     GuardFields,
     ModelFields,

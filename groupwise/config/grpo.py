@@ -18,6 +18,7 @@ from groupwise.config.defaults import adopt_recipe_defaults
 from groupwise.config.fields import (
     SECTIONS,
     BesideFields,
+    CurriculumFields,
     GuardFields,
     ModelFields,
     OptimizerFields,
@@ -33,7 +34,15 @@ from groupwise.errors import ConfigError
 
 
 class GRPOConfig(
-    RunFields, StepFields, SamplingFields, ReferenceFields, BesideFields, OptimizerFields, GuardFields, ModelFields
+    RunFields,
+    StepFields,
+    SamplingFields,
+    ReferenceFields,
+    BesideFields,
+    CurriculumFields,
+    OptimizerFields,
+    GuardFields,
+    ModelFields,
 ):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from random import Random
 from typing import Any, NamedTuple
 
+from groupwise.data.curriculum import Curriculum, Seen
 from groupwise.errors import DataError
 
 
@@ -22,9 +24,19 @@ class Order:
 
     The permutation of an epoch follows from (seed, epoch) alone. A row that the running step has already had is put
     aside and comes first in the next step, so every epoch still holds every row once.
+
+    With a curriculum a row that comes up is drawn with its weight as probability, by a random number that follows from
+    (seed, position) alone, and otherwise passed over.
     """
 
-    def __init__(self, num_rows: int, prompts_per_step: int, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        prompts_per_step: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        curriculum: Curriculum | None = None,
+    ) -> None:
         if num_rows < prompts_per_step:
             raise DataError(
                 f"The data set has {num_rows} problems, but a step draws {prompts_per_step} different ones. "
@@ -35,6 +47,7 @@ class Order:
         self.prompts_per_step = prompts_per_step
         self.seed = seed
         self.shuffle = shuffle
+        self.curriculum = curriculum
         self.num_drawn = 0
         self._position = 0  # in the chain; ahead of num_drawn by the rows put aside
         self._put_aside: list[int] = []
@@ -67,9 +80,14 @@ class Order:
             )
         return [self._draw_one() for _ in range(num)]
 
+    def observe(self, seen: Sequence[Seen]) -> list[str]:
+        """Let the curriculum learn from a finished step; returns what changed, in words."""
+        return [] if self.curriculum is None else self.curriculum.observe(seen)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the next draws; plain JSON values."""
         return {
+            "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
             "num_rows": self.num_rows,
             "seed": self.seed,
             "shuffle": self.shuffle,
@@ -91,6 +109,17 @@ class Order:
         self._position = state["position"]
         self._put_aside = list(state["put_aside"])
         self._drawn_in_step = set(state["drawn_in_step"])
+        self._resume_curriculum(state.get("curriculum"))
+
+    def _resume_curriculum(self, saved: dict[str, Any] | None) -> None:
+        if (saved is None) != (self.curriculum is None):
+            has, had = ("no", "one") if self.curriculum is None else ("a", "none")
+            raise DataError(
+                f"The order of problems cannot be resumed: this run has {has} curriculum and the checkpoint has {had}. "
+                "Resume with the settings of the interrupted run, or start a new one."
+            )
+        if self.curriculum is not None and saved is not None:
+            self.curriculum.load_state_dict(saved)
 
     def _draw_one(self) -> Draw:
         draw = Draw(self.num_drawn, self._next_row())
@@ -99,6 +128,8 @@ class Order:
         return draw
 
     def _next_row(self) -> int:
+        if self.curriculum is not None:
+            return self._next_weighted(self.curriculum)
         for i, row in enumerate(self._put_aside):
             if row not in self._drawn_in_step:
                 return self._put_aside.pop(i)
@@ -108,6 +139,18 @@ class Order:
         self._position += 1
         return row
 
+    def _next_weighted(self, curriculum: Curriculum) -> int:
+        """The next row that its weight lets pass; after two epochs without one, any row the step has not had."""
+        start = self._position
+        while True:
+            position, row = self._position, self._row_at(self._position)
+            self._position += 1
+            if row in self._drawn_in_step:
+                continue
+            has_given_up = position - start >= 2 * self.num_rows
+            if has_given_up or _is_taken(curriculum.weight(row), self.seed, position):
+                return row
+
     def _row_at(self, position: int) -> int:
         epoch, index = divmod(position, self.num_rows)
         if not self.shuffle:
@@ -115,6 +158,10 @@ class Order:
         if self._permutation[0] != epoch:
             self._permutation = (epoch, permutation(self.num_rows, self.seed, epoch))
         return self._permutation[1][index]
+
+
+def _is_taken(weight: float, seed: int, position: int) -> bool:
+    return weight >= 1 or (weight > 0 and Random(f"{seed}/taken/{position}").random() < weight)
 
 
 def permutation(num_rows: int, seed: int, epoch: int) -> list[int]:

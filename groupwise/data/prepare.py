@@ -41,6 +41,11 @@ class PreparedProblems:
         return PreparedProblem(problem, tuple(self._ids[row]), self._is_truncated[row])
 
     @property
+    def indices(self) -> tuple[int, ...]:
+        """The number of each row's problem in the data set."""
+        return self._rows
+
+    @property
     def max_prompt_tokens(self) -> int:
         """Length of the longest prompt, after cutting."""
         return max(len(ids) for ids in self._ids)

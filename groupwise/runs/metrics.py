@@ -202,6 +202,14 @@ _UPDATE = (
     Metric("groups_dropped", "count", "Groups drawn and then dropped for want of signal (dynamic sampling)."),
 )
 
+_CURRICULUM = (
+    Metric("curriculum/easy", "share", "Problems of the easy pool: always solved, drawn seldom.", "up"),
+    Metric("curriculum/learning", "share", "Problems that are drawn as ever.", "steady"),
+    Metric("curriculum/hard", "share", "Problems of the hard pool: never solved, drawn seldom.", "down"),
+    Metric("curriculum/level", "-", "Level that problems are drawn from, after the step.", "up"),
+    Metric("curriculum/level_success", "share", "Mean success rate of the last groups at this level.", "steady"),
+)
+
 _COMPLETIONS = (
     Metric("completions/mean_length", "tokens", "Mean length, the end token included.", "steady"),
     Metric("completions/min_length", "tokens", "Shortest completion.", "steady"),
@@ -320,6 +328,7 @@ SECTIONS = {
     "Progress": _PROGRESS,
     "Does it learn": _LEARNING,
     "The update": _UPDATE,
+    "The curriculum": _CURRICULUM,
     "Completions": _COMPLETIONS,
     "Sampler against learner": _MISMATCH,
     "Time and memory": _COST,

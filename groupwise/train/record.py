@@ -19,6 +19,7 @@ from .batch import Batch
 from .callbacks import Callbacks
 from .checkpoint import load_checkpoint, save_checkpoint
 from .collect import Collected
+from .curriculum import follow
 from .evaluate import Evaluator
 from .learner import Learner, Update
 from .metrics import finite, num_tokens
@@ -80,6 +81,7 @@ class Recorder:
         step = metrics["step"]
         self._count(collected, update, step)
         metrics |= self._totals(step)
+        metrics |= follow(self.order, self.config, collected, self.writer, self.screen, step)
         if self._is_eval_due(step):
             self._evaluated = self.evaluate()
         metrics |= self._evaluated

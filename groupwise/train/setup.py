@@ -28,6 +28,7 @@ from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
 from ..world import pick_dtype
 from .collect import make_sampling
+from .curriculum import check_reward, make_curriculum
 from .fastpath import build_network
 from .learner import Learner
 from .optim import make_optimizer, make_scheduler
@@ -124,6 +125,7 @@ def make_learner(
     notify: Notify,
 ) -> tuple[Learner, str]:
     """The learner, and the name of the optimizer that is really used."""
+    check_reward(config, [f.name for f in judge.functions])
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:
@@ -234,4 +236,5 @@ def _plain(value: Any) -> Any:
 
 
 def make_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
-    return Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)
+    curriculum = make_curriculum(problems, config)
+    return Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset, curriculum)

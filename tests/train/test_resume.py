@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import trainer
+from api_helpers import ROWS, trainer
 from tiny import tiny_model, with_lora
 from transformers import TrainerCallback
 
@@ -40,6 +40,20 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"beta": 0.1, "kl_target": 0.01, "kl_horizon": 50, "use_adaptive_entropy": True, "entropy_target": 9.0},
     ),
     "measured kl, greedy": (tiny_model, {"objective": "remax", "beta": 0.0, "kl_metric_steps": 2}),
+    "pools": (
+        tiny_model,
+        {"beta": 0.0, "dynamic_sampling": True, "curriculum": "pools", "curriculum_patience": 1},
+    ),
+    "levels": (
+        tiny_model,
+        {
+            "beta": 0.0,
+            "curriculum": "levels",
+            "curriculum_window": 2,
+            "curriculum_up_at": 0.4,
+            "data": [{**row, "level": number // 2} for number, row in enumerate(ROWS)],
+        },
+    ),
     "adafactor": (tiny_model, {"beta": 0.0, "optim": "adafactor"}),
 }
 

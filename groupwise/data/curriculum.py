@@ -1,0 +1,61 @@
+"""Which problems are worth drawing now: those the policy can learn from, followed as it learns.
+
+A curriculum gives each row a weight from 0 to 1. The order walks through its permutations as ever and draws a row that
+comes up with this probability, so a weight of 1 everywhere is the plain order, and 0 leaves a row out. What a
+curriculum has seen is part of the checkpoint: a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Protocol
+
+from groupwise.types import Group
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How a group did: the problem's number in the data set, and the share of its completions that solved it."""
+
+    problem: int
+    success: float
+
+
+class Curriculum(Protocol):
+    """Weighs rows by what the policy made of them."""
+
+    def weight(self, row: int) -> float:
+        """Probability, 0 to 1, that the order draws this row when it comes up."""
+        ...
+
+    def observe(self, seen: Sequence[Seen]) -> list[str]:
+        """Take in the groups of a finished step; returns what changed, in words for the record."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """The `curriculum/...` numbers of a step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
+
+def successes(groups: Sequence[Group], reward: str | None, solved_at: float) -> list[Seen]:
+    """What the groups say: a completion solves its problem with `solved_at` or more of that reward function.
+
+    Without a function's name it is the weighted sum that counts. A group that nobody could judge says nothing.
+    """
+    seen = []
+    for group in groups:
+        values = group.reward if reward is None else group.rewards[reward]
+        judged = [value for value in values if value is not None]
+        if judged:
+            seen.append(Seen(group.problem.index, fmean(value >= solved_at for value in judged)))
+    return seen

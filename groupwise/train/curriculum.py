@@ -1,0 +1,60 @@
+"""Makes the curriculum that the configuration names, and shows it what each step made of its problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import GRPOConfig
+from ..data.curriculum import Curriculum, successes
+from ..data.levels import COLUMN, LevelRules, Levels, check_levels
+from ..data.order import Order
+from ..data.pools import PoolRules, Pools
+from ..data.prepare import PreparedProblems
+from ..errors import ConfigError, did_you_mean
+from ..runs.screen import Screen
+from ..runs.writer import RunWriter
+from .collect import Collected
+
+
+def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculum | None:
+    """The curriculum of a run; None for the plain order.
+
+    Raises:
+        DataError: the data has no levels to follow.
+    """
+    if config.curriculum == "none":
+        return None
+    if config.curriculum == "pools":
+        names = ("easy_at", "hard_at", "margin", "patience", "easy_weight", "hard_weight")
+        return Pools(problems.indices, PoolRules(**_settings(config, names)))
+    values = [problems[row].problem.columns.get(COLUMN) for row in range(len(problems))]
+    levels = check_levels(values, problems.problems.name, config.prompts_per_step)
+    return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
+
+
+def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:
+    """Raise `ConfigError` when the curriculum reads a reward that the run does not have."""
+    reward = config.curriculum_reward
+    if reward is not None and reward not in names:
+        raise ConfigError(
+            f'curriculum_reward is "{reward}", and the rewards are {", ".join(names)}.{did_you_mean(reward, names)}'
+        )
+
+
+def follow(
+    order: Order, config: GRPOConfig, collected: Collected, writer: RunWriter, screen: Screen, step: int
+) -> dict[str, float]:
+    """Let the curriculum learn from a step, dropped groups too; returns its metrics, and tells what changed."""
+    if order.curriculum is None:
+        return {}
+    seen = successes(collected.all_groups, config.curriculum_reward, config.curriculum_solved_at)
+    for change in order.observe(seen):
+        writer.event("curriculum", step=step, change=change)
+        if config.curriculum == "levels":
+            screen.note(f"Step {step}: {change}.")
+    return order.curriculum.metrics()
+
+
+def _settings(config: GRPOConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(config, f"curriculum_{name}") for name in names}
