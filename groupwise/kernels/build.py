@@ -19,7 +19,8 @@ import torch
 
 from ..sources import default_cache_dir
 
-SOURCES = (Path(__file__).with_name("decode.cpp"),)
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "head.cpp"))
+HEADER = Path(__file__).with_name("products.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 COMPILE_TIMEOUT_S = 120
 SWITCH = "GROUPWISE_KERNELS"
@@ -71,7 +72,7 @@ def _compiled(compiler: str, openmp: Path) -> Path:
     """The shared library in the cache; it exists whole or not at all."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     key = hashlib.sha256("\0".join([version, _processor(), str(FLAGS), str(openmp)]).encode())
-    for source in SOURCES:
+    for source in (*SOURCES, HEADER):
         key.update(source.read_bytes())
     target = default_cache_dir() / "kernels" / f"{key.hexdigest()[:16]}.so"
     if target.is_file():

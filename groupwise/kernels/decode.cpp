@@ -7,32 +7,9 @@
 //
 // Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
 
-#include <immintrin.h>
-#include <omp.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-namespace {
-
-constexpr int LANES = 16;          // float32 numbers in a register
-constexpr int PANEL = 2 * LANES;   // outputs of one task
-constexpr int TILE = 8;            // rows that are computed together
-
-}  // namespace
+#include "products.h"
 
 extern "C" {
-
-// y = x W' + (x A') B' + bias, with W [out, in], A [rank, in] and B [out, rank]; rank 0: no adapter.
-struct Linear {
-    const uint16_t* weight;
-    const uint16_t* a;
-    const uint16_t* b;
-    const float* bias;
-    int64_t in, out, rank;
-};
 
 struct Layer {
     Linear qkv, o, gate_up, down;
@@ -56,85 +33,6 @@ struct Step {
 }
 
 namespace {
-
-inline uint16_t to_bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-inline __m512bh load_bf16(const uint16_t* from, __mmask32 kept) { return (__m512bh)_mm512_maskz_loadu_epi16(kept, from); }
-
-// 16 registers -> one register of their 16 sums.
-inline __m512 sum_each(const __m512 (&v)[LANES]) {
-    __m512 a[8], b[4], c[2];
-    for (int i = 0; i < 8; ++i)
-        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-    for (int i = 0; i < 4; ++i) {
-        const __m512d low = _mm512_castps_pd(a[2 * i]), high = _mm512_castps_pd(a[2 * i + 1]);
-        b[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
-    }
-    for (int i = 0; i < 2; ++i)
-        c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88), _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
-}
-
-// sums[2 r + o] += the lanes of x[r] . w[o] for 32 inputs of two rows of weights, or for those `kept`.
-template <int ROWS>
-inline void accumulate_32(__m512 (&sums)[LANES], const uint16_t* x, const uint16_t* w, int64_t n, __mmask32 kept) {
-    const __m512bh first = load_bf16(w, kept), second = load_bf16(w + n, kept);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-        const __m512bh row = load_bf16(x + r * n, kept);
-        sums[2 * r] = _mm512_dpbf16_ps(sums[2 * r], row, first);
-        sums[2 * r + 1] = _mm512_dpbf16_ps(sums[2 * r + 1], row, second);
-    }
-}
-
-template <int ROWS>
-inline void accumulate(__m512 (&sums)[LANES], const uint16_t* x, const uint16_t* w, int64_t n) {
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        accumulate_32<ROWS>(sums, x + i, w + i, n, ~0u);
-        // The next two rows: the processor's own prefetching ends with every page of 4 KiB.
-        _mm_prefetch(reinterpret_cast<const char*>(w + 2 * n + i), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(w + 3 * n + i), _MM_HINT_T0);
-    }
-    if (i < n) accumulate_32<ROWS>(sums, x + i, w + i, n, (1u << (n - i)) - 1);
-}
-
-template <int ROWS>
-void panel_rows(const Linear& layer, const uint16_t* x, const uint16_t* h, int64_t panel, float* y, int64_t y_stride) {
-    for (int64_t o = panel * PANEL; o < std::min((panel + 1) * PANEL, layer.out); o += 2) {
-        __m512 sums[LANES];
-        for (auto& sum : sums) sum = _mm512_setzero_ps();
-        if (layer.rank) accumulate<ROWS>(sums, h, layer.b + o * layer.rank, layer.rank);
-        accumulate<ROWS>(sums, x, layer.weight + o * layer.in, layer.in);
-        float totals[LANES];
-        _mm512_storeu_ps(totals, sum_each(sums));
-        for (int r = 0; r < ROWS; ++r)
-            for (int i = 0; i < 2; ++i)
-                y[r * y_stride + o - panel * PANEL + i] = totals[2 * r + i] + (layer.bias ? layer.bias[o + i] : 0.0f);
-    }
-}
-
-// y[r, 0..32) of one panel for all rows.
-void panel_product(const Linear& layer, const uint16_t* x, const uint16_t* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
-    for (int64_t r = 0; r < rows; r += TILE) {
-        const uint16_t *xr = x + r * layer.in, *hr = h + r * layer.rank;
-        float* yr = y + r * y_stride;
-        switch (std::min<int64_t>(TILE, rows - r)) {
-            case 1: panel_rows<1>(layer, xr, hr, panel, yr, y_stride); break;
-            case 2: panel_rows<2>(layer, xr, hr, panel, yr, y_stride); break;
-            case 3: panel_rows<3>(layer, xr, hr, panel, yr, y_stride); break;
-            case 4: panel_rows<4>(layer, xr, hr, panel, yr, y_stride); break;
-            case 5: panel_rows<5>(layer, xr, hr, panel, yr, y_stride); break;
-            case 6: panel_rows<6>(layer, xr, hr, panel, yr, y_stride); break;
-            case 7: panel_rows<7>(layer, xr, hr, panel, yr, y_stride); break;
-            default: panel_rows<8>(layer, xr, hr, panel, yr, y_stride);
-        }
-    }
-}
 
 // h = bf16(x A'), [R, rank]; called by all threads, ends in a barrier.
 void adapter_inner(const Linear& layer, const uint16_t* x, int64_t rows, uint16_t* h) {
@@ -183,22 +81,6 @@ inline void add_scaled(float* y, const float* x, float scale, int64_t n) {
     const __m512 s = _mm512_set1_ps(scale);
     for (int64_t i = 0; i < n; i += LANES)
         _mm512_storeu_ps(y + i, _mm512_fmadd_ps(s, _mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
-}
-
-// e^x of 16 numbers to 2 units in the last place: 2^n times a polynomial of the rest.
-inline __m512 exp16(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
 }
 
 // In place: the head's own norm, where there is one, then the rotation of its first `rotary` numbers.
@@ -281,17 +163,21 @@ struct Scratch {
     int64_t size;
 };
 
+// This thread's memory for one panel of outputs of so many rows.
+float* panel_buffer(int64_t rows) {
+    static thread_local std::vector<float> buffer;
+    if (static_cast<int64_t>(buffer.size()) < rows * PANEL) buffer.resize(rows * PANEL);
+    return buffer.data();
+}
+
 // x += y of a product, panel by panel; called by all threads, ends in a barrier.
 void add_product(const Linear& layer, const uint16_t* input, uint16_t* h, int64_t rows, float* x) {
     if (layer.rank) adapter_inner(layer, input, rows, h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < layer.out / PANEL; ++panel) {
-        for (int64_t first = 0; first < rows; first += TILE) {
-            const int64_t count = std::min<int64_t>(TILE, rows - first);
-            float y[TILE * PANEL];
-            panel_product(layer, input + first * layer.in, h + first * layer.rank, count, panel, y, PANEL);
-            for (int64_t r = 0; r < count; ++r) add_scaled(x + (first + r) * layer.out + panel * PANEL, y + r * PANEL, 1.0f, PANEL);
-        }
+        float* y = panel_buffer(rows);
+        panel_product(layer, input, h, rows, panel, y, PANEL);
+        for (int64_t r = 0; r < rows; ++r) add_scaled(x + r * layer.out + panel * PANEL, y + r * PANEL, 1.0f, PANEL);
     }
 }
 
@@ -327,21 +213,16 @@ void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at)
     if (layer.gate_up.rank) adapter_inner(layer.gate_up, at.x, rows, at.h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < half; ++panel) {
-        for (int64_t first = 0; first < rows; first += TILE) {
-            const int64_t count = std::min<int64_t>(TILE, rows - first);
-            const uint16_t *input = at.x + first * layer.gate_up.in, *inner = at.h + first * layer.gate_up.rank;
-            float gate[TILE * PANEL], up[TILE * PANEL];
-            panel_product(layer.gate_up, input, inner, count, panel, gate, PANEL);
-            panel_product(layer.gate_up, input, inner, count, half + panel, up, PANEL);
-            for (int64_t r = 0; r < count; ++r)
-                for (int64_t i = 0; i < PANEL; i += LANES) {
-                    const __m512 g = _mm512_loadu_ps(gate + r * PANEL + i), u = _mm512_loadu_ps(up + r * PANEL + i);
-                    const __m512 one = _mm512_set1_ps(1.0f), e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
-                    const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
-                    const __m256bh low = _mm512_cvtneps_pbh(_mm512_mul_ps(silu, u));
-                    std::memcpy(at.active + (first + r) * layer.down.in + panel * PANEL + i, &low, 32);
-                }
-        }
+        float *gate = panel_buffer(2 * rows), *up = gate + rows * PANEL;
+        panel_product(layer.gate_up, at.x, at.h, rows, panel, gate, PANEL);
+        panel_product(layer.gate_up, at.x, at.h, rows, half + panel, up, PANEL);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = 0; i < PANEL; i += LANES) {
+                const __m512 g = _mm512_loadu_ps(gate + r * PANEL + i), u = _mm512_loadu_ps(up + r * PANEL + i);
+                const __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+                const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+                store_bf16(at.active + r * layer.down.in + panel * PANEL + i, _mm512_mul_ps(silu, u));
+            }
     }
     add_product(layer.down, at.active, at.h, rows, step.x);
 }

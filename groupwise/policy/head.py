@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..kernels import head as kernel
 from .projection import can_pack, linear
 
 CHUNK = 128
@@ -54,12 +55,25 @@ class Head:
     @torch.no_grad()
     def refresh(self, *, pack: bool) -> None:
         """Take over the current weights; `pack` lays them out for products with few rows."""
-        if self._weight32 is None or self.weight_VD.requires_grad:
-            self._weight32 = self.weight_VD.detach().float()
+        if self._weight_low is None or self.weight_VD.requires_grad:
             self._weight_low = self.weight_VD.detach().to(self.dtype)
+            self._weight32 = None if self.has_kernel else self.weight_VD.detach().float()
             self._packed = None
-        if pack and self._packed is None and can_pack(self._weight32):
+        if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether a kernel multiplies bfloat16 factors into float32 logits here; a trained weight stays float32."""
+        is_frozen = not self.weight_VD.requires_grad
+        return is_frozen and self._weight_low is not None and kernel.can_serve(self._weight_low)
+
+    def factors(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and weight as `logits` rounds them, in float32; differentiable."""
+        if not self.has_kernel:
+            return hidden_ND.float(), self.weight_VD.float()
+        assert self._weight_low is not None
+        return hidden_ND.to(torch.bfloat16).float(), self._weight_low.float()
 
     def mix(self, coefficient_NV: Tensor) -> Tensor:
         """`coefficient W`, shape ND: the gradient for hidden states, float32."""
@@ -67,9 +81,12 @@ class Head:
         return (coefficient_NV.to(weight.dtype) @ weight).float()
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """float32 logits NV; differentiable only through `token_logprobs`."""
-        weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
+        """float32 logits NV, differentiable only through `token_logprobs`; the next call may overwrite them."""
         bias = None if self.bias_V is None else self.bias_V.detach().float()
+        if self.has_kernel:
+            assert self._weight_low is not None
+            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias))
+        weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
         return self.transform(linear(hidden_ND.float(), weight, bias, self._packed))
 
     def transform(self, logits_NV: Tensor) -> Tensor:
@@ -120,7 +137,11 @@ def token_logprobs(
 def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     parts = []
     for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
-        z_NV = head.logits(hidden).div_(temperature)
+        z_NV = head.logits(hidden)
+        if head.has_kernel:
+            parts.append(kernel.softmax(z_NV, target, temperature, with_weights=False).logprob_N)
+            continue
+        z_NV = z_NV.div_(temperature)
         parts.append(z_NV.gather(1, target[:, None])[:, 0] - z_NV.logsumexp(-1))
     logprob_N = torch.cat(parts)
     return logprob_N, torch.zeros_like(logprob_N)
@@ -135,7 +156,7 @@ def _adjusted_logprobs(
     start: int,
 ) -> tuple[Tensor, Tensor]:
     bias = None if head.bias_V is None else head.bias_V.float()
-    logits_NV = head.transform(linear(hidden_ND.float(), head.weight_VD.float(), bias))
+    logits_NV = head.transform(linear(*head.factors(hidden_ND), bias))
     logits_NV = logits_NV / temperature if adjust is None else adjust(logits_NV, start) / temperature
     log_p_NV = logits_NV.log_softmax(-1)
     entropy_N = -(log_p_NV.exp() * log_p_NV.masked_fill(log_p_NV == float("-inf"), 0.0)).sum(-1)
@@ -161,18 +182,11 @@ class _TokenLogprobs(torch.autograd.Function):
         keeps_direction = hidden_ND.requires_grad and not (weight_VD.requires_grad or bias_V.requires_grad)
         logprobs, entropies, directions = [], [], []
         for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
-            z_NV = head.logits(hidden).div_(temperature)
-            z_NV -= z_NV.amax(-1, keepdim=True)
-            w_NV = z_NV.exp()  # p = w / total: one pass of exp serves log-prob, entropy and gradient
-            total_N = w_NV.sum(-1)
-            lse_N = total_N.log()
-            logprobs.append(z_NV.gather(1, target[:, None])[:, 0] - lse_N)
-            entropies.append(lse_N - torch.linalg.vecdot(w_NV, z_NV) / total_N)
+            chunk = _softmax_chunk if entropy_gradient or not head.has_kernel else _kernel_chunk
+            logprob, entropy, kept = chunk(head, hidden, target, temperature, keeps_direction, entropy_gradient)
+            logprobs.append(logprob)
+            entropies.append(entropy)
             if keeps_direction:
-                kept = [head.weight_VD.detach()[target].float() - head.mix(w_NV) / total_N[:, None]]
-                if entropy_gradient:  # sum_v p_v (log p_v + H) W_v, with log p = z - lse
-                    slope_NV = w_NV * (z_NV - lse_N[:, None] + entropies[-1][:, None])
-                    kept.append(-head.mix(slope_NV) / total_N[:, None])
                 directions.append([d * (head.scale / temperature) for d in kept])
         ctx.save_for_backward(hidden_ND, target_N, *[torch.cat(d) for d in zip(*directions, strict=True)])
         logprob_N, entropy_N = torch.cat(logprobs), torch.cat(entropies)
@@ -189,6 +203,37 @@ class _TokenLogprobs(torch.autograd.Function):
         if len(directions) == 2:
             dhidden = dhidden + dentropy_N[:, None] * directions[1]
         return dhidden.to(hidden_ND.dtype), None, None, None, None, None, None
+
+
+def _softmax_chunk(
+    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, entropy_gradient: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Log-probs, entropies and the directions of their gradients for hidden states."""
+    z_NV = head.logits(hidden_ND).div_(temperature)
+    z_NV -= z_NV.amax(-1, keepdim=True)
+    w_NV = z_NV.exp()  # p = w / total: one pass of exp serves log-prob, entropy and gradient
+    total_N = w_NV.sum(-1)
+    lse_N = total_N.log()
+    logprob_N = z_NV.gather(1, target_N[:, None])[:, 0] - lse_N
+    entropy_N = lse_N - torch.linalg.vecdot(w_NV, z_NV) / total_N
+    if not keeps_direction:
+        return logprob_N, entropy_N, []
+    kept = [head.weight_VD.detach()[target_N].float() - head.mix(w_NV) / total_N[:, None]]
+    if entropy_gradient:  # sum_v p_v (log p_v + H) W_v, with log p = z - lse
+        slope_NV = w_NV * (z_NV - lse_N[:, None] + entropy_N[:, None])
+        kept.append(-head.mix(slope_NV) / total_N[:, None])
+    return logprob_N, entropy_N, kept
+
+
+def _kernel_chunk(
+    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, _: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The same in two passes over the logits, without an entropy gradient."""
+    found = kernel.softmax(head.logits(hidden_ND), target_N, temperature, with_weights=keeps_direction)
+    if found.weight_NV is None:
+        return found.logprob_N, found.entropy_N, []
+    direction = head.weight_VD.detach()[target_N].float() - head.mix(found.weight_NV) / found.total_N[:, None]
+    return found.logprob_N, found.entropy_N, [direction]
 
 
 def _recomputed_gradients(

@@ -9,6 +9,7 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise import kernels
+from groupwise.kernels import head
 from groupwise.kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
@@ -87,14 +88,44 @@ def run(layer: DecodeLayer, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], sl
 @needs_kernels
 def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads():
     layer = DecodeLayer(random_layer())
-    x_RI, kv = torch.randn(19, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
-    together = run(layer, x_RI, kv, slots=19)
+    x_RI, kv = torch.randn(13, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+    together = run(layer, x_RI, kv, slots=13)
     assert (together - x_RI).abs().max() > 0.1
-    for row in range(19):
+    for row in range(13):
         assert torch.equal(run(layer, x_RI[row : row + 1], kv, slots=1)[0], together[row])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert torch.equal(run(layer, x_RI, kv, slots=19), together)
+        assert torch.equal(run(layer, x_RI, kv, slots=13), together)
     finally:
         torch.set_num_threads(threads)
+
+
+@needs_kernels
+def test_many_rows_are_computed_as_few_are_to_rounding():
+    layer = DecodeLayer(random_layer())
+    x_RI, kv = torch.randn(37, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+    together = run(layer, x_RI, kv, slots=37)
+    apart = torch.cat([run(layer, x_RI[row : row + 1], kv, slots=1) for row in range(37)])
+    assert (together - apart).abs().max() < 0.02 * (apart - x_RI).abs().max()
+
+
+@needs_kernels
+@pytest.mark.parametrize("vocabulary", [64, 90, 50])
+def test_the_output_layer_gives_what_torch_gives(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    hidden = torch.randn(21, 64, generator=generator).bfloat16()
+    weight = torch.randn(vocabulary, 64, generator=generator).bfloat16()
+    bias = torch.randn(vocabulary, generator=generator)
+    target = torch.randint(vocabulary, (21,), generator=generator)
+    expected = hidden.float() @ weight.float().t() + bias
+    z = head.logits(hidden, weight, bias)
+    assert torch.allclose(z, expected, atol=1e-4)
+    found = head.softmax(z, target, 0.7, with_weights=True)
+    log_p = (expected / 0.7).log_softmax(-1)
+    assert torch.allclose(found.logprob_N, log_p.gather(1, target[:, None])[:, 0], atol=1e-4)
+    assert torch.allclose(found.entropy_N, -(log_p.exp() * log_p).sum(-1), atol=1e-4)
+    weights = log_p - log_p.amax(-1, keepdim=True)
+    assert found.weight_NV is not None
+    assert torch.allclose(found.weight_NV.float(), weights.exp(), rtol=0.01, atol=1e-5)
+    assert torch.allclose(found.total_N, weights.exp().sum(-1), rtol=1e-4)

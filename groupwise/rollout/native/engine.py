@@ -156,7 +156,7 @@ class _Generation:
         logits_NV = self.compute.head.logits(hidden_PD[last])
         for (number, _), cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
             self.prompts[number] = cache
-            self.first_logits[number] = logits
+            self.first_logits[number] = logits.clone()
 
     @torch.inference_mode()
     def _sample_first(self, entering: list[Row]) -> None:
