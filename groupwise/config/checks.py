@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from groupwise.config import guards
 from groupwise.config.curriculum import check_curriculum, without_effect
 from groupwise.config.names import MAX_KEPT_TOKENS
 from groupwise.config.problems import Problems
@@ -118,11 +119,21 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
     guards = config.as_written.get("guards")
     written = set(guards) & set(config.guards) if isinstance(guards, Mapping) else set()
     asked = {name for name in written if config.guards[name].action != "off"}
+    usual = guards.defaults()
+    asked = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}
     adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
     said = [
         (
             bool(adaptive) and not config.use_adaptive_entropy,
             f"{', '.join(adaptive)} without effect: use_adaptive_entropy is false.",
+        ),
+        (
+            "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,
+            "guards.kl without effect: no KL is measured (beta is 0 and kl_metric_steps is not set).",
+        ),
+        (
+            config.save_strategy == "no" and any(config.guards[name].action == "rollback" for name in asked),
+            "a guard that rolls back finds no checkpoint: save_strategy is no.",
         ),
         (
             "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,

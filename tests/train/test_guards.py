@@ -55,6 +55,18 @@ def test_a_recipe_changes_what_it_names_and_nothing_else() -> None:
     assert {setting.action for setting in GRPOConfig(guards="off").guards.values()} == {"off"}
 
 
+def test_guards_that_can_never_act_are_told() -> None:
+    notes = GRPOConfig(guards={"kl": "stop", "entropy": "rollback"}, beta=0.0, save_strategy="no").notes
+    assert [note.split(":")[0] for note in notes][:2] == [
+        "guards.kl without effect",
+        "a guard that rolls back finds no checkpoint",
+    ]
+    assert not GRPOConfig(guards={"kl": "off"}, beta=0.0).notes
+    assert not any("guards" in note for note in GRPOConfig(guards={"kl": "stop"}, beta=0.0, kl_metric_steps=5).notes)
+    unchanged = GRPOConfig(beta=0.0, save_strategy="no")
+    assert GRPOConfig(**unchanged.resolved()).notes == unchanged.notes == ()
+
+
 @pytest.mark.parametrize(
     ("written", "answer"),
     [
