@@ -35,7 +35,8 @@ sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
-rewards              types errors chat rewards                               -
+rewards/reply_cache.py  errors sources                                       -
+rewards              types errors chat rewards                               | httpx
 data                 types errors chat data hub                              | datasets pyarrow
 tasks                types errors chat data rewards tasks                    -
 kernels              sources kernels                                         torch

@@ -22,10 +22,32 @@ REWARD_PARAMETERS = {
     "regex": ("pattern", "match", "ignore_case", "absent"),
     "json_schema": ("schema", "where", "tag", "valid_json"),
     "rouge": ("column", "variant", "measure", "stem"),
+    "llm_judge": (
+        "llm",
+        "base_url",
+        "api_key_env",
+        "template",
+        "system",
+        "scale",
+        "temperature",
+        "max_tokens",
+        "options",
+        "concurrency",
+        "num_retries",
+        "request_timeout_s",
+        "cache",
+        "price_prompt",
+        "price_completion",
+    ),
 }
 """Reward that ships with groupwise -> its parameters."""
 
-REQUIRED_PARAMETERS = {"cosine_length": ("max_length",), "regex": ("pattern",), "json_schema": ("schema",)}
+REQUIRED_PARAMETERS = {
+    "cosine_length": ("max_length",),
+    "regex": ("pattern",),
+    "json_schema": ("schema",),
+    "llm_judge": ("llm",),
+}
 """Those of them without a default."""
 
 DATASETS = ("python-docs",)

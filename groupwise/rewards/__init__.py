@@ -17,6 +17,7 @@ from groupwise.rewards.json_schema import JsonSchema
 from groupwise.rewards.judge import Judge, Judged
 from groupwise.rewards.language import Language
 from groupwise.rewards.length import Length
+from groupwise.rewards.llm_judge import LlmJudge
 from groupwise.rewards.number import Number
 from groupwise.rewards.r1_format import R1Format
 from groupwise.rewards.reasoning_steps import ReasoningSteps
@@ -41,6 +42,7 @@ __all__ = [
     "Judged",
     "Language",
     "Length",
+    "LlmJudge",
     "Number",
     "R1Format",
     "ReasoningSteps",

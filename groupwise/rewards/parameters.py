@@ -38,10 +38,10 @@ def check_number(reward: str, name: str, value: object, least: float = -math.inf
         )
 
 
-def check_count(reward: str, name: str, value: object) -> None:
-    """Raise unless the value is a whole number, 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"Reward {reward}: {name} is {value!r}; give a whole number, 1 or more.")
+def check_count(reward: str, name: str, value: object, least: int = 1) -> None:
+    """Raise unless the value is a whole number, `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"Reward {reward}: {name} is {value!r}; give a whole number, {least} or more.")
 
 
 def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequence[str] = ("completions",)) -> None:

@@ -86,7 +86,7 @@ def _from_string(spec: str, context: _Context) -> RewardFunction:
     if match := _MODULE.fullmatch(spec):
         return RewardFunction.of(load_from_module(match["module"], match["function"], context.folder))
     if spec in SHIPPED:
-        return RewardFunction.of(build_shipped(spec, {}))
+        return _shipped(spec, {})
     if "/" in spec or _is_folder(spec, context.folder):
         return _reward_model(spec, context)
     raise ConfigError(f'There is no reward "{spec}".{did_you_mean(spec, SHIPPED)} Expected {_FORMS}.')
@@ -108,13 +108,18 @@ def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
                 f"There is no shipped reward {name!r}; there are {_NAMES}.{did_you_mean(str(name), SHIPPED)}"
                 " For a function of yours write function: file.py:function."
             )
-        function = RewardFunction.of(build_shipped(name, settings))
+        function = _shipped(name, settings)
     else:
         raise ConfigError(
             f"The reward {dict(spec)!r} has neither name (a shipped reward: {_NAMES}) nor function nor model."
         )
     function = replace(function, shaping=Shaping(**{key: spec[key] for key in SETTINGS if key in spec}))
     return replace(function, weight=spec["weight"]) if "weight" in spec else function
+
+
+def _shipped(name: str, parameters: Mapping[str, Any]) -> RewardFunction:
+    reward = build_shipped(name, parameters)
+    return replace(RewardFunction.of(reward), load=getattr(reward, "load", None))
 
 
 def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], kind: str) -> None:

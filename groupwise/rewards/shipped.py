@@ -16,6 +16,7 @@ from groupwise.rewards.fuzzy_match import FuzzyMatch
 from groupwise.rewards.json_schema import JsonSchema
 from groupwise.rewards.language import Language
 from groupwise.rewards.length import Length
+from groupwise.rewards.llm_judge import LlmJudge
 from groupwise.rewards.number import Number
 from groupwise.rewards.r1_format import R1Format
 from groupwise.rewards.reasoning_steps import ReasoningSteps
@@ -41,6 +42,7 @@ SHIPPED: Mapping[str, type[Any]] = {
     "regex": Regex,
     "json_schema": JsonSchema,
     "rouge": Rouge,
+    "llm_judge": LlmJudge,
 }
 
 
