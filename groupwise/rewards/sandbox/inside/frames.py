@@ -1,0 +1,39 @@
+"""Messages over a pipe: four bytes of length, then JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Any
+
+HEADER = struct.Struct(">I")
+
+
+def packed(message: Any) -> bytes:
+    """The bytes of a message; `TypeError` or `ValueError` where it is not JSON."""
+    data = json.dumps(message).encode("ascii")
+    return HEADER.pack(len(data)) + data
+
+
+def write_frame(fd: int, message: Any) -> None:
+    """Write a message to a pipe that blocks."""
+    rest = memoryview(packed(message))
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def read_frame(fd: int) -> Any:
+    """The next message of a pipe that blocks; `EOFError` when the other side has closed it."""
+    (length,) = HEADER.unpack(_exactly(fd, HEADER.size))
+    return json.loads(_exactly(fd, length))
+
+
+def _exactly(fd: int, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = os.read(fd, min(count - len(parts), 1 << 16))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)

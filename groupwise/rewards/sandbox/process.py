@@ -1,0 +1,167 @@
+"""A worker process as it is seen from outside: messages with deadlines, and an end that comes for sure."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from groupwise.rewards.sandbox.backend import Launch
+from groupwise.rewards.sandbox.inside.frames import HEADER, packed
+from groupwise.rewards.sandbox.launcher import start
+from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.usage import excess
+
+WATCH_S = 0.05
+"""Seconds between two looks at what a worker uses."""
+
+CHUNK = 1 << 16
+KEPT_ERROR_BYTES = 4096
+
+
+class WorkerError(Exception):
+    """A worker that did not answer; the text says why. It has to be killed."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment of `time.monotonic`, and the seconds that a message about it names."""
+
+    at: float
+    seconds: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds, seconds)
+
+
+class Process:
+    """One started worker; memory and files are watched while it is waited for."""
+
+    def __init__(self, launch: Launch, limits: Limits, *, is_watched: bool = True) -> None:
+        self.limits = limits
+        self.is_watched = is_watched
+        self._stop_command = launch.stop
+        self.popen = start(launch)
+        assert self.popen.stdin and self.popen.stdout and self.popen.stderr  # noqa: PT018
+        self._in, self._out, self._err = (p.fileno() for p in (self.popen.stdin, self.popen.stdout, self.popen.stderr))
+        for fd in (self._in, self._out, self._err):
+            os.set_blocking(fd, False)
+        self._open = {self._in, self._out, self._err}
+        self._unsent, self._received, self._errors = bytearray(), bytearray(), bytearray()
+        self._watched_at = 0.0
+
+    def send(self, message: Any) -> None:
+        """Queue a message; it is written while an answer is waited for."""
+        self._unsent += packed(message)
+
+    def receive(self, deadline: Deadline) -> Any:
+        """The next message."""
+        header = self._take(HEADER.size, deadline)
+        (length,) = HEADER.unpack(header)
+        if length > self.limits.output_bytes:
+            raise WorkerError(f"killed: more than {self.limits.output_bytes} bytes of output")
+        try:
+            return json.loads(self._take(length, deadline))
+        except (ValueError, RecursionError):
+            raise WorkerError("answered with what is not JSON") from None
+
+    def read_all(self, deadline: Deadline) -> bytes:
+        """All that the worker prints until it ends; it is bounded by `output_bytes`."""
+        while self._out in self._open:
+            self._pump(deadline)
+            if len(self._received) > self.limits.output_bytes:
+                raise WorkerError(f"killed: more than {self.limits.output_bytes} bytes of output")
+        return bytes(self._received)
+
+    def wait(self, deadline: Deadline) -> int:
+        """The exit status of a worker that has closed its output."""
+        while self.popen.poll() is None:
+            self._pump(deadline)
+        return int(self.popen.returncode)
+
+    @property
+    def errors(self) -> str:
+        """The end of what the worker wrote to its standard error."""
+        return self._errors.decode("utf-8", "replace")
+
+    def kill(self) -> None:
+        """End the worker and all it started, and wait until it has ended."""
+        if self.popen.poll() is None:
+            os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a session of its own
+        if self._stop_command is not None:
+            subprocess.run(self._stop_command, capture_output=True, timeout=30, check=False)
+        self.popen.wait()
+        for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _take(self, count: int, deadline: Deadline) -> bytes:
+        while len(self._received) < count:
+            if self._out not in self._open:
+                raise WorkerError(self._ending())
+            self._pump(deadline)
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    def _pump(self, deadline: Deadline) -> None:
+        """Wait a moment for the pipes and move what they hold; raise at the deadline or where a limit is passed."""
+        now = time.monotonic()
+        if now >= deadline.at:
+            raise WorkerError(f"timed out after {deadline.seconds:g} s")
+        self._watch(now)
+        poll = select.poll()
+        for fd in self._open - {self._in}:
+            poll.register(fd, select.POLLIN)
+        if self._unsent and self._in in self._open:
+            poll.register(self._in, select.POLLOUT)
+        for fd, _ in poll.poll(1000 * min(deadline.at - now, WATCH_S)):
+            self._write() if fd == self._in else self._read(fd)
+
+    def _watch(self, now: float) -> None:
+        if self.is_watched and now - self._watched_at >= WATCH_S:
+            self._watched_at = now
+            if (what := excess(self.popen.pid, self.limits)) is not None:
+                raise WorkerError(f"killed: {what}")
+
+    def _read(self, fd: int) -> None:
+        data = os.read(fd, CHUNK)
+        if not data:
+            self._open.discard(fd)
+        elif fd == self._out:
+            self._received += data
+        else:
+            self._errors = (self._errors + data)[-KEPT_ERROR_BYTES:]
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self._in, self._unsent[:CHUNK])
+        except BrokenPipeError:
+            self._open.discard(self._in)  # it has ended, or will not listen: what it says decides
+            return
+        del self._unsent[:written]
+
+    def _ending(self) -> str:
+        """Why a worker that closed its output has ended."""
+        try:
+            status = self.popen.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "closed its output"
+        return ending(status, self.errors)
+
+
+def ending(status: int, errors: str) -> str:
+    """An exit status in words; the launcher of a sandbox reports signals as 128 and more."""
+    if "MemoryError" in errors:
+        return "killed: out of memory"
+    number = -status if status < 0 else status - 128
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+        return "killed: out of CPU time" if name == "SIGXCPU" else f"ended by {name}"
+    return f"ended with status {status}"

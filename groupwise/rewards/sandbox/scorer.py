@@ -1,0 +1,98 @@
+"""Calls a function in pre-started workers, row by row, each with a time limit."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from groupwise.errors import ConfigError, RewardError
+from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.outcome import Outcome
+from groupwise.rewards.sandbox.paths import Seen, seen_by
+from groupwise.rewards.sandbox.plain import Plain
+from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
+
+START_S = 60.0
+"""Seconds that a worker may take to import its function."""
+
+
+class Sandboxed:
+    """`function(**row)` for each row, in worker processes that alone import it (`package.module:function`).
+
+    A worker serves row after row until one misbehaves: raises nothing but ends, hangs, or leaves a process behind. Then
+    the row gets its `error` and the next one a new worker.
+    """
+
+    def __init__(self, function: str, timeout_s: float = 10.0, num_workers: int | None = None) -> None:
+        self.function = function
+        self.timeout_s = timeout_s
+        self.num_workers = num_workers or min(4, os.cpu_count() or 1)
+        self.limits = Limits(memory_mb=2048, open_files=256)
+        self._idle: list[Process] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _kill_all, self._idle)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """One outcome a row, in order."""
+        rows = list(rows)
+        if not rows:
+            return []
+        with ThreadPoolExecutor(min(self.num_workers, len(rows))) as threads:
+            return list(threads.map(self._outcome, rows))
+
+    def close(self) -> None:
+        """End the workers; the next call starts new ones."""
+        with self._lock:
+            _kill_all(self._idle)
+
+    def _outcome(self, row: Mapping[str, Any]) -> Outcome:
+        worker = self._take()
+        start = time.perf_counter()
+        nonce = secrets.token_hex(16)
+        try:
+            worker.send({"nonce": nonce, "row": dict(row)})
+            answer = worker.receive(Deadline.after(self.timeout_s))
+            if not isinstance(answer, dict) or answer.get("nonce") != nonce:
+                raise WorkerError("answered out of turn")
+        except WorkerError as error:
+            worker.kill()
+            return Outcome(None, str(error), time.perf_counter() - start)
+        except BaseException:
+            worker.kill()
+            raise
+        with self._lock:
+            self._idle.append(worker)
+        return Outcome(answer.get("value"), answer.get("error"), time.perf_counter() - start)
+
+    def _take(self) -> Process:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._start()
+
+    def _start(self) -> Process:
+        seen: Seen = seen_by(self.function)
+        backend = Plain()
+        worker = Process(backend.launch(self.limits, seen.readable), self.limits)
+        limits = self.limits.of_a_process(3600, count_processes=backend.counts_processes)
+        worker.send({"task": "score", "function": self.function, "limits": limits, "path": seen.path})
+        try:
+            answer = worker.receive(Deadline.after(START_S))
+        except WorkerError as error:
+            worker.kill()
+            raise RewardError(f"A worker for {self.function} did not start: {error}. {worker.errors.strip()}") from None
+        if "failed" in answer:
+            worker.kill()
+            raise ConfigError(f"A worker could not import {self.function}: {answer['failed']}.")
+        return worker
+
+
+def _kill_all(workers: list[Process]) -> None:
+    while workers:
+        workers.pop().kill()
