@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from groupwise.types import Completion, Group, Prompt
 
@@ -18,7 +18,9 @@ class CompletionRecord(TypedDict):
     ids: list[int]
     stop_reason: str
     rewards: dict[str, float | None]
+    counted: NotRequired[dict[str, float | None]]
     reward: float | None
+    extra: NotRequired[dict[str, Any]]
     advantage: float | None
     logprob_mean: float | None
     logprob_min: float | None
@@ -54,7 +56,7 @@ def group_record(group: Group, schema_version: int) -> GroupRecord:
 
 def _completion_record(group: Group, index: int, completion: Completion) -> CompletionRecord:
     logprobs = completion.rollout_logprob
-    return {
+    record: CompletionRecord = {
         "text": completion.text,
         "ids": list(completion.token_ids),
         "stop_reason": completion.stop_reason,
@@ -64,6 +66,11 @@ def _completion_record(group: Group, index: int, completion: Completion) -> Comp
         "logprob_mean": math.fsum(logprobs) / len(logprobs) if logprobs else None,
         "logprob_min": min(logprobs, default=None),
     }
+    if group.counted:
+        record["counted"] = {name: values[index] for name, values in group.counted.items()}
+    if group.extras:
+        record["extra"] = _short_columns({name: values[index] for name, values in group.extras.items()})
+    return record
 
 
 def _short_columns(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,6 @@ class Collected:
     reward_s: float = 0.0
     function_s: dict[str, float] = field(default_factory=dict)
     logged: dict[str, float] = field(default_factory=dict)
-    extras: dict[str, list[Any]] = field(default_factory=dict)
     num_truncated_prompts: int = 0
     has_signal: SignalTest = field(default=lambda group: group.has_signal)
     """The test that the step was collected with."""
@@ -98,7 +97,6 @@ class Collector:
         for name, seconds in judged.seconds.items():
             collected.function_s[name] = collected.function_s.get(name, 0.0) + seconds
         collected.logged |= judged.logged
-        collected.extras |= judged.extras
         collected.num_truncated_prompts += sum(self.problems[draw.row].is_truncated for draw in draws)
 
     def _roll_out(self, draws: Sequence[Draw], step: int) -> list[Group]:

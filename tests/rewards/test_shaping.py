@@ -9,6 +9,7 @@ import pytest
 from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import Judge, resolve_rewards
+from groupwise.runs.records import group_record
 from groupwise.train.batch import reward_matrix
 
 from .groups import make_group
@@ -160,3 +161,18 @@ def test_a_recipe_is_checked_before_anything_is_loaded(rewards, message):
 
 def test_two_of_one_name_are_gated_by_their_recorded_names():
     Recipe(rewards=["length", "length", {"name": "format", "when": {"length_2": 0}}])
+
+
+def test_the_record_keeps_what_was_returned_what_counted_and_why():
+    def why(completions, log_why, log_extra):
+        log_why([None, "short"])
+        log_extra("words", [3, 1])
+        return [3, 1]
+
+    made = make_group("p", ["a b c", "a"])
+    group = Judge(resolve_rewards([{"function": why, "clip": [0, 2]}])).judge([made]).groups[0]
+    first, second = group_record(group, 1)["completions"]
+    assert (first["rewards"], first["counted"], first["reward"]) == ({"why": 3}, {"why": 2}, 2)
+    assert second["extra"] == {"why/why": "short", "words": 1}
+    plain = Judge(resolve_rewards([lambda completions: [1, 2]])).judge([made]).groups[0]
+    assert not {"counted", "extra"} & group_record(plain, 1)["completions"][0].keys()
