@@ -1,0 +1,56 @@
+"""What is wrong with the completions of the untrained model, whatever the rewards make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+
+from .evidence import Evidence
+from .finding import Finding
+
+CUT_WARN = 0.5
+"""Share of completions cut off at max_completion_length. From half on, most of what is judged has no end and, where
+an answer comes last, no answer."""
+EMPTY_WARN = 0.25
+"""Share of completions without text: a policy that ends at once explores nothing."""
+
+
+def completions_cut(evidence: Evidence) -> list[Finding]:
+    """`max_completion_length` cuts answers off. It fails where what is left earns no signal either."""
+    completions = [c for group in evidence.sampled.groups for c in group.completions]
+    share, limit = fmean(c.is_truncated for c in completions), evidence.subject.parts.config.max_completion_length
+    if share < CUT_WARN:
+        return []
+    what = f"{share:.0%} of the completions are cut off at max_completion_length {limit}"
+    remedy = f"Set max_completion_length: {_more(evidence)}."
+    if evidence.sampled.signal_share == 0:
+        return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", remedy)]
+    if evidence.sampled.signal_share < 1:
+        return [Finding("completions_cut", "warn", f"{what}.", remedy)]
+    what += "; they are rewarded differently all the same, so training may learn to end."
+    return [Finding("completions_cut", "note", what, remedy)]
+
+
+def _more(evidence: Evidence) -> int:
+    """Four times the limit, or what the context has room for."""
+    limit = evidence.subject.parts.config.max_completion_length
+    context = getattr(evidence.subject.policy.model.config, "max_position_embeddings", None)
+    room = 4 * limit if context is None else context - evidence.subject.problems.max_prompt_tokens
+    return min(4 * limit, max(room, limit))
+
+
+def completions_empty(evidence: Evidence) -> list[Finding]:
+    """The model often says nothing at all."""
+    texts = [c.text for group in evidence.sampled.groups for c in group.completions]
+    share = fmean(not text.strip() for text in texts)
+    if share < EMPTY_WARN:
+        return []
+    what = f"{share:.0%} of the completions are empty: the model takes the end of the prompt for the end of the text."
+    remedy = (
+        "Give the prompts as messages where the model has a chat template, or end a plain prompt with a cue such as "
+        '"Answer:".'
+    )
+    return [Finding("completions_empty", "warn", what, remedy)]
+
+
+CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (completions_empty, completions_cut)

@@ -1,0 +1,135 @@
+"""What a step and the whole run will take: one learner pass over the sampled groups that changes no weight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..config import GRPOConfig
+from ..policy.network import Scoring
+from ..train import setup
+from ..train.agreement import likely_cause
+from ..train.batch import Batch
+from ..train.learner import Learner, Update
+from ..train.optim import make_optimizer
+from ..train.schedule import Schedule
+from ..types import Group
+from ..world import peak_memory_bytes
+from .sample import Sampled
+from .subject import Notify, Subject
+
+FEW = 4
+"""Completions of the group in which the cause of a disagreement is looked for."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds are estimates, from one pass each."""
+
+    rollout_s: float
+    """Of a step."""
+    reward_s: float
+    learn_s: float
+    num_steps: int
+    eval_s: float
+    """Of one evaluation; 0 without held-out problems."""
+    num_evals: int
+    memory_bytes: int | None
+    """The most that was used up to the end of the learner pass, optimizer state included."""
+    memory_total_bytes: int | None
+    update: Update
+
+    @property
+    def step_s(self) -> float:
+        return self.rollout_s + self.reward_s + self.learn_s
+
+    @property
+    def total_s(self) -> float:
+        """Of the whole run, without saving."""
+        return self.num_steps * self.step_s + self.num_evals * self.eval_s
+
+    @property
+    def mismatch(self) -> float | None:
+        """Mean over tokens of exp |rollout_logprob - logprob| before the first step; 1 is no difference."""
+        return self.update.stats.get("sampling/mismatch")
+
+
+def measure_cost(subject: Subject, sampled: Sampled, notify: Notify) -> Cost:
+    """Run the learner over one step's groups with learning rate 0; weights stay as they are, bit for bit."""
+    config = subject.parts.config
+    groups = sampled.groups[: config.prompts_per_step]
+    scale = config.prompts_per_step / len(groups)
+    reference = setup.make_reference(subject.policy, config)
+    schedule = Schedule(config, len(subject.problems), reference)
+    learner = _learner_at_rest(subject, schedule, notify)
+    begun = perf_counter()
+    batch = _with_some_advantage(learner.prepare(groups, learner.score(groups)))
+    update = learner.update(batch)
+    learn_s = (perf_counter() - begun) * scale
+    device = subject.policy.network.device
+    return Cost(
+        rollout_s=sampled.rollout_s,
+        reward_s=sampled.reward_s * config.completions_per_step / sampled.num_completions,
+        learn_s=learn_s,
+        num_steps=schedule.num_steps,
+        eval_s=_eval_seconds(subject, sampled),
+        num_evals=_num_evals(config, schedule) if subject.parts.eval_problems is not None else 0,
+        memory_bytes=peak_memory_bytes(device),
+        memory_total_bytes=memory_total_bytes(device),
+        update=update,
+    )
+
+
+def _learner_at_rest(subject: Subject, schedule: Schedule, notify: Notify) -> Learner:
+    """The run's own learner and optimizer, whose steps have length 0."""
+    config = subject.parts.config
+    optimizer, _ = make_optimizer(config.replace(learning_rate=0.0), subject.policy.model, notify)
+    scheduler = LambdaLR(optimizer, lambda update: 1.0)
+    learner, _ = setup.make_learner(
+        subject.policy, schedule.reference, schedule, subject.judge, config, (optimizer, scheduler), notify
+    )
+    return learner
+
+
+def _with_some_advantage(batch: Batch) -> Batch:
+    """Where no group has signal, the learner would have nothing to pass over: its time is measured all the same."""
+    return batch if bool(batch.advantages.any()) else replace(batch, advantages=torch.ones_like(batch.advantages))
+
+
+def _num_evals(config: GRPOConfig, schedule: Schedule) -> int:
+    steps = range(1, schedule.num_steps + 1)
+    due = sum(schedule.is_due(step, config.eval_steps, config.eval_strategy) for step in steps)
+    return due + bool(config.eval_on_start)
+
+
+def _eval_seconds(subject: Subject, sampled: Sampled) -> float:
+    """Sampled and greedy completions of the held-out problems, at the speed of a step's rollout."""
+    config, held_out = subject.parts.config, subject.parts.eval_problems
+    if held_out is None:
+        return 0.0
+    problems = min(len(held_out), config.num_eval_problems or len(held_out))
+    completions = problems * (1 + (config.num_generations_eval or config.num_generations))
+    return sampled.rollout_s * completions / config.completions_per_step
+
+
+def memory_total_bytes(device: torch.device) -> int | None:
+    """Memory of the GPU, or of the machine; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf, some systems not these names
+        return None
+
+
+def cause_of_gap(subject: Subject, groups: Sequence[Group], bound: float) -> str:
+    """Why engine and learner differ, looked for in a few completions."""
+    config, group = subject.parts.config, groups[0]
+    few = replace(group, completions=group.completions[:FEW])
+    scoring = Scoring(config.temperature, config.repetition_penalty, with_entropy=False)
+    return likely_cause(subject.policy.network, few, scoring, bound)

@@ -1,0 +1,213 @@
+"""What is wrong with the data, seen before a model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from statistics import fmean
+
+from ..data.problems import Problems
+from ..errors import RewardError
+from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
+from ..train.ingredients import Ingredients
+from ..types import Problem, Prompt
+from .finding import Finding, Level
+from .gold import USUAL_NAMES, columns_read, gold_column, golds, is_announced, occurs, prompt_words
+
+LOOK_AT = 2000
+"""Rows that the slower checks read: a share of them is known to 2 points, and they take under a second."""
+EMPTY_FAIL, EMPTY_WARN = 0.5, 0.05
+"""Share of rows without a value in a column that a reward reads. From half on most groups cannot be judged rightly."""
+DUPLICATES_WARN = 0.05
+"""Share of rows whose prompt came before: below it a few repeats change no epoch that anyone would notice."""
+EVAL_SEEN_FAIL = 0.05
+"""Share of held-out prompts that are trained on: from here on the held-out curve measures memory as well as skill."""
+LEAK_WARN, LEAK_BY_CHANCE = 0.5, 0.3
+"""Share of prompts that hold their own answer, and how far that must lie above the share that hold another row's:
+options of a multiple choice stand in every prompt and give nothing away."""
+
+
+def too_few_problems(parts: Ingredients) -> list[Finding]:
+    """A step draws different problems, so there must be enough for one."""
+    num, wanted = len(parts.problems), parts.config.prompts_per_step
+    if num >= wanted:
+        return []
+    what = f"The data has {num} problems, and a step draws {wanted} different ones."
+    return [Finding("too_few_problems", "fail", what, f"Set prompts_per_step: {num}, or use more data.")]
+
+
+def wrong_column(parts: Ingredients) -> list[Finding]:
+    """A reward that asks for a column the data does not have."""
+    found = []
+    columns = parts.problems.column_names
+    for function in parts.rewards:
+        try:
+            function.check(columns)
+        except RewardError as error:
+            missing = sorted(function.required - {*columns, *SAMPLED, *ON_REQUEST})
+            found.append(Finding("wrong_column", "fail", str(error), _rename(missing, columns)))
+            continue
+        found += [
+            Finding(
+                "wrong_column",
+                "warn",
+                f'Reward "{function.name}" has a parameter "{name}" that no column of the data fills '
+                f"({_listed(columns)}), so it is always None.",
+                _rename([name], columns),
+            )
+            for name in _never_filled(function, columns)
+        ]
+    return found
+
+
+def _never_filled(function: RewardFunction, columns: Sequence[str]) -> list[str]:
+    """Parameters that default to None, which looks like a column, and have none."""
+    parameters = inspect.signature(function.call).parameters
+    known = {*columns, *SAMPLED, *ON_REQUEST}
+    return sorted(name for name in function.accepted - known if parameters[name].default is None)
+
+
+def _rename(missing: Sequence[str], columns: Sequence[str]) -> str:
+    wanted = missing[0] if missing else "NEW_NAME"
+    near = difflib.get_close_matches(wanted, columns, n=1, cutoff=0.5)
+    own = near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"]
+    return f"Set data.columns: {{{wanted}: {own[0]}}}, or let the reward read a column that is there."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"it has {', '.join(names)}" if names else "it has none but the prompt"
+
+
+def empty_column(parts: Ingredients) -> list[Finding]:
+    """A column that a reward reads and that has nothing in many rows."""
+    names = {name for function in parts.rewards for name in columns_read(function)}
+    gold = gold_column(parts.problems.column_names, parts.rewards)
+    wanted = sorted((names | ({gold} if gold else set())) & set(parts.problems.column_names))
+    found = []
+    rows = _first_rows(parts.problems)
+    for name in wanted:
+        share = sum(_is_empty(problem.columns.get(name)) for problem in rows) / len(rows)
+        if share < EMPTY_WARN:
+            continue
+        level: Level = "fail" if share >= EMPTY_FAIL else "warn"
+        what = f'Column "{name}", which the rewards read, is empty in {share:.0%} of {len(rows)} rows.'
+        others = [column for column in parts.problems.column_names if column != name]
+        choice = ", ".join(others) or "there is no other"
+        remedy = f"Set data.columns: {{{name}: COLUMN}} to the column that holds it ({choice})."
+        found.append(Finding("empty_column", level, what, remedy))
+    return found
+
+
+def _is_empty(value: object) -> bool:
+    return not value.strip() if isinstance(value, str) else value is None or value == []
+
+
+def duplicate_problems(parts: Ingredients) -> list[Finding]:
+    """Prompts that the data holds more than once."""
+    counts = Counter(_key(problem.prompt) for problem in parts.problems)
+    repeated = len(parts.problems) - len(counts)
+    if not repeated:
+        return []
+    share, most = repeated / len(parts.problems), max(counts.values())
+    what = (
+        f"{repeated} of {len(parts.problems)} problems ({share:.1%}) have a prompt that another row has too; "
+        f"one comes {most} times in an epoch."
+    )
+    level: Level = "warn" if share >= DUPLICATES_WARN else "note"
+    return [Finding("duplicate_problems", level, what, f"Leave the repeats out of {parts.problems.name}.")]
+
+
+def contradicting_answers(parts: Ingredients) -> list[Finding]:
+    """One prompt with several right answers: no completion can be right in all of its rows."""
+    column = gold_column(parts.problems.column_names, parts.rewards)
+    if column is None:
+        return []
+    answers = defaultdict(set)
+    for problem, gold in golds(parts.problems, column):
+        answers[_key(problem.prompt)].add(gold)
+    several = sum(len(found) > 1 for found in answers.values())
+    if not several:
+        return []
+    what = f'{several} prompts stand in several rows with different values of "{column}".'
+    remedy = f"Keep one row of each such prompt in {parts.problems.name}, or say in the prompt what tells them apart."
+    return [Finding("contradicting_answers", "warn", what, remedy)]
+
+
+def eval_in_train(parts: Ingredients) -> list[Finding]:
+    """Held-out problems that are trained on."""
+    if parts.eval_problems is None:
+        return []
+    trained = {_key(problem.prompt) for problem in parts.problems}
+    seen = sum(_key(problem.prompt) in trained for problem in parts.eval_problems)
+    if not seen:
+        return []
+    share = seen / len(parts.eval_problems)
+    what = f"{seen} of {len(parts.eval_problems)} held-out prompts ({share:.0%}) stand in the training data too."
+    level: Level = "fail" if share >= EVAL_SEEN_FAIL else "warn"
+    remedy = "Set data.split and data.eval_split to rows that do not overlap, such as [:90%] and [90%:]."
+    return [Finding("eval_in_train", level, what, remedy)]
+
+
+def _key(prompt: Prompt) -> str:
+    """A prompt without what no one means by different: case and white space."""
+    return " ".join((prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)).casefold().split())
+
+
+def answer_in_prompt(parts: Ingredients) -> list[Finding]:
+    """Prompts that hold the answer they ask for."""
+    column = gold_column(parts.problems.column_names, parts.rewards)
+    if column is None:
+        return []
+    rows = [(prompt_words(problem.prompt), gold) for problem, gold in golds(_first_rows(parts.problems), column)]
+    if len(rows) < 2:
+        return []
+    own = _share(occurs(gold, prompt) for prompt, gold in rows)
+    chance = _by_chance(rows, own)
+    if own < LEAK_WARN or own - chance < LEAK_BY_CHANCE:
+        return []
+    announced = _share(is_announced(gold, prompt) for prompt, gold in rows)
+    what = (
+        f'{own:.0%} of the prompts hold their own answer (column "{column}"), {chance:.0%} the answer of another row.'
+    )
+    if announced:
+        what += f" {announced:.0%} even say that it is the answer."
+    level: Level = "fail" if announced >= LEAK_WARN else "warn"
+    remedy = (
+        "Take the answer out of the prompt, or set data.columns: {prompt: COLUMN} to the column that only asks; where "
+        "the task is to find the answer in a text, nothing is wrong."
+    )
+    return [Finding("answer_in_prompt", level, what, remedy)]
+
+
+def _by_chance(rows: Sequence[tuple[str, str]], own: float) -> float:
+    """Share of prompts that hold the answer of the next row with another one; `own` where all answers are equal."""
+    found = []
+    for i, (prompt, gold) in enumerate(rows):
+        others = (rows[(i + k) % len(rows)][1] for k in range(1, min(len(rows), 20)))
+        other = next((each for each in others if each != gold), None)
+        if other is not None:
+            found.append(occurs(other, prompt))
+    return _share(found) if found else own
+
+
+def _share(found: Iterable[bool]) -> float:
+    return fmean(map(float, found))
+
+
+def _first_rows(problems: Problems) -> list[Problem]:
+    return list(islice(problems, LOOK_AT))
+
+
+CHECKS: tuple[Callable[[Ingredients], list[Finding]], ...] = (
+    wrong_column,
+    too_few_problems,
+    empty_column,
+    answer_in_prompt,
+    eval_in_train,
+    contradicting_answers,
+    duplicate_problems,
+)

@@ -1,0 +1,170 @@
+"""Completions that no one should be paid for, and the right answer, given to the rewards of the sampled problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from ..chat import decode_completion
+from ..rewards.function import RewardFunction
+from ..types import Completion, Group
+from .gold import gold_column, gold_text, prompt_words
+from .sample import Sampled
+from .subject import Subject
+
+EMPTY = "empty"
+PROMPT = "the prompt repeated"
+TAGS = "tags around nothing"
+STUFFED = "tags stuffed with guesses"
+NOISE = "noise of full length"
+GOLD = "gold answer alone"
+BEGINNING = "beginning of an answer"
+
+EXPLOITS = (EMPTY, PROMPT, TAGS, STUFFED, NOISE)
+GUESSES = " ".join([*map(str, range(21)), *"ABCDE", "yes", "no", "true", "false"])
+GOLD_FORMS = ("{}", "The answer is {}.", "#### {}", "\\boxed{{{}}}")
+"""Beside the tags that the rewards name."""
+PREFIXES = (16, 8, 4, 2)
+"""An answer is cut to one part in so many: where short is good, one of these beats nothing at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A completion that was made up."""
+
+    kind: str
+    text: str
+    is_cut: bool = False
+    """Whether it ends at the length limit instead of an end token."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The rewards of the probes of one problem, beside those of its sampled completions."""
+
+    group: Group
+    """The probes as completions, judged."""
+    kinds: tuple[str, ...]
+    sampled: tuple[float, ...]
+    """Judged rewards of the sampled completions, counted in the same way."""
+
+    def best(self, *kinds: str) -> float | None:
+        """The highest reward of these kinds of probe; None where none was judged."""
+        judged = zip(self.kinds, self.group.reward, strict=True)
+        return max((reward for kind, reward in judged if kind in kinds and reward is not None), default=None)
+
+    def index_of_best(self, kind: str) -> int:
+        """The probe of this kind with the highest reward; one that was not judged comes last."""
+        rewards = self.group.reward
+        own = [i for i, each in enumerate(self.kinds) if each == kind]
+        return max(own, key=lambda i: -math.inf if (reward := rewards[i]) is None else reward)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRow:
+    """What one kind of probe gets, over the problems: the mean of its best."""
+
+    kind: str
+    example: str
+    rewards: dict[str, float | None]
+    total: float | None
+
+
+def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
+    """Make up the probes of every sampled problem and have them judged, all in one call."""
+    relative = any(f.shaping.normalise in ("group", "batch") for f in subject.training_judge.functions)
+    probes = [list(_probes(subject, group)) for group in sampled.groups]
+    groups = []
+    for group, made in zip(sampled.groups, probes, strict=True):
+        completions = [_completion(subject, each) for each in made]
+        # rewards that are relative to their group or batch can be compared only where they were judged together
+        company = group.completions if relative else ()
+        groups.append(Group(group.draw, group.problem, group.prompt_ids, (*completions, *company)))
+    judged = subject.training_judge.judge(groups, trainer_state=trainer_state).groups
+    return [
+        _probed(after, before, [each.kind for each in made])
+        for after, before, made in zip(judged, sampled.groups, probes, strict=True)
+    ]
+
+
+def _probed(judged: Group, before: Group, kinds: Sequence[str]) -> Probed:
+    num = len(kinds)
+    company = judged.reward[num:] or before.reward
+    alone = replace(
+        judged,
+        completions=judged.completions[:num],
+        rewards={name: values[:num] for name, values in judged.rewards.items()},
+        reward=judged.reward[:num],
+    )
+    return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None))
+
+
+def _probes(subject: Subject, group: Group) -> Iterator[Probe]:
+    functions = subject.parts.rewards
+    tags = _tags(functions)
+    yield Probe(EMPTY, "")
+    yield Probe(PROMPT, prompt_words(group.problem.prompt))
+    yield Probe(TAGS, "".join(f"<{tag}></{tag}>" for tag in tags))
+    yield Probe(STUFFED, "".join(f"<{tag}>{GUESSES}</{tag}>" for tag in tags))
+    yield Probe(NOISE, _noise(subject, group.draw), is_cut=True)
+    column = gold_column(subject.parts.problems.column_names, functions)
+    gold = None if column is None else gold_text(group.problem.columns.get(column))
+    if gold is not None:
+        yield from (Probe(GOLD, form.format(gold)) for form in GOLD_FORMS)
+        yield Probe(GOLD, f"<{tags[-1]}>{gold}</{tags[-1]}>")
+        yield Probe(GOLD, "".join(f"<{tag}>{gold}</{tag}>" for tag in tags))
+    text = next((c.text for c in group.completions if c.text.strip()), "")
+    beginnings = (text[: len(text) // part].strip() for part in PREFIXES)
+    yield from (Probe(BEGINNING, beginning) for beginning in beginnings if beginning)
+
+
+def _tags(functions: Sequence[RewardFunction]) -> list[str]:
+    """The tags that the rewards ask for, the answer's last; `answer` where none does."""
+    found: list[str] = []
+    for function in functions:
+        for name in ("tags", "reasoning_tag", "tag", "answer_tag"):
+            value = getattr(function.call, name, None) or ()
+            found += [value] if isinstance(value, str) else [str(each) for each in value]
+    tags = list(dict.fromkeys(found)) or ["answer"]
+    return sorted(tags, key=lambda tag: tag == "answer")
+
+
+def _noise(subject: Subject, draw: int) -> str:
+    """Tokens drawn at random, as many as a completion may have."""
+    tokenizer = subject.policy.tokenizer
+    special = set(tokenizer.all_special_ids)
+    ids = [i for i in range(len(tokenizer)) if i not in special]
+    random = Random(f"noise/{draw}")
+    return decode_completion(tokenizer, random.choices(ids, k=subject.parts.config.max_completion_length))
+
+
+def _completion(subject: Subject, made: Probe) -> Completion:
+    """The probe as if it had been sampled: cut at `max_completion_length`, else with an end token."""
+    tokenizer, limit = subject.policy.tokenizer, subject.parts.config.max_completion_length
+    ids = tokenizer.encode(made.text, add_special_tokens=False)
+    is_cut = made.is_cut or len(ids) >= limit
+    ids = ids[:limit] if is_cut else [*ids, *subject.policy.stop_ids[:1]]
+    text = decode_completion(tokenizer, ids) if is_cut else made.text
+    return Completion(tuple(ids), (0.0,) * len(ids), "length" if is_cut else "stop", 0, text)
+
+
+def probe_rows(probed: Sequence[Probed]) -> list[ProbeRow]:
+    """One row a kind, in the order in which they were made."""
+    kinds = dict.fromkeys(kind for each in probed for kind in each.kinds)
+    return [_row(kind, [each for each in probed if kind in each.kinds]) for kind in kinds]
+
+
+def _row(kind: str, probed: Sequence[Probed]) -> ProbeRow:
+    chosen = [(each.group, each.index_of_best(kind)) for each in probed]
+    rewards = {name: _mean(group.rewards[name][i] for group, i in chosen) for name in probed[0].group.rewards}
+    first, index = chosen[0]
+    return ProbeRow(kind, first.completions[index].text, rewards, _mean(group.reward[i] for group, i in chosen))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    judged = [value for value in values if value is not None]
+    return fmean(judged) if judged else None

@@ -1,0 +1,89 @@
+"""Three prompts as the model will see them, and what is wrong with their length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from ..chat import decode_completion
+from ..data import prepare
+from .finding import Finding, Level
+from .subject import Subject
+
+CUT_FAIL = 0.1
+"""Share of prompts that are cut or left out. A cut prompt has lost its beginning: the instruction, or the front of the
+chat template. One in ten is no longer an oddity of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """A prompt with its special tokens, decoded from the very ids that the engine gets."""
+
+    which: str
+    problem: int
+    text: str
+    num_tokens: int
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Prompt lengths in tokens, after cutting."""
+
+    shortest: int
+    median: float
+    longest: int
+
+
+def lengths(subject: Subject) -> Lengths:
+    counts = [len(subject.problems[row].prompt_ids) for row in range(len(subject.problems))]
+    return Lengths(min(counts), median(counts), max(counts))
+
+
+def shown_prompts(subject: Subject) -> list[ShownPrompt]:
+    """The shortest, the middle and the longest prompt; fewer where the data has fewer."""
+    problems = subject.problems
+    by_length = sorted(range(len(problems)), key=lambda row: (len(problems[row].prompt_ids), row))
+    chosen = {by_length[0]: "shortest", by_length[-1]: "longest", by_length[len(by_length) // 2]: "middle"}
+    return [_shown(subject, row, which) for row, which in sorted(chosen.items(), key=lambda c: by_length.index(c[0]))]
+
+
+def _shown(subject: Subject, row: int, which: str) -> ShownPrompt:
+    prepared = subject.problems[row]
+    text = decode_completion(subject.policy.tokenizer, prepared.prompt_ids, skip_special_tokens=False)
+    return ShownPrompt(which, prepared.problem.index, text, len(prepared.prompt_ids), prepared.is_truncated)
+
+
+def prompt_cut(subject: Subject) -> list[Finding]:
+    """Prompts over `max_prompt_length`."""
+    problems, limit = subject.problems, subject.parts.config.max_prompt_length
+    total, found = len(problems.problems), []
+    for count, what in ((problems.num_truncated, "lose their beginning"), (problems.num_dropped, "are left out")):
+        if count:
+            level: Level = "fail" if count / total >= CUT_FAIL else "warn"
+            sentence = (
+                f"{count} of {total} prompts ({count / total:.0%}) are over max_prompt_length {limit} and {what}."
+            )
+            found.append(Finding("prompt_cut", level, sentence, _remedy(subject)))
+    return found
+
+
+def _remedy(subject: Subject) -> str:
+    """The limit that cuts no prompt, or the largest that the model's context has room for."""
+    config = subject.parts.config
+    whole = prepare(
+        subject.parts.problems,
+        subject.policy.tokenizer,
+        system_prompt=config.system_prompt,
+        chat_template_kwargs=config.chat_template_kwargs,
+        notify=lambda text: None,
+    )
+    context = getattr(subject.policy.model.config, "max_position_embeddings", None)
+    room = None if context is None else context - config.max_completion_length
+    if room is None or whole.max_prompt_tokens <= room:
+        return f"Set max_prompt_length: {whole.max_prompt_tokens}, the longest prompt."
+    return f"Set max_prompt_length: {room}, all that the context of {context} has room for, and overlong_prompts: drop."
+
+
+CHECKS: tuple[Callable[[Subject], list[Finding]], ...] = (prompt_cut,)

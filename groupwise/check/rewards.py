@@ -1,0 +1,195 @@
+"""What is wrong with the rewards, as the sampled completions and the probes show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .evidence import Evidence
+from .finding import Finding, Level
+from .scores import OTHER_SIZES, Scores
+
+NOT_JUDGED_FAIL, NOT_JUDGED_WARN = 0.5, 0.1
+"""Share of completions that a function returns None for. From half on, most groups have fewer judged members than
+the group size that was paid for."""
+SIGNAL_WARN = 0.5
+"""Share of groups with signal: below half, most of the sampling is thrown away."""
+CONFLICT, REDUNDANT = -0.5, 0.97
+"""Rank correlation inside groups: from -0.5 on each function takes back half of the order that the other asks for;
+from 0.97 on the second one adds nothing but its weight."""
+SURE = 2.0
+"""Standard errors that a correlation must lie from 0."""
+FEWEST_PAIRS = 12
+"""Completions that a correlation is worth looking at from."""
+SLOW_SHARE, SLOW_SECONDS = 0.5, 1.0
+"""A reward is slow when it takes more than half as long as sampling, and at least a second a step: faster ones are
+not worth the work."""
+
+
+def not_judged(evidence: Evidence) -> list[Finding]:
+    """A function that often returns None."""
+    found = []
+    for function in evidence.functions:
+        if function.not_judged < NOT_JUDGED_WARN:
+            continue
+        level: Level = "fail" if function.not_judged >= NOT_JUDGED_FAIL else "warn"
+        what = f'Reward "{function.name}" returns None (not judged) for {function.not_judged:.0%} of the completions.'
+        remedy = (
+            f"Let {function.name} return 0, not None, for an answer that it can read and that is wrong or missing; "
+            "keep None for what nobody could judge."
+        )
+        found.append(Finding("not_judged", level, what, remedy))
+    return found
+
+
+def constant_reward(evidence: Evidence) -> list[Finding]:
+    """A function that gives every completion of every problem the same, the made-up ones too."""
+    found = []
+    for function in evidence.functions:
+        values = {value for row in evidence.by_problem(function.name) for value in row}
+        if len(values) != 1:
+            continue
+        level: Level = "fail" if len(evidence.functions) == 1 else "warn"
+        what = (
+            f'Reward "{function.name}" is {values.pop():g} for everything: for {evidence.sampled.num_completions} '
+            "sampled completions and for every made-up one, the empty one included."
+        )
+        remedy = f"Mend {function.name} until right and wrong get different rewards, or take it out of rewards."
+        found.append(Finding("constant_reward", level, what, remedy))
+    return found
+
+
+def ignores_completion(evidence: Evidence) -> list[Finding]:
+    """A function that depends on the problem and on nothing that the model says."""
+    found = []
+    for function in evidence.functions:
+        rows = [set(row) for row in evidence.by_problem(function.name) if row]
+        if not rows or any(len(row) > 1 for row in rows) or len(set.union(*rows)) == 1:
+            continue
+        level: Level = "fail" if len(evidence.functions) == 1 else "warn"
+        what = (
+            f'Reward "{function.name}" differs between problems and is the same for every completion of one: it reads '
+            "the prompt or a column, not the completion, and its advantages are 0."
+        )
+        found.append(Finding("ignores_completion", level, what, f"Let {function.name} read completions."))
+    return found
+
+
+def no_signal(evidence: Evidence) -> list[Finding]:
+    """The rewards can tell completions apart, and all that the untrained model says gets the same."""
+    rows, total = evidence.by_problem(None), evidence.total
+    if not total.judged or evidence.sampled.signal_share > 0 or all(len(set(row)) <= 1 for row in rows):
+        return []
+    best, num = max(max(row) for row in rows if row), len(total.judged)
+    if len(set(total.judged)) > 1:
+        return []
+    what = (
+        f"All {num} completions of the untrained model get {total.judged[0]:g}. Something better is rarer than one in "
+        f"{max(num // 3, 1)}" + (f" (a made-up completion gets {best:g})." if best > total.judged[0] else ".")
+    )
+    remedy = (
+        "Take easier problems (data.split), or add a reward for a first step that the model does take, such as "
+        "{name: format, mode: soft}."
+    )
+    return [Finding("no_signal", "fail", what, remedy)]
+
+
+def few_signals(evidence: Evidence) -> list[Finding]:
+    """G is too small for how rarely rewards differ. It fails where a step would often have no group with signal."""
+    total, size = evidence.total, evidence.num_generations
+    share, expected = evidence.sampled.signal_share, total.expected_signal(size)
+    if not _has_few(evidence) or expected >= SIGNAL_WARN:
+        return []
+    what = f"{share:.0%} of the groups carry signal at num_generations {size}; pooled estimate {expected:.0%}"
+    if total.is_two_valued:
+        what += f" from a success rate of {total.judged.count(max(total.judged)) / len(total.judged):.0%}"
+    level: Level = "fail" if max(share, expected) * evidence.subject.parts.config.prompts_per_step < 1 else "warn"
+    return [Finding("few_signals", level, f"{what}.", _more_generations(total, size))]
+
+
+def uneven_problems(evidence: Evidence) -> list[Finding]:
+    """Rewards differ between problems far more than inside groups: more generations would not help."""
+    share, expected = evidence.sampled.signal_share, evidence.total.expected_signal(evidence.num_generations)
+    if not _has_few(evidence) or expected < SIGNAL_WARN:
+        return []
+    what = (
+        f"{share:.0%} of the groups carry signal, where {expected:.0%} would if all problems were alike: the policy "
+        "solves a problem always or never."
+    )
+    remedy = "Take problems of middle difficulty (data.split), or set dynamic_sampling: true to draw past the others."
+    return [Finding("uneven_problems", "warn", what, remedy)]
+
+
+def _has_few(evidence: Evidence) -> bool:
+    """Whether few groups have signal although rewards do differ, and for some problem by what the completion says."""
+    differs = len(set(evidence.total.judged)) > 1 and any(len(set(row)) > 1 for row in evidence.by_problem(None))
+    return differs and evidence.sampled.signal_share < SIGNAL_WARN
+
+
+def _more_generations(total: Scores, size: int) -> str:
+    enough = [other for other in OTHER_SIZES if other > size and total.expected_signal(other) >= SIGNAL_WARN]
+    if enough:
+        share = total.expected_signal(enough[0])
+        return f"Set num_generations: {enough[0]} (about {share:.0%} of the groups would carry signal)."
+    return "Take problems that are solved more often (data.split), or a reward that grades instead of judging 0 or 1."
+
+
+def slow_reward(evidence: Evidence) -> list[Finding]:
+    """A function that the machine would wait for."""
+    config, sampled = evidence.subject.parts.config, evidence.sampled
+    found = []
+    for function in evidence.functions:
+        each = (function.seconds or 0.0) / sampled.num_completions
+        step = each * config.completions_per_step
+        if step < SLOW_SECONDS or step < SLOW_SHARE * sampled.rollout_s:
+            continue
+        what = (
+            f'Reward "{function.name}" takes {each:.2g} s a completion, so about {step:.0f} s a step; sampling takes '
+            f"{sampled.rollout_s:.1f} s."
+        )
+        remedy = (
+            f"Make {function.name} an `async def`, judge the whole batch at once, or keep what it computes in a cache."
+        )
+        found.append(Finding("slow_reward", "warn", what, remedy))
+    return found
+
+
+def conflict(evidence: Evidence) -> list[Finding]:
+    """Two functions that order the same completions the opposite way."""
+    return [
+        Finding(
+            "conflict",
+            "warn",
+            f'Rewards "{each.first}" and "{each.second}" pull against each other: rank correlation {each.rho:.2f} '
+            f"inside groups ({each.num_pairs} completions).",
+            f"Gate one by the other (when: {{{each.first}: 1}} on {each.second}), or lower the weight of one of them.",
+        )
+        for each in evidence.agreements
+        if each.rho <= CONFLICT and each.rho <= -SURE * each.error and each.num_pairs >= FEWEST_PAIRS
+    ]
+
+
+def redundant(evidence: Evidence) -> list[Finding]:
+    """Two functions that say the same."""
+    return [
+        Finding(
+            "redundant",
+            "note",
+            f'Rewards "{each.first}" and "{each.second}" order completions alike: rank correlation {each.rho:.2f}.',
+            f"Take {each.second} out of rewards, unless it is meant to weigh more.",
+        )
+        for each in evidence.agreements
+        if each.rho >= REDUNDANT and each.num_pairs >= FEWEST_PAIRS
+    ]
+
+
+CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
+    not_judged,
+    constant_reward,
+    ignores_completion,
+    no_signal,
+    few_signals,
+    uneven_problems,
+    conflict,
+    redundant,
+    slow_reward,
+)

@@ -1,0 +1,116 @@
+"""The order of a check: what is cheap first, and no further than something makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+from ..config import Recipe
+from ..policy.load import count_parameters
+from ..train.ingredients import Ingredients, read_ingredients
+from . import completions, cost, data, exploits, machine, prompts, rewards
+from .evidence import Evidence
+from .probes import probe
+from .result import Result
+from .sample import num_groups, sample
+from .subject import Notify, Subject, load_subject
+
+FATAL = frozenset({"wrong_column", "too_few_problems"})
+"""Failures of the data after which nothing can be sampled or judged."""
+
+Read = Callable[[Recipe, Path | None, Notify], Ingredients]
+Load = Callable[[Recipe, Ingredients, Notify], Subject]
+
+
+def check(
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    groups: int | None = None,
+    notify: Notify = print,
+    read: Read = read_ingredients,
+    load: Load = load_subject,
+) -> Result:
+    """Look at a recipe as far as one can without changing a weight.
+
+    Args:
+        folder: where the recipe's own files are looked for.
+        groups: how many groups to sample; by default as many as a step has, 4 at least and 8 at most.
+        read, load: what brings in data and rewards, and then the model.
+
+    Raises:
+        ConfigError, DataError, ModelError, RewardError: what cannot be read or run at all.
+    """
+    begun = perf_counter()
+    notify("Reading data and rewards.")
+    parts = read(recipe, folder, notify)
+    findings = [finding for each in data.CHECKS for finding in each(parts)]
+    about = _about(recipe, parts)
+    name = parts.config.run_name or Path(parts.config.output_dir).name
+    if any(finding.level == "fail" and finding.name in FATAL for finding in findings):
+        return Result(name, recipe.model, about, findings, len(data.CHECKS), perf_counter() - begun)
+    notify("Loading the model.")
+    subject = load(recipe, parts, notify)
+    findings += [finding for each in prompts.CHECKS for finding in each(subject)]
+    evidence = _evidence(subject, groups, notify)
+    for check_of in (*completions.CHECKS, *rewards.CHECKS, *exploits.CHECKS):
+        findings += check_of(evidence)
+    notify("Measuring a learner pass. No weight is changed.")
+    price = cost.measure_cost(subject, evidence.sampled, notify)
+    findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
+    kinds = (data, prompts, completions, rewards, exploits, machine)
+    return Result(
+        run_name=name,
+        model=recipe.model,
+        about=[*about, *_about_subject(subject)],
+        findings=findings,
+        num_checks=sum(len(kind.CHECKS) for kind in kinds),
+        seconds=perf_counter() - begun,
+        prompts=prompts.shown_prompts(subject),
+        lengths=prompts.lengths(subject),
+        evidence=evidence,
+        cost=price,
+    )
+
+
+def _evidence(subject: Subject, groups: int | None, notify: Notify) -> Evidence:
+    from transformers import TrainerState
+
+    count = num_groups(subject, groups)
+    notify(f"Sampling {count} groups of {subject.parts.config.num_generations} completions.")
+    state = TrainerState()
+    sampled = sample(subject, count, state)
+    notify("Trying exploits on the rewards.")
+    return Evidence(subject, sampled, probe(subject, sampled, state))
+
+
+def _about(recipe: Recipe, parts: Ingredients) -> list[tuple[str, str]]:
+    held_out = "" if parts.eval_problems is None else f", {len(parts.eval_problems):,} held out"
+    what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
+    lines = parts.config.describe()
+    return [
+        ("model", f"{recipe.model}, training {what}"),
+        ("data", f"{parts.problems.name}, {len(parts.problems):,} problems{held_out}"),
+        ("rewards", ", ".join(_weighted(f.name, f.weight) for f in parts.rewards)),
+        ("step", lines[0]),
+        *(("", line) for line in lines[1:]),
+    ]
+
+
+def _weighted(name: str, weight: float) -> str:
+    return name if weight == 1 else f"{name} (weight {weight:g})"
+
+
+def _about_subject(subject: Subject) -> list[tuple[str, str]]:
+    network = subject.policy.network
+    dtype = str(network.dtype).removeprefix("torch.")
+    return [
+        ("parameters", str(count_parameters(subject.policy.model))),
+        ("machine", f"{network.device.type}, {dtype}, engine {subject.engine.capabilities.name}"),
+    ]
+
+
+def page_path(recipe: Recipe) -> Path:
+    """Where the page of this recipe lies."""
+    return Path(recipe.config.output_dir) / "check" / "index.html"

@@ -1,0 +1,89 @@
+"""A few groups from the untrained model: the first ones that training would draw, with the seeds of its first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from ..chat import decode_completion
+from ..data.order import Draw
+from ..train import setup
+from ..train.collect import make_group, make_sampling
+from ..train.judged import SignalTest, signal_test
+from ..types import Group, Request
+from .subject import Subject
+
+FEWEST, MOST = 4, 8
+"""Groups that are sampled when nobody says how many: as many as a step has, within these bounds. Four groups of eight
+find what a tenth of the completions would get 19 times out of 20; more than eight would be long to wait for."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Judged groups and what they took."""
+
+    groups: tuple[Group, ...]
+    rollout_s: float
+    """Of one step, estimated from the last round of sampling: the first one also builds kernels."""
+    seconds: Mapping[str, float]
+    """Reward function -> seconds of its call on all these completions."""
+    reward_s: float
+    has_signal: SignalTest
+
+    @property
+    def num_completions(self) -> int:
+        return sum(len(group.completions) for group in self.groups)
+
+    @property
+    def signal_share(self) -> float:
+        """Share of the groups whose rewards tell their completions apart."""
+        return sum(map(self.has_signal, self.groups)) / len(self.groups)
+
+
+def num_groups(subject: Subject, wanted: int | None) -> int:
+    """How many groups to sample: what was asked for, else as many as a step has, never more than there are problems."""
+    usual = min(max(subject.parts.config.prompts_per_step, FEWEST), MOST)
+    return min(wanted or usual, len(subject.problems))
+
+
+def sample(subject: Subject, count: int, trainer_state: Any = None) -> Sampled:
+    """Sample and judge `count` groups, in rounds no larger than a step."""
+    config = subject.parts.config
+    order = setup.make_order(subject.problems, config)
+    size = min(config.prompts_per_step, count)
+    draws = [draw for _ in range(math.ceil(count / size)) for draw in order.draw(size)][:count]
+    subject.policy.network.refresh()
+    subject.engine.load_weights(subject.policy.network, version=0)
+    groups: list[Group] = []
+    seconds = 0.0
+    for start in range(0, len(draws), size):
+        part = draws[start : start + size]
+        begun = perf_counter()
+        groups += _roll_out(subject, part)
+        seconds = (perf_counter() - begun) * config.prompts_per_step / len(part)
+    begun = perf_counter()
+    judged = subject.training_judge.judge(groups, trainer_state=trainer_state)
+    reward_s = perf_counter() - begun
+    test = signal_test(config, [function.weight for function in subject.training_judge.functions])
+    return Sampled(judged.groups, seconds, judged.seconds, reward_s, test)
+
+
+def _roll_out(subject: Subject, draws: Sequence[Draw]) -> list[Group]:
+    """Groups with the very completions that the first step would sample."""
+    config, tokenizer = subject.parts.config, subject.policy.tokenizer
+    sampling = make_sampling(config, subject.policy.stop_ids)
+    requests = [
+        Request(
+            subject.problems[draw.row].prompt_ids,
+            config.num_generations,
+            sampling,
+            seed=(config.seed, 1, draw.number),
+            decode=lambda ids: decode_completion(tokenizer, ids),
+        )
+        for draw in draws
+    ]
+    answers = dict(subject.engine.generate(requests))
+    return [make_group(draw, subject.problems, answers[i], tokenizer) for i, draw in enumerate(draws)]

@@ -1,0 +1,58 @@
+"""The run that is checked, put together as far as its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Recipe
+from ..data.prepare import PreparedProblems
+from ..policy.load import add_adapter, hold_trained_weights_in_float32, load_tokenizer
+from ..rewards import Judge
+from ..rollout.engine import Engine
+from ..train import setup
+from ..train.ingredients import Ingredients, load_named_model
+from ..train.overlong import with_shaping
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Model, engine, prompts and rewards as training would have them before step 1."""
+
+    parts: Ingredients
+    policy: setup.Policy
+    problems: PreparedProblems
+    engine: Engine
+    judge: Judge
+    """Of the recipe's functions."""
+    training_judge: Judge
+    """With the punishment of overlong completions, where the recipe asks for it."""
+
+    @classmethod
+    def of(cls, parts: Ingredients, policy: setup.Policy, judge: Judge, engine: Engine, notify: Notify) -> Subject:
+        """Encode the prompts; everything else is there."""
+        problems = setup.prepare_problems(parts.problems, policy.tokenizer, policy.model, parts.config, notify)
+        return cls(parts, policy, problems, engine, judge, with_shaping(judge, parts.config))
+
+
+def load_subject(recipe: Recipe, parts: Ingredients, notify: Notify) -> Subject:
+    """Load the model with its tokenizer, and the reward models.
+
+    Raises:
+        ModelError, ConfigError, DataError, RewardError: what stops training from starting.
+    """
+    config = parts.config
+    judge = Judge(parts.rewards, parts.problems.column_names)
+    model: Any = load_named_model(recipe.model, config, full=parts.peft_config is None, notify=notify)
+    if parts.peft_config is not None:
+        model = add_adapter(model, parts.peft_config, config.seed)
+    hold_trained_weights_in_float32(model, notify)
+    tokenizer = load_tokenizer(
+        recipe.tokenizer or recipe.model, trust_remote_code=config.trust_remote_code, notify=notify
+    )
+    judge.load()
+    policy = setup.Policy.of(model, recipe.model, tokenizer, config, notify)
+    return Subject.of(parts, policy, judge, policy.engine(config), notify)

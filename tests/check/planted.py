@@ -1,0 +1,97 @@
+"""A tiny model that recites, so that a mistake can be planted in anything around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tiny import EOS, tiny_model, tiny_tokenizer, with_lora
+
+from groupwise.check.result import Result
+from groupwise.check.run import check
+from groupwise.check.subject import Subject
+from groupwise.config import GRPOConfig, Recipe
+from groupwise.data import load_problems
+from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rollout.engine import Capabilities
+from groupwise.rollout.scripted import ScriptedEngine
+from groupwise.train import setup
+from groupwise.train.ingredients import Ingredients
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+ROWS = [{"prompt": f"write {word} in digits", "answer": str(number)} for number, word in enumerate(WORDS, start=1)]
+SETTINGS: dict[str, Any] = {
+    "prompts_per_step": 4,
+    "num_generations": 4,
+    "max_completion_length": 24,
+    "max_steps": 3,
+    "dtype": "float32",
+    "use_cpu": True,
+    "beta": 0.0,
+}
+
+Say = Callable[[int, int], str]
+"""(number of the group, number of the completion) -> what the model says."""
+
+
+def digits(group: int, index: int) -> str:
+    """Every digit is someone's answer: right now and then, with more or fewer words around it."""
+    return "so " * index + str((group + index) % len(WORDS) + 1)
+
+
+def right(completions: Sequence[str], answer: Sequence[str]) -> list[float]:
+    """1 where the completion ends in the answer."""
+    return [float(text.rstrip(".").endswith(gold)) for text, gold in zip(completions, answer, strict=True)]
+
+
+@cache
+def policy() -> setup.Policy:
+    """One for all tests: no check changes it."""
+    config = GRPOConfig(**SETTINGS)
+    model = with_lora(tiny_model(max_position_embeddings=512), is_learnt=False)
+    return setup.Policy.of(model, "tiny", tiny_tokenizer(), config, lambda text: None)
+
+
+class Reciting(ScriptedEngine):
+    """Says what it is told to, group after group."""
+
+    def __init__(self, say: Say) -> None:
+        self.num_groups = 0
+        super().__init__(lambda request, index: self._ids(say, request, index))
+        self.capabilities = Capabilities("scripted", keeps_logprobs=False)
+
+    def _ids(self, say: Say, request: Any, index: int) -> list[int]:
+        if index == 0:
+            self.num_groups += 1
+        return [*policy().tokenizer.encode(say(self.num_groups - 1, index), add_special_tokens=False), EOS]
+
+
+def checked(
+    tmp_path: Path,
+    rewards: Any = right,
+    *,
+    say: Say = digits,
+    rows: Sequence[dict[str, Any]] = ROWS,
+    held_out: Sequence[dict[str, Any]] | None = None,
+    groups: int | None = None,
+    engine: Any = None,
+    **settings: Any,
+) -> Result:
+    """The check of a recipe with these parts, through the front door; only loading is replaced."""
+    config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings})
+    eval_problems = None if held_out is None else load_problems(list(held_out))
+    parts = Ingredients(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
+
+    def load(recipe: Recipe, parts: Ingredients, notify: Callable[[str], None]) -> Subject:
+        judge = Judge(parts.rewards, parts.problems.column_names)
+        return Subject.of(parts, policy(), judge, engine or Reciting(say), notify)
+
+    recipe = Recipe(data="python-docs", rewards=["length"], **{**SETTINGS, "output_dir": config.output_dir})
+    return check(recipe, groups=groups, notify=lambda text: None, load=load, read=lambda *_: parts)
+
+
+def names(result: Result, level: str | None = None) -> set[str]:
+    """Of the findings, of one level or of any."""
+    return {finding.name for finding in result.findings if level in (None, finding.level)}
