@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +14,19 @@ import torch
 
 from .errors import RunError
 from .generate import load_trained, recorded_model
+from .hub import why_unreachable
 from .policy.save import save_merged, save_policy
 from .report import model_card, write_report
 from .report.about import public
 from .runs.folder import RunFolder, open_run
+from .waiting import within
 
 Notify = Callable[[str], None]
 
 CURVE = "reward.png"
+
+UPLOAD_S, MIN_BYTES_PER_S = 300.0, 128 * 1024
+"""An upload that takes longer than this and its bytes at this rate hangs: it is given up."""
 
 
 def export_run(
@@ -54,21 +60,45 @@ def push(
         return upload(scratch, name, private=private)
 
 
+def push_or_tell(push: Callable[[], str], record: Callable[..., None], notify: Notify) -> None:
+    """Upload at the end of a run, which is complete without it: a failure is recorded and told, not raised."""
+    try:
+        address = push()
+    except RunError as error:
+        record("upload_failed", error=str(error))
+        notify(str(error))
+        warnings.warn(str(error), stacklevel=2)
+    else:
+        record("uploaded", address=address)
+        notify(f"Uploaded to {address}.")
+
+
 def upload(folder: str | Path, name: str, *, private: bool | None = None) -> str:
     """Create the Hub repository if there is none, and upload the files of `folder` to it; returns its address."""
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    try:
+    def send() -> str:
+        api = HfApi()
         repository = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repository.repo_id, commit_message="Upload a model of groupwise")
+        return str(repository)
+
+    try:
+        if (why := why_unreachable()) is not None:
+            raise ConnectionError(why)
+        return within(_patience(Path(folder)), send, name="the upload")
     except Exception as error:  # each release of its client fails in other ways; for the user they are all this one
         raise RunError(
-            f'The model could not be uploaded to the Hub as "{name}": {error}\n'
+            f'The model could not be uploaded to the Hub as "{name}": {error}.\n'
             "Nothing is lost: the run folder has it. Log in with `hf auth login` (or set HF_TOKEN to a token that may "
             "write), then: groupwise export RUN --merge --push-to-hub NAME."
         ) from error
-    return str(repository)
+
+
+def _patience(folder: Path) -> float:
+    """Seconds that the upload of a folder may take."""
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return UPLOAD_S + num_bytes / MIN_BYTES_PER_S
 
 
 def _write_files(

@@ -13,13 +13,15 @@ from typing import Any
 from torch import nn
 
 from ..config import GRPOConfig, Recipe
-from ..data import load_problems
+from ..data import Order, load_problems
 from ..data.problems import Problems
 from ..errors import ConfigError
 from ..policy.adapter import lora_config
 from ..policy.load import load_model
-from ..rewards import resolve_rewards
+from ..rewards import Judge, resolve_rewards
 from ..rewards.function import RewardFunction
+from ..runs.folder import RunFolder
+from ..tasks import load_task
 from ..world import pick_device
 
 Notify = Callable[[str], None]
@@ -35,6 +37,15 @@ class Ingredients:
     rewards: Sequence[RewardFunction]
     peft_config: Any
 
+    def check(self) -> None:
+        """What can be found without a model: columns that a reward lacks, fewer problems than a step draws.
+
+        Raises:
+            ConfigError, DataError, RewardError: as for the whole run, but before anything is loaded or shown.
+        """
+        Judge(self.rewards, self.problems.column_names)
+        Order(len(self.problems), self.config.prompts_per_step)
+
 
 def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ingredients:
     """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
@@ -42,26 +53,34 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
     Raises:
         ConfigError, DataError, RewardError: what cannot be read.
     """
-    problems, eval_problems = _read_data(recipe, folder, notify)
+    problems, eval_problems, of_task = _read_data(recipe, folder, notify)
     rewards = resolve_rewards(
-        [reward.resolved() for reward in recipe.rewards], weights=recipe.config.reward_weights, folder=folder
+        [*of_task, *(reward.resolved() for reward in recipe.rewards)],
+        weights=recipe.config.reward_weights,
+        folder=folder,
     )
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
     return Ingredients(config, problems, eval_problems, rewards, peft_config)
 
 
-def _read_data(recipe: Recipe, folder: Path | None, notify: Notify) -> tuple[Problems, Problems | None]:
-    """The problems to train on, and the held-out ones where the recipe names some."""
+def _read_data(
+    recipe: Recipe, folder: Path | None, notify: Notify
+) -> tuple[Problems, Problems | None, Sequence[RewardFunction]]:
+    """The problems to train on, the held-out ones where the recipe names some, and the rewards of its task."""
     data = recipe.data
+    if recipe.task is not None:
+        task = load_task(recipe.task, folder, notify)
+        return task.problems, task.eval_problems, task.rewards
     if data is None:
-        raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs.")
+        raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
     common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
     common["notify"] = notify
     problems = load_problems(_located(data.path, folder), split=data.split, **common)
     if not (data.eval_path or data.eval_split):
-        return problems, None
-    return problems, load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
+        return problems, None, ()
+    held_out = load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
+    return problems, held_out, ()
 
 
 def _located(data: str, folder: Path | None) -> str:
@@ -82,3 +101,12 @@ def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notif
         notify=notify,
     )
     return model
+
+
+def tell_of_used_folder(output_dir: Path, notify: Notify) -> None:
+    """Say what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
+    if RunFolder(output_dir).has_trained:
+        notify(
+            f'"{output_dir}" already holds a run. train() will refuse it: give resume_from_checkpoint=True to go on '
+            "with it, overwrite=True to have it deleted, or another output_dir."
+        )
