@@ -35,10 +35,11 @@ sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
+rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
 rewards              types errors chat rewards                               | httpx
-data                 types errors chat data hub                              | datasets pyarrow
-tasks                types errors chat data rewards tasks                    -
+data                 types errors chat data hub                              | datasets pyarrow reasoning_gym
+tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
 policy               types errors world sources algo kernels policy hub quiet        torch transformers | peft
 rollout              types errors world kernels policy rollout                       torch numpy

@@ -9,6 +9,7 @@ REWARD_PARAMETERS = {
     "length": ("target", "unit"),
     "format": ("tags", "mode"),
     "exact_match": ("column", "strip", "ignore_case", "ignore_punctuation", "tag"),
+    "math": ("column", "place", "tag", "decimals", "limit_s"),
     "number": ("column", "place", "tag", "tolerance", "relative"),
     "choice": ("column", "choices", "letters", "tag"),
     "fuzzy_match": ("column", "measure", "threshold", "tag"),

@@ -18,6 +18,7 @@ from groupwise.rewards.judge import Judge, Judged
 from groupwise.rewards.language import Language
 from groupwise.rewards.length import Length
 from groupwise.rewards.llm_judge import LlmJudge
+from groupwise.rewards.math_accuracy import MathAccuracy
 from groupwise.rewards.number import Number
 from groupwise.rewards.r1_format import R1Format
 from groupwise.rewards.reasoning_steps import ReasoningSteps
@@ -43,6 +44,7 @@ __all__ = [
     "Language",
     "Length",
     "LlmJudge",
+    "MathAccuracy",
     "Number",
     "R1Format",
     "ReasoningSteps",

@@ -17,6 +17,7 @@ from groupwise.rewards.json_schema import JsonSchema
 from groupwise.rewards.language import Language
 from groupwise.rewards.length import Length
 from groupwise.rewards.llm_judge import LlmJudge
+from groupwise.rewards.math_accuracy import MathAccuracy
 from groupwise.rewards.number import Number
 from groupwise.rewards.r1_format import R1Format
 from groupwise.rewards.reasoning_steps import ReasoningSteps
@@ -29,6 +30,7 @@ SHIPPED: Mapping[str, type[Any]] = {
     "length": Length,
     "format": Format,
     "exact_match": ExactMatch,
+    "math": MathAccuracy,
     "number": Number,
     "choice": Choice,
     "fuzzy_match": FuzzyMatch,

@@ -1,0 +1,114 @@
+"""The reward for the right mathematical answer, however it is written: 1 or 0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from groupwise.chat import CompletionValue, completion_text
+from groupwise.rewards.extract import Place, after_hashes, after_phrase, answer_text, boxed, the_number
+from groupwise.rewards.extras import needed
+from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_tag, check_word
+from groupwise.rewards.sandbox import Outcome, Sandboxed
+from groupwise.rewards.verdict import LogWhy, Verdict, told
+
+PLACES: tuple[Place, ...] = ("auto", "tag", "boxed", "hashes", "whole")
+MAX_CHARACTERS = 20_000
+"""The end of a longer text is read."""
+
+_PROSE = re.compile(r"\b(?!(?:sin|cos|tan|log|exp|sqrt|inf|infinity|pi)\b)[a-z]{3,}\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MathAccuracy:
+    """1 where the completion's answer equals the one in its column by math-verify, otherwise 0.
+
+    Numbers, fractions, roots, formulas, equations, sets, intervals, tuples, matrices; LaTeX or plain; units are passed
+    over. The last tag, box or "####" is read where the text has one, elsewhere what math-verify finds in it. An answer
+    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not judged.
+
+    Answers are parsed in a worker of their own (sandbox/), never here.
+    """
+
+    __name__: ClassVar[str] = "math"
+
+    column: str = "answer"
+    place: Literal["auto", "tag", "boxed", "hashes", "whole"] = "auto"
+    tag: str = "answer"
+    decimals: int = 6
+    limit_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_word("math", "place", self.place, PLACES)
+        check_tag("math", self.tag)
+        check_count("math", "decimals", self.decimals, least=0)
+        check_number("math", "limit_s", self.limit_s, least=0.1)
+        ask_for_columns(self, "math", [self.column])
+        needed("math_verify", "math", "Reward math")
+        scorer = Sandboxed("groupwise.rewards.math_check:check", timeout_s=self.limit_s)
+        object.__setattr__(self, "_scorer", scorer)
+
+    def __call__(
+        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
+    ) -> list[float | None]:
+        answers = columns[self.column]
+        texts = [self._given(completion_text(completion)) for completion in completions]
+        rows = [
+            {"given": text, "answer": _gold(answer), "decimals": self.decimals}
+            for text, answer in zip(texts, answers, strict=True)
+            if text is not None and answer is not None
+        ]
+        outcomes = iter(self._scorer(rows))  # type: ignore[attr-defined]  # set above, and no parameter
+        return told(
+            [
+                self._verdict(text, answer, next(outcomes) if text is not None and answer is not None else None)
+                for text, answer in zip(texts, answers, strict=True)
+            ],
+            log_why,
+        )
+
+    def _given(self, text: str) -> str | None:
+        """What the worker reads: the answer alone where it has a place, as a formula."""
+        place = answer_text(text, self.place, self.tag) if self.place != "auto" else _marked(text, self.tag)
+        if place is None:
+            return text[-MAX_CHARACTERS:] if self.place == "auto" else None
+        return _as_formula(place[-MAX_CHARACTERS:]) if self.place != "whole" else place[-MAX_CHARACTERS:]
+
+    def _verdict(self, text: str | None, answer: Any, outcome: Outcome | None) -> Verdict:
+        if answer is None:
+            return None, "no answer in the data"
+        if text is None or outcome is None:
+            return 0.0, f"no answer at place {self.place}"
+        if outcome.error is not None:
+            is_its_doing = outcome.error.startswith(("timed out", "killed"))
+            return (0.0 if is_its_doing else None), outcome.error
+        if outcome.value["is_right"] is None:
+            return None, f"the data set's answer {str(answer)[:60]!r} cannot be read"
+        given = outcome.value["given"]
+        return float(outcome.value["is_right"]), "nothing to read" if given is None else f"read as {given}"
+
+
+def _marked(text: str, tag: str) -> str | None:
+    """The last tag, box or "####"; or what is stated in brackets, of which math-verify would read a part only."""
+    marked = next((part for place in PLACES[1:4] if (part := answer_text(text, place, tag)) is not None), None)
+    stated = after_phrase(text) if marked is None else None
+    return stated if stated is not None and re.match(r"\\?[(\[{]", stated) else marked
+
+
+def _gold(answer: Any) -> str:
+    """A data set's answer as a formula: a number, LaTeX, or a solution that ends in a box or in "####"."""
+    text = str(answer)
+    return _as_formula(next((part for part in (boxed(text), after_hashes(text)) if part is not None), text))
+
+
+def _as_formula(text: str) -> str:
+    """Between dollar signs, unless it says itself where its formula is; "72 clips" is the number 72, not 72 x c x l ...
+
+    A dollar sign before a number is money.
+    """
+    text = re.sub(r"\\?\$(?=\s?\d)(?!\s?\d[^$]*\$)", "", text.strip())
+    if _PROSE.search(text) and "\\" not in text and (number := the_number(text)) is not None:
+        return f"${number}$"
+    return text if re.search(r"\$|\\boxed|\\\(|\\\[", text) else f"${text}$"
