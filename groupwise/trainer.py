@@ -28,6 +28,7 @@ from .policy.load import (
     warn_of_dropout,
 )
 from .policy.save import save_merged, save_policy
+from .redact import redact, without_secrets
 from .rewards import Judge, resolve_rewards
 from .runs import folder as run_folder
 from .runs.reader import RunReader
@@ -39,7 +40,7 @@ from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
-from .train.ingredients import load_named_model, read_ingredients
+from .train.ingredients import Ingredients, load_named_model, read_ingredients, tell_of_used_folder
 from .train.loop import Run, train
 from .train.metrics import finite
 from .train.record import Recorder
@@ -96,6 +97,8 @@ class GRPOTrainer:
         self._recipe: dict[str, Any] | None = None
         self._optimizers = optimizers
         problems = load_problems(train_dataset, notify=self._note)
+        if screen is None:  # the command, which brings one, has looked already
+            tell_of_used_folder(self.output_dir, self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
         self.judge = Judge(
@@ -121,10 +124,17 @@ class GRPOTrainer:
         self._writer: RunWriter | None = None
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, *, folder: Path | None = None, screen: Screen | None = None) -> GRPOTrainer:
-        """A trainer for a recipe; `folder` is where the recipe's own files are looked for."""
+    def from_recipe(
+        cls,
+        recipe: Recipe,
+        *,
+        folder: Path | None = None,
+        screen: Screen | None = None,
+        parts: Ingredients | None = None,
+    ) -> GRPOTrainer:
+        """A trainer for a recipe; `folder` is where its own files are looked for, `parts` are what was read already."""
         screen = screen or make_screen()
-        parts = read_ingredients(recipe, folder, screen.note)
+        parts = parts or read_ingredients(recipe, folder, screen.note)
         tokenizer = load_tokenizer(recipe.tokenizer, notify=screen.note) if recipe.tokenizer else None
         trainer = cls(
             recipe.model,
@@ -241,7 +251,8 @@ class GRPOTrainer:
                 f"The {name} given as model carries no name by which its tokenizer could be found. Give the tokenizer "
                 "as processing_class."
             )
-        return load_tokenizer(name, trust_remote_code=self.args.trust_remote_code, notify=self._note)
+        init_kwargs, trust = self.args.model_init_kwargs, self.args.trust_remote_code
+        return load_tokenizer(name, trust_remote_code=trust, init_kwargs=init_kwargs, notify=self._note)
 
     def _prepare(self, problems: Problems) -> PreparedProblems:
         return setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
@@ -303,7 +314,7 @@ class GRPOTrainer:
         self._writer.config(record)
         self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
         self.trackers.start(record, run_name, folder)
-        about = setup.summary(self.policy, self.engine, run.schedule, self.args, run_name)
+        about = without_secrets(setup.summary(self.policy, self.engine, run.schedule, self.args, run_name))
         self.screen.start({**about, "history": RunReader(folder).metrics()})
         for line in self.args.describe()[1:]:
             if line != f"objective {self.args.objective}":  # the header says it
@@ -321,12 +332,13 @@ class GRPOTrainer:
         self.trackers.finish()
         page = write_report(folder)
         if self.args.push_to_hub and self.interrupted.signal is None and run.recorder.watch.stopped is None:
-            self.push_to_hub()
+            push_or_tell(self.push_to_hub, self._writer.event, self._note)
         self.screen.close(what_is_done(run.recorder, page))
+        from .export import push_or_tell
         run.recorder.watch.raise_if_stopped()
 
     def _note(self, text: str) -> None:
-        self.screen.note(text)
+        self.screen.note(redact(text))
 
     def _on_tracker_failure(self, tracker: str, what: str) -> None:
         text = f"{tracker} failed and is left out from now on ({what}). The run folder has everything."
