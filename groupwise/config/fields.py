@@ -54,7 +54,8 @@ class RunFields(Section):
     eval_strategy: Interval = "no"
     """When the evaluation split is scored: every `eval_steps` steps, at the end of each epoch, or never."""
     eval_steps: Count | None = None
-    """Steps between evaluations. Setting it alone sets `eval_strategy` to "steps"."""
+    """Steps between evaluations. Setting it alone sets `eval_strategy` to "steps". Each is scored twice: sampled as in
+    training, and greedy (the likeliest token each time, one completion a problem), which has no luck in it."""
     eval_on_start: bool = False
     """Whether to evaluate once before the first step, so that the curve starts at the untrained model."""
     num_eval_problems: Count | None = None

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,13 +21,19 @@ _MODULE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 class Spec(Section):
     """A mapping inside a recipe, which answers an unknown key with the nearest one."""
 
+    other_words: ClassVar[Mapping[str, str]] = {}
+    """Word for a key elsewhere -> the key here, where spelling tells nothing."""
+
     @model_validator(mode="before")
     @classmethod
     def _knows_every_key(cls, written: Any) -> Any:
         known = tuple(cls.model_fields)
         unknown = [str(key) for key in written if key not in known] if isinstance(written, Mapping) else []
         if unknown:
-            near = [did_you_mean(key, known) or f" The keys are {', '.join(known)}." for key in unknown]
+            near = [
+                _usual(cls.other_words, key) or did_you_mean(key, known) or f" The keys are {', '.join(known)}."
+                for key in unknown
+            ]
             raise ValueError(" ".join(f'unknown key "{key}".{hint}' for key, hint in zip(unknown, near, strict=True)))
         return written
 
@@ -172,6 +178,11 @@ class RewardSpec(Spec):
 class LoraSpec(Spec):
     """Adapter"""
 
+    other_words: ClassVar[Mapping[str, str]] = {
+        "rank": "r", "lora_r": "r", "lora_rank": "r", "dim": "r", "alpha": "lora_alpha", "dropout": "lora_dropout",
+        "modules": "target_modules", "targets": "target_modules", "dora": "use_dora", "rslora": "use_rslora",
+    }  # fmt: skip
+
     r: Count = 16
     """Rank."""
     lora_alpha: Annotated[float, Field(gt=0)] = 32
@@ -222,3 +233,7 @@ def _kind(spec: str) -> str:
     if spec not in REWARD_PARAMETERS and ("/" in spec or Path(spec).is_dir()):
         return "model"
     return "name"
+
+
+def _usual(words: Mapping[str, str], key: str) -> str:
+    return f' Did you mean "{words[key]}"?' if key in words else ""
