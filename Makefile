@@ -10,7 +10,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast learn layers lint types format bench clean
+.PHONY: help install install-dev demo case-study test test-fast fuzz learn layers lint types format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model no
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
 	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
+
+fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, checkpoints and records: each a clear error
+	$(BIN)/python -m pytest tests/fuzz --fuzz-examples 700
 
 layers: $(VENV)/installed-dev  ## who may import whom
 	$(BIN)/python -m pytest tests/test_layers.py
@@ -56,6 +59,7 @@ bench: $(VENV)/installed-dev  ## measure every figure that the README prints, on
 	$(BIN)/python bench/table.py
 
 install: $(VENV)/installed  ## only create .venv and install groupwise into it
+	@echo "groupwise is installed in $(VENV). Next: make demo, or: source $(VENV)/bin/activate && groupwise --help"
 
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 

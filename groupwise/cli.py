@@ -13,6 +13,7 @@ import typer
 
 from . import __version__
 from .errors import ConfigError, GroupwiseError, GuardError
+from .redact import redact, without_hidden
 
 if TYPE_CHECKING:
     from .config import Recipe
@@ -64,6 +65,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as lora.r=8. Repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although the recipe makes it another experiment.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the run that is in the output folder already.")
     ] = False,
@@ -72,17 +76,23 @@ def train(
     """Train a model as a recipe says. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it. Keep one of them.")
+    if allow_changes and not resume:
+        raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
     if not overwrite:  # what can be refused is refused before a model is loaded
         _check_folder(settings.config.output_dir, resume=resume)
-    if not quiet:
-        print("\n".join(_plan(settings)))
 
     from .runs.screen import make_screen
+    from .train.ingredients import read_ingredients
     from .trainer import GRPOTrainer
 
-    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=make_screen(is_quiet=quiet))
-    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite)
+    screen = make_screen(is_quiet=quiet)
+    parts = read_ingredients(settings, settings.folder, screen.note)
+    parts.check()
+    if not quiet:
+        print(redact("\n".join(_plan(settings))))
+    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, parts=parts)
+    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
 
 
@@ -190,7 +200,7 @@ def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
     recorded = RunReader(path).config.get("recipe")
     if not recorded:
         raise ConfigError(f"{path} has no record of its recipe. Give the recipe file, with --resume.")
-    keys: dict[str, Any] = {**recorded, "output_dir": str(path)}
+    keys: dict[str, Any] = {**without_hidden(recorded), "output_dir": str(path)}  # a token comes from where it came
     apply_overrides(keys, changes)
     return Recipe(**keys)
 
@@ -198,15 +208,20 @@ def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
 def _check_folder(output_dir: str, *, resume: bool) -> None:
     from .runs import folder as run_folder
 
+    was_there = Path(output_dir).exists()
     folder = run_folder.create(output_dir, resume=resume)
-    if resume and folder.latest_checkpoint is None:
+    if not was_there:  # a start that fails before training leaves nothing behind
+        folder.completions.rmdir()
+        folder.path.rmdir()
+    if resume and not folder.is_run:
         raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without --resume.')
 
 
 def _plan(recipe: Recipe) -> list[str]:
     """What is going to happen, before anything is loaded."""
     data = recipe.data
-    rewards = ", ".join(str(r.name or r.function or r.model) for r in recipe.rewards)
+    own = ["the task's own"] if recipe.task else []
+    rewards = ", ".join([*own, *(str(r.name or r.function or r.model) for r in recipe.rewards)])
     what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
     return [
         f"model    {recipe.model}, training {what}",

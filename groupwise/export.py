@@ -17,7 +17,7 @@ from .generate import load_trained, recorded_model
 from .hub import why_unreachable
 from .policy.save import save_merged, save_policy
 from .report import model_card, write_report
-from .report.about import public
+from .report.about import origin, public
 from .runs.folder import RunFolder, open_run
 from .waiting import within
 
@@ -129,7 +129,8 @@ def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
     has_curve = curve.is_file()  # a run without a finished step has none
     if has_curve:
         shutil.copyfile(curve, target / CURVE)
-    card = model_card(folder, curve=CURVE if has_curve else None, name=hub_name)
+    is_adapter = (target / "adapter_config.json").is_file()
+    card = model_card(folder, curve=CURVE if has_curve else None, name=hub_name, is_adapter=is_adapter)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -141,5 +142,6 @@ def _name_the_base(target: Path, folder: RunFolder) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     base, recorded = content.get("base_model_name_or_path"), recorded_model(folder)
     if base and recorded and Path(base).is_absolute():
-        content["base_model_name_or_path"] = public(recorded)
+        known = origin(recorded)
+        content["base_model_name_or_path"] = known.hub_id if known else public(recorded)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

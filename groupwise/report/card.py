@@ -9,7 +9,7 @@ from typing import Any
 
 from groupwise import __version__
 from groupwise.redact import without_secrets
-from groupwise.report.about import About, about, formulas, is_hub_name, public
+from groupwise.report.about import About, about, formulas, is_hub_name, origin, public
 from groupwise.report.history import Record, evaluation_rows, in_short, reward_change, series
 from groupwise.runs import RunFolder, RunReader
 
@@ -37,39 +37,53 @@ SETTINGS = (
 LORA = ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "use_dora")
 
 
-def model_card(run: str | Path | RunFolder, *, curve: str | None = None, name: str | None = None) -> str:
+def model_card(
+    run: str | Path | RunFolder, *, curve: str | None = None, name: str | None = None, is_adapter: bool = False
+) -> str:
     """The text of README.md for the model that `run` trained.
 
-    `curve` is the path of the reward picture relative to the card, `name` the Hub name that the card's example loads.
+    `curve` is the path of the reward picture relative to the card, `name` the Hub name that the card's example loads;
+    `is_adapter` says that an adapter lies beside the card, not a whole model.
     """
     reader = RunReader(run)
     config, records = without_secrets(reader.config), reader.metrics()
     ingredients = about(config, reader.folder.path.resolve().name)
     change = reward_change(records)
     sections = [
-        _front_matter(ingredients, config),
+        _front_matter(ingredients, config, is_adapter=is_adapter),
         f"# {public(ingredients.run_name)}",
-        f"{public(ingredients.model)}, trained with {ingredients.algorithm} by groupwise {__version__}.",
+        f"{_base(ingredients.model)}, trained with {ingredients.algorithm} by groupwise {__version__}.",
         "## What was trained\n\n" + _table(("", ""), _ingredients(ingredients)),
         "## What it learned\n\n" + (f"{change.verdict}\n\n" if change else "") + _table(("", ""), in_short(records)),
         f"![Reward at each step]({curve})" if curve else "",
         _evaluation(records),
         "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
-        "## How to load it\n\n" + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL", is_chat=_was_chat(reader)),
+        "## How to load it\n\n"
+        + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL", is_chat=_was_chat(reader), is_adapter=is_adapter),
         "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe, records)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(ingredients: About, config: Mapping[str, Any]) -> str:
+def _front_matter(ingredients: About, config: Mapping[str, Any], *, is_adapter: bool) -> str:
     """YAML that the Hub reads; values are JSON strings, which YAML takes as they are."""
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- grpo", "- groupwise"]
-    if is_hub_name(ingredients.model):
+    library = "peft" if is_adapter else "transformers"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- grpo", "- groupwise"]
+    known = origin(ingredients.model)
+    if known is not None:
+        lines += [f"base_model: {json.dumps(known.hub_id)}", f"license: {known.licence}"]
+    elif is_hub_name(ingredients.model):
         lines.append(f"base_model: {json.dumps(ingredients.model)}")
     data_set = _hub_data_set(config)
     if data_set:
         lines += ["datasets:", f"- {json.dumps(data_set)}"]
     return "\n".join([*lines, "---"])
+
+
+def _base(model: str) -> str:
+    """The model that was trained; with what is known of where it comes from."""
+    known = origin(model)
+    return public(model) if known is None else f"{known.hub_id} ({known.how})"
 
 
 def _hub_data_set(config: Mapping[str, Any]) -> str | None:
@@ -83,6 +97,7 @@ def _hub_data_set(config: Mapping[str, Any]) -> str | None:
 def _ingredients(ingredients: About) -> list[tuple[str, str]]:
     rows = [
         ("base model", ingredients.model),
+        ("its licence", known.licence if (known := origin(ingredients.model)) else ""),
         ("parameters", ingredients.parameters),
         ("data", ingredients.data),
         ("rewards", ", ".join(ingredients.rewards)),
@@ -131,15 +146,16 @@ def _was_chat(reader: RunReader) -> bool:
     return not groups or not isinstance(groups[0]["prompt"], str)
 
 
-def _how_to_load(name: str, *, is_chat: bool) -> str:
+def _how_to_load(name: str, *, is_chat: bool, is_adapter: bool) -> str:
     ask = (
         "messages = [{'role': 'user', 'content': 'Your question'}]\n"
         "print(generate(messages, max_new_tokens=256)[0]['generated_text'][-1]['content'])\n"
         if is_chat
         else "print(generate('Your prompt', max_new_tokens=256, return_full_text=False)[0]['generated_text'])\n"
     )
+    needed = "`transformers` and `peft`" if is_adapter else "Plain `transformers`"
     return (
-        "Plain `transformers`; groupwise is not needed.\n\n"
+        f"{needed}; groupwise is not needed.\n\n"
         "```python\n"
         "from transformers import pipeline\n\n"
         f"generate = pipeline('text-generation', model={json.dumps(name)})\n"

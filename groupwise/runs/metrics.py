@@ -133,7 +133,7 @@ _LEARNING = (
     Metric(
         "entropy",
         "nats/token",
-        "Mean entropy of the policy's next-token distribution over completion tokens.",
+        "Mean entropy of the policy's next-token distribution, over the completion tokens of the passes.",
         "steady",
         "a slow upward trend is healthy; a fall below 0.2-0.5 leaves nothing to explore",
         "DAPO, arXiv 2503.14476; arXiv 2505.22617; Skywork-OR1, arXiv 2505.22312",
@@ -253,7 +253,7 @@ _MISMATCH = (
     Metric(
         "sampling/mismatch",
         "-",
-        "Mean over completion tokens of exp |rollout_logprob - learner's log-prob of the same weights|.",
+        "Mean, over the passes, of exp |rollout_logprob - learner's log-prob of the same weights|.",
         "steady",
         "1.00-1.01; above 1.05 the two sides compute different things; climbing past 1.02: stale weights in the engine",
         "NVIDIA NeMo-RL's guides",
@@ -358,6 +358,9 @@ One line of `metrics.jsonl` is one step. `null` means "not measured": it is neve
 completions is over the whole step, all micro-batches and machines together. Log-probs and entropies are natural
 logarithms (nats). "Good" says where the number should go while a run learns; ranges are guides with their source, not
 laws. Printed by `python -m groupwise.runs.metrics`; a test holds this page equal to that table.
+
+`kl`, `entropy`, `ratio/...` and `sampling/...` come from the learner's passes: a group without signal has none where
+nothing else needs it (no KL, no entropy bonus), and is not in these means. A step without a pass has null.
 
 **The curve to read is `reward`.** GRPO's `loss` starts at 0 and rises with beta x KL: it is no measure of progress.
 """
