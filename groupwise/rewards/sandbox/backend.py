@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,9 @@ BOOT = (
     "main()\n"
 )
 """Loads `inside/` without putting a folder on the path that an answer could import from."""
+
+FILE_NUMBER = "{file}"
+"""Stands in the arguments for the number of that file."""
 
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -41,12 +44,10 @@ class Launch:
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
-    open_fds: Callable[[], tuple[int, ...]] = tuple
-    """Opens the files that the command reads by number; called just before it starts, closed after."""
+    open_file: Callable[[], int] | None = None
+    """Opens the file that the command reads by its number; called just before it starts, closed after."""
     stop: Sequence[str] | None = None
     """A command that ends the worker where killing the process does not."""
-    uses_numbers: bool = field(default=False)
-    """Whether `{0}`, `{1}` in the arguments stand for those file numbers."""
 
 
 class Backend(Protocol):
@@ -60,6 +61,11 @@ class Backend(Protocol):
     @property
     def is_isolated(self) -> bool:
         """Whether a worker is kept from files, network and other processes."""
+        ...
+
+    @property
+    def has_init(self) -> bool:
+        """Whether the started command waits for a first process whose end is the end of all others."""
         ...
 
     @property

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from concurrent.futures import Future
 
-from groupwise.rewards.sandbox.backend import Launch
+from groupwise.rewards.sandbox.backend import FILE_NUMBER, Launch
 
 _Job = tuple[Launch, Future["subprocess.Popen[bytes]"]]
 
@@ -45,10 +45,10 @@ def _serve(jobs: queue.SimpleQueue[_Job]) -> None:
 
 
 def _popen(launch: Launch) -> subprocess.Popen[bytes]:
-    fds = launch.open_fds()
+    fds = [] if launch.open_file is None else [launch.open_file()]
     try:
         return subprocess.Popen(
-            [part.format(*fds) if launch.uses_numbers else part for part in launch.arguments],
+            [str(fds[0]) if part == FILE_NUMBER else part for part in launch.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

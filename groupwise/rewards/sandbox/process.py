@@ -8,14 +8,17 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from groupwise.rewards.sandbox.backend import Launch
+from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.inside.frames import HEADER, packed
 from groupwise.rewards.sandbox.launcher import start
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.usage import excess
+from groupwise.rewards.sandbox.usage import descendants, excess
 
 WATCH_S = 0.05
 """Seconds between two looks at what a worker uses."""
@@ -43,9 +46,9 @@ class Deadline:
 class Process:
     """One started worker; memory and files are watched while it is waited for."""
 
-    def __init__(self, launch: Launch, limits: Limits, *, is_watched: bool = True) -> None:
-        self.limits = limits
-        self.is_watched = is_watched
+    def __init__(self, backend: Backend, limits: Limits, readable: Sequence[Path] = ()) -> None:
+        self.backend, self.limits = backend, limits
+        launch = backend.launch(limits, readable)
         self._stop_command = launch.stop
         self.popen = start(launch)
         assert self.popen.stdin and self.popen.stdout and self.popen.stderr  # noqa: PT018
@@ -90,16 +93,32 @@ class Process:
         """The end of what the worker wrote to its standard error."""
         return self._errors.decode("utf-8", "replace")
 
+    @property
+    def num_processes(self) -> int:
+        """Processes the worker consists of, itself included; the two that a sandbox starts with are not counted."""
+        return len(descendants(self.popen.pid)) - 2 * self.backend.has_init
+
     def kill(self) -> None:
         """End the worker and all it started, and wait until it has ended."""
-        if self.popen.poll() is None:
-            os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a session of its own
+        if self.popen.poll() is None or not self.backend.has_init:
+            self._kill()
         if self._stop_command is not None:
             subprocess.run(self._stop_command, capture_output=True, timeout=30, check=False)
         self.popen.wait()
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             assert pipe is not None
             pipe.close()
+
+    def _kill(self) -> None:
+        for pid in descendants(self.popen.pid)[1:]:
+            with suppress(ProcessLookupError, PermissionError):  # it ended meanwhile, and its number may be another's
+                os.kill(pid, signal.SIGKILL)
+        if self.backend.has_init:
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=2)  # it ends after the last process in the sandbox has
+                return
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a session of its own
 
     def _take(self, count: int, deadline: Deadline) -> bytes:
         while len(self._received) < count:
@@ -125,9 +144,9 @@ class Process:
             self._write() if fd == self._in else self._read(fd)
 
     def _watch(self, now: float) -> None:
-        if self.is_watched and now - self._watched_at >= WATCH_S:
+        if now - self._watched_at >= WATCH_S:
             self._watched_at = now
-            if (what := excess(self.popen.pid, self.limits)) is not None:
+            if (what := excess(self.popen.pid, self.limits, has_init=self.backend.has_init)) is not None:
                 raise WorkerError(f"killed: {what}")
 
     def _read(self, fd: int) -> None:

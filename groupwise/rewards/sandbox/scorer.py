@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError
+from groupwise.rewards.sandbox.choice import backend_for
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.outcome import Outcome
-from groupwise.rewards.sandbox.paths import Seen, seen_by
-from groupwise.rewards.sandbox.plain import Plain
+from groupwise.rewards.sandbox.paths import seen_by
 from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
 
 START_S = 60.0
@@ -25,14 +25,25 @@ START_S = 60.0
 class Sandboxed:
     """`function(**row)` for each row, in worker processes that alone import it (`package.module:function`).
 
+    `needs_sandbox`: the function evaluates parts of a completion as code, or a library that it calls does; where there
+    is no sandbox it is then refused. One that only reads runs in a plain process there.
+
     A worker serves row after row until one misbehaves: raises nothing but ends, hangs, or leaves a process behind. Then
     the row gets its `error` and the next one a new worker.
     """
 
-    def __init__(self, function: str, timeout_s: float = 10.0, num_workers: int | None = None) -> None:
+    def __init__(
+        self,
+        function: str,
+        timeout_s: float = 10.0,
+        num_workers: int | None = None,
+        *,
+        needs_sandbox: bool = True,
+    ) -> None:
         self.function = function
         self.timeout_s = timeout_s
         self.num_workers = num_workers or min(4, os.cpu_count() or 1)
+        self.needs_sandbox = needs_sandbox
         self.limits = Limits(memory_mb=2048, open_files=256)
         self._idle: list[Process] = []
         self._lock = threading.Lock()
@@ -66,8 +77,11 @@ class Sandboxed:
         except BaseException:
             worker.kill()
             raise
-        with self._lock:
-            self._idle.append(worker)
+        if worker.num_processes > 1:
+            worker.kill()  # it left something running, which could reach the next row
+        else:
+            with self._lock:
+                self._idle.append(worker)
         return Outcome(answer.get("value"), answer.get("error"), time.perf_counter() - start)
 
     def _take(self) -> Process:
@@ -76,10 +90,16 @@ class Sandboxed:
                 return self._idle.pop()
         return self._start()
 
+    def load(self) -> None:
+        """Start a worker now, so that what is missing is found before a rollout."""
+        worker = self._take()
+        with self._lock:
+            self._idle.append(worker)
+
     def _start(self) -> Process:
-        seen: Seen = seen_by(self.function)
-        backend = Plain()
-        worker = Process(backend.launch(self.limits, seen.readable), self.limits)
+        seen = seen_by(self.function)
+        backend = backend_for(untrusted=self.needs_sandbox)
+        worker = Process(backend, self.limits, seen.readable)
         limits = self.limits.of_a_process(3600, count_processes=backend.counts_processes)
         worker.send({"task": "score", "function": self.function, "limits": limits, "path": seen.path})
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from groupwise.rewards.sandbox.limits import Limits
@@ -11,31 +10,45 @@ from groupwise.rewards.sandbox.limits import Limits
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-def descendants(pid: int) -> Iterator[int]:
-    """The process and all below it; those that end meanwhile are left out."""
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        yield parent
+def descendants(pid: int) -> list[int]:
+    """The process and all below it, parents first; those that end meanwhile are left out."""
+    found = [pid]
+    for parent in found:
         try:
-            tasks = os.listdir(f"/proc/{parent}/task")
-            for task in tasks:
-                waiting += map(int, Path(f"/proc/{parent}/task/{task}/children").read_text().split())
+            for task in os.listdir(f"/proc/{parent}/task"):
+                found += map(int, Path(f"/proc/{parent}/task/{task}/children").read_text().split())
         except OSError:
             continue
+    return found
 
 
-def resident_bytes(pid: int) -> int:
+def excess(pid: int, limits: Limits, *, has_init: bool) -> str | None:
+    """Which limit the worker has passed, in words."""
+    pids = descendants(pid)
+    used = sum(map(_resident_bytes, pids))
+    if has_init and len(pids) > 1:
+        blocks, files = _disk(pids[1])
+        used += blocks
+        if files > limits.files:
+            return f"more than {limits.files} files"
+    return "out of memory" if used > limits.memory_mb << 20 else None
+
+
+def _resident_bytes(pid: int) -> int:
     """Memory of a process, shared pages included; 0 where it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError, ValueError):
+    except (OSError, IndexError):
         return 0
 
 
-def excess(pid: int, limits: Limits) -> str | None:
-    """Which limit the worker has passed, in words."""
-    pids = list(descendants(pid))
-    if sum(map(resident_bytes, pids)) > limits.memory_mb << 20:
-        return "out of memory"
-    return None
+def _disk(init: int) -> tuple[int, int]:
+    """Bytes and number of files under the /tmp that the first process of a sandbox sees."""
+    try:
+        root = os.stat(f"/proc/{init}/root/tmp")
+        found = os.statvfs(f"/proc/{init}/root/tmp")
+    except OSError:
+        return 0, 0  # it has not set its folders up yet, or has ended
+    if root.st_dev == os.stat("/tmp").st_dev:
+        return 0, 0  # it still sees ours
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -17,7 +18,6 @@ def main() -> None:
         return  # never used
     sys.path[:] = [*sys.path, *(folder for folder in task["path"] if folder not in sys.path)]
     apply_limits(task["limits"])
-    if task["task"] == "score":
-        from .score import score
-
-        score(task)
+    kind = task["task"]
+    doing = importlib.import_module(f".{kind}", __package__)
+    getattr(doing, kind)(task)

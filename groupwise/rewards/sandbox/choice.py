@@ -1,0 +1,65 @@
+"""Which backend this program uses: the user's choice, what works here, and what to do where nothing does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from groupwise.errors import ConfigError
+from groupwise.rewards.sandbox.backend import Backend
+from groupwise.rewards.sandbox.detect import Found, find_bubblewrap, find_docker
+from groupwise.rewards.sandbox.plain import Plain
+
+Name = Literal["auto", "bubblewrap", "docker", "none"]
+
+RISK = "run_untrusted_code_without_sandbox"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a recipe says about the sandbox."""
+
+    backend: Name = "auto"
+    """auto takes bubblewrap where it works, then Docker."""
+    run_untrusted_code_without_sandbox: bool = False
+    """Whether code that a model wrote may run with the user's own rights."""
+
+
+_chosen = Choice()
+
+
+def use(choice: Choice) -> None:
+    """Let every worker that this program starts from now on follow the choice."""
+    global _chosen
+    _chosen = choice
+
+
+def backend_for(*, untrusted: bool) -> Backend:
+    """What shuts in the next worker; `ConfigError` where untrusted code has no sandbox and the risk is not accepted.
+
+    A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
+    """
+    if _chosen.backend in ("bubblewrap", "docker"):
+        found = find_bubblewrap() if _chosen.backend == "bubblewrap" else find_docker()
+        if found.backend is None:
+            raise ConfigError(f"sandbox is {_chosen.backend}, and it does not work here. {found.reason}")
+        return found.backend
+    looked_at = [] if _chosen.backend == "none" else _looked_at(untrusted)
+    working = next((found.backend for found in looked_at if found.backend is not None), None)
+    if working is None and untrusted and not _chosen.run_untrusted_code_without_sandbox:
+        raise ConfigError(_refusal(looked_at))
+    return working or Plain()
+
+
+def _looked_at(untrusted: bool) -> list[Found]:
+    bubblewrap = find_bubblewrap()
+    return [bubblewrap] if bubblewrap.backend is not None or not untrusted else [bubblewrap, find_docker()]
+
+
+def _refusal(looked_at: list[Found]) -> str:
+    why = " ".join(found.reason for found in looked_at) or "sandbox is none."
+    return (
+        f"This reward runs code that a model wrote, and there is no sandbox to run it in. {why} "
+        f"Where neither can be had, {RISK}: true runs it with your own rights: it can read and delete your files and "
+        "use your network. Do that only on a machine that you can lose."
+    )

@@ -1,0 +1,112 @@
+"""Finds out whether a backend works here, by starting a worker in it once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupwise.rewards.sandbox.backend import Backend
+from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
+from groupwise.rewards.sandbox.docker import IMAGE, Docker
+from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
+
+PROBE_S = 20.0
+
+INSTALL_BUBBLEWRAP = "Install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora, RHEL)."
+ALLOW_NAMESPACES = (
+    "bubblewrap needs user namespaces, which this system does not give to ordinary users. Ask its administrator for "
+    "one of: sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 23.10 and newer), sysctl "
+    "kernel.unprivileged_userns_clone=1 (older Debian), sysctl user.max_user_namespaces=15000 (RHEL)."
+)
+ALLOW_IN_CONTAINER = (
+    "It may not make namespaces here. Inside a container that takes: docker run --cap-add SYS_ADMIN "
+    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined."
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A backend that works, or why it does not and what to do."""
+
+    backend: Backend | None
+    reason: str = ""
+
+
+@functools.cache
+def find_bubblewrap() -> Found:
+    """bubblewrap, if a worker in it starts, sees no network and nothing of the user's, and has no rights."""
+    if not sys.platform.startswith("linux"):
+        return Found(None, "bubblewrap runs on Linux only.")
+    if shutil.which("bwrap") is None:
+        return Found(None, f"bubblewrap is not installed. {INSTALL_BUBBLEWRAP}")
+    return _tried(Bubblewrap.here())
+
+
+@functools.cache
+def find_docker() -> Found:
+    """Docker, if there is a client, its daemon answers, and a worker in the image starts."""
+    if shutil.which("docker") is None:
+        return Found(None, "Docker is not installed.")
+    kept = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "HOME")
+    return _tried(Docker(environment={key: os.environ[key] for key in kept if key in os.environ}))
+
+
+def _tried(backend: Backend) -> Found:
+    worker: Process | None = None
+    try:
+        worker = Process(backend, Limits())
+        worker.send({"task": "probe", "limits": {}, "path": [], "hidden": _must_be_hidden()})
+        wrong = _holes(worker.receive(Deadline.after(PROBE_S)))
+    except (WorkerError, OSError) as error:
+        return Found(None, _advice(backend, f"{_last_line(worker.errors) if worker else ''} ({error})."))
+    finally:
+        if worker is not None:
+            worker.kill()
+    if wrong:
+        return Found(None, f"{backend.name} starts, but does not shut a worker in: {', '.join(wrong)}.")
+    return Found(backend)
+
+
+def _last_line(errors: str) -> str:
+    lines = [line for line in errors.splitlines() if line.strip() and "--help" not in line]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _must_be_hidden() -> dict[str, str]:
+    """Folder -> a name in it that a worker must not see."""
+    folders = {str(folder): os.listdir(folder) for folder in (Path.home(), Path.cwd()) if folder.is_dir()}
+    python = Path(sys.executable).resolve().parts
+    return {
+        folder: other[0]
+        for folder, names in folders.items()
+        if (other := [name for name in sorted(names) if name not in python and not name.startswith(("bin", "lib"))])
+        and not folder.startswith("/usr")
+        and folder != "/"
+    }
+
+
+def _holes(seen: dict[str, Any]) -> list[str]:
+    return [
+        *(["it runs as root"] if seen["uid"] == 0 else []),
+        *(f"it sees the network interface {name}" for name in seen["interfaces"] if name != "lo"),
+        *(f"it sees {folder}" for folder in seen["seen"]),
+        *(["it has rights of root"] if seen["rights"] else []),
+    ]
+
+
+def _advice(backend: Backend, said: str) -> str:
+    if backend.name == "docker":
+        return f"Docker does not start a worker: {said} It needs a daemon and the image: docker pull {IMAGE}."
+    is_refused = "bwrap:" in said and any(
+        word in said for word in ("namespace", "uid map", "Operation not permitted", "Permission denied")
+    )
+    what_to_do = ALLOW_IN_CONTAINER if os.geteuid() == 0 else ALLOW_NAMESPACES
+    if not is_refused:
+        what_to_do = "It must be version 0.7 or newer (bwrap --version)." if "nknown option" in said else ""
+    return f"bubblewrap does not start a worker: {said} {what_to_do}".strip()

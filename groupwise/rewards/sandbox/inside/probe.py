@@ -1,0 +1,33 @@
+"""Says what a worker can see and do, so that the outside can tell whether it is shut in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .frames import write_frame
+
+
+def probe(task: dict[str, Any]) -> None:
+    """Answer with the user, the network interfaces, the folders of `task["hidden"]` that hold anything, the rights."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    interfaces = Path("/proc/net/dev").read_text().splitlines()  # two lines of titles, then one each
+    seen = [folder for folder in task["hidden"] if os.path.isdir(folder) and task["hidden"][folder] in _listed(folder)]
+    write_frame(
+        1,
+        {
+            "uid": os.getuid(),
+            "interfaces": [line.split(":")[0].strip() for line in interfaces[2:]],
+            "seen": seen,
+            "rights": int(status["CapEff"], 16),
+            "num_processes": sum(name.isdigit() for name in os.listdir("/proc")),
+        },
+    )
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except PermissionError:
+        return []
