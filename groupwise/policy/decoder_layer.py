@@ -1,8 +1,8 @@
-"""Decoder layers that one kernel computes while decoding.
+"""Decoder layers that kernels compute: all of a decoding step, and what stands between the products of a pass.
 
 A layer of a transformers model is taken apart into norms, projections and attention, put together again here in torch,
-and compared with itself: only a layer that comes out the same is handed to the kernel (`kernels/decode.cpp`). All
-others, every longer pass and every pass with gradients run the layer's own code.
+and compared with itself: only a layer that comes out the same is handed to the kernels (`kernels/decode.cpp` and
+`kernels/learner.cpp`). All others run their own code.
 
 Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width.
 """
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
-from .attention import Layer, PlanHolder
+from ..kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
+from .attention import Layer, Plan, PlanHolder
 from .projection import Part, Projection
 
 TOLERANCE = 0.02
@@ -44,6 +45,7 @@ class KernelLayer:
         self._parts = parts
         self._holder = holder
         self._ready: DecodeLayer | None = None
+        self._can_pass = parts.can_pass
 
     def remove(self) -> None:
         """Give the layer its own code back."""
@@ -55,13 +57,30 @@ class KernelLayer:
         self._ready = DecodeLayer(weights) if weights.fits else None
 
     def __call__(self, hidden_states: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        plan: object = self._holder.plan
-        if not isinstance(plan, Decoding) or self._ready is None or not self._parts.qkv.adapters_enabled:
+        plan: Any = self._holder.plan
+        is_step = isinstance(plan, Decoding) and self._ready is not None and self._parts.qkv.adapters_enabled
+        if isinstance(plan, Decoding) != is_step or not (is_step or self._can_pass):
             return self._own_forward(hidden_states, *args, **keywords)
         cos, sin = (t[0].float().contiguous() for t in keywords["position_embeddings"])
         x_TI = hidden_states[0].float().contiguous()
-        self._ready.run(x_TI, cos, sin, plan.caches(self._parts.index, self._parts.kv_heads, self._parts.width))
+        if not is_step:
+            return self._pass(x_TI, cos, sin, plan)[None]
+        assert self._ready is not None
+        self._ready.run(
+            x_TI, cos, sin, plan.caches(self._parts.attention.index, self._parts.kv_heads, self._parts.width)
+        )
         return x_TI[None]
+
+    def _pass(self, x_TI: Tensor, cos_TD: Tensor, sin_TD: Tensor, plan: Plan) -> Tensor:
+        """The layer over the packed tokens of a pass, differentiable."""
+        p = self._parts
+        norm_in, norm_post = (n.weight.detach().float() for n in (p.norm_in, p.norm_post))
+        qkv_TO = p.qkv.whole(rms_norm(x_TI, norm_in, p.eps))
+        heads_HTD = turned_heads(qkv_TO, cos_TD, sin_TD, p.heads, p.kv_heads)
+        attended_HTD = plan.attend(p.attention, *heads_HTD.split([p.heads, p.kv_heads, p.kv_heads]))
+        x_TI = x_TI + p.o.whole(merge_heads(attended_HTD))
+        gate_up_TG = p.gate_up.whole(rms_norm(x_TI, norm_post, p.eps))
+        return x_TI + p.down.whole(silu_mul(gate_up_TG))
 
 
 def install_kernels(model: nn.Module, holder: PlanHolder) -> list[KernelLayer]:
@@ -89,11 +108,17 @@ class _Parts:
         self.o, self.gate_up, self.down = _whole(attn.o_proj), _whole(mlp.gate_proj, mlp.up_proj), _whole(mlp.down_proj)
         self.norm_in, self.norm_post = layer.input_layernorm, layer.post_attention_layernorm
         self.norm_q, self.norm_k = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
-        self.index, self.scaling, self.window = attention.index, attention.scaling, attention.window
+        self.attention = attention
         self.heads, self.kv_heads = num_heads
         self.width = self.o.sources[0].weight_OI.shape[1] // self.heads
         self.rotary = rotary
         self.eps = float(self.norm_in.variance_epsilon)
+
+    @property
+    def can_pass(self) -> bool:
+        """Whether the kernels compute a pass: norms that are not trained, none of single heads."""
+        trained = self.norm_in.weight.requires_grad or self.norm_post.weight.requires_grad
+        return not trained and self.norm_q is None and self.norm_k is None and self.weights().fits
 
     def weights(self) -> LayerWeights:
         return LayerWeights(
@@ -110,8 +135,8 @@ class _Parts:
             width=self.width,
             rotary=self.rotary,
             eps=self.eps,
-            scaling=self.scaling,
-            window=self.window,
+            scaling=self.attention.scaling,
+            window=self.attention.window,
         )
 
     def heads_of(self, x_TI: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:

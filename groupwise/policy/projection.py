@@ -178,6 +178,10 @@ class Projection:
 
     def compute(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs [..., O_part] of all siblings, in the compute dtype."""
+        return torch.split(self.whole(x), self.sizes, dim=-1)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Outputs [..., O] of all siblings side by side, in the compute dtype."""
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters)):
             return _ProjectionFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
         x_TI = x.reshape(-1, x.shape[-1])
@@ -188,7 +192,7 @@ class Projection:
         else:
             x_TI = x_TI.to(self.dtype)
             y_TO = self.product(x_TI, self.down(x_TI))
-        return torch.split(y_TO.view(*x.shape[:-1], -1), self.sizes, dim=-1)
+        return y_TO.view(*x.shape[:-1], -1)
 
     def down(self, x_TI: Tensor) -> Tensor | None:
         """The adapters' inner activations `x A'`, shape TR."""
@@ -239,20 +243,20 @@ class _ProjectionFunction(torch.autograd.Function):
     """Forward as in `Projection.compute`; the backward keeps one copy of x for all siblings and adapters."""
 
     @staticmethod
-    def forward(ctx: Any, projection: Projection, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, projection: Projection, x: Tensor, *parameters: Tensor) -> Tensor:
         x_TI = x.reshape(-1, x.shape[-1]).to(projection.dtype)
         h_TR = projection.down(x_TI)
         y_TO = projection.product(x_TI, h_TR)
         ctx.projection, ctx.x_shape, ctx.x_dtype = projection, x.shape, x.dtype
         ctx.weight_OI, ctx.a_RI, ctx.b_OR = projection.weight_OI, projection.a_RI, projection.b_OR
         ctx.save_for_backward(x_TI, h_TR)
-        return tuple(y_TO.view(*x.shape[:-1], -1).split(projection.sizes, dim=-1))
+        return y_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         projection: Projection = ctx.projection
         x_TI, h_TR = ctx.saved_tensors
-        dy_TO = torch.cat([g.reshape(-1, g.shape[-1]).to(projection.dtype) for g in dy], dim=-1)
+        dy_TO = dy.reshape(-1, dy.shape[-1]).to(projection.dtype)
         dh_TR = dy_TO @ ctx.b_OR if h_TR is not None else None
         dx = None
         if ctx.needs_input_grad[1]:
