@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from groupwise.config import guards
@@ -116,9 +115,6 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
     """What was written and acts on nothing, and what costs more than it seems."""
     objective = config.resolved_objective
     changed = {name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default}
-    guards = config.as_written.get("guards")
-    written = set(guards) & set(config.guards) if isinstance(guards, Mapping) else set()
-    asked = {name for name in written if config.guards[name].action != "off"}
     usual = guards.defaults()
     asked = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}
     adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
@@ -126,14 +122,6 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
         (
             bool(adaptive) and not config.use_adaptive_entropy,
             f"{', '.join(adaptive)} without effect: use_adaptive_entropy is false.",
-        ),
-        (
-            "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,
-            "guards.kl without effect: no KL is measured (beta is 0 and kl_metric_steps is not set).",
-        ),
-        (
-            config.save_strategy == "no" and any(config.guards[name].action == "rollback" for name in asked),
-            "a guard that rolls back finds no checkpoint: save_strategy is no.",
         ),
         (
             "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,
