@@ -108,6 +108,26 @@ def test_training_says_what_it_will_do_does_it_and_ends_with_0(place: Path, tmp_
     assert json.loads((tmp_path / "run/final/adapter_config.json").read_text())["r"] == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": "absent.jsonl"}, "There is no data file"),
+        ({"rewards": ["absent.py:short"]}, "There is no file"),
+        ({"rewards": [{"name": "exact_match", "column": "gold"}]}, "gold"),
+        ({"prompts_per_step": 99}, "a step draws 99"),
+    ],
+)
+def test_what_is_wrong_with_data_or_rewards_is_said_before_anything_else(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], says: str
+) -> None:
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *args, **kwargs: pytest.fail())
+    recipe = write_recipe(tmp_path / "recipe.yaml", place / "base", output_dir=str(tmp_path / "runs/x"), **changes)
+    code, out, err = run("train", str(recipe))
+    assert (code, out) == (2, "")
+    assert says in err
+    assert not (tmp_path / "runs/x").exists()
+
+
 def test_quiet_training_says_nothing(place: Path, tmp_path: Path, run: Run) -> None:
     assert run("train", place / "recipe.yaml", "--quiet", "--set", f"output_dir={tmp_path}") == (0, "", "")
 

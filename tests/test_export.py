@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,34 @@ def test_who_may_not_write_is_told_what_to_do(place: Path, monkeypatch: pytest.M
     ):
         finished_trainer(place).push_to_hub("user/short", merge=True)
     assert hub.files == {}
+
+
+def test_an_upload_that_fails_or_hangs_costs_a_finished_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One warning, one event with the way to push later; model and records are there and training has returned."""
+    draw_no_report(monkeypatch)
+    monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
+    released = threading.Event()
+    with hub_stub.running(monkeypatch) as hub:
+        monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **kwargs: released.wait())
+        monkeypatch.setattr("groupwise.export._patience", lambda folder: 0.2)
+        run = trainer(tmp_path, model=with_lora(tiny_model()), max_steps=1, push_to_hub=True, hub_model_id="user/own")
+        with pytest.warns(UserWarning, match=r"did not end within 0\.2 s.*[\s\S]*groupwise export RUN .* --push-to-hub"):
+            assert run.train().global_step == 1
+        released.set()
+    assert hub.files == {}
+    assert (tmp_path / "final/adapter_model.safetensors").is_file()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [e["kind"] for e in events][-2:] == ["end", "upload_failed"]
+    assert TOKEN not in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_hub_that_cannot_be_reached_is_told_within_seconds(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"(?s)could not be uploaded.*switched off \(HF_HUB_OFFLINE\).*Nothing is lost"):
+        finished_trainer(place).push_to_hub("user/short")
+    assert time.monotonic() - began < 5
 
 
 def test_a_name_that_is_none_is_refused(place: Path, hub: HubStub) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupwise.config import GRPOConfig
+from groupwise.config import GRPOConfig, Recipe
 from groupwise.errors import ConfigError
 
 
@@ -60,7 +60,7 @@ def test_all_problems_come_together() -> None:
         ({"warmup_steps": 5, "warmup_ratio": 0.1}, "Keep one of them."),
         ({"sync_ref_model": True, "beta": 0}, "sync_ref_model needs a reference"),
         ({"ref_model_reset_steps": 9, "beta": 0}, "ref_model_reset_steps needs a reference"),
-        ({"num_generations": 1}, "at least 2"),
+        ({"num_generations": 1}, "2 or more"),
         ({"prompts_per_step": 3, "num_minibatches": 2}, "make it a multiple"),
         ({"objective": "nanochat", "num_iterations": 2}, "anchor self"),
         ({"objective": 3}, "expected the name of an algorithm or a mapping"),
@@ -89,3 +89,15 @@ def test_a_configuration_is_read_only() -> None:
     with pytest.raises(ConfigError, match=r"use config.replace\(seed=3\)"):
         config.seed = 3
     assert config.seed == 42
+
+
+def test_one_completion_a_group_is_explained_in_plain_words() -> None:
+    text = message(num_generations=1)
+    assert "num_generations is 1, so a completion would have no others to be compared with" in text
+    assert "Set it to 2 or more" in text
+
+
+@pytest.mark.parametrize(("word", "key"), [("rank", "r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout")])
+def test_another_librarys_word_for_a_key_of_the_adapter_is_understood(word: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f'lora: unknown key "{word}". Did you mean "{key}"'):
+        Recipe(lora={word: 8})

