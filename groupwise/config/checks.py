@@ -31,6 +31,7 @@ def check_together(config: GRPOConfig, problems: Problems) -> tuple[str, ...]:
         _process,
         _coefficients,
         _plain_values,
+        _best,
         check_curriculum,
     ):
         check(config, problems)
@@ -151,6 +152,11 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
     ]
     of_curriculum = without_effect(config)
     return (*(sentence for holds, sentence in said if holds), *([of_curriculum] if of_curriculum else []))
+
+
+def _best(config: GRPOConfig, problems: Problems) -> None:
+    if config.load_best_model_at_end and config.eval_strategy == "no":
+        problems.add("load_best_model_at_end needs evaluations to find the best by: set eval_steps.")
 
 
 def _plain_values(config: GRPOConfig, problems: Problems) -> None:
