@@ -92,6 +92,31 @@ def train(
 
 
 @app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as lora.r=8. Repeatable."),
+    ] = None,
+    groups: Annotated[
+        int | None, typer.Option(min=1, help="Groups to sample; by default those of a step, 4 to 8.")
+    ] = None,
+) -> None:
+    """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1 says that it fails."""
+    from .check.page import write_page
+    from .check.run import check as look_at
+    from .check.run import make_folder
+    from .check.screen import show
+
+    settings = _read_recipe(recipe, changes or [], resume=False)
+    page = make_folder(settings) / "index.html"
+    result = look_at(settings, folder=settings.folder, groups=groups, notify=_print_note)
+    write_page(result, page)
+    show(result, page)
+    raise typer.Exit(0 if result.has_passed else 1)
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A run folder, an adapter, a model folder, a Hub id or pypi:PACKAGE.")],
     prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],

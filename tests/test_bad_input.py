@@ -185,7 +185,7 @@ def test_what_was_finished_before_a_reward_failed_is_kept(tmp_path: Path, capsys
     assert f"Broken off after 2 finished steps. Kept: their records in {tmp_path}, and the checkpoint" in said
     assert [e["kind"] for e in lines(tmp_path / "events.jsonl")] == ["start", "checkpoint", "failed"]
     run = trainer(tmp_path, rewards=short, max_steps=5)
-    run.train(resume_from_checkpoint=True)
+    run.train(resume_from_checkpoint=True, allow_changes=True)
     assert [m["step"] for m in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 

@@ -50,8 +50,11 @@ report/style.py      types errors runs report                                mat
 report               types errors redact runs report                         -
 train                types errors config algo world sources chat rewards data tasks policy rollout runs train \
     torch transformers safetensors | bitsandbytes torchao
-check                types errors config algo world sources chat rewards data tasks policy rollout runs report train \
+check/screen.py      runs check                                              rich
+check                types errors redact config algo world sources chat rewards data tasks policy rollout runs report train \
     check                                                                    torch | transformers peft
+offline              *                                                       -
+testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
 export               *                                                       torch | huggingface_hub
 trainer              *                                                       torch | transformers peft

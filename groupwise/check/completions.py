@@ -27,8 +27,10 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
         return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", remedy)]
     if evidence.sampled.signal_share < 1:
         return [Finding("completions_cut", "warn", f"{what}.", remedy)]
-    what += "; they are rewarded differently all the same, so training may learn to end."
-    return [Finding("completions_cut", "note", what, remedy)]
+    what += "; they are rewarded differently all the same, so training can learn to end."
+    return [
+        Finding("completions_cut", "note", what, f"Leave it where the reward asks for short answers, else: {remedy}")
+    ]
 
 
 def _more(evidence: Evidence) -> int:

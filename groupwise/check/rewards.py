@@ -100,8 +100,8 @@ def few_signals(evidence: Evidence) -> list[Finding]:
     if not _has_few(evidence) or expected >= SIGNAL_WARN:
         return []
     what = f"{share:.0%} of the groups carry signal at num_generations {size}; pooled estimate {expected:.0%}"
-    if total.is_two_valued:
-        what += f" from a success rate of {total.judged.count(max(total.judged)) / len(total.judged):.0%}"
+    if total.success_rate is not None:
+        what += f" from a success rate of {total.success_rate:.0%}"
     level: Level = "fail" if max(share, expected) * evidence.subject.parts.config.prompts_per_step < 1 else "warn"
     return [Finding("few_signals", level, f"{what}.", _more_generations(total, size))]
 

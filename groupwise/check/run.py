@@ -7,7 +7,9 @@ from pathlib import Path
 from time import perf_counter
 
 from ..config import Recipe
+from ..errors import RunError
 from ..policy.load import count_parameters
+from ..redact import redact
 from ..train.ingredients import Ingredients, read_ingredients
 from . import completions, cost, data, exploits, machine, prompts, rewards
 from .evidence import Evidence
@@ -89,13 +91,14 @@ def _about(recipe: Recipe, parts: Ingredients) -> list[tuple[str, str]]:
     held_out = "" if parts.eval_problems is None else f", {len(parts.eval_problems):,} held out"
     what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
     lines = parts.config.describe()
-    return [
+    rows = [
         ("model", f"{recipe.model}, training {what}"),
         ("data", f"{parts.problems.name}, {len(parts.problems):,} problems{held_out}"),
         ("rewards", ", ".join(_weighted(f.name, f.weight) for f in parts.rewards)),
         ("step", lines[0]),
         *(("", line) for line in lines[1:]),
     ]
+    return [(label, redact(value)) for label, value in rows]
 
 
 def _weighted(name: str, weight: float) -> str:
@@ -111,6 +114,15 @@ def _about_subject(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
-def page_path(recipe: Recipe) -> Path:
-    """Where the page of this recipe lies."""
-    return Path(recipe.config.output_dir) / "check" / "index.html"
+def make_folder(recipe: Recipe) -> Path:
+    """The folder of the check, inside that of the run, where it is in the way of no training.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    path = Path(recipe.config.output_dir) / "check"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f'Cannot make the folder "{path}": {error.strerror}. Set another output_dir.') from error
+    return path

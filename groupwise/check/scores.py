@@ -60,9 +60,10 @@ class Scores:
         return judged[0], low, middle, high, judged[-1]
 
     @property
-    def is_two_valued(self) -> bool:
-        """Whether it is like a verdict: two values at most."""
-        return len(set(self.judged)) <= 2
+    def success_rate(self) -> float | None:
+        """Share of the higher value, where it is a verdict of two values; else None."""
+        values = set(self.judged)
+        return self.judged.count(max(values)) / len(self.judged) if len(values) == 2 else None
 
     def expected_signal(self, size: int) -> float:
         """Share of groups of that size with signal, were all problems alike: 1 - sum over values of (frequency)^size.

@@ -11,6 +11,7 @@ REWARD_PARAMETERS = {
     "exact_match": ("column", "strip", "ignore_case", "ignore_punctuation", "tag"),
     "math": ("column", "place", "tag", "decimals", "limit_s"),
     "number": ("column", "place", "tag", "tolerance", "relative"),
+    "code": ("column", "entry_point", "score", "limit_s", "memory_mb", "num_workers"),
     "choice": ("column", "choices", "letters", "tag"),
     "fuzzy_match": ("column", "measure", "threshold", "tag"),
     "tag_count": ("tags",),

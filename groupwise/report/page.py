@@ -43,6 +43,7 @@ def page(
     change = reward_change(records)
     template = Template(files("groupwise.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
+        style=stylesheet(),
         title=_html(f"{about.run_name} - groupwise report"),
         name=_html(about.run_name),
         verdict=_html(f"{ended_by_guard(events)} {change.verdict if change else _nothing_yet(records)}".strip()),
@@ -55,6 +56,11 @@ def page(
         events=_events(events),
         footer=_html(footer),
     )
+
+
+def stylesheet() -> str:
+    """How every page of groupwise looks, light and dark."""
+    return files("groupwise.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def _nothing_yet(records: Sequence[Record]) -> str:

@@ -35,7 +35,7 @@ class RewardFunction:
     shaping: Shaping = field(default_factory=Shaping)
     """What of its rewards counts, before the weight."""
     load: Callable[[], None] | None = None
-    """Loads now what the first call would load (a reward model), so that a wrong name is found before a rollout."""
+    """Loads now what the first call would load (a reward model, a sandbox), so that what is missing is found before a rollout."""
     accepted: frozenset[str] = field(init=False)
     required: frozenset[str] = field(init=False)
     """The accepted keywords without a default."""
@@ -53,8 +53,8 @@ class RewardFunction:
 
     @classmethod
     def of(cls, call: Callable[..., Any], *, name: str | None = None, weight: float = 1.0) -> RewardFunction:
-        """Wrap a callable under its own name."""
-        return cls(name or callable_name(call), call, weight)
+        """Wrap a callable under its own name; one with a method `load` is loaded before the first rollout."""
+        return cls(name or callable_name(call), call, weight, load=getattr(call, "load", None))
 
     def accepts(self, keyword: str) -> bool:
         """Whether a call may pass this keyword."""

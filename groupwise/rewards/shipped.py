@@ -8,6 +8,7 @@ from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.choice import Choice
+from groupwise.rewards.code import Code
 from groupwise.rewards.consistency import AnswerConsistency
 from groupwise.rewards.cosine_length import CosineLength
 from groupwise.rewards.exact_match import ExactMatch
@@ -32,6 +33,7 @@ SHIPPED: Mapping[str, type[Any]] = {
     "exact_match": ExactMatch,
     "math": MathAccuracy,
     "number": Number,
+    "code": Code,
     "choice": Choice,
     "fuzzy_match": FuzzyMatch,
     "tag_count": TagCount,

@@ -61,6 +61,7 @@ def _tried(backend: Backend) -> Found:
     worker: Process | None = None
     try:
         worker = Process(backend, Limits())
+        worker.receive(Deadline.after(PROBE_S))
         worker.send({"task": "probe", "limits": {}, "path": [], "hidden": _must_be_hidden()})
         wrong = _holes(worker.receive(Deadline.after(PROBE_S)))
     except (WorkerError, OSError) as error:

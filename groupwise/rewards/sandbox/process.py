@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from groupwise.errors import RewardError
 from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.inside.frames import HEADER, packed
 from groupwise.rewards.sandbox.launcher import start
@@ -58,6 +59,14 @@ class Process:
         self._open = {self._in, self._out, self._err}
         self._unsent, self._received, self._errors = bytearray(), bytearray(), bytearray()
         self._watched_at = 0.0
+
+    def await_start(self, seconds: float) -> None:
+        """Wait until it is ready for its task; `RewardError` when it does not start, which is no row's fault."""
+        try:
+            self.receive(Deadline.after(seconds))
+        except WorkerError as error:
+            said = f" It said: {self.errors.strip()[-300:]}" if self.errors.strip() else ""
+            raise RewardError(f"A worker process ({self.backend.name}) did not start: {error}.{said}") from None
 
     def send(self, message: Any) -> None:
         """Queue a message; it is written while an answer is waited for."""

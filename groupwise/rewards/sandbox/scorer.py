@@ -100,13 +100,15 @@ class Sandboxed:
         seen = seen_by(self.function)
         backend = backend_for(untrusted=self.needs_sandbox)
         worker = Process(backend, self.limits, seen.readable)
+        worker.await_start(START_S)
         limits = self.limits.of_a_process(3600, count_processes=backend.counts_processes)
         worker.send({"task": "score", "function": self.function, "limits": limits, "path": seen.path})
         try:
             answer = worker.receive(Deadline.after(START_S))
         except WorkerError as error:
             worker.kill()
-            raise RewardError(f"A worker for {self.function} did not start: {error}. {worker.errors.strip()}") from None
+            said = f" It said: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""
+            raise RewardError(f"A worker could not import {self.function}: {error}.{said}") from None
         if "failed" in answer:
             worker.kill()
             raise ConfigError(f"A worker could not import {self.function}: {answer['failed']}.")

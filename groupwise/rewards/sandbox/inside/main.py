@@ -6,12 +6,13 @@ import importlib
 import sys
 from typing import Any
 
-from .frames import read_frame
+from .frames import read_frame, write_frame
 from .limits import apply_limits
 
 
 def main() -> None:
-    """Serve the one task that stands in the first message."""
+    """Say that it is there, then serve the one task that stands in the first message."""
+    write_frame(1, {"ready": True})
     try:
         task: dict[str, Any] = read_frame(0)
     except EOFError:

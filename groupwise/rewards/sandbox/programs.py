@@ -1,0 +1,131 @@
+"""Runs programs that nobody vouches for, each in a sandbox that was started before and is used once.
+
+What they print, and what their functions return, is judged outside or in another sandbox: a program can only say what
+a right program says, or fail.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from groupwise.rewards.sandbox.choice import backend_for
+from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.paths import installed_packages
+from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError, ending
+
+START_S = 60.0
+"""Seconds a worker may take to start, beside the time of its program: a busy machine is not the program's fault."""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a program printed, and why it did not end well."""
+
+    text: str
+    error: str | None
+
+
+class Programs:
+    """`num_ready` workers wait, started; each takes one program and is killed after it."""
+
+    def __init__(self, timeout_s: float, limits: Limits, num_ready: int | None = None) -> None:
+        self.timeout_s, self.limits = timeout_s, limits
+        self.num_ready = num_ready or min(8, os.cpu_count() or 1)
+        self._ready: list[Process] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _kill_all, self._ready)
+
+    def start(self) -> None:
+        """Start the workers that wait; `ConfigError` where there is no sandbox for them."""
+        with self._lock:
+            while len(self._ready) < self.num_ready:
+                self._ready.append(self._started())
+
+    def close(self) -> None:
+        """End the workers that wait."""
+        with self._lock:
+            _kill_all(self._ready)
+
+    def run(self, source: str, stdin: str) -> Printed:
+        """Run a program with this input."""
+        with self._one_worker() as worker:
+            worker.send(self._task("run", source=source, stdin=stdin))
+            deadline = Deadline.after(self.timeout_s)
+            try:
+                text = worker.read_all(deadline).decode("utf-8", "replace")
+                status = worker.wait(deadline)
+            except WorkerError as error:
+                return Printed("", str(error))
+            return Printed(text, _failing(status, worker.errors) if status else None)
+
+    def check(self, source: str, tests: Sequence[str], entry_point: str | None) -> list[str | None]:
+        """Why each test failed, None where it passed; what follows a program's end fails with it."""
+        with self._one_worker() as program, self._one_worker() as checker:
+            program.send(self._task("serve", source=source))
+            checker.send(self._task("check"))
+            failures: list[str | None] = []
+            try:
+                loaded = program.receive(Deadline.after(self.timeout_s))
+                if (failure := _raised(loaded)) is not None:
+                    return [failure] * len(tests)
+                for test in tests:
+                    checker.send({"test": test, "entry_point": entry_point})
+                    failures.append(_converse(program, checker, Deadline.after(self.timeout_s)))
+            except WorkerError as error:
+                failures += [str(error)] * (len(tests) - len(failures))
+            return failures
+
+    def _task(self, kind: str, **more: Any) -> dict[str, Any]:
+        limits = self.limits.of_a_process(self.timeout_s, count_processes=backend_for(untrusted=True).counts_processes)
+        return {"task": kind, "limits": limits, "path": [str(path) for path in installed_packages()], **more}
+
+    @contextmanager
+    def _one_worker(self) -> Iterator[Process]:
+        """A worker that waits, with another one started in its place; killed when it is done with."""
+        with self._lock:
+            worker = self._ready.pop(0) if self._ready else self._started()
+            self._ready.append(self._started())
+        try:
+            worker.await_start(START_S)
+            yield worker
+        finally:
+            worker.kill()
+
+    def _started(self) -> Process:
+        return Process(backend_for(untrusted=True), self.limits, installed_packages())
+
+
+def _converse(program: Process, checker: Process, deadline: Deadline) -> str | None:
+    """Carry calls from the test to the program and answers back, until the test has ended."""
+    while True:
+        said = checker.receive(deadline)
+        if "call" not in said:
+            failed = said["failed"]
+            assert failed is None or isinstance(failed, str)
+            return failed
+        program.send(said["call"])
+        checker.send(program.receive(deadline))
+
+
+def _raised(answer: Any) -> str | None:
+    if isinstance(answer, dict) and "raised" in answer:
+        return f"{answer['raised']}: {answer.get('message')}"[:300]
+    return None
+
+
+def _failing(status: int, errors: str) -> str:
+    """The last line of a traceback, or the exit status in words."""
+    lines = errors.strip().splitlines()
+    is_traceback = status == 1 and "Traceback" in errors and "MemoryError" not in errors
+    return f"raised {lines[-1]}"[:300] if is_traceback else ending(status, errors)
+
+
+def _kill_all(workers: list[Process]) -> None:
+    while workers:
+        workers.pop().kill()

@@ -1,0 +1,53 @@
+"""Prints, for every task of reasoning-gym, what its own answers score along our path, but for the sandbox; as JSON.
+
+A program of its own: the hash seed is fixed as in the worker, and the package's warnings are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from reasoning_gym.factory import DATASETS
+
+from groupwise.data.gym_generate import NOT_A_TASK, decode, rows
+from groupwise.tasks.asking import Asking
+from groupwise.tasks.gym_scorer import score
+
+WITHOUT_ANSWER = {
+    "graph_color": lambda metadata: json.dumps({str(k): v for k, v in metadata["possible_answer"].items()}),
+    "propositional_logic": lambda metadata: metadata["example_answer"],
+    "rubiks_cube": lambda metadata: metadata["example_correct_answer"],
+}
+"""Tasks with many right answers: where their record keeps one."""
+
+
+def oracle(task: str, row: dict[str, Any]) -> str | None:
+    if row["answer"] is not None:
+        return str(row["answer"])
+    find = WITHOUT_ANSWER.get(task)
+    return None if find is None else find(decode(json.loads(row["entry"]))["metadata"])
+
+
+def judged(task: str) -> dict[str, Any]:
+    """Scores of the gold answers and of nonsense, and the answers' kinds."""
+    made = rows({"task": task, "params": {}, "seed": 0, "size": 2, "eval_size": 1})
+    asking, scores, nonsense = Asking(place="tag"), [], []
+    for row in [*made["train"], *made["eval"]]:
+        gold = oracle(task, row)
+        if gold is not None:
+            answer = asking.answer(f"well, <answer>{gold}</answer>")
+            assert answer is not None, task
+            scores.append(score(task, "{}", row["entry"], answer))
+        nonsense.append(score(task, "{}", row["entry"], "zzz"))
+    return {"rows": len(made["train"]) + len(made["eval"]), "gold": scores, "nonsense": nonsense}
+
+
+def main() -> None:
+    tasks = sys.argv[1:] or sorted(set(DATASETS) - NOT_A_TASK)
+    print(json.dumps({task: judged(task) for task in tasks}))
+
+
+if __name__ == "__main__":
+    main()
