@@ -35,7 +35,7 @@ class RewardFunction:
     shaping: Shaping = field(default_factory=Shaping)
     """What of its rewards counts, before the weight."""
     load: Callable[[], None] | None = None
-    """Loads now what the first call would load (a reward model, a sandbox), so that what is missing is found before a rollout."""
+    """Loads now what the first call would load (a model, a sandbox), so that what is missing is found early."""
     accepted: frozenset[str] = field(init=False)
     required: frozenset[str] = field(init=False)
     """The accepted keywords without a default."""
