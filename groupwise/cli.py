@@ -65,6 +65,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as lora.r=8. Repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on although the recipe makes it another experiment.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the run that is in the output folder already.")
     ] = False,
@@ -73,6 +76,8 @@ def train(
     """Train a model as a recipe says. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it. Keep one of them.")
+    if allow_changes and not resume:
+        raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
     if not overwrite:  # what can be refused is refused before a model is loaded
         _check_folder(settings.config.output_dir, resume=resume)
@@ -87,7 +92,7 @@ def train(
     if not quiet:
         print(redact("\n".join(_plan(settings))))
     trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, parts=parts)
-    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite)
+    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
 
 

@@ -42,8 +42,9 @@ from .train.collect import Collector
 from .train.evaluate import Evaluator
 from .train.ingredients import Ingredients, load_named_model, read_ingredients, tell_of_used_folder
 from .train.loop import Run, train
-from .train.metrics import finite
+from .train.origin import origin_of
 from .train.record import Recorder
+from .train.resume import resume
 from .train.schedule import Schedule
 from .train.signals import finish_step_first
 from .world import check_single_process
@@ -162,10 +163,17 @@ class GRPOTrainer:
         """Add a `transformers.TrainerCallback`, an object or a class."""
         self._callbacks.add(callback)
 
-    def train(self, resume_from_checkpoint: bool | str | Path | None = None, *, overwrite: bool = False) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: bool | str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        allow_changes: bool = False,
+    ) -> Any:
         """Train to the end of the schedule; returns the ecosystem's `TrainOutput`.
 
-        `resume_from_checkpoint` continues a run: True takes the latest checkpoint of `output_dir`, a path that one.
+        `resume_from_checkpoint` continues a run: True takes the latest checkpoint of `output_dir` that is whole, a path
+        that one; `allow_changes` goes on although the recipe is no longer the same (docs/reproducibility.md).
         `overwrite` deletes the run that `output_dir` holds. Ctrl-C ends the run after the step under way, with a
         checkpoint and the model saved; a second one raises KeyboardInterrupt at once. A guard that ends the run raises
         GuardError when everything is saved (docs/guards.md).
@@ -181,11 +189,17 @@ class GRPOTrainer:
             resume=bool(resume_from_checkpoint),
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
-        checkpoint = _checkpoint(folder, resume_from_checkpoint)
         with RunWriter(folder) as writer, self.screen, self._writing(writer):
             run, optimizer = self._build(folder, writer)
-            if checkpoint is not None:
-                self._resume(run, folder, checkpoint)
+            checkpoint = None
+            if resume_from_checkpoint:
+                checkpoint = resume(
+                    run.recorder,
+                    True if resume_from_checkpoint is True else resume_from_checkpoint,
+                    run.recorder.origin,
+                    allow_changes=allow_changes,
+                    notify=self._note,
+                )
             self._start(run, folder, optimizer, checkpoint)
             with telling_what_is_kept(run.recorder), finish_step_first(run.schedule.stop, self._note) as stop:
                 self.interrupted = stop
@@ -260,15 +274,6 @@ class GRPOTrainer:
     def _evaluator(self, problems: PreparedProblems) -> Evaluator:
         return Evaluator(problems, self.engine, self.judge, self.args, self.processing_class, self.policy.stop_ids)
 
-    def _resume(self, run: Run, folder: run_folder.RunFolder, checkpoint: Path) -> None:
-        """Go on after the checkpoint, with one history in the records and in `state.log_history`."""
-        run.recorder.resume(checkpoint)
-        reader = RunReader(folder)
-        reader.cut_after(run.schedule.step)
-        every = self.args.logging_steps
-        logged = [finite(m) for m in reader.metrics() if every and m["step"] % every == 0]
-        self.state.log_history = [{k: v for k, v in m.items() if k != "schema_version"} for m in logged]
-
     @contextmanager
     def _writing(self, writer: RunWriter) -> Iterator[None]:
         """Inside, `writer` takes what happens."""
@@ -303,6 +308,10 @@ class GRPOTrainer:
             self.order,
             evaluator,
         )
+        own_optimizer = learner.optimizer if self._optimizers[0] is not None else None
+        assert self._recipe is not None
+        recipe, machine = without_secrets(self._recipe), setup.machine(self.model)
+        recorder.origin = origin_of(recipe, schedule.num_steps, self.problems, self.model, own_optimizer, machine)
         return Run(policy.network, self.order, self.engine, collector, learner, schedule, recorder), optimizer
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
@@ -362,17 +371,6 @@ def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Ma
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
         if value is None:
             raise ConfigError(f"GRPOTrainer needs {name}.")
-
-
-def _checkpoint(folder: run_folder.RunFolder, wanted: bool | str | Path | None) -> Path | None:
-    if not wanted:
-        return None
-    if wanted is not True:
-        return Path(wanted)
-    latest = folder.latest_checkpoint
-    if latest is None:
-        raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without resume_from_checkpoint.')
-    return latest
 
 
 def _adapter_config(model: Any) -> Any:

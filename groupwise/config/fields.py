@@ -50,7 +50,13 @@ class RunFields(Section):
     save_steps: Count = 500
     """Steps between checkpoints. The last step gets one too, so that a longer run can go on from it."""
     save_total_limit: Count | None = None
-    """Checkpoints that are kept, the oldest going first; null keeps all."""
+    """Checkpoints that are kept, the oldest going first and the best one never; null keeps all."""
+    load_best_model_at_end: bool = False
+    """Whether each new best evaluation gets a checkpoint, and `final/` the weights of the best of all."""
+    metric_for_best_model: str | None = None
+    """Number of the evaluation that says which checkpoint is best; null takes `eval_reward`."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better; null is yes."""
     eval_strategy: Interval = "no"
     """When the evaluation split is scored: every `eval_steps` steps, at the end of each epoch, or never."""
     eval_steps: Count | None = None

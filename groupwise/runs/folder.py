@@ -45,6 +45,16 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def lock(self) -> Path:
+        """Held by the one process that writes the run."""
+        return self.path / ".lock"
+
+    @property
+    def reserve(self) -> Path:
+        """Room for the next checkpoint."""
+        return self.path / ".reserve"
+
+    @property
     def completions(self) -> Path:
         return self.path / "completions"
 
@@ -78,6 +88,11 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         steps = self.checkpoint_steps()
         return self.checkpoint_of(steps[-1]) if steps else None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was started here, however far it came."""
+        return self.config.is_file() or self.metrics.is_file() or self.events.is_file()
 
     @property
     def has_trained(self) -> bool:
@@ -120,9 +135,12 @@ def create(
             "Choose another output_dir, go on with that run (--resume, or train(resume_from_checkpoint=True)), or have "
             "it deleted (--overwrite, or train(overwrite=True))."
         )
+    _make_writable(folder)
     if overwrite:
-        _delete_run(folder)
-    _make_writable(folder, min_free_bytes)
+        with locked(folder):  # never a run that another process is writing
+            _delete_run(folder)
+    folder.completions.mkdir(exist_ok=True)
+    _require_space(folder, min_free_bytes)
     return folder
 
 
@@ -136,7 +154,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
     if key in _HELD:
         yield
         return
-    with folder.events.open("ab") as file:
+    with folder.lock.open("ab") as file:
         _lock(file, folder)
         _HELD.add(key)
         try:
@@ -190,11 +208,12 @@ def _delete_run(folder: RunFolder) -> None:
     for path in (folder.completions, folder.checkpoints, folder.final, folder.report):
         if path.is_dir():
             shutil.rmtree(path)
+    folder.reserve.unlink(missing_ok=True)
 
 
-def _make_writable(folder: RunFolder, min_free_bytes: int) -> None:
+def _make_writable(folder: RunFolder) -> None:
     try:
-        folder.completions.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.path) as probe:  # permissions alone do not tell: read-only disks, root
             probe.write(b"\n")
     except OSError as error:
@@ -202,7 +221,11 @@ def _make_writable(folder: RunFolder, min_free_bytes: int) -> None:
             f'Cannot write to output_dir "{folder.path}": {error.strerror}. '
             "Expected a folder that you may write to. Choose another output_dir or mend its permissions."
         ) from error
-    free = shutil.disk_usage(folder.path).free
+
+
+def _require_space(folder: RunFolder, min_free_bytes: int) -> None:
+    held = folder.reserve.stat().st_size if folder.reserve.is_file() else 0  # by a run that was killed
+    free = shutil.disk_usage(folder.path).free + held
     if free < min_free_bytes:
         raise RunError(
             f'No space left for the run folder "{folder.path}": {free / 2**20:,.0f} MiB free, '

@@ -41,16 +41,17 @@ class RunReader:
         """The groups of a step; empty when they were not recorded."""
         return cast(list[GroupRecord], _read_lines(self.folder.completions_of(step)))
 
-    def cut_after(self, step: int) -> None:
+    def cut_after(self, step: int, *, last_metrics: int | None = None) -> None:
         """Forget metrics and completions later than `step`, so that a resumed run has one history. Events stay.
 
+        `last_metrics` cuts the metrics earlier.
         Each file changes as a whole, and cutting twice is cutting once: a crash in between is mended by the next.
         """
         with locked(self.folder):
             for later in self.folder.completion_steps():
                 if later > step:
                     self.folder.completions_of(later).unlink()
-            _keep_lines(self.folder.metrics, step)
+            _keep_lines(self.folder.metrics, step if last_metrics is None else last_metrics)
 
 
 def _keep_lines(path: Path, last_step: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ class RunWriter:
         for path in (folder.metrics, folder.events):
             disk.mend_last_line(path)
         self._last_step: int | None = None
+        self._unflushed: list[Path] = []
 
     def config(self, values: Mapping[str, Any]) -> None:
         """Write `config.json` (replaces an earlier one as a whole); access tokens are left out."""
@@ -57,7 +59,15 @@ class RunWriter:
             plain_value(group_record(group, SCHEMA_VERSION), not_finite, f"draw {group.draw}") for group in groups
         ]
         disk.replace(self.folder.completions_of(step), b"".join(_line(record) for record in records))
+        self._unflushed.append(self.folder.completions_of(step))
         self._note_not_finite(self.folder.completions_of(step).name, not_finite, step=step)
+
+    def flush(self) -> None:
+        """Wait until everything that was recorded would survive a power cut."""
+        for path in (*self._unflushed, self.folder.completions, self.folder.metrics, self.folder.events):
+            if path.exists():
+                disk.sync(path)
+        self._unflushed = []
 
     def close(self) -> None:
         self._open.close()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import RunError
 from ..runs.folder import RunFolder
 from .record import Recorder
 
@@ -16,12 +17,26 @@ def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        num_steps = recorder.schedule.step
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        recorder.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")
+        problems = [] if kind == "interrupted" else _rescue(recorder)
+        recorder.reserve.release()
+        num_steps = recorder.schedule.step
+        try:
+            recorder.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")
+        except RunError as refused:  # the disk that ended the run; the error itself is on its way
+            problems.append(str(refused))
         recorder.trackers.finish()
-        recorder.screen.close(what_is_kept(num_steps, recorder.folder))
+        recorder.screen.close("\n".join([what_is_kept(num_steps, recorder.folder), *problems]))
         raise
+
+
+def _rescue(recorder: Recorder) -> list[str]:
+    """Save what can be saved exactly; what stands in the way is shown and hides nothing."""
+    try:
+        recorder.save_what_is_exact()
+    except (RunError, OSError, RuntimeError, MemoryError) as error:
+        return [f"No checkpoint could be written on the way out. {error}"]
+    return []
 
 
 def what_is_done(recorder: Recorder, report: Path) -> str:

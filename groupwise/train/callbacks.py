@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+
+_PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
+"""What the ecosystem's state says about a run beside its step and its log."""
 
 
 class Callbacks:
@@ -38,3 +42,17 @@ class Callbacks:
         asked = bool(getattr(self.control, wish))
         setattr(self.control, wish, False)
         return asked
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is, and the state of every callback that can export one; plain JSON."""
+        own = [c.state()["attributes"] if isinstance(c, ExportableState) else None for c in self._callbacks]
+        return {"own": own, **{name: getattr(self.state, name) for name in _PLACE}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back; the attributes of callbacks go to those that stand at the same places."""
+        for name in _PLACE:
+            setattr(self.state, name, state[name])
+        for callback, attributes in zip(self._callbacks, state["own"], strict=False):
+            if isinstance(callback, ExportableState) and attributes is not None:
+                for name, value in attributes.items():
+                    setattr(callback, name, value)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,86 +12,83 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import RunError
+from ..errors import ConfigError, RunError
+from ..runs import disk, manifest
 from ..runs.folder import RunFolder
 from .learner import Learner
+from .state_tree import join, split
 
-FORMAT = 2
 
+def save_checkpoint(
+    folder: RunFolder, step: int, learner: Learner, state: Mapping[str, Any], *, keep: int | None, best: int | None
+) -> Path:
+    """Write checkpoints/step-NNNNNN, then delete the oldest beyond `keep`, but never the one of step `best`.
 
-def save_checkpoint(folder: RunFolder, step: int, learner: Learner, state: Mapping[str, Any], keep: int | None) -> Path:
-    """Write checkpoints/step-NNNNNN and delete the oldest beyond `keep`. `state` is plain JSON."""
+    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference.
+
+    Raises:
+        DiskFullError: and how many bytes are missing; what was there before is as it was.
+    """
     target = folder.checkpoint_of(step)
     scratch = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    optimizer_tensors, optimizer_state = flatten_optimizer(learner.optimizer.state_dict())
-    save_file(_trained_weights(learner.network.model), scratch / "policy.safetensors")
-    save_file(optimizer_tensors, scratch / "optimizer.safetensors")
-    if learner.reference is not None and learner.reference.is_copy:
-        save_file(_unshared(learner.reference.state_dict()), scratch / "reference.safetensors")
-    record = {
-        "format": FORMAT,
-        "step": step,
-        "optimizer": optimizer_state,
-        "scheduler": learner.scheduler.state_dict(),
-        "learner": learner.state_dict(),
-        **state,
-    }
-    (scratch / "state.json").write_text(json.dumps(record, default=_plain), encoding="utf-8")
-    for file in scratch.iterdir():
-        _flush(file)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
-    _flush(target.parent)
-    if keep is not None:
-        for old in folder.checkpoint_steps()[:-keep]:
-            shutil.rmtree(folder.checkpoint_of(old))
+    files, optimizer_state = _tensors(learner)
+    text = json.dumps({"step": step, "optimizer": optimizer_state, **state}, default=_plain).encode()
+    num_bytes = sum(map(_num_bytes, files.values())) + len(text)
+    with disk.plain_errors(target, num_bytes):
+        _clear(folder)
+        if disk.free_bytes(folder.path) < num_bytes:
+            raise disk.DiskFullError(disk.no_space(target, num_bytes))
+        scratch.mkdir(parents=True)
+        try:
+            _write(scratch, files, text)
+            disk.swap_in(scratch, target)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        _delete_oldest(folder, keep, {step, best})
     return target
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint, every byte of which is what was written.
+
+    Raises:
+        RunError: it is not a checkpoint, or damaged.
+    """
+    manifest.check(path)
+    state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+    return state
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
     """Put weights, optimizer and schedule back and return the JSON state.
 
     Raises:
-        RunError: the folder is not a checkpoint of this model and recipe.
+        RunError: the folder is not a checkpoint of this model and recipe, or damaged.
     """
-    if not (path / "state.json").is_file():
-        raise RunError(
-            f'"{path}" is not a checkpoint: it has no state.json. Give a folder checkpoints/step-NNNNNN of a run.'
-        )
-    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if state.get("format") != FORMAT:
-        raise RunError(f'"{path}" has checkpoint format {state.get("format")}; this version reads {FORMAT}.')
-    _load_trained(learner.network.model, load_file(path / "policy.safetensors"), path)
-    learner.optimizer.load_state_dict(
-        unflatten_optimizer(load_file(path / "optimizer.safetensors"), state["optimizer"])
-    )
-    learner.scheduler.load_state_dict(state["scheduler"])
-    learner.load_state_dict(state["learner"])
-    if learner.reference is not None and (path / "reference.safetensors").is_file():
-        learner.reference.load_state_dict(load_file(path / "reference.safetensors"))
+    state = read_state(path)
+    restore(path, state, learner)
     return state
 
 
-def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    return _unshared({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One name for each storage: safetensors refuses tensors that share memory (tied embeddings)."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        kept[name] = tensor.contiguous().cpu()
-    return kept
+def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
+    """Put back what `read_state` has found good."""
+    load_weights(path, learner.network.model)
+    learner.optimizer.load_state_dict(join(state["optimizer"], load_file(path / "optimizer.safetensors")))
+    learner.scheduler.load_state_dict(join(state["scheduler"], {}))
+    learner.load_state_dict(state["learner"])
+    if learner.reference is not None and (path / "reference.safetensors").is_file():
+        learner.reference.load_state_dict(load_file(path / "reference.safetensors"))
 
 
 @torch.no_grad()
-def _load_trained(model: nn.Module, saved: Mapping[str, Tensor], path: Path) -> None:
+def load_weights(path: Path, model: nn.Module) -> None:
+    """The trained weights of a checkpoint.
+
+    Raises:
+        RunError: they are another model's.
+    """
+    saved = load_file(path / "policy.safetensors")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     unknown = sorted(set(saved) - set(trained)) + sorted(
         name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
@@ -107,42 +103,96 @@ def _load_trained(model: nn.Module, saved: Mapping[str, Tensor], path: Path) -> 
         trained[name].copy_(tensor)
 
 
-def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and plain values."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        plain[str(index)] = {}
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().contiguous().cpu()
-            else:
-                plain[str(index)][name] = value
-    return tensors, {"state": plain, "param_groups": state["param_groups"]}
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """The part of the learner's state that is plain JSON; small, so that it can be kept for every step."""
+    return {"learner": learner.state_dict(), "scheduler": split(learner.scheduler.state_dict(), {}, "scheduler")}
 
 
-def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["state"].items()}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": [_as_group(g) for g in plain["param_groups"]]}
+def check_can_be_saved(learner: Learner) -> None:
+    """Refuse an optimizer or schedule whose state is more than tensors and plain values.
+
+    Raises:
+        ConfigError: naming the first part that is.
+    """
+    for owner in (learner.optimizer, learner.scheduler):
+        try:
+            split(owner.state_dict(), {}, "")
+        except TypeError as error:
+            raise ConfigError(
+                f"{type(owner).__name__} cannot be saved in a checkpoint: {error} in its state, and checkpoints hold "
+                "tensors, numbers, text, lists and dicts only. Use one whose state_dict() holds nothing else."
+            ) from None
 
 
-def _as_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON turns tuples into lists; torch wants Adam's betas as they were."""
-    return {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+def num_bytes_of(learner: Learner) -> int:
+    """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
+    files, _ = _tensors(learner)
+    policy, optimizer = _num_bytes(files["policy.safetensors"]), _num_bytes(files["optimizer.safetensors"])
+    rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
+    return policy + (optimizer or 2 * policy) + rest + _ROOM_FOR_JSON
+
+
+_ROOM_FOR_JSON = 2**20
+
+
+def _tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
+    """File -> its tensors, and the plain part of the optimizer's state."""
+    optimizer: dict[str, Tensor] = {}
+    plain = split(learner.optimizer.state_dict(), optimizer, "")
+    files = {"policy.safetensors": _trained_weights(learner.network.model), "optimizer.safetensors": optimizer}
+    if learner.reference is not None and learner.reference.is_copy:
+        files["reference.safetensors"] = _unshared(learner.reference.state_dict())
+    return files, plain
+
+
+def _write(scratch: Path, files: Mapping[str, Mapping[str, Tensor]], text: bytes) -> None:
+    for name, tensors in files.items():
+        save_file(_apart(tensors), scratch / name)
+    disk.replace(scratch / "state.json", text)
+    manifest.write(scratch)
+
+
+def _delete_oldest(folder: RunFolder, keep: int | None, spared: Iterable[int | None]) -> None:
+    if keep is not None:
+        for old in folder.checkpoint_steps()[:-keep]:
+            if old not in spared:
+                disk.remove(folder.checkpoint_of(old))
+
+
+def _clear(folder: RunFolder) -> None:
+    """Delete what a killed run left of checkpoints that it was writing or deleting."""
+    for path in folder.checkpoints.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    return _unshared({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One name for each storage: safetensors refuses tensors that share memory (tied embeddings)."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        kept[name] = tensor
+    return kept
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a storage each."""
+    ready = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    first = _unshared(ready)
+    return {name: tensor if name in first else tensor.clone() for name, tensor in ready.items()}
+
+
+def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written to a checkpoint")
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

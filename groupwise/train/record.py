@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..config import GRPOConfig
 from ..data import Order
+from ..errors import RunError
+from ..runs.disk import free_bytes
 from ..runs.folder import RunFolder
-from ..runs.reader import RunReader
+from ..runs.manifest import check
+from ..runs.reserve import Reserve
 from ..runs.screen import Screen
 from ..runs.trackers import Trackers
 from ..runs.writer import RunWriter
 from ..types import Group
 from ..world import peak_memory_bytes
 from .batch import Batch
+from .best import Best
 from .callbacks import Callbacks
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import learner_state, load_weights, num_bytes_of, save_checkpoint
 from .collect import Collected
 from .curriculum import follow
 from .evaluate import Evaluator
 from .learner import Learner, Update
 from .metrics import finite, num_tokens
+from .origin import Origin
+from .rescue import Rescue
 from .schedule import Schedule
 from .watch import Watch
 
@@ -58,7 +64,14 @@ class Recorder:
         self.num_tokens = 0
         self.num_updates = 0
         self.watch = Watch(config.guards, writer, screen.note, schedule.stop)
+        self.best = Best(config)
+        self.rescue = Rescue(learner)
+        self.reserve = Reserve(folder.reserve)
+        self.origin: Origin = {}
+        """What the checkpoints of this run belong to."""
         self._evaluated: dict[str, float | None] = {}
+        self._unfinished: dict[str, Any] | None = None
+        """What was left to do of the step that the checkpoint is of."""
 
     @property
     def state(self) -> Any:
@@ -71,37 +84,89 @@ class Recorder:
         self.callbacks.call("on_train_begin")
         if self.config.eval_on_start and self.schedule.step == 0:
             self._evaluated = self.evaluate()
+        self._hold_room()
+        if self._unfinished is not None:
+            self._finish_step(**self._unfinished, groups=(), write_groups=lambda: None)
 
     def begin_step(self, step: int) -> None:
         if int(self.order.epoch) > int(self.callbacks.state.epoch or 0) or step == 1:
             self.callbacks.call("on_epoch_begin")
         self.callbacks.call("on_step_begin")
+        self.rescue.begin(step - 1, self._state())
 
     def end_step(self, metrics: dict[str, Any], collected: Collected, update: Update) -> None:
         step = metrics["step"]
         self._count(collected, update, step)
         metrics |= self._totals(step)
         metrics |= follow(self.order, self.config, collected, self.writer, self.screen, step)
-        if self._is_eval_due(step):
-            self._evaluated = self.evaluate()
         metrics |= self._evaluated
         self._evaluated = {}
-        self.writer.completions(step, collected.all_groups)
+        self._finish_step(
+            metrics,
+            self._is_eval_due(step),
+            groups=collected.groups,
+            write_groups=lambda: self.writer.completions(step, collected.all_groups),
+        )
+
+    def _finish_step(
+        self,
+        metrics: dict[str, Any],
+        is_eval_due: bool,
+        *,
+        groups: Sequence[Group],
+        write_groups: Callable[[], None],
+    ) -> None:
+        """Everything after the last change of a weight; what a failure leaves of it is done when the run goes on."""
+        step = metrics["step"]
+        left = {"metrics": metrics, "is_eval_due": is_eval_due}
+        self.rescue.finish(step, {**self._state(), "unfinished": left}, write_groups)
+        write_groups()
+        evaluated = self.evaluate() if is_eval_due else {}
+        metrics |= evaluated
         self.writer.step(metrics)
+        self.rescue.finish(step, self._state())
         self.callbacks.call("on_optimizer_step")
         self.callbacks.call("on_step_end")
-        self._log(metrics, collected)
+        self._log(metrics, groups)
         if self.callbacks.control.should_training_stop:
             self.schedule.stop()
+        is_better = self.best.is_better(evaluated)
+        if (self._is_save_due(step) or (is_better and self.config.load_best_model_at_end)) and self.watch.may_save:
+            if is_better:
+                self._take_best(step, evaluated)
+            self.save(step)
+
+    def _is_save_due(self, step: int) -> bool:
         is_due = self.schedule.is_due(step, self.config.save_steps, self.config.save_strategy)
         is_last = step == self.schedule.num_steps and self.config.save_strategy != "no"
         is_asked = self.callbacks.take("should_save") or self.schedule.is_stopping
-        if (is_due or is_last or is_asked) and self.watch.may_save:
-            self.save(step)
+        return is_due or is_last or is_asked
+
+    def _take_best(self, step: int, evaluated: Mapping[str, Any]) -> None:
+        self.best.take(step, evaluated)
+        state = self.callbacks.state
+        state.best_metric, state.best_global_step = self.best.value, step
+        state.best_model_checkpoint = str(self.folder.checkpoint_of(step))
 
     def end(self) -> None:
         self.watch.end(self.folder, self.learner)
+        if self.config.load_best_model_at_end and self.best.step is not None and self.watch.stopped is None:
+            self._load_best(self.best.step)
+        self.reserve.release()
         self.callbacks.call("on_train_end")
+
+    def _load_best(self, step: int) -> None:
+        path = self.folder.checkpoint_of(step)
+        try:
+            check(path)
+            load_weights(path, self.learner.network.model)
+            text = (
+                f"The model has the weights of step {step}, whose {self.best.metric} of {self.best.value:g} was best."
+            )
+        except RunError as error:
+            text = f"The model keeps the weights of the last step. {error}"
+        self.writer.event("best", step=step, message=text)
+        self.screen.note(text)
 
     def evaluate(self) -> dict[str, float | None]:
         """Evaluate now; empty without held-out problems."""
@@ -115,27 +180,62 @@ class Recorder:
 
     def save(self, step: int) -> None:
         """Write a checkpoint of the finished step."""
-        state = {
+        self._write_checkpoint(step, self._state())
+        self.callbacks.call("on_save")
+
+    def save_what_is_exact(self) -> int | None:
+        """Write the checkpoint that can still be written exactly when a run breaks off; the step it is of."""
+        exact = self.rescue.exact
+        if exact is None or exact.step == 0 or not self.watch.may_save:
+            return None
+        if self.folder.checkpoint_of(exact.step).is_dir():
+            return None
+        self.reserve.release()
+        exact.write_first()
+        self._write_checkpoint(exact.step, exact.state)
+        return exact.step
+
+    def take_back(self, state: Mapping[str, Any]) -> None:
+        """Go on after the step of a checkpoint; weights, optimizer and learner have been put back."""
+        self.order.load_state_dict(state["order"])
+        self.num_tokens, self.num_updates = state["num_tokens"], state["num_updates"]
+        self.schedule.step = state["step"]
+        self.watch.load_state_dict(state["watch"])
+        self.best.load_state_dict(state["best"])
+        self.callbacks.load_state_dict(state["callbacks"])
+        self._unfinished = state.get("unfinished")
+        self.learner.network.refresh()
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors; plain JSON."""
+        return {
             "order": self.order.state_dict(),
             "num_tokens": self.num_tokens,
             "num_updates": self.num_updates,
             "watch": self.watch.state_dict(),
+            "best": self.best.state_dict(),
+            "callbacks": self.callbacks.state_dict(),
+            **learner_state(self.learner),
         }
-        keep = self.watch.num_kept(self.config.save_total_limit)
-        path = save_checkpoint(self.folder, step, self.learner, state, keep)
-        self.writer.event("checkpoint", step=step, path=str(path.relative_to(self.folder.path)))
-        self.callbacks.call("on_save")
 
-    def resume(self, checkpoint: Any) -> None:
-        """Go on after the step of a checkpoint."""
-        state = load_checkpoint(checkpoint, self.learner)
-        self.order.load_state_dict(state["order"])
-        self.num_tokens, self.num_updates = state["num_tokens"], state["num_updates"]
-        self.schedule.step = state["step"]
-        self.watch.load_state_dict(state.get("watch", {}))
-        history = [m for m in RunReader(self.folder).metrics() if m["step"] <= state["step"]]
-        self.state.log_history = [finite(m) for m in history]
-        self.learner.network.refresh()
+    def _write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """The records go to the disk first: a checkpoint never knows more steps than they do."""
+        self.writer.flush()
+        self.reserve.release()
+        keep = self.watch.num_kept(self.config.save_total_limit)
+        whole = {**state, "origin": self.origin}
+        path = save_checkpoint(self.folder, step, self.learner, whole, keep=keep, best=self.best.step)
+        self._hold_room()
+        self.writer.event("checkpoint", step=step, path=str(path.relative_to(self.folder.path)))
+
+    def _hold_room(self) -> None:
+        """Keep the disk from running full before the next checkpoint, or say now that it will."""
+        num_bytes = num_bytes_of(self.learner)
+        if self.config.save_strategy != "no" and not self.reserve.take(num_bytes):
+            missing = num_bytes - free_bytes(self.folder.path)
+            text = f"The disk has no room for the next checkpoint: {missing:,} bytes more are needed."
+            self.writer.event("warning", message=text)
+            self.screen.note(text)
 
     def _count(self, collected: Collected, update: Update, step: int) -> None:
         self.num_tokens += num_tokens(collected.all_groups)
@@ -157,8 +257,8 @@ class Recorder:
         asked = self.callbacks.take("should_evaluate")
         return asked or self.schedule.is_due(step, self.config.eval_steps, self.config.eval_strategy)
 
-    def _log(self, metrics: dict[str, Any], collected: Collected) -> None:
-        self.screen.step(metrics, collected.groups)
+    def _log(self, metrics: dict[str, Any], groups: Sequence[Group]) -> None:
+        self.screen.step(metrics, groups)
         every = self.config.logging_steps
         if self.callbacks.take("should_log") or (every and metrics["step"] % every == 0):
             self.trackers.log(metrics, metrics["step"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 from ..errors import RunError
@@ -26,13 +27,17 @@ def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Calla
             notify(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
             continue
         learner.network.refresh()
-        _set_aside_after(folder, step)
+        set_aside_after(folder, step)
         return step
     return None
 
 
-def _set_aside_after(folder: RunFolder, step: int) -> None:
+def set_aside_after(folder: RunFolder, step: int) -> None:
+    """Rename every checkpoint later than `step`; one that was set aside before under that name makes way."""
     for later in folder.checkpoint_steps():
         if later > step:
             path = folder.checkpoint_of(later)
-            path.rename(path.with_name(SET_ASIDE + path.name))
+            aside = path.with_name(SET_ASIDE + path.name)
+            if aside.exists():
+                shutil.rmtree(aside)
+            path.rename(aside)

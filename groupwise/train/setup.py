@@ -27,6 +27,8 @@ from ..rollout.engine import Engine
 from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
 from ..world import pick_dtype
+from .best import check_metric
+from .checkpoint import check_can_be_saved
 from .collect import make_sampling
 from .curriculum import check_reward, make_curriculum
 from .fastpath import build_network
@@ -126,13 +128,16 @@ def make_learner(
 ) -> tuple[Learner, str]:
     """The learner, and the name of the optimizer that is really used."""
     check_reward(config, [f.name for f in judge.functions])
+    check_metric(config, [f.name for f in judge.functions])
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:
         optimizer, name = make_optimizer(config, policy.model, notify)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = [f.weight for f in with_shaping(judge, config).functions]
-    return Learner(policy.network, reference, optimizer, scheduler, config, weights), name
+    learner = Learner(policy.network, reference, optimizer, scheduler, config, weights)
+    check_can_be_saved(learner)
+    return learner, name
 
 
 def summary(policy: Policy, engine: Engine, schedule: Schedule, config: GRPOConfig, run_name: str) -> dict[str, Any]:
@@ -215,6 +220,11 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def machine(model: nn.Module) -> dict[str, Any]:
+    """What the last bits of a run depend on."""
+    return {**versions(), **hardware(next(model.parameters()).device)}
 
 
 def recipe_of(config: GRPOConfig, model: str, problems: Problems, judge: Judge, peft_config: Any) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""The list of a checkpoint's files with their checksums. It is written last and says that the folder is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from groupwise.errors import RunError
+from groupwise.runs import disk
+
+MANIFEST = "manifest.json"
+FORMAT = 3
+"""Of checkpoints. It grows when an older version of groupwise could not go on from a new one, or the reverse."""
+
+
+def write(folder: Path) -> None:
+    """List every file of a folder and force all of them to the disk."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        disk.sync(file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    text = json.dumps({"format": FORMAT, "files": files}, indent=1)
+    disk.replace(folder / MANIFEST, text.encode())
+    disk.sync(folder / MANIFEST)
+    disk.sync(folder)
+
+
+def check(folder: Path) -> None:
+    """Compare a checkpoint with its manifest.
+
+    Raises:
+        RunError: it is none, or of another format, or a byte of it is not what was written.
+    """
+    if not (folder / MANIFEST).is_file():
+        what = f"has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+        raise RunError(f'"{folder}" is not a checkpoint: {what}. Give a folder checkpoints/step-NNNNNN of a run.')
+    listed = _listed(folder)
+    found = {file.name for file in folder.iterdir()} - {MANIFEST}
+    for name in sorted(found ^ listed.keys()):
+        raise RunError(
+            f'The checkpoint "{folder}" is damaged: {name} is {"not listed" if name in found else "missing"}.'
+        )
+    for name, (size, digest) in listed.items():
+        file = folder / name
+        if file.stat().st_size != size:
+            raise RunError(
+                f'The checkpoint "{folder}" is damaged: {name} has {file.stat().st_size:,} bytes instead of {size:,}.'
+            )
+        if _sha256(file) != digest:
+            raise RunError(f'The checkpoint "{folder}" is damaged: the contents of {name} have changed.')
+
+
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    """File -> size and checksum."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        number = manifest["format"]
+        listed = {str(name): (int(e["bytes"]), str(e["sha256"])) for name, e in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f'The checkpoint "{folder}" is damaged: {MANIFEST} cannot be read.') from None
+    if number != FORMAT:
+        raise RunError(f'"{folder}" has checkpoint format {number}; this version of groupwise reads {FORMAT}.')
+    return listed
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
