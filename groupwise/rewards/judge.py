@@ -155,6 +155,11 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
         "log_extra": notes.log_extra,
         "log_why": notes.log_why,
     }
+    if "completion_ids" in function.required and "completion_ids" not in offered:
+        raise RewardError(
+            f'Reward function "{function.name}" asks for "completion_ids", and these completions have no token ids. '
+            "Give them with the completions."
+        )
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
     return Call(function.call, keywords, functools.partial(_failure, function, rows, offered))
 

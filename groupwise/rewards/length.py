@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.errors import ConfigError, did_you_mean
+from groupwise.errors import ConfigError, RewardError, did_you_mean
 
 Unit = Literal["characters", "words", "tokens"]
 
@@ -47,7 +47,11 @@ def lengths(
 ) -> list[int]:
     """The length of each completion; `completion_ids` are read for tokens alone."""
     if unit == "tokens":
-        assert completion_ids is not None, "a length in tokens is counted in completion_ids"
+        if completion_ids is None:
+            raise RewardError(
+                "A length in tokens is counted in token ids, and these completions have none. Give "
+                "completion_ids with them, or unit: words."
+            )
         return [len(ids) for ids in completion_ids]
     texts = [completion_text(completion) for completion in completions]
     return [len(text.split()) if unit == "words" else len(text) for text in texts]

@@ -36,14 +36,19 @@ class Rows:
         """What functions are called with: fresh lists, so that one function cannot change what another one sees.
 
         Plain prompts give plain completions, chats give message lists. A column that a problem lacks is None there.
+        Token ids are handed out where there are any: completions of a file or a test may have none.
         """
         rows = self.rows
+        ids = [list(completion.token_ids) for _, completion in rows]
         columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in self.column_names}
-        return columns | {
-            "prompts": [_copy(problem.prompt) for problem, _ in rows],
-            "completions": [as_completion(problem.prompt, completion.text) for problem, completion in rows],
-            "completion_ids": [list(completion.token_ids) for _, completion in rows],
-        }
+        return (
+            columns
+            | ({"completion_ids": ids} if any(ids) else {})
+            | {
+                "prompts": [_copy(problem.prompt) for problem, _ in rows],
+                "completions": [as_completion(problem.prompt, completion.text) for problem, completion in rows],
+            }
+        )
 
     def split(self, values: Sequence[T]) -> list[tuple[T, ...]]:
         """One value a row, cut into one tuple a group."""

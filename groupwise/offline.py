@@ -1,0 +1,228 @@
+"""`groupwise reward`: scores completions of a file as a recipe would, and shows why each got what it got."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from .chat import CompletionValue
+from .config import Recipe
+from .errors import DataError
+from .rewards import Judge, resolve_rewards
+from .rewards.given import given_group
+from .rewards.shorten import shortened
+from .runs.folder import RunFolder
+from .types import Group
+
+_NOT_COLUMNS = {"prompt", "completion", "completions", "completion_ids", "rewards", "reward"}
+"""Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One completion with what the reward functions made of it."""
+
+    number: int
+    """Counted from 1, in the order of the file."""
+    text: str
+    rewards: dict[str, float | None]
+    counted: dict[str, float | None]
+    """What counts of each function's reward, before its weight."""
+    reward: float | None
+    why: dict[str, str]
+    extra: dict[str, Any]
+
+
+def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, float]]:
+    """Every completion of the file, scored by the recipe's rewards, and the weight of each function.
+
+    Raises:
+        ConfigError, DataError, RewardError: as in training; a column that a function asks for and the file lacks.
+    """
+    groups = list(read_groups(file))
+    if not groups:
+        raise DataError(f'"{file}" holds no completions. Expected one JSON object a line: {_FORM}.')
+    judge = Judge(_rewards(recipe))
+    judge.load()
+    scored: list[Scored] = []
+    for group in judge.judge(groups).groups:
+        scored += _scored(group, len(scored) + 1)
+    return scored, {function.name: function.weight for function in judge.functions}
+
+
+_FORM = '{"completion": "...", "prompt": "...", "answer": ...}, or a line of the completions that a run recorded'
+
+
+def read_groups(file: Path) -> Iterator[Group]:
+    """The groups of a file: a line of a run folder is one, simple rows that differ in their completion alone are one.
+
+    A run folder gives the completions of its last recorded step.
+    """
+    if file.is_dir():
+        file = _last_recorded(file)
+    waiting: list[_Row] = []
+    number = 0
+    for row in _rows(file):
+        if waiting and not (row.is_open and row.of_one_problem(waiting[0])):
+            yield _group(number, waiting)
+            waiting, number = [], number + 1
+        waiting.append(row)
+    if waiting:
+        yield _group(number, waiting)
+
+
+def table(scored: Sequence[Scored], weights: Mapping[str, float], num: int) -> Iterator[str]:
+    """Lines for the screen: the first `num` completions (0: all) with every function's part, then a summary."""
+    shown = scored[: num or None]
+    width = max(len(name) for name in weights)
+    for each in shown:
+        yield f"{each.number:4}  reward {_number(each.reward)}  {shortened(each.text, 160)}"
+        for name, weight in weights.items():
+            yield f"      {name.ljust(width)}  {_part(each, name, weight)}  {each.why.get(name, '')}".rstrip()
+    if len(shown) < len(scored):
+        yield f"... {len(scored) - len(shown)} more (--num 0 shows all)"
+    yield from _summary(scored, weights, width)
+
+
+def as_json(each: Scored) -> str:
+    """One completion as one line."""
+    keys = ("number", "reward", "rewards", "counted", "why", "extra")
+    record = {key: getattr(each, key) for key in keys} | {"completion": each.text}
+    return json.dumps(record, ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a file."""
+
+    prompt: Any
+    completions: list[CompletionValue]
+    ids: list[list[int]] | None
+    columns: dict[str, Any]
+    is_open: bool
+    """Whether the next line may go on with its group."""
+
+    def of_one_problem(self, other: _Row) -> bool:
+        mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
+        return other.is_open and mine == theirs
+
+
+def _rewards(recipe: Recipe) -> list[Any]:
+    """The rewards of the recipe, those of its task first."""
+    of_task: Sequence[Any] = ()
+    if recipe.task is not None:
+        from .tasks import load_task
+
+        of_task = load_task(recipe.task, recipe.folder).rewards
+    own = [reward.resolved() for reward in recipe.rewards]
+    return resolve_rewards([*of_task, *own], weights=recipe.config.reward_weights, folder=recipe.folder)
+
+
+def _rows(file: Path) -> Iterator[_Row]:
+    if not file.is_file():
+        raise DataError(f'There is no file "{file}" to take completions from.')
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _row(line, f'"{file}", line {number}')
+
+
+def _row(line: str, where: str) -> _Row:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}). Expected {_FORM}.") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not a JSON object. Expected {_FORM}.")
+    if "schema_version" in record and "draw" in record:
+        return _recorded(record)
+    given = record.get("completions", [record["completion"]] if "completion" in record else None)
+    if not isinstance(given, list) or not given or not all(_is_completion(each) for each in given):
+        raise DataError(f"{where} has no completion that is text or a list of messages. Expected {_FORM}.")
+    prompt = record.get("prompt", "" if isinstance(given[0], str) else [])
+    if not isinstance(prompt, str) and not _is_chat(prompt):
+        raise DataError(f"{where}: its prompt is neither text nor a list of messages.")
+    ids = record.get("completion_ids")
+    if ids is not None and "completion" in record:
+        ids = [ids]
+    if ids is not None and not _are_ids(ids, len(given)):
+        raise DataError(f"{where}: its completion_ids are not one list of whole numbers for each completion.")
+    columns = {name: value for name, value in record.items() if name not in _NOT_COLUMNS}
+    return _Row(prompt, given, ids, columns, is_open="completion" in record)
+
+
+def _recorded(record: Mapping[str, Any]) -> _Row:
+    """A group as a run records it."""
+    completions = record["completions"]
+    texts = [completion["text"] for completion in completions]
+    return _Row(record["prompt"], texts, [c["ids"] for c in completions], dict(record["columns"]), is_open=False)
+
+
+def _group(number: int, rows: Iterable[_Row]) -> Group:
+    rows = list(rows)
+    completions = [completion for row in rows for completion in row.completions]
+    ids = [each for row in rows for each in row.ids or ()] or None
+    return given_group(number, rows[0].prompt, completions, ids, rows[0].columns)
+
+
+def _last_recorded(folder: Path) -> Path:
+    run = RunFolder(folder)
+    steps = run.completion_steps()
+    if not steps:
+        raise DataError(f'"{folder}" is a folder without recorded completions. Give a run folder or a file.')
+    return run.completions_of(steps[-1])
+
+
+def _scored(group: Group, first: int) -> Iterator[Scored]:
+    for index, completion in enumerate(group.completions):
+        extra = {name: values[index] for name, values in group.extras.items()}
+        why = {name.removesuffix("/why"): str(extra.pop(name)) for name in list(extra) if name.endswith("/why")}
+        yield Scored(
+            number=first + index,
+            text=completion.text,
+            rewards={name: values[index] for name, values in group.rewards.items()},
+            counted={name: values[index] for name, values in group.counting.items()},
+            reward=group.reward[index],
+            why={name: reason for name, reason in why.items() if reason != "None"},
+            extra=extra,
+        )
+
+
+def _part(each: Scored, name: str, weight: float) -> str:
+    """What a function returned, what counts of it where that is something else, and its weight."""
+    returned, counted = each.rewards[name], each.counted[name]
+    change = "" if counted == returned else f"counts {_number(counted).strip()}"
+    return f"{_number(returned)}  x {weight:<5g} {change}".ljust(32)
+
+
+def _summary(scored: Sequence[Scored], weights: Mapping[str, float], width: int) -> Iterator[str]:
+    yield ""
+    width = max(width, len("reward"))
+    yield f"{len(scored)} completions".ljust(width + 2) + "      mean       std    lowest   highest  not judged"
+    columns = {name: [each.rewards[name] for each in scored] for name in weights}
+    for name, values in {**columns, "reward": [each.reward for each in scored]}.items():
+        judged = [value for value in values if value is not None]
+        figures = (fmean(judged), pstdev(judged), min(judged), max(judged)) if judged else (None,) * 4
+        cells = " ".join(_number(figure) for figure in figures)
+        yield f"{name.ljust(width)}    {cells}  {len(values) - len(judged):10}"
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.4g}':>9}"
+
+
+def _is_completion(value: Any) -> bool:
+    return isinstance(value, str) or _is_chat(value)
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(m, dict) and "role" in m and "content" in m for m in value)
+
+
+def _are_ids(ids: Any, count: int) -> bool:
+    is_list = isinstance(ids, list) and len(ids) == count
+    return is_list and all(isinstance(each, list) and all(type(token) is int for token in each) for each in ids)
