@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import head as kernel
+from .pages import release
 from .projection import can_pack, linear
 
 CHUNK = 128
@@ -58,6 +59,8 @@ class Head:
         if self._weight_low is None or self.weight_VD.requires_grad:
             self._weight_low = self.weight_VD.detach().to(self.dtype)
             self._weight32 = None if self.has_kernel else self.weight_VD.detach().float()
+            if self.has_kernel:
+                release(self.weight_VD)
             self._packed = None
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
