@@ -108,20 +108,32 @@ def learner_state(learner: Learner) -> dict[str, Any]:
     return {"learner": learner.state_dict(), "scheduler": split(learner.scheduler.state_dict(), {}, "scheduler")}
 
 
-def check_can_be_saved(learner: Learner) -> None:
-    """Refuse an optimizer or schedule whose state is more than tensors and plain values.
+def require_saveable(learner: Learner) -> None:
+    """Refuse an optimizer or schedule whose state is more than tensors and plain values, now or after its first step.
 
     Raises:
         ConfigError: naming the first part that is.
     """
-    for owner in (learner.optimizer, learner.scheduler):
-        try:
-            split(owner.state_dict(), {}, "")
-        except TypeError as error:
-            raise ConfigError(
-                f"{type(owner).__name__} cannot be saved in a checkpoint: {error} in its state, and checkpoints hold "
-                "tensors, numbers, text, lists and dicts only. Use one whose state_dict() holds nothing else."
-            ) from None
+    _check_saveable(learner.optimizer)
+    _check_saveable(learner.scheduler)
+    seen: list[bool] = []
+
+    def look_once(*_: Any) -> None:  # most optimizers make their state in their first step
+        if not seen:
+            seen.append(True)
+            _check_saveable(learner.optimizer)
+
+    learner.optimizer.register_step_post_hook(look_once)
+
+
+def _check_saveable(owner: Any) -> None:
+    try:
+        split(owner.state_dict(), {}, "")
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(owner).__name__} cannot be saved in a checkpoint: {error} in its state, and checkpoints hold "
+            "tensors, numbers, text, lists and dicts only. Use one whose state_dict() holds nothing else."
+        ) from None
 
 
 def num_bytes_of(learner: Learner) -> int:

@@ -30,7 +30,7 @@ def origin_of(
     own_optimizer: Optimizer | None,
     machine: Mapping[str, Any],
 ) -> Origin:
-    """Plain JSON; `recipe` holds no secrets, and `own_optimizer` is one that the user built, of which the recipe knows nothing."""
+    """Plain JSON; `recipe` holds no secrets; `own_optimizer` is one that the user built, unknown to the recipe."""
     groups = [] if own_optimizer is None else own_optimizer.param_groups
     settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
     origin = {

@@ -28,7 +28,7 @@ from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
 from ..world import pick_dtype
 from .best import check_metric
-from .checkpoint import check_can_be_saved
+from .checkpoint import require_saveable
 from .collect import make_sampling
 from .curriculum import check_reward, make_curriculum
 from .fastpath import build_network
@@ -136,7 +136,7 @@ def make_learner(
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = [f.weight for f in with_shaping(judge, config).functions]
     learner = Learner(policy.network, reference, optimizer, scheduler, config, weights)
-    check_can_be_saved(learner)
+    require_saveable(learner)
     return learner, name
 
 

@@ -1,0 +1,31 @@
+"""What two runs have in common: their records, without what the clock and the machine say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+MEASURED = ("time", "seconds", "per_second", "memory")
+
+
+class StopAfter(TrainerCallback):
+    """Asks for the end of the run when this step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Metrics without what the clock and the machine say."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if not any(word in k for word in MEASURED)} for record in records]
+
+
+def completions(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in sorted((folder / "completions").iterdir())}
