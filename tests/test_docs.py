@@ -132,9 +132,9 @@ def test_every_command_and_option_that_is_named_exists() -> None:
     named = {}
     for line in commands():
         verb, *words = line.split("#")[0].split()
-        if verb in {"train", "reward", "generate", "report", "export"}:
+        if verb in {"train", "check", "reward", "generate", "report", "export"}:
             named.setdefault(verb, set()).update(word for word in words if word.startswith("--"))
-    assert set(named) == {"train", "reward", "generate", "report", "export"}
+    assert set(named) == {"train", "check", "reward", "generate", "report", "export"}
     for verb, options in named.items():
         help_text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
         assert not [option for option in options if option not in help_text], verb

@@ -15,7 +15,7 @@ from ..policy.network import Scoring
 from ..train import setup
 from ..train.agreement import likely_cause
 from ..train.batch import Batch
-from ..train.learner import Learner, Update
+from ..train.learner import Learner
 from ..train.optim import make_optimizer
 from ..train.schedule import Schedule
 from ..types import Group
@@ -42,7 +42,10 @@ class Cost:
     memory_bytes: int | None
     """The most that was used up to the end of the learner pass, optimizer state included."""
     memory_total_bytes: int | None
-    update: Update
+    mismatch: float | None
+    """Mean over tokens of exp |rollout_logprob - logprob| before the first step; 1 is no difference."""
+    why_skipped: str | None
+    """Why the update would have to be left out: not finite; None for one that could be taken."""
 
     @property
     def step_s(self) -> float:
@@ -52,11 +55,6 @@ class Cost:
     def total_s(self) -> float:
         """Of the whole run, without saving."""
         return self.num_steps * self.step_s + self.num_evals * self.eval_s
-
-    @property
-    def mismatch(self) -> float | None:
-        """Mean over tokens of exp |rollout_logprob - logprob| before the first step; 1 is no difference."""
-        return self.update.stats.get("sampling/mismatch")
 
 
 def measure_cost(subject: Subject, sampled: Sampled, notify: Notify) -> Cost:
@@ -81,7 +79,8 @@ def measure_cost(subject: Subject, sampled: Sampled, notify: Notify) -> Cost:
         num_evals=_num_evals(config, schedule) if subject.parts.eval_problems is not None else 0,
         memory_bytes=peak_memory_bytes(device),
         memory_total_bytes=memory_total_bytes(device),
-        update=update,
+        mismatch=update.stats.get("sampling/mismatch") if subject.engine.capabilities.keeps_logprobs else None,
+        why_skipped=next((why for why in update.why_skipped if why is not None), None),
     )
 
 

@@ -175,12 +175,11 @@ def answer_in_prompt(parts: Ingredients) -> list[Finding]:
     )
     if announced:
         what += f" {announced:.0%} even say that it is the answer."
-    level: Level = "fail" if announced >= LEAK_WARN else "warn"
-    remedy = (
-        "Take the answer out of the prompt, or set data.columns: {prompt: COLUMN} to the column that only asks; where "
-        "the task is to find the answer in a text, nothing is wrong."
-    )
-    return [Finding("answer_in_prompt", level, what, remedy)]
+    remedy = "Set data.columns: {prompt: COLUMN} to the column that only asks, or take the answer out of the prompts"
+    if announced >= LEAK_WARN:
+        return [Finding("answer_in_prompt", "fail", what, f"{remedy}.")]
+    remedy += "; where the task is to find it in a text, nothing is wrong."
+    return [Finding("answer_in_prompt", "warn", what, remedy)]
 
 
 def _by_chance(rows: Sequence[tuple[str, str]], own: float) -> float:

@@ -23,7 +23,7 @@ LONG_RUN_S = 7 * 24 * 3600.0
 
 def engines_disagree(evidence: Evidence, cost: Cost) -> list[Finding]:
     """Engine and learner give one token two probabilities. The bounds are those of the guards of the run."""
-    if cost.mismatch is None or not evidence.subject.engine.capabilities.keeps_logprobs:
+    if cost.mismatch is None:
         return []
     is_exact = evidence.subject.policy.network.dtype == torch.float32
     settings = evidence.subject.parts.config.guards
@@ -45,10 +45,11 @@ def _capital(text: str) -> str:
 
 def not_finite(evidence: Evidence, cost: Cost) -> list[Finding]:
     """The first update would have to be left out."""
-    reasons = [why for why in cost.update.why_skipped if why is not None]
-    if not reasons:
+    if cost.why_skipped is None:
         return []
-    return [Finding("not_finite", "fail", f"The first update is not finite: {reasons[0]}.", "Set dtype: float32.")]
+    return [
+        Finding("not_finite", "fail", f"The first update is not finite: {cost.why_skipped}.", "Set dtype: float32.")
+    ]
 
 
 def memory_short(evidence: Evidence, cost: Cost) -> list[Finding]:

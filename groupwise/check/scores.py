@@ -114,7 +114,7 @@ def ranked(groups: Sequence[Group], name: str | None = None) -> list[Judgement]:
     return sorted(found, key=lambda judgement: judgement.reward, reverse=True)
 
 
-def histogram(values: Sequence[float], bins: int = 12) -> list[int]:
+def histogram(values: Sequence[float], bins: int = 8) -> list[int]:
     """How many values lie in each of equally wide bins from the lowest to the highest."""
     low, high = min(values), max(values)
     counts = [0] * bins

@@ -78,7 +78,7 @@ class Shown:
         self.console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def _table(self, *columns: str) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(columns), header_style="dim")
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=bool(columns), header_style="dim")
         for number_of, name in enumerate(columns):
             table.add_column(name, justify="right" if number_of else "left", no_wrap=bool(number_of))
         return table

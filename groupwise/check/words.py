@@ -12,7 +12,7 @@ from .evidence import Evidence
 from .prompts import Lengths, ShownPrompt
 from .scores import OTHER_SIZES, Scores, histogram
 
-REWARD_COLUMNS = ("reward", "mean", "lowest", "median", "highest", "spread", "not judged", "signal", "ms each")
+REWARD_COLUMNS = ("reward", "mean", "lowest", "median", "highest", "spread", "None", "signal", "ms each")
 SPREAD = 5
 """Place of the histogram among them."""
 GIB = 2**30
