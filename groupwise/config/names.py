@@ -55,8 +55,21 @@ REQUIRED_PARAMETERS = {
 DATASETS = ("python-docs",)
 """Data sets that ship with groupwise."""
 
-TASKS: tuple[str, ...] = ()
-"""Tasks: a data set, its rewards and its prompt bound together."""
+_ASKING = ("place", "system_prompt", "style")
+_GENERATED = (*_ASKING, "level", "max_level", "size", "eval_size", "seed")
+_FROM_HUB = (*_ASKING, "path", "subset", "revision", "split", "eval_split", "question", "solution")
+
+TASKS = {
+    "arithmetic": (*_GENERATED, "operators"),
+    "countdown": (*_GENERATED, "max_number", "max_target", "partial"),
+    "gsm8k": _FROM_HUB,
+    "math": _FROM_HUB,
+    "reasoning-gym": (*_ASKING, "strict", "size", "eval_size", "seed"),
+}
+"""Task (problems, rewards and prompt bound together) -> its parameters."""
+
+GYM = "reasoning-gym"
+"""The task that stands for all of that package, and passes further parameters on."""
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
 """Trackers that `report_to` may name."""

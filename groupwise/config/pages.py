@@ -18,6 +18,7 @@ from groupwise.config.guards import guards_table
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.tables import Foreign
+from groupwise.config.task import TaskSpec
 from groupwise.config.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.words import LOSS_TYPES, WORDS
@@ -76,7 +77,12 @@ _DIFFERENCES: tuple[tuple[str, Any, str], ...] = (
 
 def config_page() -> str:
     """The whole of docs/config.md."""
-    specs = (("ingredients: data", DataSpec), ("ingredients: a reward", RewardSpec), ("ingredients: lora", LoraSpec))
+    specs = (
+        ("ingredients: data", DataSpec),
+        ("ingredients: a task", TaskSpec),
+        ("ingredients: a reward", RewardSpec),
+        ("ingredients: lora", LoraSpec),
+    )
     parts = [_INTRODUCTION, _section("The ingredients of a recipe", RecipeFields)]
     parts += [_section(f"The {title}", model) for title, model in specs]
     parts += [_section((section.__doc__ or "").strip(), section) for section in SECTIONS]

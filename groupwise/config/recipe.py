@@ -11,15 +11,15 @@ from pydantic import PrivateAttr, ValidationError
 
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
-from groupwise.config.names import TASKS
+from groupwise.config.names import GYM
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.problems import ConfigProblemsError, Problems
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
+from groupwise.config.task import TaskSpec
 from groupwise.config.translate import KNOWN_KEYS
 from groupwise.config.yaml_file import read_mapping
-from groupwise.errors import did_you_mean
 
-__all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "load_recipe"]
+__all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
 
 
 class RecipeFields(Section):
@@ -35,8 +35,8 @@ class RecipeFields(Section):
     """Reward functions: names of shipped ones, `file.py:function`, `module:function`, reward models, or mappings."""
     lora: LoraSpec | None = None
     """Adapter to train; null trains every weight of the model."""
-    task: str | None = None
-    """A data set, its rewards and its prompt under one name, instead of `data` and `rewards`."""
+    task: TaskSpec | None = None
+    """Problems, rewards and prompt under one name (tasks.md), instead of `data`; `rewards` are added to its own."""
 
 
 class Recipe(RecipeFields):
@@ -76,7 +76,7 @@ class Recipe(RecipeFields):
             "data": self.data.resolved() if self.data else None,
             "rewards": [reward.resolved() for reward in self.rewards],
             "lora": self.lora.resolved() if self.lora else None,
-            "task": self.task,
+            "task": self.task.resolved() if self.task else None,
             **self.config.resolved(),
         }
 
@@ -113,6 +113,10 @@ def _build_config(keys: Mapping[str, Any], problems: Problems) -> GRPOConfig | N
 
 def _in_full(own: dict[str, Any]) -> dict[str, Any]:
     """Short forms written out: a name for a mapping, one reward for a list of one, `lora: true` for its defaults."""
+    if isinstance(own.get("data"), str) and own["data"].startswith(f"{GYM}:") and not own.keys() & {"task", "rewards"}:
+        own["task"] = own.pop("data")  # it brings its own scorer
+    if "task" in own:
+        own["task"] = TaskSpec.in_full(own["task"])
     if isinstance(own.get("data"), str):
         own["data"] = {"path": own["data"]}
     if "rewards" in own:
@@ -127,13 +131,13 @@ def _in_full(own: dict[str, Any]) -> dict[str, Any]:
 def _check_sources(recipe: Recipe, problems: Problems) -> None:
     """One source of problems, one of rewards, and weights said once."""
     weights = recipe.config.reward_weights
-    if recipe.task is not None and (recipe.data is not None or recipe.rewards):
-        problems.add("task stands beside data or rewards, which it brings itself. Keep one of them.")
-    if recipe.task is not None and recipe.task not in TASKS:
-        problems.add(f'there is no task "{recipe.task}"; write data and rewards.{did_you_mean(recipe.task, TASKS)}')
-    if weights is not None and len(weights) != len(recipe.rewards):
+    if recipe.task is not None and recipe.data is not None:
+        problems.add("task stands beside data, which it brings itself. Keep one of them.")
+    if recipe.task is not None and weights is not None:
+        problems.add("reward_weights stands beside task; give each added reward its weight.")
+    elif weights is not None and len(weights) != len(recipe.rewards):
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
-    for sentence in wrong_gates(recipe.rewards):
+    for sentence in wrong_gates(recipe.rewards, [recipe.task.reward] if recipe.task else []):
         problems.add(sentence)

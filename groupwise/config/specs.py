@@ -213,9 +213,9 @@ class LoraSpec(Spec):
         return {"task_type": "CAUSAL_LM", **self.model_dump()}
 
 
-def wrong_gates(rewards: Sequence[RewardSpec]) -> Iterator[str]:
-    """A sentence for each gate that names no other reward of the recipe."""
-    counts = Counter(reward.recorded_as for reward in rewards)
+def wrong_gates(rewards: Sequence[RewardSpec], of_task: Sequence[str] = ()) -> Iterator[str]:
+    """A sentence for each gate that names no other reward of the recipe, its task's own included."""
+    counts = Counter([*of_task, *(reward.recorded_as for reward in rewards)])
     known = [name if k == 1 else f"{name}_{k}" for name, count in counts.items() for k in range(1, count + 1)]
     for index, reward in enumerate(rewards):
         for name in reward.reads:

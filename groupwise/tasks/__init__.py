@@ -1,10 +1,62 @@
-"""Data, reward and prompt bound together, one file per task.
+"""Problems, rewards and prompt bound together, one file per task.
 
-There is no such task yet: the packaged data set `python-docs` and the reward `length` meet in the recipes. A task
-belongs here as soon as its reward needs columns that only its own data has.
+A task's file holds one frozen dataclass: its fields are the task's parameters, `rows(split)` its problems, `rewards()`
+how completions are judged. `arithmetic.py` is the place to start.
 """
 
 from __future__ import annotations
 
-NAMES: tuple[str, ...] = ()
-"""Names that a recipe may give as `task`."""
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from groupwise.config.task import TaskSpec
+from groupwise.data.problems import Notify, _log
+from groupwise.tasks.task import Task, bind
+
+KINDS = {
+    "arithmetic": "Arithmetic",
+    "countdown": "Countdown",
+    "gsm8k": "GSM8K",
+    "math": "Math",
+    "reasoning-gym": "ReasoningGym",
+}
+"""Name that a recipe may give as `task` -> its class, in the file of that name."""
+
+NAMES = tuple(KINDS)
+
+__all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters"]
+
+
+def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None, notify: Notify = _log.info) -> Task:
+    """The task that a recipe names: `countdown?max_number=20`, or a mapping with `name` and parameters.
+
+    `folder` is where a data file is looked for that the working directory does not have.
+
+    Raises:
+        ConfigError, DataError: no such task, a parameter it does not have, data that cannot be read.
+    """
+    spec = task if isinstance(task, TaskSpec) else TaskSpec.of(task)
+    settings = dict(spec.params)
+    if spec.gym_task is not None:
+        own = parameters("reasoning-gym")
+        params = {name: settings.pop(name) for name in list(settings) if name not in own}
+        settings |= {"task": spec.gym_task, "params": params}
+    kind = kind_of(spec.kind)(**settings)
+    path = getattr(kind, "path", None)
+    if path is not None and folder is not None and (folder / path).exists() and not Path(path).exists():
+        kind = replace(kind, path=str(folder / path))
+    return bind(kind, spec.name, notify)
+
+
+def kind_of(name: str) -> Any:
+    """The class of a task."""
+    return getattr(importlib.import_module(f"groupwise.tasks.{name.replace('-', '_')}"), KINDS[name])
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """What a recipe may set of a task; reasoning-gym's tasks have parameters of their own besides."""
+    hidden = {"task", "params"} if name == "reasoning-gym" else set()
+    return tuple(field.name for field in fields(kind_of(name)) if field.name not in hidden)

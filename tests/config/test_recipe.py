@@ -87,8 +87,8 @@ def test_rewards_are_told_apart_by_their_form(tmp_path: Path) -> None:
         ({"rewards": [{"name": "length", "weight": 1}], "reward_weights": [1]}, "are both set"),
         ({"lora": {"rank": 4}}, 'lora: unknown key "rank". The keys are r, lora_alpha'),
         ({"lora": {"r": 0}}, "lora.r is 0; expected a number of at least 1."),
-        ({"task": "x", "rewards": ["length"]}, "Keep one of them."),
-        ({"task": "x"}, 'there is no task "x"; write data and rewards.'),
+        ({"task": "countdown", "data": "python-docs"}, "Keep one of them."),
+        ({"task": "x"}, 'there is no task "x"; there are arithmetic, countdown'),
         ({"objective": "dapoo"}, 'Did you mean "dapo"?'),
     ],
 )

@@ -14,6 +14,7 @@ from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMET
 from groupwise.config.pages import config_page, fill, from_trl_tables
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
+from groupwise.config.task import TaskSpec
 from groupwise.config.yaml_file import parse
 from groupwise.data import packaged
 from groupwise.rewards.shipped import SHIPPED
@@ -37,7 +38,7 @@ def test_packaged_data() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    for model in (GRPOConfig, RecipeFields, DataSpec, RewardSpec, LoraSpec):
+    for model in (GRPOConfig, RecipeFields, DataSpec, RewardSpec, LoraSpec, TaskSpec):
         for name, field in model.model_fields.items():
             assert field.description, name
 

@@ -5,6 +5,7 @@ A program of its own: the hash seed is fixed as in the worker, and the package's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -30,6 +31,14 @@ def oracle(task: str, row: dict[str, Any]) -> str | None:
     return None if find is None else find(decode(json.loads(row["entry"]))["metadata"])
 
 
+def score_or_error(task: str, entry: str, answer: str) -> float | str:
+    """The worker turns an exception into an error, and the reward takes that for 0."""
+    try:
+        return score(task, "{}", entry, answer)
+    except Exception as error:
+        return type(error).__name__
+
+
 def judged(task: str) -> dict[str, Any]:
     """Scores of the gold answers and of nonsense, and the answers' kinds."""
     made = rows({"task": task, "params": {}, "seed": 0, "size": 2, "eval_size": 1})
@@ -40,13 +49,14 @@ def judged(task: str) -> dict[str, Any]:
             answer = asking.answer(f"well, <answer>{gold}</answer>")
             assert answer is not None, task
             scores.append(score(task, "{}", row["entry"], answer))
-        nonsense.append(score(task, "{}", row["entry"], "zzz"))
+        nonsense.append(score_or_error(task, row["entry"], "zzz"))
     return {"rows": len(made["train"]) + len(made["eval"]), "gold": scores, "nonsense": nonsense}
 
 
 def main() -> None:
-    tasks = sys.argv[1:] or sorted(set(DATASETS) - NOT_A_TASK)
-    print(json.dumps({task: judged(task) for task in tasks}))
+    with contextlib.redirect_stdout(sys.stderr):
+        found = {task: judged(task) for task in sys.argv[1:] or sorted(set(DATASETS) - NOT_A_TASK)}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

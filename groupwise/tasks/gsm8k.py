@@ -1,0 +1,35 @@
+"""`gsm8k`: word problems with a number as the answer, from any data set whose solutions end in "#### 42"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from groupwise.errors import DataError
+from groupwise.rewards.extract import after_hashes
+from groupwise.rewards.function import RewardFunction
+from groupwise.tasks.asking import Place
+from groupwise.tasks.hub import FromHub
+
+
+@dataclass(frozen=True)
+class GSM8K(FromHub):
+    """1 for the right number at `place`, otherwise 0. The data set is that of Cobbe et al. (arXiv 2110.14168)."""
+
+    place: Place = "tag"
+    path: str = "openai/gsm8k"
+    subset: str | None = "main"
+    question: str = "question"
+    solution: str = "answer"
+
+    def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        gold = after_hashes(str(row[self.solution]))
+        if gold is None:
+            raise DataError(
+                f'Row {number} of {self.path}, column "{self.solution}": there is no "####" before the answer.'
+            )
+        return {"prompt": self.prompt(row[self.question]), "answer": gold.replace(",", ""), **self.others(row)}
+
+    def rewards(self) -> list[RewardFunction]:
+        return [RewardFunction.of(self.number(), name="gsm8k")]

@@ -1,0 +1,104 @@
+"""`reasoning-gym:TASK`: a task of the package reasoning-gym with its own scorer as the reward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from groupwise.chat import CompletionValue, completion_text
+from groupwise.data.reasoning_gym import generate
+from groupwise.errors import ConfigError
+from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.sandbox import Sandboxed
+from groupwise.rewards.verdict import LogWhy
+from groupwise.tasks.asking import Asking, Place
+from groupwise.tasks.generated import Split
+
+SCORER = "groupwise.tasks.gym_scorer:score"
+
+TIMEOUT_S = 10.0
+"""For one answer."""
+
+
+@dataclass(frozen=True)
+class ReasoningGym(Asking):
+    """The score that the task itself gives, 0 to 1; many tasks give partial credit, `strict` takes only full marks."""
+
+    place: Place = "tag"
+    task: str = ""
+    """Which of the gym's tasks."""
+    strict: bool = False
+    """1 for full marks and 0 for anything else."""
+    size: int = 500
+    """Problems to train on; some tasks have fewer."""
+    eval_size: int = 100
+    seed: int = 0
+    params: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the task itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.task:
+            raise ConfigError('task: reasoning-gym needs a name, such as "reasoning-gym:letter_counting".')
+        for name, least in (("size", 1), ("eval_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"task: {name} is {value!r}; expected a whole number of at least {least}.")
+
+    def rows(self, split: Split) -> list[dict[str, Any]]:
+        made = generate(self.task, self.params, size=self.size, eval_size=self.eval_size, seed=self.seed)[split]
+        return [
+            {"prompt": self.prompt(row["question"]), "answer": row["answer"], "entry": row["entry"]} for row in made
+        ]
+
+    def rewards(self) -> list[RewardFunction]:
+        return [RewardFunction.of(Score(self), name="reasoning_gym")]
+
+
+class Score:
+    """The reward: completions' answers, scored in the sandbox.
+
+    A completion without an answer at `place` gets 0. So does one whose answer the scorer breaks off at, by an error or
+    by its time limit: the scorers take every answer of their own tasks, so the fault is the answer's. How many those
+    were is logged as `reasoning_gym/unscorable`.
+    """
+
+    def __init__(self, task: ReasoningGym) -> None:
+        self.task = task
+        self.params = json.dumps(task.params, sort_keys=True)
+        self._scorer = Sandboxed(SCORER, timeout_s=TIMEOUT_S)
+
+    def __call__(
+        self,
+        completions: Sequence[CompletionValue],
+        entry: Sequence[str],
+        log_metric: Any = None,
+        log_why: LogWhy | None = None,
+    ) -> list[float | None]:
+        answers = [self.task.answer(completion_text(completion)) for completion in completions]
+        rows = [
+            {"task": self.task.task, "params": self.params, "entry": each, "answer": answer}
+            for each, answer in zip(entry, answers, strict=True)
+            if answer is not None
+        ]
+        outcomes = iter(self._scorer(rows) if rows else [])
+        judged = [None if answer is None else next(outcomes) for answer in answers]
+        if log_metric is not None:
+            log_metric("reasoning_gym/unscorable", sum(o is not None and o.error is not None for o in judged))
+        if log_why is not None:
+            log_why([_why(answer, outcome) for answer, outcome in zip(answers, judged, strict=True)])
+        return [self._reward(outcome) for outcome in judged]
+
+    def _reward(self, outcome: Any) -> float:
+        if outcome is None or outcome.error is not None:
+            return 0.0
+        value = min(max(float(outcome.value), 0.0), 1.0)
+        return float(value >= 1.0) if self.task.strict else value
+
+
+def _why(answer: str | None, outcome: Any) -> str:
+    if answer is None:
+        return "no answer found"
+    return f"{answer[:80]!r}: {outcome.error or outcome.value}"
