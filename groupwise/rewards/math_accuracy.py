@@ -47,7 +47,9 @@ class MathAccuracy:
         check_number("math", "limit_s", self.limit_s, least=0.1)
         ask_for_columns(self, "math", [self.column])
         needed("math_verify", "math", "Reward math")
-        scorer = Sandboxed("groupwise.rewards.math_check:check", timeout_s=self.limit_s)
+        # math-verify builds formulas from its grammar; all it hands to an evaluator is digits and operators, so where
+        # there is no sandbox a process with limits will do.
+        scorer = Sandboxed("groupwise.rewards.math_check:check", timeout_s=self.limit_s, needs_sandbox=False)
         object.__setattr__(self, "_scorer", scorer)
 
     def __call__(
