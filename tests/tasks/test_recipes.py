@@ -1,0 +1,83 @@
+"""The recipes of tasks run as they are written, with a tiny model and rows of a test's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_helpers import draw_no_report, model_folder
+
+from groupwise import GRPOTrainer
+from groupwise.config import load_recipe
+from groupwise.runs.metrics import unknown_keys
+from groupwise.runs.reader import RunReader
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = ("max_steps=2", "prompts_per_step=2", "num_generations=2", "max_completion_length=8", "use_cpu=true",
+         "dtype=float32", "lora.r=2", "save_strategy=no")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_report(monkeypatch)
+
+
+def run(name: str, folder: Path, *changes: str) -> tuple[GRPOTrainer, list[dict[str, Any]]]:
+    """Train a recipe with a tiny model for two steps; the trainer and the records."""
+    model = model_folder(folder / "tiny", max_position_embeddings=2048)
+    recipe = load_recipe(RECIPES / f"{name}.yaml", [*SMALL, f"model={model}", f"output_dir={folder / 'run'}", *changes])
+    trainer = GRPOTrainer.from_recipe(recipe, folder=recipe.folder)
+    trainer.train()
+    return trainer, RunReader(folder / "run").metrics()
+
+
+def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
+    data = tmp_path / "gsm8k"
+    data.mkdir()
+    for split, count in (("train", 4), ("test", 2)):
+        rows = [
+            {"question": f"what is {n} plus 1?", "answer": f"it is <<{n}+1={n + 1}>>.\n#### {n + 1}"}
+            for n in range(count)
+        ]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer, records = run("gsm8k-qwen2.5-0.5b-gpu", tmp_path, f"task.path={data}", "task.subset=null", "eval_steps=1")
+    assert [record["step"] for record in records] == [1, 2]
+    for record in records:
+        assert unknown_keys(record) == []
+        assert {f"rewards/{name}/mean" for name in ("gsm8k", "r1_format", "tag_count")} <= record.keys()
+        assert record["eval_reward"] is not None
+    assert [(f.name, f.weight) for f in trainer.judge.functions] == [
+        ("gsm8k", 1.0),
+        ("r1_format", 0.2),
+        ("tag_count", 0.1),
+    ]
+    prompt = trainer.problems[0].problem.prompt
+    assert [message["role"] for message in prompt] == ["system", "user"]
+    assert "between <think> and </think>" in prompt[0]["content"]
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["recipe"]["task"]["name"] == "gsm8k"
+    again = load_recipe(RECIPES / "gsm8k-qwen2.5-0.5b-gpu.yaml").config
+    assert (again.completions_per_step, again.resolved_objective.beta) == (256, 0.001)
+
+
+def test_the_arithmetic_recipe_runs_and_holds_a_fifth_out(tmp_path: Path) -> None:
+    trainer, records = run("arithmetic-smollm2-cpu", tmp_path)
+    assert len(trainer.problems) + len(trainer.eval_problems) == 3 * 81
+    assert len(records) == 2
+
+
+@pytest.mark.slow
+def test_the_reasoning_gym_recipe_scores_in_its_workers(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    _, records = run("chain-sum-smollm2-cpu", tmp_path)
+    assert [record["extra/reasoning_gym/unscorable"] for record in records] == [0.0, 0.0]
+
+
+def test_the_summary_recipe_keeps_both_rewards_between_0_and_1(tmp_path: Path) -> None:
+    pytest.importorskip("rouge_score")
+    _, records = run("summary-smollm2-cpu", tmp_path)
+    for record in records:
+        assert 0 <= record["rewards/rouge/mean"] <= 1
+        assert 0 <= record["reward"] <= 2
