@@ -37,7 +37,7 @@ chat                 types errors                                            | t
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
-rewards              types errors chat rewards                               | httpx
+rewards              types errors chat waiting rewards                            | httpx
 data                 types errors chat data hub                              | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from groupwise.config.fields import Count, Section
+from groupwise.config.fields import Count, NonNegative, Section
 from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
 from groupwise.errors import did_you_mean
 
@@ -100,6 +100,12 @@ class RewardSpec(Spec):
     """Gates: this reward counts 0 where a reward named here is at least its number."""
     times: str | list[str] | None = None
     """Rewards that this one is multiplied by."""
+    timeout_s: NonNegative | None = None
+    """Seconds for one call with all its completions; null is 600, and 0 sets no limit."""
+    on_failure: Literal["stop", "none"] | None = None
+    """A call that raises or takes too long: null and stop end the run, none leaves its completions unjudged."""
+    isolated: bool | None = None
+    """Whether a `function` runs in a process of its own, so that a crash or a hang does not take the run with it."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a shipped reward (`target: 50`); they may stand beside `name` as well."""
     tokenizer: str | None = None
@@ -128,6 +134,8 @@ class RewardSpec(Spec):
             self._check_shipped()
         elif self.params:
             raise ValueError("params are for shipped rewards; a function gets the columns of the data set.")
+        if self.isolated and self.function is None:
+            raise ValueError("isolated is for a function: file.py:function or module:function.")
         if self.model is None and (self.tokenizer or self.batch_size):
             raise ValueError("tokenizer and batch_size are for a reward model.")
         low, high = self.clip or (None, None)

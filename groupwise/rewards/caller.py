@@ -1,22 +1,30 @@
-"""Calls reward functions: the asynchronous ones together in one event loop, the others one after another."""
+"""Calls reward functions: the asynchronous ones together in one event loop, the others one after another.
+
+Each call has its time. One that takes longer is broken off, or left behind where it cannot be.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import inspect
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from groupwise.errors import GroupwiseError
+from groupwise.errors import GroupwiseError, RewardError
+from groupwise.rewards.interrupt import BrokenOffError, call_within
 
 Returned = tuple[Any, float]
 """What a function returned, and the seconds it took."""
+
+LISTENS_S = 2.0
+"""Seconds in which an event loop that is not stuck answers."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,11 @@ class Call:
     keywords: Mapping[str, Any]
     explain: Callable[[Exception], Exception]
     """Turns an exception of the function into the error that is raised instead."""
+    name: str = "reward function"
+    timeout_s: float = 0.0
+    """Seconds it may take; 0 sets no limit."""
+    instead: Callable[[RewardError], Any] | None = None
+    """What it counts as having returned where it failed; None raises the error."""
 
     @property
     def is_async(self) -> bool:
@@ -34,14 +47,35 @@ class Call:
         inner = getattr(self.function, "__call__", None)  # noqa: B004
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(inner)
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
+    def started(self) -> Returned:
+        """What calling it returns, which may have to be awaited."""
+        start = time.perf_counter()
+        call = functools.partial(self.function, **self.keywords)
+        value = call_within(self.timeout_s, call, self.name) if self.timeout_s else call()
+        return value, time.perf_counter() - start
+
+    def awaited(self, future: Future[Returned], start: float) -> Returned:
+        """What the coroutine that was started at `start` returns, within the time that is left of its limit."""
+        left = max(0.0, self.timeout_s - (time.perf_counter() - start)) if self.timeout_s else None
+        if not concurrent.futures.wait([future], left).done:
+            future.cancel()
+            raise BrokenOffError(f"no answer within {self.timeout_s:g} s")
+        return future.result()
+
+    def attempt(self, action: Callable[[], Returned]) -> Returned:
+        """What the action returns; where it fails, what counts instead, or the error in words."""
+        start = time.perf_counter()
         try:
-            yield
-        except GroupwiseError:
-            raise
-        except Exception as error:
-            raise self.explain(error) from error
+            try:
+                return action()
+            except GroupwiseError:
+                raise
+            except Exception as error:
+                raise self.explain(error) from error
+        except RewardError as error:
+            if self.instead is None:
+                raise
+            return self.instead(error), time.perf_counter() - start
 
 
 class Caller:
@@ -56,24 +90,22 @@ class Caller:
 
     def run(self, calls: Sequence[Call]) -> list[Returned]:
         """What each call returned and how long it took, in their order."""
-        running: dict[int, Future[Returned]] = {}
+        running: dict[int, tuple[Future[Returned], float]] = {}
         done: dict[int, Returned] = {}
         try:
             # Asynchronous ones first: they wait for their servers while the others compute.
             for index, call in sorted(enumerate(calls), key=lambda item: not item[1].is_async):
                 start = time.perf_counter()
-                with call.explained():
-                    value = call.function(**call.keywords)
+                done[index] = value, _ = call.attempt(call.started)
                 if inspect.isawaitable(value):
-                    running[index] = self._submit(value)
-                else:
-                    done[index] = value, time.perf_counter() - start
-            for index, future in running.items():
-                with calls[index].explained():
-                    done[index] = future.result()
+                    running[index] = self._submit(value), start
+            for index, (future, start) in running.items():
+                done[index] = calls[index].attempt(functools.partial(calls[index].awaited, future, start))
         finally:
-            for future in running.values():
+            for future, _ in running.values():
                 future.cancel()
+            if any(not future.done() or future.cancelled() for future, _ in running.values()):
+                self._leave_stuck_loop()
         return [done[index] for index in range(len(calls))]
 
     def _submit(self, value: Awaitable[Any]) -> Future[Returned]:
@@ -83,6 +115,14 @@ class Caller:
             thread.start()
             weakref.finalize(self, _stop, self._loop, thread)
         return asyncio.run_coroutine_threadsafe(_timed(value), self._loop)
+
+    def _leave_stuck_loop(self) -> None:
+        """Start the next coroutine in a new loop where this one waits in a function that does not await."""
+        assert self._loop is not None
+        listens = threading.Event()
+        self._loop.call_soon_threadsafe(listens.set)
+        if not listens.wait(LISTENS_S):
+            self._loop = None
 
 
 async def _timed(value: Awaitable[Any]) -> Returned:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError, did_you_mean
+from groupwise.rewards.patience import Patience
 from groupwise.rewards.shaping import Shaping
 
 SAMPLED = ("prompts", "completions", "completion_ids")
@@ -34,6 +35,8 @@ class RewardFunction:
     weight: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
     """What of its rewards counts, before the weight."""
+    patience: Patience = field(default_factory=Patience)
+    """How long a call may take, and what becomes of one that fails."""
     load: Callable[[], None] | None = None
     """Loads now what the first call would load (a model, a sandbox), so that what is missing is found early."""
     accepted: frozenset[str] = field(init=False)

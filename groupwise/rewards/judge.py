@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import traceback
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.caller import Call, Caller
+from groupwise.rewards.failure import failure
 from groupwise.rewards.function import RewardFunction, with_unique_names
-from groupwise.rewards.load import failing_line, source_file
+from groupwise.rewards.isolated import Isolated
 from groupwise.rewards.rows import Rows
 from groupwise.rewards.scores import Scores, read_scores
 from groupwise.rewards.shaping import counted_values
@@ -143,6 +144,12 @@ class _Notes:
             )
         self.extras[column] = list(values)
 
+    def not_judged(self, error: RewardError) -> list[None]:
+        """What a call that failed counts as where the run goes on, with a warning that says so."""
+        self.metrics, self.extras = [(f"{self.function_name}/failed", 1.0)], {}
+        warnings.warn(f"{error} None of its completions is judged this time (on_failure: none).", stacklevel=2)
+        return [None] * self.num_rows
+
     def log_why(self, reasons: Sequence[str | None]) -> None:
         """Why each completion got what it got, as the column `<function>/why`."""
         self.log_extra(f"{self.function_name}/why", reasons)
@@ -161,21 +168,13 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
             "Give them with the completions."
         )
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
-    return Call(function.call, keywords, functools.partial(_failure, function, rows, offered))
-
-
-def _failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], error: Exception) -> RewardError:
-    """The error for an exception inside a function, with the completion it was at where its variables tell."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = (rows.find(keywords, frame.f_locals.values()) for frame in reversed(frames))
-    row = next((row for row in found if row is not None), None)
-    at = (
-        rows.describe(row) if row is not None else f"one of {len(rows.rows)} completions, the first: {rows.describe(0)}"
-    )
-    line = failing_line(error, source_file(function.call))
-    return RewardError(
-        f'Reward function "{function.name}" raised {type(error).__name__}: {error} ({line}). '
-        f"It was at {at}. Mend the function, or let it return None for a completion that it cannot judge."
+    return Call(
+        function.call,
+        keywords,
+        functools.partial(failure, function, rows, offered),
+        name=f'reward function "{function.name}"',
+        timeout_s=0.0 if isinstance(function.call, Isolated) else function.patience.timeout_s,  # it keeps it itself
+        instead=notes.not_judged if function.patience.on_failure == "none" else None,
     )
 
 

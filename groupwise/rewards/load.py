@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,27 @@ from types import ModuleType
 from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
+
+_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
+_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
+
+
+def is_function_name(spec: str) -> bool:
+    """Whether this names a function by its file or its module."""
+    return bool(_FILE.fullmatch(spec) or _MODULE.fullmatch(spec))
+
+
+def load_function(spec: str, folder: Path) -> Callable[..., Any]:
+    """The function that `file.py:function` (relative to `folder`) or `module:function` names."""
+    if match := _FILE.fullmatch(spec):
+        if not match["function"]:
+            raise ConfigError(
+                f'Reward "{spec}" names a file only; name the function in it: "{match["file"]}:function".'
+            )
+        return load_from_file(match["file"], match["function"], folder)
+    match = _MODULE.fullmatch(spec)
+    assert match is not None, f"{spec} names no function"
+    return load_from_module(match["module"], match["function"], folder)
 
 
 def load_from_file(path: str, attribute: str, folder: Path) -> Callable[..., Any]:

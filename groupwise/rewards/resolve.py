@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +9,17 @@ from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.function import RewardFunction, with_unique_names
-from groupwise.rewards.load import load_from_file, load_from_module
+from groupwise.rewards.load import is_function_name, load_function
+from groupwise.rewards.patience import PATIENCE_SETTINGS, Patience
 from groupwise.rewards.shaping import SETTINGS, Shaping
 from groupwise.rewards.shipped import SHIPPED, build_shipped
 
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction
 """A module of torch is a callable, too."""
 
-_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
-_MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
 _NAMES = ", ".join(SHIPPED)
+_OF_ALL = ("weight", *SETTINGS, *PATIENCE_SETTINGS)
+"""Settings of every reward, whatever it is."""
 _FORMS = f'a shipped name ({_NAMES}), "file.py:function", "module:function", or the Hub id or folder of a reward model'
 
 
@@ -45,7 +45,7 @@ def resolve_rewards(
     A spec is a callable, an `nn.Module` or a string: `file.py:function` (relative to `folder`, by default the current
     one), `module:function`, a shipped name, a Hub id or folder of a reward model. Or a mapping: `name` with the
     parameters of a shipped reward, `function`, or `model` (with `tokenizer`, `batch_size`); each with a `weight` and
-    the keys of `shaping.Shaping`.
+    the keys of `shaping.Shaping` and `patience.Patience`. A function named by its file or module may be `isolated`.
 
     `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
     one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
@@ -77,14 +77,8 @@ def _resolve(spec: Any, context: _Context) -> RewardFunction:
 
 
 def _from_string(spec: str, context: _Context) -> RewardFunction:
-    if match := _FILE.fullmatch(spec):
-        if not match["function"]:
-            raise ConfigError(
-                f'Reward "{spec}" names a file only; name the function in it: "{match["file"]}:function".'
-            )
-        return RewardFunction.of(load_from_file(match["file"], match["function"], context.folder))
-    if match := _MODULE.fullmatch(spec):
-        return RewardFunction.of(load_from_module(match["module"], match["function"], context.folder))
+    if is_function_name(spec):
+        return RewardFunction.of(load_function(spec, context.folder))
     if spec in SHIPPED:
         return _shipped(spec, {})
     if "/" in spec or _is_folder(spec, context.folder):
@@ -93,10 +87,12 @@ def _from_string(spec: str, context: _Context) -> RewardFunction:
 
 
 def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
-    settings = {key: value for key, value in spec.items() if key not in ("weight", *SETTINGS)}
+    settings = {key: value for key, value in spec.items() if key not in _OF_ALL}
+    patience = Patience(**{key: spec[key] for key in PATIENCE_SETTINGS if key in spec})
     if "function" in settings:
-        _refuse_unknown(settings, ("function", "name"), "function")
-        function = _resolve(settings["function"], context)
+        _refuse_unknown(settings, ("function", "name", "isolated"), "function")
+        is_isolated = settings.get("isolated", False)
+        function = (_isolated if is_isolated else _resolve_function)(settings["function"], context, patience)
         function = replace(function, name=settings.get("name", function.name))
     elif "model" in settings:
         _refuse_unknown(settings, ("model", "name", "tokenizer", "batch_size"), "model")
@@ -113,6 +109,7 @@ def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
         raise ConfigError(
             f"The reward {dict(spec)!r} has neither name (a shipped reward: {_NAMES}) nor function nor model."
         )
+    function = replace(function, patience=patience)
     function = replace(function, shaping=Shaping(**{key: spec[key] for key in SETTINGS if key in spec}))
     return replace(function, weight=spec["weight"]) if "weight" in spec else function
 
@@ -122,12 +119,28 @@ def _shipped(name: str, parameters: Mapping[str, Any]) -> RewardFunction:
     return replace(RewardFunction.of(reward), load=getattr(reward, "load", None))
 
 
+def _resolve_function(spec: Any, context: _Context, patience: Patience) -> RewardFunction:
+    return _resolve(spec, context)
+
+
+def _isolated(spec: Any, context: _Context, patience: Patience) -> RewardFunction:
+    """A function in a process of its own, which has to find it by its name."""
+    from groupwise.rewards.isolated import Isolated
+
+    if not isinstance(spec, str) or not is_function_name(spec):
+        raise ConfigError(
+            f'isolated: true is for a reward given as "file.py:function" or "module:function", which a process of '
+            f"its own can import; this one is {spec!r}."
+        )
+    return RewardFunction.of(Isolated(spec, context.folder, patience.timeout_s))
+
+
 def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
     for key in settings:
         if key not in known:
             raise ConfigError(
-                f'A reward given by {kind} has no setting "{key}"; it has {", ".join([*known, "weight", *SETTINGS])}.'
-                f"{did_you_mean(str(key), [*known, 'weight', *SETTINGS])}"
+                f'A reward given by {kind} has no setting "{key}"; it has {", ".join([*known, *_OF_ALL])}.'
+                f"{did_you_mean(str(key), [*known, *_OF_ALL])}"
             )
 
 

@@ -48,6 +48,8 @@ class Launch:
     """Opens the file that the command reads by its number; called just before it starts, closed after."""
     stop: Sequence[str] | None = None
     """A command that ends the worker where killing the process does not."""
+    folder: str = "/"
+    """Where it starts."""
 
 
 class Backend(Protocol):

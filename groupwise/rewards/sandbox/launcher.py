@@ -56,7 +56,7 @@ def _popen(launch: Launch) -> subprocess.Popen[bytes]:
             pass_fds=fds,
             start_new_session=True,
             bufsize=0,
-            cwd="/",
+            cwd=launch.folder,
         )
     finally:
         for fd in fds:

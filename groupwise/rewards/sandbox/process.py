@@ -102,6 +102,12 @@ class Process:
         """The end of what the worker wrote to its standard error."""
         return self._errors.decode("utf-8", "replace")
 
+    def take_errors(self) -> str:
+        """The same, once."""
+        said = self.errors
+        self._errors.clear()
+        return said
+
     @property
     def num_processes(self) -> int:
         """Processes the worker consists of, itself included; the two that a sandbox starts with are not counted."""

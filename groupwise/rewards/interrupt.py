@@ -1,0 +1,96 @@
+"""Calls a function with a time limit in the thread it belongs to, and breaks it off when the limit has passed.
+
+Python functions of the main thread are broken off by a signal: loops, sleeps and waits for sockets or locks all end.
+Some code never looks (a long call into C); then the program ends, since nothing else in it can go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+from groupwise.waiting import within
+
+T = TypeVar("T")
+
+SIGNAL: int = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGUSR2", 0)
+"""One that schedulers and libraries leave alone, where the system has so many; 0 where it has no signals."""
+
+GRACE_S = 30.0
+"""Seconds between the first signal and the end of the program."""
+EXIT_STATUS = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+class BrokenOffError(Exception):
+    """A function has not returned in time; where it could be stopped, its traceback shows where it was."""
+
+    def __init__(self, message: str, *, is_stopped: bool = True) -> None:
+        super().__init__(message)
+        self.is_stopped = is_stopped
+
+
+class _BreakOffError(BaseException):
+    """Raised inside the function: not an Exception, so that the function does not take it for one of its own."""
+
+
+def call_within(seconds: float, call: Callable[[], T], what: str) -> T:
+    """What `call` returns; `BrokenOffError` when it takes longer. `what` names it where the program has to end."""
+    if threading.current_thread() is not threading.main_thread() or not SIGNAL:
+        try:
+            return within(seconds, call, name=what)
+        except TimeoutError as error:
+            raise BrokenOffError(str(error), is_stopped=False) from None
+    return _Watched(seconds, what).run(call)
+
+
+class _Watched:
+    """One call in the main thread, with a thread beside it that counts the seconds."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self.seconds, self.what = seconds, what
+        self.main = threading.get_ident()
+        self.is_late = False
+        self.done = threading.Event()
+
+    def run(self, call: Callable[[], T]) -> T:
+        previous = signal.signal(SIGNAL, self._break_off)
+        thread = threading.Thread(target=self._watch, name="groupwise-time-limit", daemon=True)
+        thread.start()
+        try:
+            try:
+                return call()
+            finally:
+                self.done.set()
+        except _BreakOffError as error:
+            self.done.set()
+            raise BrokenOffError(f"no answer within {self.seconds:g} s").with_traceback(error.__traceback__) from None
+        finally:
+            thread.join()
+            signal.signal(SIGNAL, previous)
+
+    def _break_off(self, number: int, frame: FrameType | None) -> None:
+        if self.is_late and not self.done.is_set():
+            raise _BreakOffError
+
+    def _watch(self) -> None:
+        if self.done.wait(self.seconds):
+            return
+        self.is_late = True
+        for _ in range(int(GRACE_S)):  # again each second: the function may catch everything
+            signal.pthread_kill(self.main, SIGNAL)
+            if self.done.wait(1.0):
+                return
+        print(
+            f"groupwise: {self.what} did not return within {self.seconds:g} s and cannot be broken off, so the program "
+            "ends here. The run can go on from its last checkpoint. With isolated: true a reward function runs in a "
+            "process of its own, which can be ended.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_STATUS)

@@ -1,0 +1,250 @@
+"""Reward functions that hang, raise or die: named, and the run stopped or gone on as it was configured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from groupwise.errors import ConfigError, RewardError
+from groupwise.rewards import Judge, interrupt, resolve_rewards
+from groupwise.rewards.interrupt import BrokenOffError, call_within
+from tests.rewards import groups
+
+REWARDS = """
+import os, time
+
+def length(completions, trainer_state, log_metric, log_extra, **columns):
+    print("it speaks")
+    log_metric("longest", max(map(len, completions)))
+    log_extra("first", [completion[0] for completion in completions])
+    return [len(completion) + trainer_state.global_step for completion in completions]
+
+def hang(completions):
+    for text in completions:
+        while text == "bad":
+            time.sleep(0.01)
+    return [1.0 for _ in completions]
+
+def die(completions):
+    os.abort()
+
+def fail(completions):
+    for text in completions:
+        if text == "bad":
+            raise ValueError("no good")
+
+async def later(completions, answer):
+    return [float(len(text)) for text in completions]
+
+def pid(completions):
+    return [float(os.getpid()) for _ in completions]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(REWARDS)
+    return path
+
+
+def make_group(*texts, **columns):
+    return groups.make_group("p", list(texts), **columns)
+
+
+def values(functions, *texts):
+    group = Judge(functions).judge([make_group(*texts)]).groups[0]
+    return list(next(iter(group.rewards.values())))
+
+
+def hangs(completions):
+    for completion in completions:
+        while completion == "bad":
+            pass
+    return [1.0] * len(completions)
+
+
+async def hangs_awaiting(completions):
+    await asyncio.sleep(60)
+
+
+async def hangs_blocking(completions):
+    time.sleep(3)
+
+
+def sleeps(completions):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("function", [hangs, sleeps, hangs_awaiting, hangs_blocking])
+def test_a_hung_function_is_named_and_stops_the_run(function):
+    start = time.perf_counter()
+    with pytest.raises(RewardError, match=rf'"{function.__name__}" did not return within 0.2 s.*isolated: true'):
+        values(resolve_rewards([{"function": function, "timeout_s": 0.2}]), "good", "bad")
+    assert time.perf_counter() - start < 2.5
+
+
+def test_the_completion_it_hangs_at_is_named():
+    with pytest.raises(RewardError, match=r"row 1 .*'bad'"):
+        values(resolve_rewards([{"function": hangs, "timeout_s": 0.1}]), "good", "bad")
+
+
+@pytest.mark.parametrize("function", [hangs, hangs_awaiting])
+def test_with_on_failure_none_the_run_goes_on_and_says_so(function):
+    spec = {"function": function, "timeout_s": 0.1, "on_failure": "none"}
+    with pytest.warns(UserWarning, match="did not return within 0.1 s"):
+        result = Judge(resolve_rewards([spec, "length"])).judge([make_group("good", "bad")])
+    assert result.groups[0].rewards[function.__name__] == (None, None)
+    assert None not in result.groups[0].rewards["length"]
+    assert result.logged[f"{function.__name__}/failed"] == 1
+
+
+def test_the_loop_that_a_function_blocks_is_left_for_another():
+    async def quick(completions):
+        return [2.0] * len(completions)
+
+    specs = [{"function": hangs_blocking, "timeout_s": 0.1, "on_failure": "none"}]
+    judge = Judge(resolve_rewards(specs))
+    with pytest.warns(UserWarning, match="did not return"):
+        judge.judge([make_group("a", "b")])
+    judge = judge.with_function(resolve_rewards([quick])[0])
+    judge.functions = judge.functions[1:]
+    assert judge.judge([make_group("a", "b")]).groups[0].rewards["quick"] == (2.0, 2.0)
+
+
+def test_in_another_thread_it_is_left_behind_and_said_so():
+    errors = []
+
+    def run():
+        try:
+            values(resolve_rewards([{"function": sleeps_a_second, "timeout_s": 0.1}]), "a", "b")
+        except RewardError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "cannot be stopped from here" in errors[0]
+
+
+def sleeps_a_second(completions):
+    time.sleep(1)
+
+
+def test_a_function_that_catches_everything_is_broken_off_again():
+    seen = []
+
+    def stubborn():
+        while len(seen) < 1:
+            try:
+                time.sleep(30)
+            except BaseException:
+                seen.append(1)
+        time.sleep(30)
+
+    with pytest.raises(BrokenOffError):
+        call_within(0.1, stubborn, "stubborn")
+    assert seen == [1]
+
+
+def test_where_it_cannot_be_broken_off_the_program_ends_and_says_why():
+    program = """
+        import signal
+        from groupwise.rewards import interrupt
+        interrupt.GRACE_S = 1
+        def deaf():
+            signal.pthread_sigmask(signal.SIG_BLOCK, [interrupt.SIGNAL])
+            signal.pause()
+        interrupt.call_within(0.1, deaf, 'reward function "deaf"')
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == interrupt.EXIT_STATUS
+    assert 'reward function "deaf" did not return within 0.1 s' in done.stderr
+
+
+def test_the_handler_of_the_signal_is_put_back():
+    import signal
+
+    before = signal.getsignal(interrupt.SIGNAL)
+    assert call_within(5, lambda: 3, "quick") == 3
+    assert signal.getsignal(interrupt.SIGNAL) is before
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"timeout_s": -1}, "timeout_s"),
+        ({"on_failure": "non"}, 'Did you mean "none"'),
+        ({"isolated": True}, "isolated"),
+    ],
+)
+def test_wrong_settings_are_named(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve_rewards([{"function": hangs, **setting}])
+
+
+def isolated(file, name, **more):
+    return resolve_rewards([{"function": f"{file}:{name}", "isolated": True, **more}])
+
+
+def test_an_isolated_function_is_called_as_in_this_process(file, capfd):
+    state = SimpleNamespace(global_step=7, log_history=[{}])
+    rows = [make_group("a", "bcd")]
+    inside = Judge(resolve_rewards(f"{file}:length")).judge(rows, trainer_state=state)
+    capfd.readouterr()
+    outside = Judge(isolated(file, "length")).judge(rows, trainer_state=state)
+    assert outside.groups == inside.groups
+    assert outside.groups[0].rewards == {"length": (8.0, 10.0)}
+    assert (outside.logged, outside.extras) == (inside.logged, inside.extras)
+    assert capfd.readouterr().err == "it speaks\n"
+
+
+def test_an_isolated_function_runs_in_one_process_of_its_own(file):
+    judge = Judge(isolated(file, "pid"))
+    first, second = (judge.judge([make_group("a", "b")]).groups[0].rewards["pid"] for _ in range(2))
+    assert first == second
+    assert first[0] != os.getpid()
+
+
+def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):
+    judge = Judge(isolated(file, "later"))
+    with pytest.raises(RewardError, match='asks for "answer"'):
+        judge.check(["question"])
+    assert judge.judge([make_group("ab", answer="x")]).groups[0].rewards["later"] == (2.0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hang", r"did not return within 0.3 s"),
+        ("die", r"took its worker process with it: ended by SIGABRT"),
+        ("fail", r"raised ValueError: no good \(.*mine.py, line \d+\).*row 1 .*'bad'"),
+    ],
+)
+def test_an_isolated_function_that_fails_costs_its_call_only(file, name, said):
+    with pytest.raises(RewardError, match=said):
+        values(isolated(file, name, timeout_s=0.3), "good", "bad")
+    judge = Judge(isolated(file, name, timeout_s=0.3, on_failure="none"))
+    with pytest.warns(UserWarning, match=said):
+        assert judge.judge([make_group("good", "bad")]).groups[0].rewards[name] == (None, None)
+    if name == "hang":  # in a new worker
+        assert judge.judge([make_group("good", "fine")]).groups[0].rewards[name] == (1.0, 1.0)
+
+
+def test_what_cannot_travel_is_named(file):
+    with pytest.raises(RewardError, match=r'asks for "answer".*JSON'):
+        Judge(isolated(file, "later")).judge([make_group("a", answer=Path("x"))])
+
+
+def test_an_isolated_function_that_is_not_there_is_an_error_at_once(file):
+    with pytest.raises(ConfigError, match='no function "lenght"'):
+        isolated(file, "lenght")
