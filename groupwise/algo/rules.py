@@ -53,7 +53,7 @@ def check_choices(objective: Objective) -> None:
         value = getattr(objective, name)
         if value in allowed:
             continue
-        hint = _REASONS.get((name, value)) or did_you_mean(str(value), [a for a in allowed if a]).strip()
+        hint = _REASONS.get((name, str(value))) or did_you_mean(str(value), [a for a in allowed if a]).strip()
         listed = ", ".join(str(a) for a in allowed)
         raise ConfigError(f'objective: {name} is "{value}". {hint} Allowed: {listed}.'.replace("  ", " "))
 
@@ -213,8 +213,8 @@ def run_contradictions(o: Objective, num_generations: int, updates_per_rollout: 
     return [
         (
             num_generations < 2 and uses_group,
-            f"num_generations is {num_generations}, so a completion would have no others to be compared with and nothing "
-            f"would be learnt (baseline {o.baseline}, scale {o.scale}). Set it to 2 or more; 8 is usual.",
+            f"num_generations is {num_generations}, so a completion would have no others to be compared with and "
+            f"nothing would be learnt (baseline {o.baseline}, scale {o.scale}). Set it to 2 or more; 8 is usual.",
         ),
         (
             o.baseline == "passk" and o.pass_k > num_generations,

@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from groupwise.config.guards import GuardSetting, defaults
 
-Count = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+LARGEST = 2**53
+"""Up to here every whole number is a float too, and a file of JSON."""
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,7 +94,7 @@ class StepFields(Section):
     """Tokens in one pass of the learner, which bounds its memory and changes no result; null decides by itself."""
     num_train_epochs: Positive = 1.0
     """Passes over the data set. Not used when `max_steps` is set."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Field(ge=-1, le=LARGEST)] = -1
     """Steps (rollouts) to train; -1 takes as many as `num_train_epochs` need."""
     shuffle_dataset: bool = True
     """Whether each epoch draws the problems in a new order."""

@@ -76,7 +76,7 @@ class GRPOConfig(
         """Let pydantic check types and ranges; whether they all fit."""
         try:
             super().__init__(**state.fields)
-        except ValidationError as error:
+        except (ValidationError, UnicodeEncodeError) as error:
             state.problems.add_invalid(error)
             return False
         return True

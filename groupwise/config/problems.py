@@ -52,8 +52,11 @@ class Problems:
         """A name that is in no table, with the nearest one that is."""
         self.add(f'{kind} "{name}".{did_you_mean(name, known)}')
 
-    def add_invalid(self, error: ValidationError, prefix: str = "") -> None:
+    def add_invalid(self, error: ValidationError | UnicodeEncodeError, prefix: str = "") -> None:
         """The values that pydantic rejected, without its vocabulary; of a union, only the branch nearest to fitting."""
+        if isinstance(error, UnicodeEncodeError):
+            self.add(f"{shown(error.object)} holds half a character (a lone surrogate); write it anew.")
+            return
         worded: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
             name = prefix + _path(detail["loc"])
@@ -85,7 +88,7 @@ def _sentence(name: str, detail: Mapping[str, Any]) -> str:
         choices = context["expected"].replace("'", '"')
         near = did_you_mean(str(value), [choice.strip('" ') for choice in choices.replace(" or ", ",").split(",")])
         return f"{name} is {value!r}; expected one of {choices}.{near}"
-    return f"{name} is {_shown(value)}; expected {_expectation(kind, context)}."
+    return f"{name} is {shown(value)}; expected {_expectation(kind, context)}."
 
 
 def _expectation(kind: str, context: Mapping[str, Any]) -> str:
@@ -95,6 +98,7 @@ def _expectation(kind: str, context: Mapping[str, Any]) -> str:
     return _KINDS.get(family, f"something else ({kind.replace('_', ' ')})")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -47,7 +47,7 @@ class Recipe(RecipeFields):
     config: GRPOConfig
     """Everything else: the keys of `GRPOConfig`, which stand at the top level of the file."""
 
-    def __init__(self, **written: Any) -> None:
+    def __init__(self, /, **written: Any) -> None:
         problems = Problems("recipe")
         own = {name: written[name] for name in RecipeFields.model_fields if written.get(name) is not None}
         rest = {name: value for name, value in written.items() if name not in RecipeFields.model_fields}
@@ -57,7 +57,7 @@ class Recipe(RecipeFields):
         config = _build_config(rest, problems)
         try:
             super().__init__(**{**_in_full(own), "config": config or GRPOConfig()})
-        except ValidationError as error:
+        except (ValidationError, UnicodeEncodeError) as error:
             problems.add_invalid(error)
         else:
             _check_sources(self, problems)

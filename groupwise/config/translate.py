@@ -6,13 +6,16 @@ ignored with a note; it is refused with a sentence that says what to use instead
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from groupwise.config import objective
 from groupwise.config.fields import SECTIONS
-from groupwise.config.problems import Problems
+from groupwise.config.problems import Problems, shown
 from groupwise.config.tables import Foreign
 from groupwise.config.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
@@ -74,6 +77,10 @@ class Translation:
 
 def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
     """Sort the keys, then translate topic by topic."""
+    odd = {name: value for name, value in written.items() if _is_no_word(name, value)}
+    for name, value in odd.items():
+        problems.add(f"{name} is {shown(value)}; expected a word, a number or a switch.")
+    written = {name: value for name, value in written.items() if name not in odd}
     state = Translation(written, problems)
     for name, value in written.items():
         _sort(state, name, value)
@@ -83,6 +90,21 @@ def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
     for topic in (_generation, _model_arguments, _precision, _schedule, _order):
         topic(state)
     return state
+
+
+_WITH_PARTS = {"objective", "gamma_pos", "gamma_neg", "generation_kwargs"}
+_WITH_PARTS |= {name for name, entry in FOREIGN.items() if entry.kind in ("ignored", "refused")}
+
+
+def _is_no_word(name: str, value: Any) -> bool:
+    """Whether a key of another vocabulary has a value that is neither a word nor a number that a float can hold.
+
+    The translations compare and count; fields of our own are checked with their type.
+    """
+    if name in FIELDS or name in _WITH_PARTS or name not in KNOWN_KEYS:
+        return False
+    is_plain = value is None or isinstance(value, str | int | float | Enum | os.PathLike)
+    return not is_plain or (isinstance(value, int) and abs(value) > sys.float_info.max)
 
 
 def _sort(state: Translation, name: str, value: Any) -> None:
@@ -107,11 +129,15 @@ def _meet(state: Translation, entry: Foreign) -> None:
 
 def _generation(state: Translation) -> None:
     """`generation_kwargs` holds sampling fields under the names that transformers gives them."""
-    for key, value in (state.asked("generation_kwargs") or {}).items():
+    asked = state.asked("generation_kwargs") or {}
+    if not isinstance(asked, Mapping):
+        state.problems.add(f"generation_kwargs is {shown(asked)}; expected a mapping.")
+        return
+    for key, value in asked.items():
         if key in _GENERATION_KEYS:
             if value is not None:
                 state.set(_GENERATION_KEYS[key], value, f"generation_kwargs.{key}")
-        elif (key, value) != ("do_sample", True):
+        elif key != "do_sample" or value is not True:
             known = [f"generation_kwargs.{name}" for name in _GENERATION_KEYS]
             state.problems.add_unknown(f"generation_kwargs.{key}", known, "unsupported key")
 
