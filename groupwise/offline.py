@@ -115,9 +115,9 @@ def _rewards(recipe: Recipe) -> list[Any]:
     """The rewards of the recipe, those of its task first."""
     of_task: Sequence[Any] = ()
     if recipe.task is not None:
-        from .tasks import load_task
+        from .tasks import task_rewards
 
-        of_task = load_task(recipe.task, recipe.folder).rewards
+        of_task = task_rewards(recipe.task, recipe.folder)
     own = [reward.resolved() for reward in recipe.rewards]
     return resolve_rewards([*of_task, *own], weights=recipe.config.reward_weights, folder=recipe.folder)
 

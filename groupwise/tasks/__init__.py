@@ -7,13 +7,14 @@ how completions are judged. `arithmetic.py` is the place to start.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from groupwise.config.task import TaskSpec
 from groupwise.data.problems import Notify, _log
+from groupwise.rewards.function import RewardFunction
 from groupwise.tasks.task import Task, bind
 
 KINDS = {
@@ -27,7 +28,7 @@ KINDS = {
 
 NAMES = tuple(KINDS)
 
-__all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters"]
+__all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters", "task_rewards"]
 
 
 def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None, notify: Notify = _log.info) -> Task:
@@ -38,6 +39,18 @@ def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = No
     Raises:
         ConfigError, DataError: no such task, a parameter it does not have, data that cannot be read.
     """
+    kind, name = _made(task, folder)
+    return bind(kind, name, notify)
+
+
+def task_rewards(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None) -> Sequence[RewardFunction]:
+    """The rewards of a task alone: no problem is made, nothing is fetched."""
+    rewards: Sequence[RewardFunction] = _made(task, folder)[0].rewards()
+    return rewards
+
+
+def _made(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None) -> tuple[Any, str]:
+    """The task's settings as an object of its class, and the name it was asked for by."""
     spec = task if isinstance(task, TaskSpec) else TaskSpec.of(task)
     settings = dict(spec.params)
     if spec.gym_task is not None:
@@ -48,7 +61,7 @@ def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = No
     path = getattr(kind, "path", None)
     if path is not None and folder is not None and (folder / path).exists() and not Path(path).exists():
         kind = replace(kind, path=str(folder / path))
-    return bind(kind, spec.name, notify)
+    return kind, spec.name
 
 
 def kind_of(name: str) -> Any:

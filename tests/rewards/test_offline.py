@@ -149,3 +149,10 @@ def test_files_that_cannot_be_scored_say_what_is_wrong(folder, content, message,
 def test_a_file_or_folder_that_is_not_there_is_told(folder, capsys):
     assert 'no file "none.jsonl"' in error("recipe.yaml", "--completions", "none.jsonl", capsys=capsys)
     assert "without recorded completions" in error("recipe.yaml", "--completions", folder, capsys=capsys)
+
+
+def test_a_task_brings_its_rewards_and_fetches_no_data(folder):
+    (folder / "task.yaml").write_text("task: gsm8k\nrewards: [{name: format, when: {gsm8k: 1}}]\n")
+    write(folder / "rows.jsonl", [{"completion": "48 + 24 = 72 <answer>72</answer>", "answer": "72"}])
+    result = run("task.yaml", "--completions", "rows.jsonl", "--json")
+    assert json.loads(result.output)["rewards"] == {"gsm8k": 1, "format": 0}
