@@ -30,6 +30,7 @@ from .policy.load import (
 from .policy.save import save_merged, save_policy
 from .redact import redact, without_secrets
 from .rewards import Judge, resolve_rewards
+from .runs import disk
 from .runs import folder as run_folder
 from .runs.reader import RunReader
 from .runs.screen import Screen, make_screen
@@ -233,10 +234,14 @@ class GRPOTrainer:
 
         The run folder itself holds a config.json of its own: a model meant for it goes into its `final`, the default.
         """
+        save = save_merged if merge else save_policy
         target = Path(output_dir) if output_dir is not None else self.output_dir
-        if target.resolve() == self.output_dir.resolve():
-            target = self.output_dir / "final"
-        return (save_merged if merge else save_policy)(self.model, self.processing_class, target)
+        if target.resolve() != self.output_dir.resolve():
+            return save(self.model, self.processing_class, target)
+        final = run_folder.RunFolder(self.output_dir).final
+        with disk.whole_folder(final, 0) as scratch:
+            save(self.model, self.processing_class, scratch)
+        return final
 
     def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
         """Upload model, tokenizer and model card to the Hub; returns the address. `merge` uploads a plain model."""

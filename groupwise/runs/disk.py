@@ -63,6 +63,27 @@ def swap_in(scratch: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
+    """A folder to write `target` into, of `num_bytes` or so: it takes its place whole, or not at all.
+
+    Raises:
+        RunError: the disk refuses; what stood there before still does.
+    """
+    scratch = target.with_name(f".{target.name}.tmp")
+    with plain_errors(target, num_bytes):
+        shutil.rmtree(scratch, ignore_errors=True)
+        if free_bytes(target) < num_bytes:
+            raise DiskFullError(no_space(target, num_bytes))
+        scratch.mkdir(parents=True)
+        try:
+            yield scratch
+            swap_in(scratch, target)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
 def remove(folder: Path) -> None:
     """Delete a folder so that it is never there in part under its own name."""
     aside = folder.with_name(f".{folder.name}.old")

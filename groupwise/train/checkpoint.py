@@ -30,22 +30,13 @@ def save_checkpoint(
         DiskFullError: and how many bytes are missing; what was there before is as it was.
     """
     target = folder.checkpoint_of(step)
-    scratch = target.with_name(f".{target.name}.tmp")
     files, optimizer_state = _tensors(learner)
     text = json.dumps({"step": step, "optimizer": optimizer_state, **state}, default=_plain).encode()
     num_bytes = sum(map(_num_bytes, files.values())) + len(text)
-    with disk.plain_errors(target, num_bytes):
-        _clear(folder)
-        if disk.free_bytes(folder.path) < num_bytes:
-            raise disk.DiskFullError(disk.no_space(target, num_bytes))
-        scratch.mkdir(parents=True)
-        try:
-            _write(scratch, files, text)
-            disk.swap_in(scratch, target)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        _delete_oldest(folder, keep, {step, best})
+    _clear(folder)
+    with disk.whole_folder(target, num_bytes) as scratch:
+        _write(scratch, files, text)
+    _delete_oldest(folder, keep, {step, best})
     return target
 
 
