@@ -98,9 +98,9 @@ class GRPOTrainer:
         self.screen: Screen = screen or make_screen()
         self._recipe: dict[str, Any] | None = None
         self._optimizers = optimizers
-        problems = load_problems(train_dataset, notify=self._note)
         if screen is None:  # the command, which brings one, has looked already
             tell_of_used_folder(self.output_dir, self._note)
+        problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
         self.judge = Judge(
@@ -338,6 +338,7 @@ class GRPOTrainer:
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
         """Save what the user came for and write the report."""
+        from .export import push_or_tell
         from .report import write_report
 
         assert self._writer is not None
@@ -348,7 +349,6 @@ class GRPOTrainer:
         if self.args.push_to_hub and self.interrupted.signal is None and run.recorder.watch.stopped is None:
             push_or_tell(self.push_to_hub, self._writer.event, self._note)
         self.screen.close(what_is_done(run.recorder, page))
-        from .export import push_or_tell
         run.recorder.watch.raise_if_stopped()
 
     def _note(self, text: str) -> None:
