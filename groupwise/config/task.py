@@ -31,8 +31,8 @@ class TaskSpec(Spec):
         if not isinstance(written, Mapping):
             return written
         beside = {key: value for key, value in written.items() if key not in cls.model_fields}
-        name = written.get("name")
-        short: dict[str, Any] = cls.in_full(name) if isinstance(name, str) else {"name": name, "params": {}}
+        given = written.get("name")
+        short: dict[str, Any] = cls.in_full(given) if isinstance(given, str) else {"name": given, "params": {}}
         return {"name": short["name"], "params": {**short["params"], **beside, **(written.get("params") or {})}}
 
     @classmethod
