@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean, stdev
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from groupwise.errors import ConfigError, did_you_mean
 
@@ -56,6 +56,11 @@ class Shaping:
     def others(self) -> list[str]:
         """The functions it reads."""
         return [*self.when, *self.unless, *self.times]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set, as a recipe would say it."""
+        return {name: getattr(self, name) for name in SETTINGS if getattr(self, name)}
 
     @property
     def is_plain(self) -> bool:

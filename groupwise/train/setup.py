@@ -233,7 +233,7 @@ def recipe_of(config: GRPOConfig, model: str, problems: Problems, judge: Judge, 
     return {
         "model": model,
         "data": problems.name,
-        "rewards": [{"function": f.name, "weight": f.weight} for f in judge.functions],
+        "rewards": [{"function": f.name, "weight": f.weight, **f.shaping.settings} for f in judge.functions],
         "lora": lora,
         **config.resolved(),
     }
