@@ -22,15 +22,14 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
     if share < CUT_WARN:
         return []
     what = f"{share:.0%} of the completions are cut off at max_completion_length {limit}"
-    remedy = f"Set max_completion_length: {_more(evidence)}."
+    more = f"max_completion_length: {_more(evidence)}"
     if evidence.sampled.signal_share == 0:
-        return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", remedy)]
+        return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", f"Set {more}.")]
     if evidence.sampled.signal_share < 1:
-        return [Finding("completions_cut", "warn", f"{what}.", remedy)]
+        return [Finding("completions_cut", "warn", f"{what}.", f"Set {more}.")]
     what += "; they are rewarded differently all the same, so training can learn to end."
-    return [
-        Finding("completions_cut", "note", what, f"Leave it where the reward asks for short answers, else: {remedy}")
-    ]
+    remedy = f"Leave it where the reward asks for short answers; elsewhere set {more}."
+    return [Finding("completions_cut", "note", what, remedy)]
 
 
 def _more(evidence: Evidence) -> int:

@@ -53,12 +53,12 @@ def page(result: Result) -> str:
 
 def _sections(result: Result) -> Iterable[tuple[str, str]]:
     """Title and content of what was measured."""
+    if result.lengths is not None:
+        shown = "".join(_prompt(prompt, result.special_tokens) for prompt in result.prompts)
+        yield "Prompts", _line(words.lengths_line(result.lengths)) + shown
     evidence = result.evidence
     if evidence is None:
         return
-    special = evidence.subject.policy.tokenizer.all_special_tokens
-    intro = "" if result.lengths is None else _line(words.lengths_line(result.lengths))
-    yield "Prompts", intro + "".join(_prompt(prompt, special) for prompt in result.prompts)
     yield "Rewards on the untrained model", _card(_line(words.sampled_line(evidence)) + _rewards(evidence))
     yield "Groups with signal", _card(_line(words.signal_line(evidence)) + _signal(evidence))
     yield "Made-up completions", _card(_probes(evidence))

@@ -24,6 +24,7 @@ class Result:
     """Checks that were made, those that found nothing included."""
     seconds: float
     prompts: Sequence[ShownPrompt] = ()
+    special_tokens: Sequence[str] = ()
     lengths: Lengths | None = None
     evidence: Evidence | None = None
     cost: Cost | None = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 from ..config import Recipe
-from ..errors import RunError
+from ..errors import RewardError, RunError
 from ..policy.load import count_parameters
 from ..redact import redact
 from ..train.ingredients import Ingredients, read_ingredients
 from . import completions, cost, data, exploits, machine, prompts, rewards
 from .evidence import Evidence
+from .finding import Finding
 from .probes import probe
 from .result import Result
 from .sample import num_groups, sample
@@ -50,30 +52,43 @@ def check(
     findings = [finding for each in data.CHECKS for finding in each(parts)]
     about = _about(recipe, parts)
     name = parts.config.run_name or Path(parts.config.output_dir).name
+    done = partial(Result, run_name=name, model=recipe.model)
     if any(finding.level == "fail" and finding.name in FATAL for finding in findings):
-        return Result(name, recipe.model, about, findings, len(data.CHECKS), perf_counter() - begun)
+        return done(about=about, findings=findings, num_checks=len(data.CHECKS), seconds=perf_counter() - begun)
     notify("Loading the model.")
     subject = load(recipe, parts, notify)
     findings += [finding for each in prompts.CHECKS for finding in each(subject)]
-    evidence = _evidence(subject, groups, notify)
-    for check_of in (*completions.CHECKS, *rewards.CHECKS, *exploits.CHECKS):
-        findings += check_of(evidence)
+    done = partial(
+        done,
+        about=[*about, *_about_subject(subject)],
+        prompts=prompts.shown_prompts(subject),
+        special_tokens=subject.policy.tokenizer.all_special_tokens,
+        lengths=prompts.lengths(subject),
+    )
+    num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
+    try:
+        evidence = _evidence(subject, groups, notify)
+    except RewardError as error:
+        findings.append(_reward_raises(error))
+        return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
+    of_evidence = (*completions.CHECKS, *rewards.CHECKS, *exploits.CHECKS)
+    findings += [finding for each in of_evidence for finding in each(evidence)]
     notify("Measuring a learner pass. No weight is changed.")
     price = cost.measure_cost(subject, evidence.sampled, notify)
     findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
-    kinds = (data, prompts, completions, rewards, exploits, machine)
-    return Result(
-        run_name=name,
-        model=recipe.model,
-        about=[*about, *_about_subject(subject)],
+    return done(
         findings=findings,
-        num_checks=sum(len(kind.CHECKS) for kind in kinds),
+        num_checks=num_checks + len(of_evidence) + len(machine.CHECKS),
         seconds=perf_counter() - begun,
-        prompts=prompts.shown_prompts(subject),
-        lengths=prompts.lengths(subject),
         evidence=evidence,
         cost=price,
     )
+
+
+def _reward_raises(error: RewardError) -> Finding:
+    """A reward that fails on a completion fails in training too, where it would end the run."""
+    remedy = "Let the reward return a low number, or None where nobody could judge, for every text: the empty one too."
+    return Finding("reward_raises", "fail", str(error), remedy)
 
 
 def _evidence(subject: Subject, groups: int | None, notify: Notify) -> Evidence:

@@ -44,10 +44,16 @@ class Shown:
         self.is_unicode = self.console.encoding.lower().startswith("utf")
 
     def print_all(self, page: Path) -> None:
+        with self.console.capture() as shown:
+            self._print_parts(page)
+        self.console.file.write("".join(f"{line.rstrip(' ')}\n" for line in shown.get().splitlines()))
+
+    def _print_parts(self, page: Path) -> None:
         self._heading(f"groupwise check: {self.result.run_name}")
         self._pairs(self.result.about)
-        if self.result.evidence is not None:
+        if self.result.prompts:
             self._prompts(self.result.prompts)
+        if self.result.evidence is not None:
             self._completions(self.result.evidence)
             self._rewards(self.result.evidence)
             self._probes(self.result.evidence)
@@ -87,12 +93,10 @@ class Shown:
         self._heading("Prompts")
         if self.result.lengths is not None:
             self._print(self._text(words.lengths_line(self.result.lengths)))
-        assert self.result.evidence is not None
-        special = self.result.evidence.subject.policy.tokenizer.all_special_tokens
         for prompt in prompts:
             self._print(self._text(words.prompt_line(prompt), "dim"))
             text = self._text(_shortened(prompt.text))
-            text.highlight_words(special, "bold magenta")
+            text.highlight_words(self.result.special_tokens, "bold magenta")
             self._print(text, indent=4)
 
     def _completions(self, evidence: Evidence) -> None:

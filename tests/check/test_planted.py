@@ -218,6 +218,16 @@ def test_junk_that_is_paid_like_the_right_answer(tmp_path: Path) -> None:
     assert any("tags stuffed with guesses" in finding.what for finding in result.findings)
 
 
+def test_a_reward_that_fails_on_the_empty_completion(tmp_path: Path) -> None:
+    def first_word(completions: Sequence[str]) -> list[float]:
+        return [float(len(text.split()[0])) for text in completions]
+
+    result = checked(tmp_path, first_word)
+    assert names(result, "fail") == {"reward_raises"}
+    assert "IndexError" in result.findings[-1].what
+    assert result.prompts  # what was seen before is shown
+
+
 def test_a_model_that_says_nothing(tmp_path: Path) -> None:
     result = checked(tmp_path, say=lambda group, index: "" if index else "1")
     assert "completions_empty" in names(result, "warn")
