@@ -19,7 +19,7 @@ import torch
 
 from ..sources import default_cache_dir
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "head.cpp", "learner.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "decode.cpp", "head.cpp", "learner.cpp"))
 HEADER = Path(__file__).with_name("products.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 COMPILE_TIMEOUT_S = 120

@@ -18,7 +18,8 @@ from .build import library
 _Int = ctypes.c_int64
 
 
-def _call(name: str, *arguments: Tensor | int | float) -> None:
+def call(name: str, *arguments: Tensor | int | float) -> None:
+    """Call a kernel by name with contiguous tensors and numbers."""
     kernels = library()
     assert kernels is not None
     getattr(kernels, name)(*map(_argument, arguments))
@@ -38,7 +39,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
         y_TI = torch.empty_like(x_TI, dtype=torch.bfloat16)
         inverse_T = x_TI.new_empty(len(x_TI))
-        _call("rms_norm_forward", x_TI, weight_I, *x_TI.shape, eps, y_TI, inverse_T)
+        call("rms_norm_forward", x_TI, weight_I, *x_TI.shape, eps, y_TI, inverse_T)
         ctx.save_for_backward(x_TI, weight_I, inverse_T)
         return y_TI
 
@@ -46,7 +47,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, dy_TI: Tensor) -> tuple[Tensor, None, None]:
         x_TI, weight_I, inverse_T = ctx.saved_tensors
         dx_TI = torch.empty_like(x_TI)
-        _call("rms_norm_backward", x_TI, weight_I, inverse_T, dy_TI.contiguous(), *x_TI.shape, dx_TI)
+        call("rms_norm_backward", x_TI, weight_I, inverse_T, dy_TI.contiguous(), *x_TI.shape, dx_TI)
         return dx_TI, None, None
 
 
@@ -56,7 +57,7 @@ class _SiluMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TG: Tensor) -> Tensor:
         out_TF = y_TG.new_empty(len(y_TG), y_TG.shape[1] // 2)
-        _call("silu_mul_forward", y_TG, *out_TF.shape, out_TF)
+        call("silu_mul_forward", y_TG, *out_TF.shape, out_TF)
         ctx.save_for_backward(y_TG)
         return out_TF
 
@@ -64,7 +65,7 @@ class _SiluMul(torch.autograd.Function):
     def backward(ctx: Any, dout_TF: Tensor) -> Tensor:
         (y_TG,) = ctx.saved_tensors
         dy_TG = torch.empty_like(y_TG)
-        _call("silu_mul_backward", y_TG, dout_TF.contiguous(), *dout_TF.shape, dy_TG)
+        call("silu_mul_backward", y_TG, dout_TF.contiguous(), *dout_TF.shape, dy_TG)
         return dy_TG
 
 
@@ -76,7 +77,7 @@ class _Heads(torch.autograd.Function):
         width = y_TO.shape[1] // (heads + 2 * kv_heads)
         out_HTD = torch.empty(heads + 2 * kv_heads, len(y_TO), width)
         ctx.sizes = (len(y_TO), heads, kv_heads, width, cos_TD.shape[1])
-        _call("heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
+        call("heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
         ctx.save_for_backward(cos_TD, sin_TD)
         return out_HTD
 
@@ -85,7 +86,7 @@ class _Heads(torch.autograd.Function):
         cos_TD, sin_TD = ctx.saved_tensors
         tokens, heads, kv_heads, width, _ = ctx.sizes
         dy_TO = torch.empty(tokens, (heads + 2 * kv_heads) * width, dtype=torch.bfloat16)
-        _call("heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
+        call("heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
         return dy_TO, None, None, None, None
 
 
@@ -96,14 +97,14 @@ class _MergeHeads(torch.autograd.Function):
     def forward(ctx: Any, x_HTD: Tensor) -> Tensor:
         heads, tokens, width = ctx.shape = x_HTD.shape
         y_TI = torch.empty(tokens, heads * width, dtype=torch.bfloat16)
-        _call("merge_heads", x_HTD.contiguous(), tokens, heads, width, y_TI)
+        call("merge_heads", x_HTD.contiguous(), tokens, heads, width, y_TI)
         return y_TI
 
     @staticmethod
     def backward(ctx: Any, dy_TI: Tensor) -> Tensor:
         heads, tokens, width = ctx.shape
         dx_HTD = torch.empty(heads, tokens, width)
-        _call("split_heads", dy_TI.contiguous(), tokens, heads, width, dx_HTD)
+        call("split_heads", dy_TI.contiguous(), tokens, heads, width, dx_HTD)
         return dx_HTD
 
 

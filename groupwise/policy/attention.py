@@ -8,7 +8,7 @@ Shapes: H query heads, K key/value heads, T tokens of the pass, S keys, D head w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,6 +39,23 @@ class Plan(Protocol):
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         """Attention output HTD for the packed tokens of the pass."""
+
+
+class Pieces:
+    """A plan whose tokens stand in pieces: each sees all of a context and, causally, itself. The rest is padding."""
+
+    pieces: Tensor
+    """Rows of (first token, number of tokens, first token of the context, number of its tokens)."""
+    longest: int
+    """Tokens of the longest context and piece together."""
+
+    def keep(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
+        """Told the keys and values of every layer, in order."""
+
+
+def piece_table(pieces: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, int]:
+    """`pieces` and `longest` of a plan; empty pieces are left out."""
+    return torch.tensor([p for p in pieces if p[1]]).view(-1, 4), max(p[1] + p[3] for p in pieces)
 
 
 class PlanHolder:

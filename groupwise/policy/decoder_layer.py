@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
+from ..kernels.attention import packed_attention
 from ..kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
 from ..kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
-from .attention import Layer, Plan, PlanHolder
+from .attention import Layer, Pieces, Plan, PlanHolder
 from .projection import Part, Projection
 
 TOLERANCE = 0.02
@@ -77,10 +78,19 @@ class KernelLayer:
         norm_in, norm_post = (n.weight.detach().float() for n in (p.norm_in, p.norm_post))
         qkv_TO = p.qkv.whole(rms_norm(x_TI, norm_in, p.eps))
         heads_HTD = turned_heads(qkv_TO, cos_TD, sin_TD, p.heads, p.kv_heads)
-        attended_HTD = plan.attend(p.attention, *heads_HTD.split([p.heads, p.kv_heads, p.kv_heads]))
+        attended_HTD = self._attend(heads_HTD, plan)
         x_TI = x_TI + p.o.whole(merge_heads(attended_HTD))
         gate_up_TG = p.gate_up.whole(rms_norm(x_TI, norm_post, p.eps))
         return x_TI + p.down.whole(silu_mul(gate_up_TG))
+
+    def _attend(self, heads_HTD: Tensor, plan: Plan) -> Tensor:
+        """Attention of a pass, by the kernel where no window cuts it."""
+        p, window = self._parts, self._parts.attention.window
+        parts = heads_HTD.split([p.heads, p.kv_heads, p.kv_heads])
+        if not isinstance(plan, Pieces) or (window is not None and window < plan.longest):
+            return plan.attend(p.attention, *parts)
+        plan.keep(parts[1], parts[2])
+        return packed_attention(heads_HTD, plan.pieces, p.heads, p.kv_heads, p.attention.scaling)
 
 
 def install_kernels(model: nn.Module, holder: PlanHolder) -> list[KernelLayer]:

@@ -5,13 +5,13 @@ Shapes: N completions (rows), P packed tokens, C predicted completion tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .attention import Layer, causal_mask, dot_product_attention
+from .attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
 
 BUCKET = 64
 """Packed tokens are padded to a multiple: kernels are built and kept for each new shape (0.2 GB a step, unpadded)."""
@@ -86,8 +86,16 @@ class _Segment:
     def longest(self) -> int:
         return max(self.lengths)
 
+    def pieces(self) -> Iterator[tuple[int, int, int, int]]:
+        """The prompt, which sees itself, and every completion, which sees the prompt too."""
+        yield self.start, self.prompt_length, 0, 0
+        first = self.start + self.prompt_length
+        for length in self.lengths:
+            yield first, length, self.start, self.prompt_length
+            first += length
 
-class Pack:
+
+class Pack(Pieces):
     """The packed tokens of some rows, and the plan by which they attend."""
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
@@ -108,6 +116,7 @@ class Pack:
                 positions += range(len(prompt), len(prompt) + len(inputs))
             lengths = tuple(max(len(rows.token_ids[row]) - 1, 0) for row in run)
             self.segments.append(_segment(start, len(prompt), lengths, device))
+        self.pieces, self.longest = piece_table([piece for segment in self.segments for piece in segment.pieces()])
         self.num_padding = -len(ids) % BUCKET
         ids += ids[:1] * self.num_padding
         positions += [0] * self.num_padding

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.decode import Caches
-from ...policy.attention import Layer, causal_mask, dot_product_attention
+from ...policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
 from ...policy.decoder_layer import Decoding
 
 FIRST_CAPACITY = 32
@@ -32,12 +32,20 @@ class PromptCache:
     layers: list[tuple[Tensor, Tensor]]
 
 
-class PrefillPlan:
+class PrefillPlan(Pieces):
     """Causal attention inside each of several packed prompts, keeping their keys and values; the rest is padding."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
+        first = [sum(self.lengths[:number]) for number in range(len(self.lengths))]
+        self.pieces, self.longest = piece_table([(f, n, 0, 0) for f, n in zip(first, self.lengths, strict=True)])
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in lengths]
+
+    def keep(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
+        padding = k_KTD.shape[1] - sum(self.lengths)
+        parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (k_KTD, v_KTD)), strict=True)
+        for kept, pair in zip(self._kept, parts, strict=False):
+            kept.append(pair)
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         outputs = []

@@ -1,0 +1,201 @@
+// Attention of packed groups in a training pass, forward and backward: float32, and no work for keys that are masked.
+//
+// A pass is cut into pieces: runs of tokens that see all of a context (the prompt of their group) and, causally,
+// themselves. A task is one piece with one key/value head and all query heads that share it. Keys and values of the
+// context come first, the piece's own follow. The gradients for a context are gathered piece by piece and added in the
+// order of the pieces, so the result does not depend on the number of threads.
+//
+// Shapes: H query heads, K key/value heads, T tokens of the pass, D head width, S keys of a piece.
+
+#include "products.h"
+
+extern "C" {
+
+struct Piece {
+    int64_t first, count;                  // tokens
+    int64_t context_first, context_count;  // what they all see
+};
+}
+
+namespace {
+
+constexpr int ROWS = 12;   // rows of a tile of products
+constexpr int BLOCK = 48;  // queries whose scores exist at a time
+
+// c[r, 0..n) (+)= sum_k a[r a_row + k a_col] b[k, 0..n); n is a multiple of 16.
+template <int R>
+void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t depth, float* c, int64_t c_row, int64_t n, bool adds) {
+    int64_t j = 0;
+    for (; j + PANEL <= n; j += PANEL) {
+        __m512 sums[R][2];
+        for (int r = 0; r < R; ++r)
+            for (int half = 0; half < 2; ++half)
+                sums[r][half] = adds ? _mm512_loadu_ps(c + r * c_row + j + half * LANES) : _mm512_setzero_ps();
+        for (int64_t k = 0; k < depth; ++k) {
+            const __m512 low = _mm512_loadu_ps(b + k * b_row + j), high = _mm512_loadu_ps(b + k * b_row + j + LANES);
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r) {
+                const __m512 factor = _mm512_set1_ps(a[r * a_row + k * a_col]);
+                sums[r][0] = _mm512_fmadd_ps(factor, low, sums[r][0]);
+                sums[r][1] = _mm512_fmadd_ps(factor, high, sums[r][1]);
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int half = 0; half < 2; ++half) _mm512_storeu_ps(c + r * c_row + j + half * LANES, sums[r][half]);
+    }
+    for (; j < n; j += LANES)
+        for (int r = 0; r < R; ++r) {
+            __m512 sum = adds ? _mm512_loadu_ps(c + r * c_row + j) : _mm512_setzero_ps();
+            for (int64_t k = 0; k < depth; ++k)
+                sum = _mm512_fmadd_ps(_mm512_set1_ps(a[r * a_row + k * a_col]), _mm512_loadu_ps(b + k * b_row + j), sum);
+            _mm512_storeu_ps(c + r * c_row + j, sum);
+        }
+}
+
+void multiply(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t depth, float* c, int64_t c_row, int64_t n, bool adds) {
+    int64_t r = 0;
+    for (; r + ROWS <= rows; r += ROWS) multiply_tile<ROWS>(a + r * a_row, a_row, a_col, b, b_row, depth, c + r * c_row, c_row, n, adds);
+    for (; r + 4 <= rows; r += 4) multiply_tile<4>(a + r * a_row, a_row, a_col, b, b_row, depth, c + r * c_row, c_row, n, adds);
+    for (; r < rows; ++r) multiply_tile<1>(a + r * a_row, a_row, a_col, b, b_row, depth, c + r * c_row, c_row, n, adds);
+}
+
+inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// Context and own rows of one head below each other, [S, D], and their transpose [D, padded S].
+void gather(const float* head, const Piece& piece, int64_t width, float* rows, float* columns) {
+    std::copy_n(head + piece.context_first * width, piece.context_count * width, rows);
+    std::copy_n(head + piece.first * width, piece.count * width, rows + piece.context_count * width);
+    const int64_t num = piece.context_count + piece.count, stride = padded(num);
+    std::fill_n(columns, width * stride, 0.0f);
+    for (int64_t s = 0; s < num; ++s)
+        for (int64_t d = 0; d < width; ++d) columns[d * stride + s] = rows[s * width + d];
+}
+
+// One thread's memory for one task.
+struct Memory {
+    std::vector<float> k, v, k_columns, v_columns, scores, slopes, dk, dv;
+
+    void prepare(int64_t keys, int64_t width) {
+        const int64_t all = padded(keys);
+        for (auto* part : {&k, &v, &k_columns, &v_columns, &dk, &dv}) part->resize(all * width);
+        for (auto* part : {&scores, &slopes}) part->resize(BLOCK * all);
+    }
+};
+
+thread_local Memory memory;
+
+// Scores of `rows` queries, the first of them number `from` of its piece, against the keys they see: exp(s - lse) when
+// `lse` is known, else it is found and stored. Beyond what a row sees stands 0.
+void probabilities(const float* q, const Piece& piece, int64_t from, int64_t rows, int64_t width, float scaling, const float* k_columns, float* scores, float* lse, bool is_known) {
+    const int64_t stride = padded(piece.context_count + piece.count), used = padded(piece.context_count + from + rows);
+    multiply(q, width, 1, k_columns, stride, rows, width, scores, stride, used, false);
+    for (int64_t r = 0; r < rows; ++r) {
+        float* row = scores + r * stride;
+        const int64_t seen = piece.context_count + from + r + 1, whole = seen / LANES * LANES;
+        const __mmask16 tail = (1u << (seen - whole)) - 1;
+        const __m512 scale = _mm512_set1_ps(scaling);
+        float shift = is_known ? lse[r] : -INFINITY;
+        if (!is_known) {
+            __m512 max16 = _mm512_set1_ps(-INFINITY);
+            for (int64_t s = 0; s < whole; s += LANES) max16 = _mm512_max_ps(max16, _mm512_loadu_ps(row + s));
+            if (tail) max16 = _mm512_mask_max_ps(max16, tail, max16, _mm512_loadu_ps(row + whole));
+            shift = _mm512_reduce_max_ps(max16) * scaling;
+        }
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t s = 0; s < used; s += LANES) {
+            const __mmask16 kept = s < whole ? 0xffff : s == whole ? tail : 0;
+            const __m512 z = _mm512_fmsub_ps(_mm512_loadu_ps(row + s), scale, _mm512_set1_ps(shift));
+            const __m512 weight = _mm512_maskz_mov_ps(kept, exp16(z));
+            sum = _mm512_add_ps(sum, weight);
+            _mm512_storeu_ps(row + s, weight);
+        }
+        if (is_known) continue;
+        const float total = _mm512_reduce_add_ps(sum);
+        lse[r] = shift + std::log(total);
+        const __m512 inverse = _mm512_set1_ps(1.0f / total);
+        for (int64_t s = 0; s < used; s += LANES) _mm512_storeu_ps(row + s, _mm512_mul_ps(_mm512_loadu_ps(row + s), inverse));
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// qkv [H + 2 K, T, D]: queries, keys, values -> out [H, T, D] and log-sum-exp of the scores [H, T].
+void attention_forward(const float* qkv, const Piece* pieces, int64_t num_pieces, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scaling, float* out, float* lse) {
+    const int64_t queries = heads / kv_heads, plane = tokens * width;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
+        const Piece& piece = pieces[task / kv_heads];
+        const int64_t k = task % kv_heads, num = piece.context_count + piece.count, stride = padded(num);
+        memory.prepare(num, width);
+        gather(qkv + (heads + k) * plane, piece, width, memory.k.data(), memory.k_columns.data());
+        gather(qkv + (heads + kv_heads + k) * plane, piece, width, memory.v.data(), memory.v_columns.data());
+        for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
+            for (int64_t from = 0; from < piece.count; from += BLOCK) {
+                const int64_t rows = std::min<int64_t>(BLOCK, piece.count - from), at = h * tokens + piece.first + from;
+                probabilities(qkv + at * width, piece, from, rows, width, scaling, memory.k_columns.data(), memory.scores.data(), lse + at, false);
+                multiply(memory.scores.data(), stride, 1, memory.v.data(), width, rows, piece.context_count + from + rows, out + at * width, width, width, false);
+            }
+    }
+}
+
+// dqkv [H + 2 K, T, D], zeroed before the call, from dout [H, T, D].
+void attention_backward(const float* qkv, const Piece* pieces, int64_t num_pieces, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scaling, const float* out, float* lse, const float* dout, float* dqkv) {
+    const int64_t queries = heads / kv_heads, plane = tokens * width;
+    std::vector<int64_t> offset(num_pieces + 1, 0);
+    for (int64_t p = 0; p < num_pieces; ++p) offset[p + 1] = offset[p] + pieces[p].context_count;
+    std::vector<float> context(2 * kv_heads * offset[num_pieces] * width);  // [pieces' contexts, K, 2, D] by piece
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
+        const int64_t p = task / kv_heads, k = task % kv_heads;
+        const Piece& piece = pieces[p];
+        const int64_t num = piece.context_count + piece.count, stride = padded(num);
+        Memory& m = memory;
+        m.prepare(num, width);
+        gather(qkv + (heads + k) * plane, piece, width, m.k.data(), m.k_columns.data());
+        gather(qkv + (heads + kv_heads + k) * plane, piece, width, m.v.data(), m.v_columns.data());
+        std::fill(m.dk.begin(), m.dk.end(), 0.0f);
+        std::fill(m.dv.begin(), m.dv.end(), 0.0f);
+        for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
+            for (int64_t from = 0; from < piece.count; from += BLOCK) {
+                const int64_t rows = std::min<int64_t>(BLOCK, piece.count - from), at = h * tokens + piece.first + from;
+                const int64_t seen = piece.context_count + from + rows, used = padded(seen);
+                const float *q = qkv + at * width, *slope = dout + at * width;
+                float *scores = m.scores.data(), *slopes = m.slopes.data();
+                probabilities(q, piece, from, rows, width, scaling, m.k_columns.data(), scores, lse + at, true);
+                multiply(slope, width, 1, m.v_columns.data(), stride, rows, width, slopes, stride, used, false);
+                multiply(scores, 1, stride, slope, width, seen, rows, m.dv.data(), width, width, true);
+                for (int64_t r = 0; r < rows; ++r) {
+                    __m512 sum = _mm512_setzero_ps();
+                    for (int64_t d = 0; d < width; d += LANES)
+                        sum = _mm512_fmadd_ps(_mm512_loadu_ps(slope + r * width + d), _mm512_loadu_ps(out + (at + r) * width + d), sum);
+                    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum)), scale = _mm512_set1_ps(scaling);
+                    for (int64_t s = 0; s < used; s += LANES) {
+                        float* place = slopes + r * stride + s;
+                        const __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(scores + r * stride + s), scale);
+                        _mm512_storeu_ps(place, _mm512_mul_ps(weight, _mm512_sub_ps(_mm512_loadu_ps(place), mean)));
+                    }
+                }
+                multiply(slopes, stride, 1, m.k.data(), width, rows, seen, dqkv + at * width, width, width, false);
+                multiply(slopes, 1, stride, q, width, seen, rows, m.dk.data(), width, width, true);
+            }
+        float* kept = context.data() + 2 * (kv_heads * offset[p] + k * piece.context_count) * width;
+        const int64_t context_size = piece.context_count * width, own_size = piece.count * width;
+        std::copy_n(m.dk.data(), context_size, kept);
+        std::copy_n(m.dv.data(), context_size, kept + context_size);
+        std::copy_n(m.dk.data() + context_size, own_size, dqkv + (heads + k) * plane + piece.first * width);
+        std::copy_n(m.dv.data() + context_size, own_size, dqkv + (heads + kv_heads + k) * plane + piece.first * width);
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < kv_heads; ++k)
+        for (int64_t p = 0; p < num_pieces; ++p) {
+            const int64_t size = pieces[p].context_count * width, first = pieces[p].context_first * width;
+            const float* kept = context.data() + 2 * (kv_heads * offset[p] * width + k * size);
+            for (int half = 0; half < 2; ++half) {
+                float* to = dqkv + (heads + half * kv_heads + k) * plane + first;
+                for (int64_t i = 0; i < size; ++i) to[i] += kept[half * size + i];
+            }
+        }
+}
+}
