@@ -239,7 +239,7 @@ class GRPOTrainer:
         if target.resolve() != self.output_dir.resolve():
             return save(self.model, self.processing_class, target)
         final = run_folder.RunFolder(self.output_dir).final
-        with disk.whole_folder(final, 0) as scratch:
+        with disk.whole_folder(final, 4 * count_parameters(self.model).trainable) as scratch:
             save(self.model, self.processing_class, scratch)
         return final
 

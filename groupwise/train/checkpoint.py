@@ -65,7 +65,8 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     """Put back what `read_state` has found good."""
     load_weights(path, learner.network.model)
-    learner.optimizer.load_state_dict(join(state["optimizer"], load_file(path / "optimizer.safetensors")))
+    moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
+    learner.optimizer.load_state_dict(join(state["optimizer"], moments))
     learner.scheduler.load_state_dict(join(state["scheduler"], {}))
     learner.load_state_dict(state["learner"])
     if learner.reference is not None and (path / "reference.safetensors").is_file():
