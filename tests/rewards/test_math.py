@@ -94,6 +94,7 @@ def test_chats_and_named_places(judge):
     assert boxed.judge([group]).groups[0].reward == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_an_answer_that_would_take_for_ever_is_wrong_and_the_next_one_is_judged():
     judge = Judge(resolve_rewards([{"name": "math", "limit_s": 1.5}]))
     start = time.monotonic()
