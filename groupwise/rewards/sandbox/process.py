@@ -59,11 +59,15 @@ class Process:
         self._open = {self._in, self._out, self._err}
         self._unsent, self._received, self._errors = bytearray(), bytearray(), bytearray()
         self._watched_at = 0.0
+        self._has_started = False
 
     def await_start(self, seconds: float) -> None:
         """Wait until it is ready for its task; `RewardError` when it does not start, which is no row's fault."""
+        if self._has_started:
+            return
         try:
             self.receive(Deadline.after(seconds))
+            self._has_started = True
         except WorkerError as error:
             said = f" It said: {self.errors.strip()[-300:]}" if self.errors.strip() else ""
             raise RewardError(f"A worker process ({self.backend.name}) did not start: {error}.{said}") from None

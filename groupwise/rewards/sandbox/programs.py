@@ -37,20 +37,20 @@ class Programs:
     def __init__(self, timeout_s: float, limits: Limits, num_ready: int | None = None) -> None:
         self.timeout_s, self.limits = timeout_s, limits
         self.num_ready = num_ready or min(8, os.cpu_count() or 1)
-        self._ready: list[Process] = []
+        self.waiting: list[Process] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _kill_all, self._ready)
+        weakref.finalize(self, _kill_all, self.waiting)
 
     def start(self) -> None:
         """Start the workers that wait; `ConfigError` where there is no sandbox for them."""
         with self._lock:
-            while len(self._ready) < self.num_ready:
-                self._ready.append(self._started())
+            while len(self.waiting) < self.num_ready:
+                self.waiting.append(self._started())
 
     def close(self) -> None:
         """End the workers that wait."""
         with self._lock:
-            _kill_all(self._ready)
+            _kill_all(self.waiting)
 
     def run(self, source: str, stdin: str) -> Printed:
         """Run a program with this input."""
@@ -89,8 +89,8 @@ class Programs:
     def _one_worker(self) -> Iterator[Process]:
         """A worker that waits, with another one started in its place; killed when it is done with."""
         with self._lock:
-            worker = self._ready.pop(0) if self._ready else self._started()
-            self._ready.append(self._started())
+            worker = self.waiting.pop(0) if self.waiting else self._started()
+            self.waiting.append(self._started())
         try:
             worker.await_start(START_S)
             yield worker
