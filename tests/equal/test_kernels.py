@@ -33,12 +33,14 @@ def rollout_gap(compute: ComputeModel, exact: Network) -> float:
     """Mean distance of the engine's log-probs from a float32 pass over the same tokens."""
     engine = NativeEngine(compute)
     engine.load_weights(None, version=0)
-    requests = [Request(p, 3, Sampling(max_tokens=40), seed=(number,)) for number, p in enumerate(PROMPTS)]
+    sampling = Sampling(max_tokens=40, stop_ids=(5, 9))  # rows end at different times, until one prompt is left
+    requests = [Request(p, 6, sampling, seed=(number,)) for number, p in enumerate(PROMPTS)]
     gaps = []
     for number, completions in engine.generate(requests):
         ids = [c.token_ids for c in completions]
         scores = exact.score(Rows([requests[number].prompt_ids] * len(ids), ids, [0] * len(ids)), Scoring())
-        gaps += [(scores.logprob_NT[n] - torch.tensor(c.rollout_logprob)).abs() for n, c in enumerate(completions)]
+        rollout = [torch.tensor(c.rollout_logprob) for c in completions]
+        gaps += [(scores.logprob_NT[n, : len(r)] - r).abs() for n, r in enumerate(rollout)]
     return float(torch.cat(gaps).mean())
 
 
