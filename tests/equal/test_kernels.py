@@ -15,6 +15,7 @@ from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.packing import Rows
 from groupwise.rollout.native import NativeEngine
+from groupwise.rollout.native.cache import DecodePlan, PromptCache
 from groupwise.types import Request, Sampling
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
@@ -131,3 +132,15 @@ def test_the_output_layer_gives_what_torch_gives(vocabulary):
     assert found.weight_NV is not None
     assert torch.allclose(found.weight_NV.float(), weights.exp(), rtol=0.01, atol=1e-5)
     assert torch.allclose(found.total_N, weights.exp().sum(-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_caches_that_moved_to_a_new_grid_are_contiguous(cells):
+    prompts = [PromptCache(3, [(torch.randn(2, 3, 16), torch.randn(2, 3, 16))]) for _ in range(cells)]
+    old, new = (DecodePlan(prompts, slots, torch.device("cpu")) for slots in (4, 2))
+    old.caches(0, 2, 16).own_k.copy_(torch.randn(2 * cells, 4, 32, 16))
+    old.advance()
+    new.take_rows(old, [4 * (row // 2) + row % 2 + 1 for row in range(2 * cells)])
+    caches = new.caches(0, 2, 16)
+    assert torch.equal(caches.own_k[:, :, 0], old.own[0][0][:, 1:3, 0])
+    assert all(t.is_contiguous() for t in (caches.own_k, caches.own_v, caches.prompt_k, caches.prompt_v))

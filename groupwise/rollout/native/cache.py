@@ -129,8 +129,8 @@ class DecodePlan(Decoding):
         rows = cache.view(old.num_cells, heads, *cache.shape[1:]).transpose(1, 2).flatten(0, 1)[old_rows]
         fresh = cache.new_zeros(self.num_rows, heads, _capacity(self.clock + 1), cache.shape[-1])
         fresh[new_rows, :, : self.clock] = rows[:, :, old.clock - self.clock : old.clock]
-        # Contiguous: with a single cell the flattened transpose would be a view.
-        return fresh.view(self.num_cells, self.slots, heads, *fresh.shape[2:]).transpose(1, 2).flatten(0, 1).contiguous()
+        grid = fresh.view(self.num_cells, self.slots, heads, *fresh.shape[2:]).transpose(1, 2)
+        return grid.flatten(0, 1).contiguous()  # with a single cell the flattened grid would be a view
 
     def positions(self) -> Tensor:
         """Position of each row's next token in its sequence."""
