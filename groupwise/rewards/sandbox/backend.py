@@ -13,10 +13,10 @@ from groupwise.rewards.sandbox.limits import Limits
 INSIDE = Path(__file__).parent / "inside"
 
 BOOT = (
-    "import sys, importlib.util as u\n"
-    "s = u.spec_from_file_location('_groupwise_inside', sys.argv[1] + '/__init__.py', "
-    "submodule_search_locations=[sys.argv[1]])\n"
-    "m = u.module_from_spec(s); sys.modules[s.name] = m; s.loader.exec_module(m)\n"
+    "import sys\n"
+    "package = type(sys)('_groupwise_inside')\n"
+    "package.__path__ = [sys.argv[1]]\n"
+    "sys.modules[package.__name__] = package\n"
     "from _groupwise_inside.main import main\n"
     "main()\n"
 )
