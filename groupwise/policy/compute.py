@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
 from .attention import Plan, install
 from .decoder_layer import install_kernels
 from .head import Head
@@ -38,7 +39,8 @@ class ComputeModel:
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
         self._set_mode(gradient_checkpointing)
         self.device = self.head.weight_VD.device
-        self.kernel_layers = install_kernels(self.model, self._holder) if dtype == torch.bfloat16 else []
+        may_use_kernels = dtype == torch.bfloat16 and self.device.type == "cpu"
+        self.kernel_layers = install_kernels(self.model, self._holder) if may_use_kernels else []
 
     def _set_mode(self, gradient_checkpointing: bool) -> None:
         self.model.eval()
@@ -59,6 +61,13 @@ class ComputeModel:
         self.head.refresh(pack=pack)
         if pack:
             self._prepare_decoding()
+
+    @property
+    def why_no_kernels(self) -> str | None:
+        """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
+        if self.kernel_layers or self.dtype != torch.bfloat16 or self.device.type != "cpu":
+            return None
+        return kernels.why_none() or "no layer of this model is of the make they compute"
 
     def drop_kernels(self) -> None:
         """Let every layer run its own code while decoding too."""

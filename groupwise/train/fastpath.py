@@ -35,6 +35,8 @@ def build_network(
     why = why_not_fast(model, sampling)
     if why is None:
         compute = ComputeModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
+        if compute.why_no_kernels is not None:
+            notify(f"No compiled kernels: {compute.why_no_kernels}. A step takes about twice as long without them.")
         return Network(model, dtype, compute)
     notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
     return Network(model, dtype, None, why)

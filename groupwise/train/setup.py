@@ -174,6 +174,7 @@ def record_of_start(
             "num_trainable_parameters": parameters.trainable,
             "compute_dtype": str(policy.network.dtype).removeprefix("torch."),
             "slow_path_because": policy.network.why_plain,
+            "no_kernels_because": None if policy.network.compute is None else policy.network.compute.why_no_kernels,
         },
         "data": {
             **problems.problems.info,
@@ -185,6 +186,7 @@ def record_of_start(
         "versions": versions(),
         "git": git_state(),
         "hardware": hardware(next(policy.model.parameters()).device),
+        "sandbox": sandboxes_in_use(),
     }
 
 
