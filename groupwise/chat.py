@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from groupwise.errors import DataError
+from groupwise.errors import DataError, shortened
 from groupwise.types import Message, Prompt
 
 CompletionValue = str | list[Message]
@@ -48,7 +48,7 @@ def encode_prompt(
             )
         return _encode_text(tokenizer, prompt)
     text = render_chat(tokenizer, prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs)
-    return tokenizer.encode(text, add_special_tokens=False)  # the template writes its own BOS
+    return _ids(tokenizer, text, add_special_tokens=False)  # the template writes its own BOS
 
 
 def render_chat(
@@ -115,8 +115,8 @@ def pad_id(tokenizer: Tokenizer) -> int:
 
 def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """What the tokenizer puts before a text (BOS) stays, once; what it puts after it (EOS, SEP) goes."""
-    bare = tokenizer.encode(text, add_special_tokens=False)
-    full = tokenizer.encode(text)
+    bare = _ids(tokenizer, text, add_special_tokens=False)
+    full = _ids(tokenizer, text)
     starts = [k for k in range(len(full) - len(bare) + 1) if full[k : k + len(bare)] == bare]
     ids = full[: starts[0] + len(bare)] if starts else full
     has_second_bos = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
@@ -124,12 +124,18 @@ def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _apply_template(tokenizer: Tokenizer, messages: list[Message], options: dict[str, Any]) -> str:
-    from jinja2.exceptions import TemplateError
-
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except (TemplateError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program of its own, and fails like one
         roles = ", ".join(str(message["role"]) for message in messages)
-        raise DataError(f"The chat template refused a prompt with the roles {roles}: {error}") from error
-    assert isinstance(text, str)
+        raise DataError(f"The chat template refused a prompt with the roles {shortened(roles)}: {error}") from error
+    if not isinstance(text, str):
+        raise DataError(f"The chat template gave a {type(text).__name__}, not text. Look at chat_template_kwargs.")
     return text
+
+
+def _ids(tokenizer: Tokenizer, text: str, **options: bool) -> list[int]:
+    try:
+        return tokenizer.encode(text, **options)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise DataError(f"The tokenizer refused {shortened(text)!r}. Does it hold half a character?") from error

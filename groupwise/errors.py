@@ -16,6 +16,7 @@ Each message says what was found, what was expected and what to do. A programmer
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 from groupwise.redact import redact
@@ -58,6 +59,30 @@ class TrainingError(GroupwiseError, RuntimeError):
 
 class GuardError(TrainingError):
     """A guard has ended the run, or would not let it start (docs/guards.md)."""
+
+
+def can_name_file(name: str) -> bool:
+    """Whether a file could be called so on most systems: parts of 255 bytes at most, no NUL, no half character."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return False
+    is_short = len(encoded) < 4096 and all(len(part) <= 255 for part in encoded.split(b"/"))
+    has_home = not name.startswith("~") or os.path.expanduser(name) != name
+    return is_short and has_home and b"\0" not in encoded
+
+
+def shortened(text: str, limit: int = 200) -> str:
+    """The text, or its beginning where it would drown a message."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def words_of(error: BaseException, limit: int = 2000) -> str:
+    """What an exception of somebody else's says, whatever its `__str__` does."""
+    try:
+        return shortened(str(error), limit)
+    except Exception:  # the words of an error must not become the error
+        return "(it cannot be put in words)"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

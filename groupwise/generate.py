@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .chat import decode_completion, encode_prompt, pad_id, stop_ids
-from .errors import ConfigError, RunError
+from .errors import ConfigError, ModelError, RunError, can_name_file, shortened, words_of
 from .policy.load import load_model, load_tokenizer
 from .runs.folder import RunFolder
 from .runs.reader import RunReader
@@ -72,7 +73,10 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
             f'The adapter "{path}" has no adapter_model.safetensors; groupwise reads no pickles (.bin). Save it again '
             "with a present-day peft, or train it anew."
         )
-    base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or ""
+    with _readable(path):
+        base = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or ""
+    if not isinstance(base, str) or not can_name_file(base):
+        raise ConfigError(f"{path / _ADAPTER} names {shortened(repr(base))} as its base, which is no model.")
     if recorded and (base == "" or (Path(base).is_absolute() and not Path(base).exists())):
         base = recorded
     if not base:
@@ -81,13 +85,24 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     rest = {key: options[key] for key in ("trust_remote_code", "notify")}
     tokenizer = _tokenizer_of(path) if has_tokenizer else load_tokenizer(base, **rest)
-    return PeftModel.from_pretrained(model, str(path)), tokenizer
+    with _readable(path):
+        return PeftModel.from_pretrained(model, str(path)), tokenizer
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Inside, files of an adapter are read."""
+    try:
+        yield
+    except Exception as error:  # a damaged folder fails in as many ways as it has bytes
+        raise ModelError(f'The adapter "{path}" could not be read: {words_of(error)}') from error
 
 
 def _tokenizer_of(path: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    with _readable(path):
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
 
 
 def make_prompt(text: str, system: str | None, tokenizer: Any, *, is_plain: bool) -> Prompt:

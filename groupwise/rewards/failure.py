@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from groupwise.errors import RewardError
+from groupwise.errors import RewardError, words_of
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.interrupt import BrokenOffError
 from groupwise.rewards.isolated import FailedInWorkerError, Isolated
@@ -21,7 +21,7 @@ def failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], erro
         row, line, what = error.row, error.line, str(error)
     else:
         row, line = _row(rows, keywords, error), failing_line(error, source_file(function.call))
-        what = f"raised {type(error).__name__}: {error}"
+        what = f"raised {type(error).__name__}: {words_of(error)}"
     many = f"one of {len(rows.rows)} completions, the first: {rows.describe(0)}"
     at = f"It was at {rows.describe(row) if row is not None else many}."
     if isinstance(error, BrokenOffError):

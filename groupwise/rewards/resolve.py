@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from groupwise.errors import ConfigError, did_you_mean
+from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.load import is_function_name, load_function
 from groupwise.rewards.patience import PATIENCE_SETTINGS, Patience
@@ -77,6 +77,8 @@ def _resolve(spec: Any, context: _Context) -> RewardFunction:
 
 
 def _from_string(spec: str, context: _Context) -> RewardFunction:
+    if not can_name_file(spec):
+        raise ConfigError(f"There is no reward {shortened(spec)!r}. Expected {_FORMS}.")
     if is_function_name(spec):
         return RewardFunction.of(load_function(spec, context.folder))
     if spec in SHIPPED:
@@ -88,6 +90,9 @@ def _from_string(spec: str, context: _Context) -> RewardFunction:
 
 def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
     settings = {key: value for key, value in spec.items() if key not in _OF_ALL}
+    for key in ("name", "tokenizer", "model"):  # the last two may be objects
+        if settings.get(key) is not None and _is_plain_data(settings[key]):
+            raise ConfigError(f"{key} of a reward is {shortened(repr(settings[key]))}; give its name as a text.")
     patience = Patience(**{key: spec[key] for key in PATIENCE_SETTINGS if key in spec})
     if "function" in settings:
         _refuse_unknown(settings, ("function", "name", "isolated"), "function")
@@ -99,7 +104,7 @@ def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
         function = _reward_model(settings.pop("model"), context, **settings)
     elif "name" in settings:
         name = settings.pop("name")
-        if name not in SHIPPED:
+        if not isinstance(name, str) or name not in SHIPPED:
             raise ConfigError(
                 f"There is no shipped reward {name!r}; there are {_NAMES}.{did_you_mean(str(name), SHIPPED)}"
                 " For a function of yours write function: file.py:function."
@@ -184,6 +189,11 @@ def _one_each(processing_classes: Any, count: int) -> list[Any]:
 def _is_module(spec: object) -> bool:
     """Whether this is a torch module; known from its classes, so that torch is not imported to find out."""
     return any(base.__name__ == "Module" and base.__module__.startswith("torch.nn.") for base in type(spec).__mro__)
+
+
+def _is_plain_data(value: object) -> bool:
+    """Whether a recipe could hold this and it is no name."""
+    return isinstance(value, bool | int | float | list | tuple | dict | bytes) or value == ""
 
 
 def _is_folder(spec: str, folder: Path) -> bool:

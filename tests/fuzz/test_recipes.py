@@ -26,8 +26,9 @@ GOOD: dict[str, Any] = {
     "prompts_per_step": 2, "num_generations": 4, "stop": ["\n"], "chat_template_kwargs": {"a": 1},
 }  # fmt: skip
 KEYS = sorted(KNOWN_KEYS | set(RecipeFields.model_fields))
-SPANS = st.sampled_from(["\t", "- ", ": ", "{", "[", "}", "]", "&a ", "*a", "!!python/name:os.system", "|", ">", "#", "?",
-                         "<<: ", "\x00", "---\n", "...\n", "'", '"', "%YAML 9", "1e999", "0x", ".nan", "~", "é\udce9"])  # fmt: skip
+SPANS = st.sampled_from(["\t", "- ", ": ", "{", "[", "}", "]", "&a ", "*a", "!!python/name:os.system", "|", ">", "#",
+                         "?", "<<: ", "\x00", "---\n", "...\n", "'", '"', "%YAML 9", "1e999", "0x", ".nan", "~",
+                         "é\udce9"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,9 @@ def test_configurations_with_any_python_values(changes: dict[str, Any]) -> None:
     attempt("GRPOConfig arguments", lambda: GRPOConfig(**changes).to_json_string())
 
 
-PARTS = st.sampled_from(["", "data", "rewards", "0", "9", "-1", "lora", "r", "objective", "path", "name", "beta", "x.y"])
+PARTS = st.sampled_from(
+    ["", "data", "rewards", "0", "9", "-1", "lora", "r", "objective", "path", "name", "beta", "x.y"]
+)
 
 
 @fuzz
