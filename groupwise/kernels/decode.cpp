@@ -97,15 +97,41 @@ void turn_head(float* head, const float* norm, const Layer& layer, const float* 
     }
 }
 
-// Scores of keys [from, to), scaled; returns their maximum.
-float score_keys(const float* q, const float* keys, int64_t from, int64_t to, int64_t width, float scaling, float* scores) {
-    float largest = -INFINITY;
-    for (int64_t t = from; t < to; ++t) {
-        const float score = dot(q, keys + t * width, width) * scaling;
-        scores[t - from] = score;
-        largest = std::max(largest, score);
+// Scores of `count` keys, scaled.
+void score_keys(const float* q, const float* keys, int64_t count, int64_t width, float scaling, float* scores) {
+    int64_t t = 0;
+    for (; t + LANES <= count; t += LANES) {
+        __m512 sums[LANES];
+        for (auto& sum : sums) sum = _mm512_setzero_ps();
+        for (int64_t d = 0; d < width; d += LANES) {
+            const __m512 part = _mm512_loadu_ps(q + d);
+#pragma GCC unroll 16
+            for (int j = 0; j < LANES; ++j) sums[j] = _mm512_fmadd_ps(part, _mm512_loadu_ps(keys + (t + j) * width + d), sums[j]);
+        }
+        _mm512_storeu_ps(scores + t, _mm512_mul_ps(sum_each(sums), _mm512_set1_ps(scaling)));
     }
-    return largest;
+    for (; t < count; ++t) scores[t] = dot(q, keys + t * width, width) * scaling;
+}
+
+// out += the weighted sum of `count` values.
+void mix_values(const float* weights, const float* values, int64_t count, int64_t width, float* out) {
+    constexpr int PARTS = 4;
+    for (int64_t d = 0; d < width; d += PARTS * LANES) {
+        const int parts = std::min<int64_t>(PARTS, (width - d) / LANES);
+        __m512 even[PARTS], odd[PARTS];
+        for (int i = 0; i < PARTS; ++i) even[i] = odd[i] = _mm512_setzero_ps();
+        int64_t t = 0;
+        for (; t + 2 <= count; t += 2)
+            for (int i = 0; i < parts; ++i) {
+                even[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t]), _mm512_loadu_ps(values + t * width + d + i * LANES), even[i]);
+                odd[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t + 1]), _mm512_loadu_ps(values + (t + 1) * width + d + i * LANES), odd[i]);
+            }
+        for (int i = 0; i < parts; ++i) {
+            if (t < count) even[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t]), _mm512_loadu_ps(values + t * width + d + i * LANES), even[i]);
+            float* place = out + d + i * LANES;
+            _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), _mm512_add_ps(even[i], odd[i])));
+        }
+    }
 }
 
 // Attention of one row's query heads that share key/value head k; [heads / K, D] into `out` as bfloat16.
@@ -123,9 +149,12 @@ void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const 
     const int64_t num_prompt = length - prompt_from, num = num_prompt + step.clock + 1 - own_from;
     for (int64_t q = 0; q < layer.heads / layer.kv_heads; ++q) {
         const float* query = queries + q * width;
-        float largest = score_keys(query, prompt_k, prompt_from, length, width, layer.scaling, scores);
-        largest = std::max(largest, score_keys(query, step.own_k + own, own_from, step.clock + 1, width, layer.scaling, scores + num_prompt));
+        score_keys(query, prompt_k + prompt_from * width, num_prompt, width, layer.scaling, scores);
+        score_keys(query, step.own_k + own + own_from * width, num - num_prompt, width, layer.scaling, scores + num_prompt);
         for (int64_t t = num; t < (num + LANES - 1) / LANES * LANES; ++t) scores[t] = -INFINITY;
+        __m512 max16 = _mm512_loadu_ps(scores);
+        for (int64_t t = LANES; t < num; t += LANES) max16 = _mm512_max_ps(max16, _mm512_loadu_ps(scores + t));
+        const float largest = _mm512_reduce_max_ps(max16);
         __m512 total16 = _mm512_setzero_ps();
         for (int64_t t = 0; t < num; t += LANES) {
             const __m512 inside = _mm512_sub_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(largest));
@@ -135,8 +164,8 @@ void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const 
             _mm512_storeu_ps(scores + t, weight);
         }
         float mixed[512] = {0};
-        for (int64_t t = 0; t < num_prompt; ++t) add_scaled(mixed, prompt_v + (prompt_from + t) * width, scores[t], width);
-        for (int64_t t = num_prompt; t < num; ++t) add_scaled(mixed, step.own_v + own + (own_from + t - num_prompt) * width, scores[t], width);
+        mix_values(scores, prompt_v + prompt_from * width, num_prompt, width, mixed);
+        mix_values(scores + num_prompt, step.own_v + own + own_from * width, num - num_prompt, width, mixed);
         const float inverse = 1.0f / _mm512_reduce_add_ps(total16);
         for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_bf16(mixed[i] * inverse);
     }
