@@ -6,6 +6,7 @@ import ast
 import hashlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ from groupwise.check.page import page
 from groupwise.check.result import Result
 from groupwise.check.screen import show
 from groupwise.cli import main
+from groupwise.config import GRPOConfig
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.native import NativeEngine
+from groupwise.train import setup
+from groupwise.train.collect import Collector
+from groupwise.types import Completion
 
 from .planted import ROWS, SETTINGS, checked, names, policy, right
 
@@ -97,6 +102,23 @@ def test_no_weight_is_changed_and_the_engine_agrees(tmp_path: Path) -> None:
     assert "engines_disagree" not in names(result)
 
 
+def test_the_first_step_would_sample_the_same(tmp_path: Path) -> None:
+    settings = policy_config(tmp_path)
+    result = checked(tmp_path, {"name": "length", "target": 9}, engine=policy().engine(settings), groups=6)
+    assert result.evidence is not None
+    subject = result.evidence.subject
+    collector = Collector(
+        subject.problems,
+        setup.make_order(subject.problems, settings),
+        subject.engine,
+        subject.judge,
+        settings,
+        policy().tokenizer,
+        policy().stop_ids,
+    )
+    assert collector.collect(1).groups == list(result.evidence.sampled.groups[: settings.prompts_per_step])
+
+
 def test_an_engine_that_disagrees_is_refused(tmp_path: Path) -> None:
     class Boasting(NativeEngine):
         """Claims other log-probs than it sampled with."""
@@ -113,15 +135,11 @@ def test_an_engine_that_disagrees_is_refused(tmp_path: Path) -> None:
     assert "engines_disagree" in names(result, "fail")
 
 
-def policy_config(tmp_path: Path):  # type: ignore[no-untyped-def]
-    from groupwise.config import GRPOConfig
-
+def policy_config(tmp_path: Path) -> GRPOConfig:
     return GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path)})
 
 
-def _louder(completion):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
+def _louder(completion: Completion) -> Completion:
     return replace(completion, rollout_logprob=tuple(x / 2 for x in completion.rollout_logprob))
 
 
