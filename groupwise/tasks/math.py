@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groupwise.errors import DataError
+from groupwise.errors import ConfigError, DataError
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.extract import boxed
 from groupwise.rewards.function import RewardFunction
@@ -26,6 +26,12 @@ class Math(FromHub):
     question: str = "problem"
     solution: str = "solution"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("auto", "tag", "boxed", "hashes", "whole")
+        if self.place not in known:
+            raise ConfigError(f"task math: place is {self.place!r}; expected one of {', '.join(known)}.")
+
     def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
         gold = boxed(str(row[self.solution]))
         if gold is None:
@@ -33,4 +39,4 @@ class Math(FromHub):
         return {"prompt": self.prompt(row[self.question]), "answer": gold, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:
-        return resolve_rewards([{"name": "math"}])
+        return resolve_rewards([{"name": "math", "place": self.place}])

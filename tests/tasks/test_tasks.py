@@ -169,6 +169,7 @@ def test_prompts_are_chats_or_text_with_the_system_prompt_that_is_asked_for() ->
         ("arithmetic?place=tags", "place is 'tags'.*Did you mean \"tag\""),
         ("arithmetic?size=0", "size is 0"),
         ("arithmetic?level=3&max_level=2", "max_level is 2"),
+        ("math?place=last", "task math: place is 'last'"),
         ("reasoning-gym", "reasoning-gym:NAME"),
         ("reasoning-gym:", "reasoning-gym:NAME"),
         ("countdown:x", "there is no task"),
@@ -196,6 +197,17 @@ def test_gsm8k_takes_the_number_after_the_hashes(tmp_path: Path) -> None:
     ]  # fmt: skip
     named = load_task({"name": "gsm8k", "path": "rows.jsonl", "subset": None, "eval_split": None}, tmp_path)
     assert (len(named.problems), named.eval_problems) == (2, None)
+
+
+@pytest.mark.slow
+def test_math_compares_the_boxes(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    file = rows_file(
+        tmp_path / "rows.jsonl", [{"problem": "q", "solution": r"so \boxed{\frac{1}{2}}", "level": "Level 1"}]
+    )
+    task = load_task({"name": "math", "path": file, "eval_split": None})
+    assert task.problems[0].columns == {"answer": r"\frac{1}{2}", "level": "Level 1"}
+    assert reward(task, 0, r"\boxed{0.5}", r"\boxed{\frac{2}{4}}", r"\boxed{2}", "one half") == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_rows_without_an_answer_are_named(tmp_path: Path) -> None:
