@@ -14,6 +14,7 @@ from .config import Recipe
 from .errors import DataError
 from .rewards import Judge, resolve_rewards
 from .rewards.given import given_group
+from .rewards.sandbox.choice import use_sandbox
 from .rewards.shorten import shortened
 from .runs.folder import RunFolder
 from .types import Group
@@ -113,6 +114,7 @@ class _Row:
 
 def _rewards(recipe: Recipe) -> list[Any]:
     """The rewards of the recipe, those of its task first."""
+    use_sandbox(recipe.config)
     of_task: Sequence[Any] = ()
     if recipe.task is not None:
         from .tasks import task_rewards

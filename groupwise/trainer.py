@@ -30,6 +30,7 @@ from .policy.load import (
 from .policy.save import save_merged, save_policy
 from .redact import redact, without_secrets
 from .rewards import Judge, resolve_rewards
+from .rewards.sandbox.choice import sandbox_notes, use_sandbox
 from .runs import disk
 from .runs import folder as run_folder
 from .runs.reader import RunReader
@@ -103,6 +104,7 @@ class GRPOTrainer:
         problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
+        use_sandbox(self.args)
         self.judge = Judge(
             resolve_rewards(
                 reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
@@ -113,6 +115,8 @@ class GRPOTrainer:
         self.model, name = self._load(model, peft_config)
         self.processing_class = processing_class if processing_class is not None else self._load_tokenizer(name)
         self.judge.load()
+        for line in sandbox_notes():
+            self._note(line)
         self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
         self.problems = self._prepare(problems)
         self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)

@@ -17,6 +17,7 @@ AROUND = frozenset(
         *("eval_strategy", "eval_steps", "eval_on_start", "num_eval_problems", "num_generations_eval"),
         *("data.eval_split", "data.eval_path"),
         *("push_to_hub", "hub_model_id", "hub_private_repo"),
+        *("sandbox", "run_untrusted_code_without_sandbox"),
         "guards",
     }
 )

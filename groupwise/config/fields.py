@@ -140,6 +140,10 @@ class ReferenceFields(Section):
 
     reward_weights: list[float] | None = None
     """Weight of each reward function in the sum; null weighs all with 1."""
+    sandbox: Literal["auto", "bubblewrap", "docker", "none"] = "auto"
+    """What code that the model wrote runs in: auto is bubblewrap where it works, then Docker (sandbox.md)."""
+    run_untrusted_code_without_sandbox: bool = False
+    """Whether it may run with your own rights where there is no sandbox. It can read and delete what you can."""
     sync_ref_model: bool = False
     """Whether the reference follows the policy (TR-DPO): ref <- alpha policy + (1 - alpha) ref."""
     ref_model_mixup_alpha: Share = 0.6

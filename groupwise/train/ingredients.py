@@ -20,6 +20,7 @@ from ..policy.adapter import lora_config
 from ..policy.load import load_model
 from ..rewards import Judge, resolve_rewards
 from ..rewards.function import RewardFunction
+from ..rewards.sandbox.choice import use_sandbox
 from ..runs.folder import RunFolder
 from ..tasks import load_task
 from ..world import pick_device
@@ -53,6 +54,7 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
     Raises:
         ConfigError, DataError, RewardError: what cannot be read.
     """
+    use_sandbox(recipe.config)
     problems, eval_problems, of_task = _read_data(recipe, folder, notify)
     rewards = resolve_rewards(
         [*of_task, *(reward.resolved() for reward in recipe.rewards)],

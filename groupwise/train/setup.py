@@ -23,6 +23,7 @@ from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
 from ..rewards import Judge
+from ..rewards.sandbox.choice import sandboxes_in_use
 from ..rollout.engine import Engine
 from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine

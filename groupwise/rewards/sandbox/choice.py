@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from groupwise.errors import ConfigError
 from groupwise.rewards.sandbox.backend import Backend
@@ -25,13 +25,42 @@ class Choice:
     """Whether code that a model wrote may run with the user's own rights."""
 
 
+class Settings(Protocol):
+    """A configuration, as far as it is about the sandbox."""
+
+    @property
+    def sandbox(self) -> Name: ...
+
+    @property
+    def run_untrusted_code_without_sandbox(self) -> bool: ...
+
+
 _chosen = Choice()
+_used: dict[str, None] = {}
 
 
 def use(choice: Choice) -> None:
     """Let every worker that this program starts from now on follow the choice."""
     global _chosen
     _chosen = choice
+    _used.clear()
+
+
+def use_sandbox(settings: Settings) -> None:
+    """Follow the choice of a configuration."""
+    use(Choice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
+
+
+def sandboxes_in_use() -> list[str]:
+    """The backends that workers have been started in, for the record; `none` is no sandbox."""
+    return list(_used)
+
+
+def sandbox_notes() -> list[str]:
+    """The same for the user, in a sentence."""
+    words = {"none": "processes without a sandbox, with your own rights"}
+    where = ", ".join(words.get(name, name) for name in _used)
+    return [f"What rewards run of the model's answers runs in {where}."] if where else []
 
 
 def backend_for(*, untrusted: bool) -> Backend:
@@ -39,6 +68,12 @@ def backend_for(*, untrusted: bool) -> Backend:
 
     A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
     """
+    backend = _backend(untrusted)
+    _used[backend.name] = None
+    return backend
+
+
+def _backend(untrusted: bool) -> Backend:
     if _chosen.backend in ("bubblewrap", "docker"):
         found = find_bubblewrap() if _chosen.backend == "bubblewrap" else find_docker()
         if found.backend is None:
