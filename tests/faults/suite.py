@@ -23,6 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def judge(name: str, found: Path, wanted: dict[str, Any], num_steps: int, figure
     figures.doubled_steps += sum(count > 1 for count in steps.values())
     RunReader(found).events()  # every line whole
     left = [path.name for path in found.rglob("*") if path.name.endswith((".part", ".tmp", ".old"))]
+    print(f"{figures.kills:4} kills, {figures.lives:3} runs: {name}", file=sys.stderr, flush=True)
     if differing or left:
         figures.differing_runs += 1
         figures.problems.append(f"{name}: {differing} {left}")
@@ -226,7 +228,13 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     start = time.monotonic()
     figures = run(arguments.kills, arguments.seed, is_thorough=not arguments.quick)
-    found = {**vars(figures), "seed": arguments.seed, "seconds": round(time.monotonic() - start)}
+    found = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "make faults",
+        "seed": arguments.seed,
+        "seconds": round(time.monotonic() - start),
+        **vars(figures),
+    }
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")
     if arguments.out is not None:

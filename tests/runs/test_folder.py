@@ -12,6 +12,7 @@ import pytest
 
 from groupwise.errors import RunError
 from groupwise.runs import RunReader, RunWriter, create, open_run
+from groupwise.runs.reserve import Reserve
 
 from .synthetic import write_run
 
@@ -90,6 +91,32 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
         run = [sys.executable, "-c", program, str(tmp_path)]
         assert "is in use" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_run_that_another_process_writes_is_not_overwritten(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, num_steps=2)
+    before = folder.metrics.read_bytes()
+    program = (
+        "import sys; from groupwise.runs import create; from groupwise.errors import RunError\n"
+        "try: create(sys.argv[1], overwrite=True)\n"
+        "except RunError as error: print(error)"
+    )
+    with RunWriter(folder):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+        )
+    assert "is in use" in done.stdout
+    assert folder.metrics.read_bytes() == before
+
+
+def test_room_that_a_killed_run_held_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path, num_steps=1)
+    assert Reserve(folder.reserve).take(5000)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(9000, 8000, 1000))
+    create(tmp_path, resume=True, min_free_bytes=6000)
+    with pytest.raises(RunError, match="No space left"):
+        create(tmp_path, resume=True, min_free_bytes=6001)
 
 
 def test_what_is_not_a_run_is_said_so(tmp_path: Path) -> None:
