@@ -33,7 +33,7 @@ learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards 
 	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
 
 fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, checkpoints and records: each a clear error
-	$(BIN)/python -m pytest tests/fuzz --fuzz-examples 700
+	FUZZ_EXAMPLES=300 FUZZ_RECORD=bench/results/fuzz.json $(BIN)/python -m pytest tests/fuzz
 
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from groupwise.errors import RunError
-from groupwise.runs import disk
+from groupwise.runs import disk, shape
 from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked, open_run
 from groupwise.runs.records import GroupRecord
 
@@ -25,21 +25,21 @@ class RunReader:
         path = self.folder.config
         if not path.is_file():
             return {}
-        return _checked(_parse(path.read_bytes(), path, 1), path)
+        return _checked(_parse(path.read_bytes(), path, 1), path, shape.config)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record a step, in order."""
-        return _read_lines(self.folder.metrics)
+        return _read_lines(self.folder.metrics, shape.metrics)
 
     def events(self) -> list[dict[str, Any]]:
-        return _read_lines(self.folder.events)
+        return _read_lines(self.folder.events, shape.event)
 
     def completion_steps(self) -> list[int]:
         return self.folder.completion_steps()
 
     def completions(self, step: int) -> list[GroupRecord]:
         """The groups of a step; empty when they were not recorded."""
-        return cast(list[GroupRecord], _read_lines(self.folder.completions_of(step)))
+        return cast(list[GroupRecord], _read_lines(self.folder.completions_of(step), shape.group))
 
     def cut_after(self, step: int, *, last_metrics: int | None = None) -> None:
         """Forget metrics and completions later than `step`, so that a resumed run has one history. Events stay.
@@ -57,14 +57,15 @@ class RunReader:
 def _keep_lines(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in _complete_lines(path) if _parse(line, path, 0)["step"] <= last_step]
+    lines = zip(_complete_lines(path), _read_lines(path, shape.metrics), strict=True)
+    kept = [line for line, record in lines if record["step"] <= last_step]
     disk.replace(path, b"".join(line + b"\n" for line in kept))
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, right: shape.Shape) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [_checked(_parse(line, path, i), path) for i, line in enumerate(_complete_lines(path), 1)]
+    return [_checked(_parse(line, path, i), path, right, i) for i, line in enumerate(_complete_lines(path), 1)]
 
 
 def _complete_lines(path: Path) -> list[bytes]:
@@ -84,9 +85,14 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
-def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checked(record: dict[str, Any], path: Path, right: shape.Shape, number: int = 1) -> dict[str, Any]:
     found = record.get("schema_version")
     if found == SCHEMA_VERSION:
+        if (wrong := right(record)) is not None:
+            raise RunError(
+                f'"{path}" is damaged: line {number} is no record of a run, {wrong}. '
+                "Restore the file from a backup, or delete that line."
+            )
         return record
     raise RunError(
         f'"{path}" was written in schema version {found}; this groupwise reads version {SCHEMA_VERSION}. '

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, GroupwiseError, RunError, words_of
 from ..runs import disk, manifest
 from ..runs.folder import RunFolder
 from .learner import Learner
@@ -63,7 +63,23 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
 
 
 def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
-    """Put back what `read_state` has found good."""
+    """Put back what `read_state` has found good.
+
+    Raises:
+        RunError: every byte is what was written, and groupwise did not write it for this run.
+    """
+    try:
+        _restore(path, state, learner)
+    except (GroupwiseError, MemoryError, OSError):
+        raise
+    except Exception as error:  # what a stranger wrote fails in as many ways as it has keys
+        what = f"{type(error).__name__}: {words_of(error, 200)}"
+        raise RunError(
+            f'The checkpoint "{path}" is whole, but not one of this run ({what}). Resume from another one.'
+        ) from error
+
+
+def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     load_weights(path, learner.network.model)
     moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
     learner.optimizer.load_state_dict(join(state["optimizer"], moments))

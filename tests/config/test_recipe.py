@@ -85,7 +85,7 @@ def test_rewards_are_told_apart_by_their_form(tmp_path: Path) -> None:
         ({"rewards": [{"function": "a:b", "model": "c/d"}]}, "has a function and a model"),
         ({"rewards": ["length"], "reward_weights": [1, 2]}, "reward_weights has 2 numbers for 1 rewards"),
         ({"rewards": [{"name": "length", "weight": 1}], "reward_weights": [1]}, "are both set"),
-        ({"lora": {"rank": 4}}, 'lora: unknown key "rank". The keys are r, lora_alpha'),
+        ({"lora": {"colour": 4}}, 'lora: unknown key "colour". The keys are r, lora_alpha'),
         ({"lora": {"r": 0}}, "lora.r is 0; expected a number of at least 1."),
         ({"task": "countdown", "data": "python-docs"}, "Keep one of them."),
         ({"task": "x"}, 'there is no task "x"; there are arithmetic, countdown'),
