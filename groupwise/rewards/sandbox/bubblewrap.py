@@ -84,11 +84,12 @@ def _files(limits: Limits, readable: Sequence[Path]) -> list[str]:
     shown = [path for path in existing([prefix, INSIDE, *readable]) if not path.is_relative_to("/usr")]
     return [
         *_system(),
-        *(part for folder in _folders_above(shown) for part in ("--perms", "0755", "--dir", str(folder))),
-        *(part for path in shown for part in ("--ro-bind", str(path), str(path))),
+        # Before what is shown: Python or a project may lie under /tmp.
         *("--proc", "/proc", "--dev", "/dev"),
         *("--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/dev/shm"),
         *("--perms", "1777", "--size", str(limits.disk_mb << 20), "--tmpfs", "/tmp"),
+        *(part for folder in _folders_above(shown) for part in ("--perms", "0755", "--dir", str(folder))),
+        *(part for path in shown for part in ("--ro-bind", str(path), str(path))),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"),
     ]
 
@@ -107,4 +108,4 @@ def _system() -> Iterator[str]:
 def _folders_above(paths: Sequence[Path]) -> list[Path]:
     """Made readable for everyone: bubblewrap would make them for root alone."""
     above = {parent for path in paths for parent in path.parents if parent != Path("/")}
-    return sorted(above - {Path(folder) for folder in SYSTEM} - set(paths))
+    return sorted(above - {Path(folder) for folder in (*SYSTEM, "/tmp", "/dev", "/dev/shm", "/proc")} - set(paths))

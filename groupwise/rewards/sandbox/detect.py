@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupwise.rewards.sandbox.backend import Backend
+from groupwise.errors import RewardError
+from groupwise.rewards.sandbox.backend import INSIDE, Backend, interpreter
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
 from groupwise.rewards.sandbox.docker import IMAGE, Docker
 from groupwise.rewards.sandbox.limits import Limits
@@ -61,11 +62,11 @@ def _tried(backend: Backend) -> Found:
     worker: Process | None = None
     try:
         worker = Process(backend, Limits())
-        worker.receive(Deadline.after(PROBE_S))
+        worker.await_start(PROBE_S)
         worker.send({"task": "probe", "limits": {}, "path": [], "hidden": _must_be_hidden()})
         wrong = _holes(worker.receive(Deadline.after(PROBE_S)))
-    except (WorkerError, OSError) as error:
-        return Found(None, _advice(backend, f"{_last_line(worker.errors) if worker else ''} ({error})."))
+    except (WorkerError, RewardError, OSError) as error:
+        return Found(None, _advice(backend, _last_line(worker.errors) if worker and worker.errors else f"{error}."))
     finally:
         if worker is not None:
             worker.kill()
@@ -80,16 +81,19 @@ def _last_line(errors: str) -> str:
 
 
 def _must_be_hidden() -> dict[str, str]:
-    """Folder -> a name in it that a worker must not see."""
-    folders = {str(folder): os.listdir(folder) for folder in (Path.home(), Path.cwd()) if folder.is_dir()}
-    python = Path(sys.executable).resolve().parts
-    return {
-        folder: other[0]
-        for folder, names in folders.items()
-        if (other := [name for name in sorted(names) if name not in python and not name.startswith(("bin", "lib"))])
-        and not folder.startswith("/usr")
-        and folder != "/"
-    }
+    """Folder -> a name in it that a worker must not see: of what is at home and in the working folder."""
+    shown = [interpreter().parent.parent, INSIDE, Path("/usr")]
+    hidden = {}
+    for folder in (Path.home(), Path.cwd()):
+        names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
+        private = (name for name in names if not any(_is_shown(folder / name, path) for path in shown))
+        if name := next(private, None):
+            hidden[str(folder)] = name
+    return hidden
+
+
+def _is_shown(path: Path, shown: Path) -> bool:
+    return path.is_relative_to(shown) or shown.is_relative_to(path)
 
 
 def _holes(seen: dict[str, Any]) -> list[str]:

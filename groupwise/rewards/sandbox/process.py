@@ -60,6 +60,8 @@ class Process:
         self._unsent, self._received, self._errors = bytearray(), bytearray(), bytearray()
         self._watched_at = 0.0
         self._has_started = False
+        self._init: int | None = None
+        """A file number for the first process inside: the command that waits for it may end before it."""
 
     def await_start(self, seconds: float) -> None:
         """Wait until it is ready for its task; `RewardError` when it does not start, which is no row's fault."""
@@ -68,6 +70,8 @@ class Process:
         try:
             self.receive(Deadline.after(seconds))
             self._has_started = True
+            if self.backend.has_init and len(pids := descendants(self.popen.pid)) > 1:
+                self._init = os.pidfd_open(pids[1])
         except WorkerError as error:
             said = f" It said: {self.errors.strip()[-300:]}" if self.errors.strip() else ""
             raise RewardError(f"A worker process ({self.backend.name}) did not start: {error}.{said}") from None
@@ -119,8 +123,10 @@ class Process:
 
     def kill(self) -> None:
         """End the worker and all it started, and wait until it has ended."""
-        if self.popen.poll() is None or not self.backend.has_init:
-            self._kill()
+        if self._init is not None:
+            self._end_init(self._init)
+        elif self.popen.poll() is None or not self.backend.has_init:
+            self._end_processes()
         if self._stop_command is not None:
             subprocess.run(self._stop_command, capture_output=True, timeout=30, check=False)
         self.popen.wait()
@@ -128,14 +134,24 @@ class Process:
             assert pipe is not None
             pipe.close()
 
-    def _kill(self) -> None:
+    def _end_init(self, init: int) -> None:
+        """The system ends every process inside with the first one, and reports its end after theirs."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(init, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(init, select.POLLIN)
+        poll.poll(5000)
+        os.close(init)
+        self._init = None
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(timeout=2)
+            return
+        self.popen.kill()
+
+    def _end_processes(self) -> None:
         for pid in descendants(self.popen.pid)[1:]:
             with suppress(ProcessLookupError, PermissionError):  # it ended meanwhile, and its number may be another's
                 os.kill(pid, signal.SIGKILL)
-        if self.backend.has_init:
-            with suppress(subprocess.TimeoutExpired):
-                self.popen.wait(timeout=2)  # it ends after the last process in the sandbox has
-                return
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a session of its own
 

@@ -45,9 +45,9 @@ class Sandboxed:
         self.num_workers = num_workers or min(4, os.cpu_count() or 1)
         self.needs_sandbox = needs_sandbox
         self.limits = Limits(memory_mb=2048, open_files=256)
-        self._idle: list[Process] = []
+        self.idle: list[Process] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _kill_all, self._idle)
+        weakref.finalize(self, _kill_all, self.idle)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """One outcome a row, in order."""
@@ -60,7 +60,7 @@ class Sandboxed:
     def close(self) -> None:
         """End the workers; the next call starts new ones."""
         with self._lock:
-            _kill_all(self._idle)
+            _kill_all(self.idle)
 
     def _outcome(self, row: Mapping[str, Any]) -> Outcome:
         worker = self._take()
@@ -81,20 +81,20 @@ class Sandboxed:
             worker.kill()  # it left something running, which could reach the next row
         else:
             with self._lock:
-                self._idle.append(worker)
+                self.idle.append(worker)
         return Outcome(answer.get("value"), answer.get("error"), time.perf_counter() - start)
 
     def _take(self) -> Process:
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            if self.idle:
+                return self.idle.pop()
         return self._start()
 
     def load(self) -> None:
         """Start a worker now, so that what is missing is found before a rollout."""
         worker = self._take()
         with self._lock:
-            self._idle.append(worker)
+            self.idle.append(worker)
 
     def _start(self) -> Process:
         seen = seen_by(self.function)
