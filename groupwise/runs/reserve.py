@@ -6,8 +6,14 @@ It asks for no more than checkpoints do anyway: a new one is whole before the ol
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
+import sys
 from pathlib import Path
+
+_CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What a file system says that knows no allocation."""
 
 
 class Reserve:
@@ -17,12 +23,10 @@ class Reserve:
         self.path = path
 
     def take(self, num_bytes: int) -> bool:
-        """Hold that much; False where the disk has not got it. Systems that cannot allocate hold nothing."""
-        if not hasattr(os, "posix_fallocate"):
-            return True
+        """Hold that much; False where the disk has not got it. Where nothing can be allocated, nothing is held."""
         try:
             with self.path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, max(num_bytes, 1))
+                _allocate(file.fileno(), max(num_bytes, 1))
         except OSError:
             self.release()
             return False
@@ -31,3 +35,14 @@ class Reserve:
     def release(self) -> None:
         with contextlib.suppress(OSError):  # a folder that may not be written any more keeps its file
             self.path.unlink(missing_ok=True)
+
+
+def _allocate(fd: int, num_bytes: int) -> None:
+    """The system call itself: `os.posix_fallocate` writes every block where a file system cannot allocate."""
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(num_bytes)) != 0:
+        number = ctypes.get_errno()
+        if number not in _CANNOT:
+            raise OSError(number, os.strerror(number))

@@ -23,7 +23,6 @@ PLACE = mmap.mmap(-1, 1)
 
 CHANGES_OF_THE_DISK = (
     *("write", "fsync", "replace", "rename", "unlink", "remove", "rmdir", "mkdir", "truncate", "ftruncate"),
-    "posix_fallocate",
 )
 
 
