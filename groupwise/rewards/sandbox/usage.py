@@ -44,11 +44,11 @@ def _resident_bytes(pid: int) -> int:
 
 def _disk(init: int) -> tuple[int, int]:
     """Bytes and number of files under the /tmp that the first process of a sandbox sees."""
+    folder = Path("/proc", str(init), "root", "tmp")
     try:
-        root = os.stat(f"/proc/{init}/root/tmp")
-        found = os.statvfs(f"/proc/{init}/root/tmp")
+        inside, found = os.stat(folder), os.statvfs(folder)
     except OSError:
         return 0, 0  # it has not set its folders up yet, or has ended
-    if root.st_dev == os.stat("/tmp").st_dev:
+    if inside.st_dev == os.stat("/tmp").st_dev:
         return 0, 0  # it still sees ours
     return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree

@@ -21,13 +21,19 @@ MEMORY_MB = 256
 
 
 def pytest_collection_modifyitems(items):
-    """Skipped loudly: the reason names what is missing, and CI is told to install it."""
+    """Skipped loudly where there is no sandbox to attack."""
     found = find_bubblewrap()
     if found.backend is not None:
         return
     for item in items:
         if Path(item.fspath).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.skip(reason=f"HOSTILE SUITE NOT RUN: {found.reason}"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Said at the end of the run as well, where reasons of skipped tests are not listed."""
+    if (found := find_bubblewrap()).backend is None:
+        terminalreporter.write_line(f"THE HOSTILE SUITE HAS NOT RUN: {found.reason}", yellow=True, bold=True)
 
 
 @dataclass
