@@ -35,10 +35,12 @@ from groupwise.rewards.model import RewardModel
 
 ROOT = Path(__file__).parents[1]
 INSIDE = ROOT / "groupwise/rewards/sandbox/inside"
-"""What runs in the sandbox, apart from this process (docs/sandbox.md); the framing of its messages runs here too."""
-FILES = sorted(
-    file for file in (ROOT / "groupwise").rglob("*.py") if INSIDE not in file.parents or file.name == "frames.py"
-)
+"""What runs in the sandbox, apart from this process (docs/sandbox.md); how its messages are framed runs here too."""
+OUTSIDE = [file for file in (ROOT / "groupwise").rglob("*.py") if INSIDE not in file.parents]
+_IMPORTED = re.compile(r"sandbox\.inside(?:\.(\w+)| import (\w+))")
+SHARED = {"".join(found) for file in OUTSIDE for found in _IMPORTED.findall(file.read_text(encoding="utf-8"))}
+"""Modules of the inside that this process imports as well."""
+FILES = sorted([*OUTSIDE, *(INSIDE / f"{name}.py" for name in SHARED)])
 CPU = torch.device("cpu")
 
 # --- no foreign code runs ---
@@ -94,9 +96,10 @@ def test_nothing_in_the_package_runs_what_it_reads_or_listens(file: Path) -> Non
     assert [c for c in complaints(file.read_text(encoding="utf-8")) if (place, c) not in MAY] == []
 
 
-def test_nothing_of_the_sandbox_is_imported_here_but_its_framing() -> None:
-    outside = "\n".join(file.read_text(encoding="utf-8") for file in FILES)
-    assert set(re.findall(r"sandbox\.inside(?:\.\w+| import \w+)", outside)) == {"sandbox.inside.frames"}
+def test_nothing_that_runs_code_is_shared_with_the_sandbox() -> None:
+    """What is shared is under the walk above; what runs answers is not shared."""
+    assert SHARED - {"frames", "pipes"} == set()
+    assert complaints((INSIDE / "run.py").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

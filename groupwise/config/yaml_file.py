@@ -79,4 +79,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     content = parse(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}.")
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: {key!r} stands where the name of a key was expected. Write it as key: value.")
     return content
