@@ -67,9 +67,9 @@ def can_name_file(name: str) -> bool:
         encoded = name.encode()
     except UnicodeEncodeError:
         return False
-    is_short = len(encoded) < 4096 and all(len(part) <= 255 for part in encoded.split(b"/"))
-    has_home = not name.startswith("~") or os.path.expanduser(name) != name
-    return is_short and has_home and b"\0" not in encoded
+    if b"\0" in encoded or len(encoded) >= 4096 or any(len(part) > 255 for part in encoded.split(b"/")):
+        return False
+    return not name.startswith("~") or os.path.expanduser(name) != name
 
 
 def shortened(text: str, limit: int = 200) -> str:
