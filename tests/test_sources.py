@@ -113,6 +113,7 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(spec: str) -> None:
     [
         ([], r"no config\.json; it holds nothing"),
         (["notes.txt"], r"no config\.json; it holds notes\.txt"),
+        (["config.json", "pytorch_model.bin"], r"pickle \(pytorch_model\.bin\).*reads safetensors only"),
         (["config.json"], r"no weights \(\*\.safetensors\); it holds config\.json"),
         (["adapter_config.json", "adapter_model.safetensors"], r"holds an adapter.*groupwise export"),
         (["a.gguf", "b.gguf"], r"name one of them: a\.gguf, b\.gguf"),
@@ -386,6 +387,19 @@ def test_a_gguf_file_is_converted_once(gguf_files: tuple[Path, ModelFiles, list[
     assert len(said) == 2
     assert resolve_model(folder / "tiny.gguf", cache_dir=folder / "cache", notify=said.append) == files
     assert len(said) == 2
+
+
+def test_a_conversion_says_one_line_of_ours_and_draws_no_bar(
+    gguf_files: tuple[Path, ModelFiles, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    said: list[str] = []
+    capfd.readouterr()
+    resolve_model(gguf_files[0] / "tiny.gguf", cache_dir=tmp_path, notify=said.append)
+    assert said[0] == "Converting tiny.gguf to safetensors (once) ..."
+    assert "it/s" not in "".join(capfd.readouterr())
+    assert logging.is_progress_bar_enabled(), "and the user's own setting is as it was"
 
 
 def test_changed_content_is_converted_anew(gguf_files: tuple[Path, ModelFiles, list[str]], tmp_path: Path) -> None:
