@@ -86,7 +86,7 @@ class Isolated:
         start = time.monotonic()
         seconds = self.timeout_s or FOREVER_S
         try:
-            answer = worker.receive(Deadline.after(seconds))
+            answer = worker.receive(Deadline(seconds))
         except WorkerError as error:
             said = worker.errors.strip()
             close(self._workers)
@@ -106,7 +106,7 @@ class Isolated:
         self._workers.append(worker)
         try:
             worker.send({"function": self.function, "folder": str(self.folder)})
-            about: dict[str, Any] = worker.receive(Deadline.after(START_S))
+            about: dict[str, Any] = worker.receive(Deadline(START_S))
         except WorkerError as error:
             said = worker.errors.strip()
             close(self._workers)

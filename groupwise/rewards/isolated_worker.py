@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from groupwise.errors import GroupwiseError
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.load import failing_line, load_function, source_file
 from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
+from groupwise.rewards.sandbox.inside.parent import end_with_parent
 from groupwise.rewards.sandbox.inside.pipes import private_pipes
 
 
@@ -45,18 +43,6 @@ def main() -> None:
         except (TypeError, ValueError) as error:
             what = f"TypeError: it returned or logged what is not JSON ({error})"
             write_frame(outward, {"raised": what, "line": "", "row": None})
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended, whatever it is in the middle of."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _about(function: RewardFunction) -> dict[str, Any]:

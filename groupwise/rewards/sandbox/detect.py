@@ -63,8 +63,10 @@ def _tried(backend: Backend) -> Found:
     try:
         worker = Process(backend, Limits())
         worker.await_start(PROBE_S)
-        worker.send({"task": "probe", "limits": {}, "path": [], "hidden": _must_be_hidden()})
-        wrong = _holes(worker.receive(Deadline.after(PROBE_S)))
+        worker.send_task("probe", PROBE_S, hidden=_must_be_hidden())
+        is_seen = not backend.has_init or worker.num_processes == 1
+        wrong = _holes(worker.receive(Deadline(PROBE_S)))
+        wrong += [] if is_seen else ["its processes cannot be watched from outside"]
     except (WorkerError, RewardError, OSError) as error:
         return Found(None, _advice(backend, _last_line(worker.errors) if worker and worker.errors else f"{error}."))
     finally:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ from groupwise.rewards.sandbox.usage import descendants, excess
 WATCH_S = 0.05
 """Seconds between two looks at what a worker uses."""
 
+STOPPED_S = 1.0
+"""A pause between two looks that says that this process was stopped, or had no processor: it looks every WATCH_S."""
+
 CHUNK = 1 << 16
 KEPT_ERROR_BYTES = 4096
 
@@ -32,16 +34,20 @@ class WorkerError(Exception):
     """A worker that did not answer; the text says why. It has to be killed."""
 
 
-@dataclass(frozen=True)
 class Deadline:
-    """A moment of `time.monotonic`, and the seconds that a message about it names."""
+    """Seconds that are left. Time in which this process itself was stopped, and could not look, does not count."""
 
-    at: float
-    seconds: float
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._looked = time.monotonic()
+        self._end = self._looked + seconds
 
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        return cls(time.monotonic() + seconds, seconds)
+    def left(self) -> float:
+        now = time.monotonic()
+        if now - self._looked > STOPPED_S:
+            self._end += now - self._looked
+        self._looked = now
+        return self._end - now
 
 
 class Process:
@@ -68,7 +74,7 @@ class Process:
         if self._has_started:
             return
         try:
-            self.receive(Deadline.after(seconds))
+            self.receive(Deadline(seconds))
             self._has_started = True
             if self.backend.has_init and len(pids := descendants(self.popen.pid)) > 1:
                 self._init = os.pidfd_open(pids[1])
@@ -79,6 +85,12 @@ class Process:
     def send(self, message: Any) -> None:
         """Queue a message; it is written while an answer is waited for."""
         self._unsent += packed(message)
+
+    def send_task(self, kind: str, cpu_s: float, path: Sequence[str] = (), **more: Any) -> None:
+        """Give it its one task, with the limits that it puts on itself first and the folders it imports from."""
+        limits = self.limits.of_a_process(cpu_s, count_processes=self.backend.counts_processes)
+        is_alone = not self.backend.is_isolated
+        self.send({"task": kind, "limits": limits, "path": list(path), "ends_with_parent": is_alone, **more})
 
     def receive(self, deadline: Deadline) -> Any:
         """The next message."""
@@ -166,16 +178,16 @@ class Process:
 
     def _pump(self, deadline: Deadline) -> None:
         """Wait a moment for the pipes and move what they hold; raise at the deadline or where a limit is passed."""
-        now = time.monotonic()
-        if now >= deadline.at:
+        left = deadline.left()
+        if left <= 0:
             raise WorkerError(f"timed out after {deadline.seconds:g} s")
-        self._watch(now)
+        self._watch(time.monotonic())
         poll = select.poll()
         for fd in self._open - {self._in}:
             poll.register(fd, select.POLLIN)
         if self._unsent and self._in in self._open:
             poll.register(self._in, select.POLLOUT)
-        for fd, _ in poll.poll(1000 * min(deadline.at - now, WATCH_S)):
+        for fd, _ in poll.poll(1000 * min(left, WATCH_S)):
             self._write() if fd == self._in else self._read(fd)
 
     def _watch(self, now: float) -> None:

@@ -55,8 +55,8 @@ class Programs:
     def run(self, source: str, stdin: str) -> Printed:
         """Run a program with this input."""
         with self._one_worker() as worker:
-            worker.send(self._task("run", source=source, stdin=stdin))
-            deadline = Deadline.after(self.timeout_s)
+            self._give(worker, "run", source=source, stdin=stdin)
+            deadline = Deadline(self.timeout_s)
             try:
                 text = worker.read_all(deadline).decode("utf-8", "replace")
                 status = worker.wait(deadline)
@@ -67,23 +67,22 @@ class Programs:
     def check(self, source: str, tests: Sequence[str], entry_point: str | None) -> list[str | None]:
         """Why each test failed, None where it passed; what follows a program's end fails with it."""
         with self._one_worker() as program, self._one_worker() as checker:
-            program.send(self._task("serve", source=source))
-            checker.send(self._task("check"))
+            self._give(program, "serve", source=source)
+            self._give(checker, "check")
             failures: list[str | None] = []
             try:
-                loaded = program.receive(Deadline.after(self.timeout_s))
+                loaded = program.receive(Deadline(self.timeout_s))
                 if (failure := _raised(loaded)) is not None:
                     return [failure] * len(tests)
                 for test in tests:
                     checker.send({"test": test, "entry_point": entry_point})
-                    failures.append(_converse(program, checker, Deadline.after(self.timeout_s)))
+                    failures.append(_converse(program, checker, Deadline(self.timeout_s)))
             except WorkerError as error:
                 failures += [str(error)] * (len(tests) - len(failures))
             return failures
 
-    def _task(self, kind: str, **more: Any) -> dict[str, Any]:
-        limits = self.limits.of_a_process(self.timeout_s, count_processes=backend_for(untrusted=True).counts_processes)
-        return {"task": kind, "limits": limits, "path": [str(path) for path in installed_packages()], **more}
+    def _give(self, worker: Process, kind: str, **more: Any) -> None:
+        worker.send_task(kind, self.timeout_s, [str(path) for path in installed_packages()], **more)
 
     @contextmanager
     def _one_worker(self) -> Iterator[Process]:

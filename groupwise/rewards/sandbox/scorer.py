@@ -18,6 +18,8 @@ from groupwise.rewards.sandbox.outcome import Outcome
 from groupwise.rewards.sandbox.paths import seen_by
 from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
 
+CPU_S = 3600.0
+"""Processor seconds of a worker that serves many rows; one row has its time by the clock."""
 START_S = 60.0
 """Seconds that a worker may take to import its function."""
 
@@ -68,7 +70,7 @@ class Sandboxed:
         nonce = secrets.token_hex(16)
         try:
             worker.send({"nonce": nonce, "row": dict(row)})
-            answer = worker.receive(Deadline.after(self.timeout_s))
+            answer = worker.receive(Deadline(self.timeout_s))
             if not isinstance(answer, dict) or answer.get("nonce") != nonce:
                 raise WorkerError("answered out of turn")
         except WorkerError as error:
@@ -101,10 +103,9 @@ class Sandboxed:
         backend = backend_for(untrusted=self.needs_sandbox)
         worker = Process(backend, self.limits, seen.readable)
         worker.await_start(START_S)
-        limits = self.limits.of_a_process(3600, count_processes=backend.counts_processes)
-        worker.send({"task": "score", "function": self.function, "limits": limits, "path": seen.path})
+        worker.send_task("score", CPU_S, seen.path, function=self.function)
         try:
-            answer = worker.receive(Deadline.after(START_S))
+            answer = worker.receive(Deadline(START_S))
         except WorkerError as error:
             worker.kill()
             said = f" It said: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""

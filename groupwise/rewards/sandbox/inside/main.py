@@ -21,6 +21,8 @@ def main() -> None:
         return  # never used
     sys.path[:] = [*sys.path, *(folder for folder in task["path"] if folder not in sys.path)]
     apply_limits(task["limits"])
+    if task["ends_with_parent"]:
+        importlib.import_module(".parent", __package__).end_with_parent()
     kind = task["task"]
     doing = importlib.import_module(f".{kind}", __package__)
     getattr(doing, kind)(task)
