@@ -33,7 +33,7 @@ def save_checkpoint(
     files, optimizer_state = _tensors(learner)
     text = json.dumps({"step": step, "optimizer": optimizer_state, **state}, default=_plain).encode()
     num_bytes = sum(map(_num_bytes, files.values())) + len(text)
-    _clear(folder)
+    clear_leftovers(folder)
     with disk.whole_folder(target, num_bytes) as scratch:
         _write(scratch, files, text)
     _delete_oldest(folder, keep, {step, best})
@@ -179,7 +179,7 @@ def _delete_oldest(folder: RunFolder, keep: int | None, spared: Iterable[int | N
                 disk.remove(folder.checkpoint_of(old))
 
 
-def _clear(folder: RunFolder) -> None:
+def clear_leftovers(folder: RunFolder) -> None:
     """Delete what a killed run left of checkpoints that it was writing or deleting."""
     for path in folder.checkpoints.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)

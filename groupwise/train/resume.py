@@ -12,7 +12,7 @@ from ..config.changes import Change
 from ..errors import ConfigError, RunError
 from ..runs.folder import RunFolder
 from ..runs.reader import RunReader
-from .checkpoint import read_state, restore
+from .checkpoint import clear_leftovers, read_state, restore
 from .learner import Learner
 from .metrics import finite
 from .origin import Origin, about_length, about_machine, compare, refuse_another_experiment
@@ -92,6 +92,7 @@ def cut(folder: RunFolder, step: int, *, is_unfinished: bool = False) -> None:
     In this order: whatever a crash in between leaves has all the records of its newest checkpoint. The record of an
     unfinished step is still to be written, and its completions are there.
     """
+    clear_leftovers(folder)
     set_aside_after(folder, step)
     RunReader(folder).cut_after(step, last_metrics=step - 1 if is_unfinished else step)
 

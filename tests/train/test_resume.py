@@ -15,7 +15,7 @@ from tiny import tiny_model, with_lora
 from transformers import EarlyStoppingCallback
 
 from groupwise.errors import ConfigError, DataError, RunError
-from groupwise.runs import disk, manifest
+from groupwise.runs import manifest
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
 from groupwise.train.state_tree import join, split
@@ -123,9 +123,11 @@ def test_what_came_after_the_checkpoint_is_forgotten(tmp_path):
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     run("full", tmp_path / "whole")
     run("full", tmp_path / "parts", stop=2)
-    disk.remove(RunFolder(tmp_path / "parts").checkpoint_of(2))
+    folder = RunFolder(tmp_path / "parts")
+    folder.checkpoint_of(2).rename(folder.checkpoints / ".step-000002.old")  # killed while deleting it
     run("full", tmp_path / "parts", resume=True)
     assert_same(tmp_path / "parts", tmp_path / "whole")
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000004"]
 
 
 @pytest.mark.parametrize("file", ["policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
