@@ -90,9 +90,7 @@ def resolve_model(
     if is_path:
         raise ModelError(f"There is no model at {name}: no such file or folder.")
     if not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"{name!r} is no model. {_KINDS}"
-        )
+        raise ModelError(f"{name!r} is no model. {_KINDS}")
     return ModelFiles("hub", name, name, revision=revision)
 
 

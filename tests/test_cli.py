@@ -120,7 +120,9 @@ def test_training_says_what_it_will_do_does_it_and_ends_with_0(place: Path, tmp_
 def test_what_is_wrong_with_data_or_rewards_is_said_before_anything_else(
     place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], says: str
 ) -> None:
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *args, **kwargs: pytest.fail())
+    monkeypatch.setattr(
+        "transformers.AutoModelForCausalLM.from_pretrained", lambda *args, **kwargs: pytest.fail("loaded")
+    )
     recipe = write_recipe(tmp_path / "recipe.yaml", place / "base", output_dir=str(tmp_path / "runs/x"), **changes)
     code, out, err = run("train", str(recipe))
     assert (code, out) == (2, "")

@@ -210,7 +210,7 @@ def test_an_upload_that_fails_or_hangs_costs_a_finished_run_nothing(
         monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **kwargs: released.wait())
         monkeypatch.setattr("groupwise.export._patience", lambda folder: 0.2)
         run = trainer(tmp_path, model=with_lora(tiny_model()), max_steps=1, push_to_hub=True, hub_model_id="user/own")
-        with pytest.warns(UserWarning, match=r"did not end within 0\.2 s.*[\s\S]*groupwise export RUN .* --push-to-hub"):
+        with pytest.warns(UserWarning, match=r"did not end within 0\.2 s.*[\s\S]*groupwise export RUN .* --push"):
             assert run.train().global_step == 1
         released.set()
     assert hub.files == {}

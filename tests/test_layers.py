@@ -51,8 +51,8 @@ report               types errors redact runs report                         -
 train                types errors config algo world sources chat rewards data tasks policy rollout runs train \
     torch transformers safetensors | bitsandbytes torchao
 check/screen.py      runs check                                              rich
-check                types errors redact config algo world sources chat rewards data tasks policy rollout runs report train \
-    check                                                                    torch | transformers peft
+check                types errors redact config algo world sources chat rewards data tasks policy rollout runs report \
+    train check                                                              torch | transformers peft
 offline              *                                                       -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
