@@ -251,3 +251,21 @@ def test_without_a_sandbox_it_is_refused_before_anything_is_sampled():
             function.load()
     finally:
         use(Choice())
+
+
+@pytest.mark.slow
+def test_a_run_records_what_its_rewards_ran_in(tmp_path):
+    from api_helpers import trainer
+
+    rows = [{"prompt": f"say {word}", "tests": "assert f() == 1"} for word in ("one", "two", "three")]
+    run = trainer(
+        tmp_path / "run", rewards=[{"name": "code"}], data=rows, sandbox=used(), run_untrusted_code_without_sandbox=True
+    )
+    run.train()
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["sandbox"] == [used()]
+    assert run.state.log_history[-1]["rewards/code/mean"] == 0
+
+
+def used():
+    return "bubblewrap" if find_bubblewrap().backend is not None else "none"
