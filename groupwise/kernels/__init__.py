@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .build import library, why_none
+from .build import compiled, why_none
 
-__all__ = ["library", "why_none"]
+__all__ = ["compiled", "why_none"]

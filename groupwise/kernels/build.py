@@ -27,20 +27,20 @@ SWITCH = "GROUPWISE_KERNELS"
 """Environment variable; `0` leaves the kernels out."""
 
 
-def library() -> ctypes.CDLL | None:
+def compiled() -> ctypes.CDLL | None:
     """The compiled kernels, or None."""
-    found = _library()
+    found = _loaded()
     return None if isinstance(found, str) else found
 
 
 def why_none() -> str | None:
     """Why there are no kernels, in words; None when there are."""
-    found = _library()
+    found = _loaded()
     return found if isinstance(found, str) else None
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | str:
+def _loaded() -> ctypes.CDLL | str:
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not _has_bf16_products():
@@ -52,7 +52,7 @@ def _library() -> ctypes.CDLL | str:
     if not openmp.is_file():
         return "this build of torch brings no OpenMP library to share"
     try:
-        return ctypes.CDLL(str(_compiled(compiler, openmp)))
+        return ctypes.CDLL(str(_build(compiler, openmp)))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them failed ({_first_line(error)})"
 
@@ -68,7 +68,7 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.startswith(("model name", "flags")))
 
 
-def _compiled(compiler: str, openmp: Path) -> Path:
+def _build(compiler: str, openmp: Path) -> Path:
     """The shared library in the cache; it exists whole or not at all."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     key = hashlib.sha256("\0".join([version, _processor(), str(FLAGS), str(openmp)]).encode())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .build import library
+from .build import compiled
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
@@ -121,7 +121,7 @@ class DecodeLayer:
 
     def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: Caches) -> None:
         """Take the residual stream through the layer, in place; its keys and values join the caches at the clock."""
-        kernels = library()
+        kernels = compiled()
         assert kernels is not None
         c = caches
         tensors = (x_RI, cos_RD, sin_RD, c.prompt_k, c.prompt_v, c.own_k, c.own_v)

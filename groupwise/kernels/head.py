@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .build import library
+from .build import compiled
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def can_serve(weight_VI: Tensor) -> bool:
     """Whether the kernels exist here and take this weight."""
     is_plain = weight_VI.dtype == torch.bfloat16 and weight_VI.is_contiguous() and weight_VI.device.type == "cpu"
     outputs, inputs = weight_VI.shape
-    return is_plain and outputs % 2 == 0 and inputs % 32 == 0 and library() is not None
+    return is_plain and outputs % 2 == 0 and inputs % 32 == 0 and compiled() is not None
 
 
 _memory: dict[torch.dtype, Tensor] = {}
@@ -42,7 +42,7 @@ def _reused(dtype: torch.dtype, rows: int, width: int) -> Tensor:
 
 def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None) -> Tensor:
     """`h W' + b` in float32 of bfloat16 factors, in memory that the next call overwrites."""
-    kernels = library()
+    kernels = compiled()
     assert kernels is not None
     x_NI = hidden_NI.bfloat16().contiguous()
     z_NV = _reused(torch.float32, len(x_NI), len(weight_VI))
@@ -54,7 +54,7 @@ def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None) -> Tenso
 
 def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, *, with_weights: bool) -> Softmax:
     """Log-prob of the targets and entropy under softmax(z / temperature)."""
-    kernels = library()
+    kernels = compiled()
     assert kernels is not None
     num, vocabulary = z_NV.shape
     out = Softmax(

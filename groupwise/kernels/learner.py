@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .build import library
+from .build import compiled
 
 _Int = ctypes.c_int64
 
 
 def call(name: str, *arguments: Tensor | int | float) -> None:
     """Call a kernel by name with contiguous tensors and numbers."""
-    kernels = library()
+    kernels = compiled()
     assert kernels is not None
     getattr(kernels, name)(*map(_argument, arguments))
 

@@ -95,7 +95,7 @@ class KernelLayer:
 
 def install_kernels(model: nn.Module, holder: PlanHolder) -> list[KernelLayer]:
     """Give every decoder layer that the kernel can compute to it; none where there are no kernels."""
-    if kernels.library() is None:
+    if kernels.compiled() is None:
         return []
     rotary = getattr(getattr(model, "base_model", None), "rotary_emb", None)
     installed = []

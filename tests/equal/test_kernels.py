@@ -18,7 +18,7 @@ from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.native.cache import DecodePlan, PromptCache
 from groupwise.types import Request, Sampling
 
-needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
+needs_kernels = pytest.mark.skipif(kernels.compiled() is None, reason=f"no kernels: {kernels.why_none()}")
 
 SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 SAME = ("llama", "llama-bias", "qwen2", "qwen3", "mistral", "mistral-window")
