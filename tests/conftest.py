@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -18,3 +19,9 @@ def _threads(request: pytest.FixtureRequest) -> None:
     if torch is not None:
         is_slow = request.node.get_closest_marker("slow") is not None
         torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """A suite started in the background inherits a Ctrl-C that is ignored, and Python then installs no handler."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

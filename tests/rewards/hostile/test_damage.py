@@ -57,7 +57,7 @@ CAUGHT = {
     "one huge block": "out of memory",
     "memory of many processes": "out of memory",
     "shared memory": "memory",
-    "huge recursion": "out of memory",
+    "huge recursion": "out of memory|SystemError|MemoryError",  # whichever Python meets first
     "memfd": "not permitted",
     "one large file": "No space left|File too large",
     "many large files": "No space left",
