@@ -43,7 +43,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _REQUIREMENT = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MODEL_FOLDER_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-_FORMAT = 1  # of the cache entries; raise it when the conversion changes
+_FORMAT = 2  # of the cache entries; raise it when the conversion changes
 _RECORD = "groupwise-source.json"
 
 _log = logging.getLogger(__name__)
@@ -342,7 +342,11 @@ _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
-    """Write a `.gguf` file as an ordinary model folder: float32 weights, configs, tokenizer with its chat template."""
+    """Write a `.gguf` file as an ordinary model folder: float32 weights, configs, tokenizer with its chat template.
+
+    Quantized weights are rounded to what bfloat16 can hold, the precision that models are published in: kernels then
+    read half the bytes of the same numbers.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -356,12 +360,21 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     _split_digits(tokenizer, source)
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
     _forget_quantization(model)
+    if _is_quantized(source):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16().float()
     try:
         with without_bars():
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its way of saying that the disk is full
         raise OSError(str(error)) from error
+
+
+def _is_quantized(source: Path) -> bool:
+    from gguf import GGUFReader
+
+    return any(tensor.tensor_type.name not in ("F32", "F16", "BF16") for tensor in GGUFReader(source).tensors)
 
 
 def _forget_quantization(model: Any) -> None:

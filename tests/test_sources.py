@@ -311,9 +311,10 @@ def test_a_cache_that_cannot_be_written_is_explained(index: Path, model_folder: 
 # --- .gguf files ---
 
 
-def write_gguf(path: Path, model_folder: Path) -> None:
+def write_gguf(path: Path, model_folder: Path, quantization: str | None = None) -> None:
     """The tiny model as llama.cpp would write it, with a tokenizer that splits off digits."""
     import gguf
+    from gguf.quants import quantize
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
@@ -336,7 +337,12 @@ def write_gguf(path: Path, model_folder: Path) -> None:
     writer.add_chat_template("{% for m in messages %}<s>{{ m['content'] }}{% endfor %}")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
-        writer.add_tensor(f"{names.get_name(name.removesuffix('.weight'))}.weight", tensor.numpy())
+        name, numbers = f"{names.get_name(name.removesuffix('.weight'))}.weight", tensor.numpy()
+        if quantization is not None and numbers.shape[-1] % 32 == 0:  # whole blocks
+            kind = gguf.GGMLQuantizationType[quantization]
+            writer.add_tensor(name, quantize(numbers, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, numbers)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -362,6 +368,18 @@ def test_a_gguf_file_becomes_the_same_weights(gguf_files: tuple[Path, ModelFiles
     assert model.dtype.itemsize == 4
     assert not hasattr(model.config, "quantization_config")
     assert (model.generation_config.eos_token_id, model.config.max_position_embeddings) == (1, 64)
+
+
+def test_quantized_weights_are_what_bfloat16_can_hold(model_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    write_gguf(tmp_path / "tiny.gguf", model_folder, "Q8_0")
+    model = load(resolve_model(tmp_path / "tiny.gguf", cache_dir=tmp_path / "cache", notify=lambda _: None))
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf").state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, exact[name].bfloat16().float())
+    assert not same_weights(model, AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf"))
 
 
 def test_a_gguf_file_becomes_the_same_tokenizer(gguf_files: tuple[Path, ModelFiles, list[str]]) -> None:

@@ -7,7 +7,7 @@
 //
 // Shapes: H query heads, K key/value heads, T tokens of the pass, D head width, S keys of a piece.
 
-#include "products.h"
+#include "simd.h"
 
 extern "C" {
 
@@ -19,36 +19,36 @@ struct Piece {
 
 namespace {
 
-constexpr int ROWS = 12;   // rows of a tile of products
+constexpr int ROWS = LANES == 16 ? 12 : 6;  // rows of a tile of products
 constexpr int BLOCK = 48;  // queries whose scores exist at a time
 
-// c[r, 0..n) (+)= sum_k a[r a_row + k a_col] b[k, 0..n); n is a multiple of 16.
+// c[r, 0..n) (+)= sum_k a[r a_row + k a_col] b[k, 0..n); n is a multiple of LANES.
 template <int R>
 void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t depth, float* c, int64_t c_row, int64_t n, bool adds) {
     int64_t j = 0;
-    for (; j + PANEL <= n; j += PANEL) {
-        __m512 sums[R][2];
+    for (; j + 2 * LANES <= n; j += 2 * LANES) {
+        Vec sums[R][2];
         for (int r = 0; r < R; ++r)
             for (int half = 0; half < 2; ++half)
-                sums[r][half] = adds ? _mm512_loadu_ps(c + r * c_row + j + half * LANES) : _mm512_setzero_ps();
+                sums[r][half] = adds ? load(c + r * c_row + j + half * LANES) : zeros();
         for (int64_t k = 0; k < depth; ++k) {
-            const __m512 low = _mm512_loadu_ps(b + k * b_row + j), high = _mm512_loadu_ps(b + k * b_row + j + LANES);
+            const Vec low = load(b + k * b_row + j), high = load(b + k * b_row + j + LANES);
 #pragma GCC unroll 12
             for (int r = 0; r < R; ++r) {
-                const __m512 factor = _mm512_set1_ps(a[r * a_row + k * a_col]);
-                sums[r][0] = _mm512_fmadd_ps(factor, low, sums[r][0]);
-                sums[r][1] = _mm512_fmadd_ps(factor, high, sums[r][1]);
+                const Vec factor = all(a[r * a_row + k * a_col]);
+                sums[r][0] = mul_add(factor, low, sums[r][0]);
+                sums[r][1] = mul_add(factor, high, sums[r][1]);
             }
         }
         for (int r = 0; r < R; ++r)
-            for (int half = 0; half < 2; ++half) _mm512_storeu_ps(c + r * c_row + j + half * LANES, sums[r][half]);
+            for (int half = 0; half < 2; ++half) store(c + r * c_row + j + half * LANES, sums[r][half]);
     }
     for (; j < n; j += LANES)
         for (int r = 0; r < R; ++r) {
-            __m512 sum = adds ? _mm512_loadu_ps(c + r * c_row + j) : _mm512_setzero_ps();
+            Vec sum = adds ? load(c + r * c_row + j) : zeros();
             for (int64_t k = 0; k < depth; ++k)
-                sum = _mm512_fmadd_ps(_mm512_set1_ps(a[r * a_row + k * a_col]), _mm512_loadu_ps(b + k * b_row + j), sum);
-            _mm512_storeu_ps(c + r * c_row + j, sum);
+                sum = mul_add(all(a[r * a_row + k * a_col]), load(b + k * b_row + j), sum);
+            store(c + r * c_row + j, sum);
         }
 }
 
@@ -59,13 +59,11 @@ void multiply(const float* a, int64_t a_row, int64_t a_col, const float* b, int6
     for (; r < rows; ++r) multiply_tile<1>(a + r * a_row, a_row, a_col, b, b_row, depth, c + r * c_row, c_row, n, adds);
 }
 
-inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-// Context and own rows of one head below each other, [S, D], and their transpose [D, padded S].
+// Context and own rows of one head below each other, [S, D], and their transpose [D, whole registers of S].
 void gather(const float* head, const Piece& piece, int64_t width, float* rows, float* columns) {
     std::copy_n(head + piece.context_first * width, piece.context_count * width, rows);
     std::copy_n(head + piece.first * width, piece.count * width, rows + piece.context_count * width);
-    const int64_t num = piece.context_count + piece.count, stride = padded(num);
+    const int64_t num = piece.context_count + piece.count, stride = whole_registers(num);
     std::fill_n(columns, width * stride, 0.0f);
     for (int64_t s = 0; s < num; ++s)
         for (int64_t d = 0; d < width; ++d) columns[d * stride + s] = rows[s * width + d];
@@ -76,7 +74,7 @@ struct Memory {
     std::vector<float> k, v, k_columns, v_columns, scores, slopes, dk, dv;
 
     void prepare(int64_t keys, int64_t width) {
-        const int64_t all = padded(keys);
+        const int64_t all = whole_registers(keys);
         for (auto* part : {&k, &v, &k_columns, &v_columns, &dk, &dv}) part->resize(all * width);
         for (auto* part : {&scores, &slopes}) part->resize(BLOCK * all);
     }
@@ -87,33 +85,33 @@ thread_local Memory memory;
 // Scores of `rows` queries, the first of them number `from` of its piece, against the keys they see: exp(s - lse) when
 // `lse` is known, else it is found and stored. Beyond what a row sees stands 0.
 void probabilities(const float* q, const Piece& piece, int64_t from, int64_t rows, int64_t width, float scaling, const float* k_columns, float* scores, float* lse, bool is_known) {
-    const int64_t stride = padded(piece.context_count + piece.count), used = padded(piece.context_count + from + rows);
+    const int64_t stride = whole_registers(piece.context_count + piece.count), used = whole_registers(piece.context_count + from + rows);
     multiply(q, width, 1, k_columns, stride, rows, width, scores, stride, used, false);
     for (int64_t r = 0; r < rows; ++r) {
         float* row = scores + r * stride;
         const int64_t seen = piece.context_count + from + r + 1, whole = seen / LANES * LANES;
-        const __mmask16 tail = (1u << (seen - whole)) - 1;
-        const __m512 scale = _mm512_set1_ps(scaling);
+        const Vec scale = all(scaling);
         float shift = is_known ? lse[r] : -INFINITY;
         if (!is_known) {
-            __m512 max16 = _mm512_set1_ps(-INFINITY);
-            for (int64_t s = 0; s < whole; s += LANES) max16 = _mm512_max_ps(max16, _mm512_loadu_ps(row + s));
-            if (tail) max16 = _mm512_mask_max_ps(max16, tail, max16, _mm512_loadu_ps(row + whole));
-            shift = _mm512_reduce_max_ps(max16) * scaling;
+            const Vec lowest = all(-INFINITY);
+            Vec most = lowest;
+            for (int64_t s = 0; s < whole; s += LANES) most = max(most, load(row + s));
+            if (whole < seen) most = max(most, load_or(lowest, first(seen - whole), row + whole));
+            shift = max_of(most) * scaling;
         }
-        __m512 sum = _mm512_setzero_ps();
+        Vec sum = zeros();
         for (int64_t s = 0; s < used; s += LANES) {
-            const __mmask16 kept = s < whole ? 0xffff : s == whole ? tail : 0;
-            const __m512 z = _mm512_fmsub_ps(_mm512_loadu_ps(row + s), scale, _mm512_set1_ps(shift));
-            const __m512 weight = _mm512_maskz_mov_ps(kept, exp16(z));
-            sum = _mm512_add_ps(sum, weight);
-            _mm512_storeu_ps(row + s, weight);
+            const Vec z = mul_sub(load(row + s), scale, all(shift));
+            Vec weight = exponential(z);
+            if (s >= whole) weight = only(first(seen - s), weight);
+            sum = add(sum, weight);
+            store(row + s, weight);
         }
         if (is_known) continue;
-        const float total = _mm512_reduce_add_ps(sum);
+        const float total = sum_of(sum);
         lse[r] = shift + std::log(total);
-        const __m512 inverse = _mm512_set1_ps(1.0f / total);
-        for (int64_t s = 0; s < used; s += LANES) _mm512_storeu_ps(row + s, _mm512_mul_ps(_mm512_loadu_ps(row + s), inverse));
+        const Vec inverse = all(1.0f / total);
+        for (int64_t s = 0; s < used; s += LANES) store(row + s, mul(load(row + s), inverse));
     }
 }
 
@@ -127,7 +125,7 @@ void attention_forward(const float* qkv, const Piece* pieces, int64_t num_pieces
 #pragma omp parallel for schedule(dynamic)
     for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
         const Piece& piece = pieces[task / kv_heads];
-        const int64_t k = task % kv_heads, num = piece.context_count + piece.count, stride = padded(num);
+        const int64_t k = task % kv_heads, num = piece.context_count + piece.count, stride = whole_registers(num);
         memory.prepare(num, width);
         gather(qkv + (heads + k) * plane, piece, width, memory.k.data(), memory.k_columns.data());
         gather(qkv + (heads + kv_heads + k) * plane, piece, width, memory.v.data(), memory.v_columns.data());
@@ -150,7 +148,7 @@ void attention_backward(const float* qkv, const Piece* pieces, int64_t num_piece
     for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
         const int64_t p = task / kv_heads, k = task % kv_heads;
         const Piece& piece = pieces[p];
-        const int64_t num = piece.context_count + piece.count, stride = padded(num);
+        const int64_t num = piece.context_count + piece.count, stride = whole_registers(num);
         Memory& m = memory;
         m.prepare(num, width);
         gather(qkv + (heads + k) * plane, piece, width, m.k.data(), m.k_columns.data());
@@ -160,21 +158,21 @@ void attention_backward(const float* qkv, const Piece* pieces, int64_t num_piece
         for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
             for (int64_t from = 0; from < piece.count; from += BLOCK) {
                 const int64_t rows = std::min<int64_t>(BLOCK, piece.count - from), at = h * tokens + piece.first + from;
-                const int64_t seen = piece.context_count + from + rows, used = padded(seen);
+                const int64_t seen = piece.context_count + from + rows, used = whole_registers(seen);
                 const float *q = qkv + at * width, *slope = dout + at * width;
                 float *scores = m.scores.data(), *slopes = m.slopes.data();
                 probabilities(q, piece, from, rows, width, scaling, m.k_columns.data(), scores, lse + at, true);
                 multiply(slope, width, 1, m.v_columns.data(), stride, rows, width, slopes, stride, used, false);
                 multiply(scores, 1, stride, slope, width, seen, rows, m.dv.data(), width, width, true);
                 for (int64_t r = 0; r < rows; ++r) {
-                    __m512 sum = _mm512_setzero_ps();
+                    Vec sum = zeros();
                     for (int64_t d = 0; d < width; d += LANES)
-                        sum = _mm512_fmadd_ps(_mm512_loadu_ps(slope + r * width + d), _mm512_loadu_ps(out + (at + r) * width + d), sum);
-                    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum)), scale = _mm512_set1_ps(scaling);
+                        sum = mul_add(load(slope + r * width + d), load(out + (at + r) * width + d), sum);
+                    const Vec mean = all(sum_of(sum)), scale = all(scaling);
                     for (int64_t s = 0; s < used; s += LANES) {
                         float* place = slopes + r * stride + s;
-                        const __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(scores + r * stride + s), scale);
-                        _mm512_storeu_ps(place, _mm512_mul_ps(weight, _mm512_sub_ps(_mm512_loadu_ps(place), mean)));
+                        const Vec weight = mul(load(scores + r * stride + s), scale);
+                        store(place, mul(weight, sub(load(place), mean)));
                     }
                 }
                 multiply(slopes, stride, 1, m.k.data(), width, rows, seen, dqkv + at * width, width, width, false);

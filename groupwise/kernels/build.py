@@ -19,32 +19,39 @@ import torch
 
 from ..sources import default_cache_dir
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "decode.cpp", "head.cpp", "learner.cpp"))
-HEADER = Path(__file__).with_name("products.h")
+_HERE = Path(__file__).parent
+SOURCES = tuple(_HERE / name for name in ("attention.cpp", "decode.cpp", "head.cpp", "learner.cpp"))
+HEADERS = tuple(_HERE / name for name in ("products.h", "products_bf16.h", "products_float.h", "simd.h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
+FLAGS_OF = {torch.bfloat16: ("-DBF16_FACTORS",), torch.float32: ()}
+"""By the dtype of the factors."""
 COMPILE_TIMEOUT_S = 120
 SWITCH = "GROUPWISE_KERNELS"
 """Environment variable; `0` leaves the kernels out."""
 
 
-def compiled() -> ctypes.CDLL | None:
-    """The compiled kernels, or None."""
-    found = _loaded()
+def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels that multiply factors of this dtype, or None."""
+    found = _loaded(dtype)
     return None if isinstance(found, str) else found
 
 
-def why_none() -> str | None:
-    """Why there are no kernels, in words; None when there are."""
-    found = _loaded()
+def why_none(dtype: torch.dtype) -> str | None:
+    """Why there are no kernels for this dtype, in words; None when there are."""
+    found = _loaded(dtype)
     return found if isinstance(found, str) else None
 
 
 @functools.cache
-def _loaded() -> ctypes.CDLL | str:
+def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH} is 0"
-    if platform.system() != "Linux" or platform.machine() != "x86_64" or not _has_bf16_products():
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return "they are written for Linux on x86"
+    if dtype == torch.bfloat16 and not _has_bf16_products():
         return "this processor has no AVX512-BF16"
+    if dtype not in FLAGS_OF or not {"avx2", "fma"} <= set(_processor().split()):
+        return "this processor has no AVX2"
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
     openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     if compiler is None:
@@ -52,7 +59,7 @@ def _loaded() -> ctypes.CDLL | str:
     if not openmp.is_file():
         return "this build of torch brings no OpenMP library to share"
     try:
-        return ctypes.CDLL(str(_build(compiler, openmp)))
+        return ctypes.CDLL(str(_build(compiler, openmp, FLAGS + FLAGS_OF[dtype])))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them failed ({_first_line(error)})"
 
@@ -68,11 +75,11 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.startswith(("model name", "flags")))
 
 
-def _build(compiler: str, openmp: Path) -> Path:
+def _build(compiler: str, openmp: Path, flags: tuple[str, ...]) -> Path:
     """The shared library in the cache; it exists whole or not at all."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    key = hashlib.sha256("\0".join([version, _processor(), str(FLAGS), str(openmp)]).encode())
-    for source in (*SOURCES, HEADER):
+    key = hashlib.sha256("\0".join([version, _processor(), str(flags), str(openmp)]).encode())
+    for source in (*SOURCES, *HEADERS):
         key.update(source.read_bytes())
     target = default_cache_dir() / "kernels" / f"{key.hexdigest()[:16]}.so"
     if target.is_file():
@@ -83,7 +90,7 @@ def _build(compiler: str, openmp: Path) -> Path:
         objects = []
         for source in SOURCES:
             objects.append(str(Path(scratch) / f"{source.stem}.o"))
-            _run([compiler, *FLAGS, "-c", str(source), "-o", objects[-1]])
+            _run([compiler, *flags, "-c", str(source), "-o", objects[-1]])
         # torch's own OpenMP, so that both use one set of threads instead of fighting for the cores.
         _run([compiler, "-shared", *objects, str(openmp), "-o", str(built)])
         built.replace(target)

@@ -1,8 +1,8 @@
-// Decoding on CPUs with AVX512-BF16: one call computes one decoder layer for a few rows.
+// Decoding: one call computes one decoder layer for a few rows.
 //
 // A step of few rows waits for memory, not for arithmetic: every weight is read once, in the order in which it lies,
 // and everything between the products (norms, rotation, attention, adapters, residuals) happens while it is in cache.
-// Products take bfloat16 factors and sum in float32. A row's result does not depend on the rows beside it, nor on the
+// Products take factors and sum in float32. A row's result does not depend on the rows beside it, nor on the
 // number of threads: every sum is taken by one thread in one order.
 //
 // Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
@@ -34,9 +34,9 @@ struct Step {
 
 namespace {
 
-// h = bf16(x A'), [R, rank]; called by all threads, ends in a barrier.
-void adapter_inner(const Linear& layer, const uint16_t* x, int64_t rows, uint16_t* h) {
-    const Linear a{layer.a, nullptr, nullptr, nullptr, layer.in, layer.rank, 0};
+// h = x A', [R, rank]; called by all threads, ends in a barrier.
+void adapter_inner(const Linear& layer, const Factor* x, int64_t rows, Factor* h) {
+    const Linear a{layer.a, nullptr, nullptr, nullptr, layer.in, layer.rank, 0, 0};
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < (layer.rank + PANEL - 1) / PANEL * ((rows + TILE - 1) / TILE); ++task) {
         const int64_t panels = (layer.rank + PANEL - 1) / PANEL;
@@ -46,41 +46,41 @@ void adapter_inner(const Linear& layer, const uint16_t* x, int64_t rows, uint16_
         panel_product(a, x + first * layer.in, nullptr, count, panel, y, PANEL);
         const int64_t used = std::min<int64_t>(PANEL, layer.rank - panel * PANEL);
         for (int64_t r = 0; r < count; ++r)
-            for (int64_t j = 0; j < used; ++j) h[(first + r) * layer.rank + panel * PANEL + j] = to_bf16(y[r * PANEL + j]);
+            for (int64_t j = 0; j < used; ++j) h[(first + r) * layer.rank + panel * PANEL + j] = to_factor(y[r * PANEL + j]);
     }
 }
 
 float inverse_rms(const float* x, int64_t n, float eps) {
-    __m512 sum = _mm512_setzero_ps();
+    Vec sum = zeros();
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        const __m512 v = _mm512_loadu_ps(x + i);
-        sum = _mm512_fmadd_ps(v, v, sum);
+        const Vec v = load(x + i);
+        sum = mul_add(v, v, sum);
     }
-    float total = _mm512_reduce_add_ps(sum);
+    float total = sum_of(sum);
     for (; i < n; ++i) total += x[i] * x[i];
     return 1.0f / std::sqrt(total / n + eps);
 }
 
-// bf16(norm(x)) for all rows; called by all threads, ends in a barrier.
-void norm_rows(const float* x, const float* weight, int64_t rows, int64_t n, float eps, uint16_t* y) {
+// norm(x) for all rows; called by all threads, ends in a barrier.
+void norm_rows(const float* x, const float* weight, int64_t rows, int64_t n, float eps, Factor* y) {
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
         const float scale = inverse_rms(x + r * n, n, eps);
-        for (int64_t i = 0; i < n; ++i) y[r * n + i] = to_bf16(x[r * n + i] * scale * weight[i]);
+        for (int64_t i = 0; i < n; ++i) y[r * n + i] = to_factor(x[r * n + i] * scale * weight[i]);
     }
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < n; i += LANES) sum = _mm512_fmadd_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i), sum);
-    return _mm512_reduce_add_ps(sum);
+    Vec sum = zeros();
+    for (int64_t i = 0; i < n; i += LANES) sum = mul_add(load(a + i), load(b + i), sum);
+    return sum_of(sum);
 }
 
 inline void add_scaled(float* y, const float* x, float scale, int64_t n) {
-    const __m512 s = _mm512_set1_ps(scale);
+    const Vec s = all(scale);
     for (int64_t i = 0; i < n; i += LANES)
-        _mm512_storeu_ps(y + i, _mm512_fmadd_ps(s, _mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
+        store(y + i, mul_add(s, load(x + i), load(y + i)));
 }
 
 // In place: the head's own norm, where there is one, then the rotation of its first `rotary` numbers.
@@ -101,14 +101,14 @@ void turn_head(float* head, const float* norm, const Layer& layer, const float* 
 void score_keys(const float* q, const float* keys, int64_t count, int64_t width, float scaling, float* scores) {
     int64_t t = 0;
     for (; t + LANES <= count; t += LANES) {
-        __m512 sums[LANES];
-        for (auto& sum : sums) sum = _mm512_setzero_ps();
+        Vec sums[LANES];
+        for (auto& sum : sums) sum = zeros();
         for (int64_t d = 0; d < width; d += LANES) {
-            const __m512 part = _mm512_loadu_ps(q + d);
+            const Vec part = load(q + d);
 #pragma GCC unroll 16
-            for (int j = 0; j < LANES; ++j) sums[j] = _mm512_fmadd_ps(part, _mm512_loadu_ps(keys + (t + j) * width + d), sums[j]);
+            for (int j = 0; j < LANES; ++j) sums[j] = mul_add(part, load(keys + (t + j) * width + d), sums[j]);
         }
-        _mm512_storeu_ps(scores + t, _mm512_mul_ps(sum_each(sums), _mm512_set1_ps(scaling)));
+        store(scores + t, mul(sum_each(sums), all(scaling)));
     }
     for (; t < count; ++t) scores[t] = dot(q, keys + t * width, width) * scaling;
 }
@@ -118,24 +118,24 @@ void mix_values(const float* weights, const float* values, int64_t count, int64_
     constexpr int PARTS = 4;
     for (int64_t d = 0; d < width; d += PARTS * LANES) {
         const int parts = std::min<int64_t>(PARTS, (width - d) / LANES);
-        __m512 even[PARTS], odd[PARTS];
-        for (int i = 0; i < PARTS; ++i) even[i] = odd[i] = _mm512_setzero_ps();
+        Vec even[PARTS], odd[PARTS];
+        for (int i = 0; i < PARTS; ++i) even[i] = odd[i] = zeros();
         int64_t t = 0;
         for (; t + 2 <= count; t += 2)
             for (int i = 0; i < parts; ++i) {
-                even[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t]), _mm512_loadu_ps(values + t * width + d + i * LANES), even[i]);
-                odd[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t + 1]), _mm512_loadu_ps(values + (t + 1) * width + d + i * LANES), odd[i]);
+                even[i] = mul_add(all(weights[t]), load(values + t * width + d + i * LANES), even[i]);
+                odd[i] = mul_add(all(weights[t + 1]), load(values + (t + 1) * width + d + i * LANES), odd[i]);
             }
         for (int i = 0; i < parts; ++i) {
-            if (t < count) even[i] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t]), _mm512_loadu_ps(values + t * width + d + i * LANES), even[i]);
+            if (t < count) even[i] = mul_add(all(weights[t]), load(values + t * width + d + i * LANES), even[i]);
             float* place = out + d + i * LANES;
-            _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), _mm512_add_ps(even[i], odd[i])));
+            store(place, add(load(place), add(even[i], odd[i])));
         }
     }
 }
 
-// Attention of one row's query heads that share key/value head k; [heads / K, D] into `out` as bfloat16.
-void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const float* queries, float* scores, uint16_t* out) {
+// Attention of one row's query heads that share key/value head k; [heads / K, D] into `out`.
+void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const float* queries, float* scores, Factor* out) {
     const int64_t cell = row / step.slots, slot = row % step.slots, width = layer.width;
     const float* prompt_k = step.prompt_k + (cell * layer.kv_heads + k) * step.longest * width;
     const float* prompt_v = step.prompt_v + (cell * layer.kv_heads + k) * step.longest * width;
@@ -152,28 +152,27 @@ void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const 
         score_keys(query, prompt_k + prompt_from * width, num_prompt, width, layer.scaling, scores);
         score_keys(query, step.own_k + own + own_from * width, num - num_prompt, width, layer.scaling, scores + num_prompt);
         for (int64_t t = num; t < (num + LANES - 1) / LANES * LANES; ++t) scores[t] = -INFINITY;
-        __m512 max16 = _mm512_loadu_ps(scores);
-        for (int64_t t = LANES; t < num; t += LANES) max16 = _mm512_max_ps(max16, _mm512_loadu_ps(scores + t));
-        const float largest = _mm512_reduce_max_ps(max16);
-        __m512 total16 = _mm512_setzero_ps();
+        Vec most = load(scores);
+        for (int64_t t = LANES; t < num; t += LANES) most = max(most, load(scores + t));
+        const float largest = max_of(most);
+        Vec total = zeros();
         for (int64_t t = 0; t < num; t += LANES) {
-            const __m512 inside = _mm512_sub_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(largest));
-            const __mmask16 is_key = _mm512_cmp_ps_mask(inside, _mm512_set1_ps(-1e30f), _CMP_GT_OQ);
-            const __m512 weight = _mm512_maskz_mov_ps(is_key, exp16(inside));
-            total16 = _mm512_add_ps(total16, weight);
-            _mm512_storeu_ps(scores + t, weight);
+            const Vec inside = sub(load(scores + t), all(largest));
+            const Vec weight = only(above(inside, -1e30f), exponential(inside));
+            total = add(total, weight);
+            store(scores + t, weight);
         }
         float mixed[512] = {0};
         mix_values(scores, prompt_v + prompt_from * width, num_prompt, width, mixed);
         mix_values(scores + num_prompt, step.own_v + own + own_from * width, num - num_prompt, width, mixed);
-        const float inverse = 1.0f / _mm512_reduce_add_ps(total16);
-        for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_bf16(mixed[i] * inverse);
+        const float inverse = 1.0f / sum_of(total);
+        for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_factor(mixed[i] * inverse);
     }
 }
 
 // Places of one layer's intermediate values in the scratch memory.
 struct Scratch {
-    uint16_t *x, *h, *attended, *active;
+    Factor *x, *h, *attended, *active;
     float *qkv, *scores;
 
     Scratch(const Layer& layer, const Step& step) {
@@ -181,10 +180,10 @@ struct Scratch {
         const int64_t ranks = std::max(std::max(layer.qkv.rank, layer.o.rank), std::max(layer.gate_up.rank, layer.down.rank));
         char* next = static_cast<char*>(step.scratch);
         auto take = [&next](int64_t bytes) { char* place = next; next += (bytes + 63) / 64 * 64; return place; };
-        x = reinterpret_cast<uint16_t*>(take(2 * rows * layer.qkv.in));
-        h = reinterpret_cast<uint16_t*>(take(2 * rows * ranks));
-        attended = reinterpret_cast<uint16_t*>(take(2 * rows * layer.o.in));
-        active = reinterpret_cast<uint16_t*>(take(2 * rows * layer.down.in));
+        x = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * layer.qkv.in));
+        h = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * ranks));
+        attended = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * layer.o.in));
+        active = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * layer.down.in));
         qkv = reinterpret_cast<float*>(take(4 * rows * layer.qkv.out));
         scores = reinterpret_cast<float*>(take(4 * omp_get_max_threads() * (step.longest + step.capacity + LANES)));
         size = next - static_cast<char*>(step.scratch);
@@ -200,7 +199,7 @@ float* panel_buffer(int64_t rows) {
 }
 
 // x += y of a product, panel by panel; called by all threads, ends in a barrier.
-void add_product(const Linear& layer, const uint16_t* input, uint16_t* h, int64_t rows, float* x) {
+void add_product(const Linear& layer, const Factor* input, Factor* h, int64_t rows, float* x) {
     if (layer.rank) adapter_inner(layer, input, rows, h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < layer.out / PANEL; ++panel) {
@@ -247,10 +246,10 @@ void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at)
         panel_product(layer.gate_up, at.x, at.h, rows, half + panel, up, PANEL);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t i = 0; i < PANEL; i += LANES) {
-                const __m512 g = _mm512_loadu_ps(gate + r * PANEL + i), u = _mm512_loadu_ps(up + r * PANEL + i);
-                const __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
-                const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
-                store_bf16(at.active + r * layer.down.in + panel * PANEL + i, _mm512_mul_ps(silu, u));
+                const Vec g = load(gate + r * PANEL + i), u = load(up + r * PANEL + i);
+                const Vec e = exponential(sub(zeros(), g));
+                const Vec silu = div(g, add(all(1.0f), e));
+                store(at.active + r * layer.down.in + panel * PANEL + i, mul(silu, u));
             }
     }
     add_product(layer.down, at.active, at.h, rows, step.x);
@@ -259,6 +258,14 @@ void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at)
 }  // namespace
 
 extern "C" {
+
+int64_t panel_width() {
+#ifdef BF16_FACTORS
+    return 0;
+#else
+    return PANEL;
+#endif
+}
 
 int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .build import compiled
+from .panels import Panels, lay_out
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
@@ -17,7 +18,7 @@ _Int = ctypes.c_int64
 class _Linear(ctypes.Structure):
     _fields_ = (
         ("weight", _Pointer), ("a", _Pointer), ("b", _Pointer), ("bias", _Pointer),
-        ("inputs", _Int), ("outputs", _Int), ("rank", _Int),
+        ("inputs", _Int), ("outputs", _Int), ("rank", _Int), ("is_low", _Int),
     )  # fmt: skip
 
 
@@ -41,27 +42,33 @@ class _Step(ctypes.Structure):
 
 @dataclass(frozen=True)
 class LinearWeights:
-    """`y = x W' + (x A') B' + bias`: bfloat16 W [O, I], A [R, I] and B [O, R], float32 bias."""
+    """`y = x W' + (x A') B' + bias`: factors W [O, I], A [R, I] and B [O, R], float32 bias."""
 
     weight_OI: Tensor
     a_RI: Tensor | None
     b_OR: Tensor | None
     bias_O: Tensor | None
+    panels: Panels = field(default_factory=Panels)
+    """Keeps W as the kernel reads it from one use to the next."""
 
     @property
     def fits(self) -> bool:
         """Whether the kernel can compute it."""
         outputs, inputs = self.weight_OI.shape
         parts = [t for t in (self.weight_OI, self.a_RI, self.b_OR) if t is not None]
-        is_plain = all(t.dtype == torch.bfloat16 and t.is_contiguous() and t.device.type == "cpu" for t in parts)
+        dtype = self.weight_OI.dtype
+        is_plain = all(t.dtype == dtype and t.is_contiguous() and t.device.type == "cpu" for t in parts)
         rank = 0 if self.a_RI is None else self.a_RI.shape[0]
-        return is_plain and outputs % 32 == 0 and inputs % 32 == 0 and rank % 2 == 0
+        return is_plain and outputs % 32 == 0 and inputs % 32 == 0 and (rank % 2 == 0 or dtype == torch.float32)
 
-    def structure(self) -> _Linear:
+    def structure(self) -> tuple[_Linear, list[Tensor | None]]:
+        """What the kernel is given, and the tensors it points to."""
         rank = 0 if self.a_RI is None else self.a_RI.shape[0]
         outputs, inputs = self.weight_OI.shape
-        pointers = map(_address, (self.weight_OI, self.a_RI, self.b_OR, self.bias_O))
-        return _Linear(*pointers, inputs, outputs, rank)
+        adapters = [None if t is None else lay_out(t) for t in (self.a_RI, self.b_OR)]
+        tensors = [self.panels.of(self.weight_OI), *adapters, self.bias_O]
+        is_low = tensors[0].dtype != self.weight_OI.dtype  # type: ignore[union-attr]
+        return _Linear(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
 
 
 @dataclass(frozen=True)
@@ -114,14 +121,14 @@ class DecodeLayer:
 
     def __init__(self, weights: LayerWeights) -> None:
         w = self.weights = weights
-        products = [p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)]
+        products, self._kept = zip(*(p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)), strict=True)
         norms = [_address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
         sizes = (w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
         self._layer = _Layer(*products, *norms, *sizes)
 
     def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: Caches) -> None:
         """Take the residual stream through the layer, in place; its keys and values join the caches at the clock."""
-        kernels = compiled()
+        kernels = compiled(self.weights.qkv.weight_OI.dtype)
         assert kernels is not None
         c = caches
         tensors = (x_RI, cos_RD, sin_RD, c.prompt_k, c.prompt_v, c.own_k, c.own_v)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .build import compiled
+from .panels import Panels
 
 
 @dataclass(frozen=True)
@@ -20,48 +21,50 @@ class Softmax:
     total_N: Tensor
     """Sum of w."""
     weight_NV: Tensor | None
-    """w in bfloat16, where it was asked for, in memory that the next call overwrites."""
+    """w as factors, where it was asked for, in memory that the next call overwrites."""
 
 
 def can_serve(weight_VI: Tensor) -> bool:
     """Whether the kernels exist here and take this weight."""
-    is_plain = weight_VI.dtype == torch.bfloat16 and weight_VI.is_contiguous() and weight_VI.device.type == "cpu"
+    is_plain = weight_VI.is_contiguous() and weight_VI.device.type == "cpu"
     outputs, inputs = weight_VI.shape
-    return is_plain and outputs % 2 == 0 and inputs % 32 == 0 and compiled() is not None
+    return is_plain and outputs % 2 == 0 and inputs % 32 == 0 and compiled(weight_VI.dtype) is not None
 
 
-_memory: dict[torch.dtype, Tensor] = {}
+_memory: dict[str, Tensor] = {}
 
 
-def _reused(dtype: torch.dtype, rows: int, width: int) -> Tensor:
+def _reused(use: str, dtype: torch.dtype, rows: int, width: int) -> Tensor:
     """The same memory for every chunk: fresh pages cost a quarter of what is done with them."""
-    if dtype not in _memory or _memory[dtype].numel() < rows * width:
-        _memory[dtype] = torch.empty(rows * width, dtype=dtype)
-    return _memory[dtype][: rows * width].view(rows, width)
+    kept = _memory.get(use)
+    if kept is None or kept.dtype != dtype or kept.numel() < rows * width:
+        kept = _memory[use] = torch.empty(rows * width, dtype=dtype)
+    return kept[: rows * width].view(rows, width)
 
 
-def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None) -> Tensor:
-    """`h W' + b` in float32 of bfloat16 factors, in memory that the next call overwrites."""
-    kernels = compiled()
+def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None, panels: Panels) -> Tensor:
+    """`h W' + b` in float32 of factors in the weight's dtype, in memory that the next call overwrites."""
+    kernels = compiled(weight_VI.dtype)
     assert kernels is not None
-    x_NI = hidden_NI.bfloat16().contiguous()
-    z_NV = _reused(torch.float32, len(x_NI), len(weight_VI))
-    pointers = [_pointer(t) for t in (x_NI, weight_VI, bias_V)]
+    x_NI = hidden_NI.to(weight_VI.dtype).contiguous()
+    z_NV = _reused("logits", torch.float32, len(x_NI), len(weight_VI))
+    laid_out = panels.of(weight_VI)
+    is_low = ctypes.c_int64(laid_out.dtype != weight_VI.dtype)
     sizes = [ctypes.c_int64(n) for n in (len(x_NI), x_NI.shape[1], len(weight_VI))]
-    kernels.head_logits(*pointers, *sizes, _pointer(z_NV))
+    kernels.head_logits(_pointer(x_NI), _pointer(laid_out), is_low, _pointer(bias_V), *sizes, _pointer(z_NV))
     return z_NV
 
 
-def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, *, with_weights: bool) -> Softmax:
-    """Log-prob of the targets and entropy under softmax(z / temperature)."""
-    kernels = compiled()
+def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dtype, *, with_weights: bool) -> Softmax:
+    """Log-prob of the targets and entropy under softmax(z / temperature); `dtype` is that of the weights."""
+    kernels = compiled(dtype)
     assert kernels is not None
     num, vocabulary = z_NV.shape
     out = Softmax(
         torch.empty(num),
         torch.empty(num),
         torch.empty(num),
-        _reused(torch.bfloat16, num, vocabulary) if with_weights else None,
+        _reused("weights", dtype, num, vocabulary) if with_weights else None,
     )
     target_N = target_N.contiguous()
     kernels.head_softmax(

@@ -2,7 +2,7 @@
 
 Every function keeps for its backward pass only what it was given, so activations are few: norm and feed-forward are
 computed again instead of being stored. Shapes: T tokens, I hidden width, F feed-forward width, H query heads, K
-key/value heads, D head width.
+key/value heads, D head width. "Factors" are numbers in the dtype that products multiply.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .build import compiled
 _Int = ctypes.c_int64
 
 
-def call(name: str, *arguments: Tensor | int | float) -> None:
-    """Call a kernel by name with contiguous tensors and numbers."""
-    kernels = compiled()
+def call(dtype: torch.dtype, name: str, *arguments: Tensor | int | float) -> None:
+    """Call the kernel of this name, built for factors of this dtype, with contiguous tensors and numbers."""
+    kernels = compiled(dtype)
     assert kernels is not None
     getattr(kernels, name)(*map(_argument, arguments))
 
@@ -33,31 +33,31 @@ def _argument(value: Tensor | int | float) -> Any:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """`x w / sqrt(mean(x^2) + eps)`: float32 x [T, I] and frozen w [I] -> bfloat16 [T, I]."""
+    """`x w / sqrt(mean(x^2) + eps)`: float32 x [T, I] and frozen w [I] -> factors [T, I]."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
-        y_TI = torch.empty_like(x_TI, dtype=torch.bfloat16)
+    def forward(ctx: Any, x_TI: Tensor, weight_I: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        y_TI = torch.empty_like(x_TI, dtype=dtype)
         inverse_T = x_TI.new_empty(len(x_TI))
-        call("rms_norm_forward", x_TI, weight_I, *x_TI.shape, eps, y_TI, inverse_T)
+        call(dtype, "rms_norm_forward", x_TI, weight_I, *x_TI.shape, eps, y_TI, inverse_T)
         ctx.save_for_backward(x_TI, weight_I, inverse_T)
         return y_TI
 
     @staticmethod
-    def backward(ctx: Any, dy_TI: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dy_TI: Tensor) -> tuple[Tensor, None, None, None]:
         x_TI, weight_I, inverse_T = ctx.saved_tensors
         dx_TI = torch.empty_like(x_TI)
-        call("rms_norm_backward", x_TI, weight_I, inverse_T, dy_TI.contiguous(), *x_TI.shape, dx_TI)
-        return dx_TI, None, None
+        call(dy_TI.dtype, "rms_norm_backward", x_TI, weight_I, inverse_T, dy_TI.contiguous(), *x_TI.shape, dx_TI)
+        return dx_TI, None, None, None
 
 
 class _SiluMul(torch.autograd.Function):
-    """`silu(gate) * up`: bfloat16 [T, 2 F] -> [T, F]."""
+    """`silu(gate) * up`: factors [T, 2 F] -> [T, F]."""
 
     @staticmethod
     def forward(ctx: Any, y_TG: Tensor) -> Tensor:
         out_TF = y_TG.new_empty(len(y_TG), y_TG.shape[1] // 2)
-        call("silu_mul_forward", y_TG, *out_TF.shape, out_TF)
+        call(y_TG.dtype, "silu_mul_forward", y_TG, *out_TF.shape, out_TF)
         ctx.save_for_backward(y_TG)
         return out_TF
 
@@ -65,19 +65,19 @@ class _SiluMul(torch.autograd.Function):
     def backward(ctx: Any, dout_TF: Tensor) -> Tensor:
         (y_TG,) = ctx.saved_tensors
         dy_TG = torch.empty_like(y_TG)
-        call("silu_mul_backward", y_TG, dout_TF.contiguous(), *dout_TF.shape, dy_TG)
+        call(y_TG.dtype, "silu_mul_backward", y_TG, dout_TF.contiguous(), *dout_TF.shape, dy_TG)
         return dy_TG
 
 
 class _Heads(torch.autograd.Function):
-    """bfloat16 [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
+    """Factors [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
 
     @staticmethod
     def forward(ctx: Any, y_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, heads: int, kv_heads: int) -> Tensor:
         width = y_TO.shape[1] // (heads + 2 * kv_heads)
         out_HTD = torch.empty(heads + 2 * kv_heads, len(y_TO), width)
-        ctx.sizes = (len(y_TO), heads, kv_heads, width, cos_TD.shape[1])
-        call("heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
+        ctx.dtype, ctx.sizes = y_TO.dtype, (len(y_TO), heads, kv_heads, width, cos_TD.shape[1])
+        call(y_TO.dtype, "heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
         ctx.save_for_backward(cos_TD, sin_TD)
         return out_HTD
 
@@ -85,44 +85,44 @@ class _Heads(torch.autograd.Function):
     def backward(ctx: Any, dout_HTD: Tensor) -> tuple[Tensor | None, ...]:
         cos_TD, sin_TD = ctx.saved_tensors
         tokens, heads, kv_heads, width, _ = ctx.sizes
-        dy_TO = torch.empty(tokens, (heads + 2 * kv_heads) * width, dtype=torch.bfloat16)
-        call("heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
+        dy_TO = torch.empty(tokens, (heads + 2 * kv_heads) * width, dtype=ctx.dtype)
+        call(ctx.dtype, "heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
         return dy_TO, None, None, None, None
 
 
 class _MergeHeads(torch.autograd.Function):
-    """float32 [H, T, D] -> bfloat16 [T, H D]."""
+    """float32 [H, T, D] -> factors [T, H D]."""
 
     @staticmethod
-    def forward(ctx: Any, x_HTD: Tensor) -> Tensor:
+    def forward(ctx: Any, x_HTD: Tensor, dtype: torch.dtype) -> Tensor:
         heads, tokens, width = ctx.shape = x_HTD.shape
-        y_TI = torch.empty(tokens, heads * width, dtype=torch.bfloat16)
-        call("merge_heads", x_HTD.contiguous(), tokens, heads, width, y_TI)
+        y_TI = torch.empty(tokens, heads * width, dtype=dtype)
+        call(dtype, "merge_heads", x_HTD.contiguous(), tokens, heads, width, y_TI)
         return y_TI
 
     @staticmethod
-    def backward(ctx: Any, dy_TI: Tensor) -> Tensor:
+    def backward(ctx: Any, dy_TI: Tensor) -> tuple[Tensor, None]:
         heads, tokens, width = ctx.shape
         dx_HTD = torch.empty(heads, tokens, width)
-        call("split_heads", dy_TI.contiguous(), tokens, heads, width, dx_HTD)
-        return dx_HTD
+        call(dy_TI.dtype, "split_heads", dy_TI.contiguous(), tokens, heads, width, dx_HTD)
+        return dx_HTD, None
 
 
-def rms_norm(x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
-    """`x w / sqrt(mean(x^2) + eps)`: float32 x and frozen w -> bfloat16."""
-    return _RMSNorm.apply(x_TI, weight_I, eps)  # type: ignore[no-any-return, no-untyped-call]
+def rms_norm(x_TI: Tensor, weight_I: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """`x w / sqrt(mean(x^2) + eps)`: float32 x and frozen w -> factors of `dtype`."""
+    return _RMSNorm.apply(x_TI, weight_I, eps, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def silu_mul(gate_up_TG: Tensor) -> Tensor:
-    """`silu(gate) * up`: bfloat16 [T, 2 F] -> [T, F]."""
+    """`silu(gate) * up`: factors [T, 2 F] -> [T, F]."""
     return _SiluMul.apply(gate_up_TG)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def turned_heads(qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, heads: int, kv_heads: int) -> Tensor:
-    """bfloat16 [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
+    """Factors [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
     return _Heads.apply(qkv_TO, cos_TD, sin_TD, heads, kv_heads)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def merge_heads(x_HTD: Tensor) -> Tensor:
-    """float32 [H, T, D] -> bfloat16 [T, H D]."""
-    return _MergeHeads.apply(x_HTD)  # type: ignore[no-any-return, no-untyped-call]
+def merge_heads(x_HTD: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32 [H, T, D] -> factors [T, H D]."""
+    return _MergeHeads.apply(x_HTD, dtype)  # type: ignore[no-any-return, no-untyped-call]

@@ -39,8 +39,8 @@ class ComputeModel:
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
         self._set_mode(gradient_checkpointing)
         self.device = self.head.weight_VD.device
-        may_use_kernels = dtype == torch.bfloat16 and self.device.type == "cpu"
-        self.kernel_layers = install_kernels(self.model, self._holder) if may_use_kernels else []
+        is_cpu = self.device.type == "cpu"
+        self.kernel_layers = install_kernels(self.model, self._holder, dtype) if is_cpu else []
 
     def _set_mode(self, gradient_checkpointing: bool) -> None:
         self.model.eval()
@@ -65,9 +65,9 @@ class ComputeModel:
     @property
     def why_no_kernels(self) -> str | None:
         """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
-        if self.kernel_layers or self.dtype != torch.bfloat16 or self.device.type != "cpu":
+        if self.kernel_layers or self.device.type != "cpu":
             return None
-        return kernels.why_none() or "no layer of this model is of the make they compute"
+        return kernels.why_none(self.dtype) or "no layer of this model is of the make they compute"
 
     def drop_kernels(self) -> None:
         """Let every layer run its own code while decoding too."""

@@ -76,11 +76,11 @@ class KernelLayer:
         """The layer over the packed tokens of a pass, differentiable."""
         p = self._parts
         norm_in, norm_post = (n.weight.detach().float() for n in (p.norm_in, p.norm_post))
-        qkv_TO = p.qkv.whole(rms_norm(x_TI, norm_in, p.eps))
+        qkv_TO = p.qkv.whole(rms_norm(x_TI, norm_in, p.eps, p.dtype))
         heads_HTD = turned_heads(qkv_TO, cos_TD, sin_TD, p.heads, p.kv_heads)
         attended_HTD = self._attend(heads_HTD, plan)
-        x_TI = x_TI + p.o.whole(merge_heads(attended_HTD))
-        gate_up_TG = p.gate_up.whole(rms_norm(x_TI, norm_post, p.eps))
+        x_TI = x_TI + p.o.whole(merge_heads(attended_HTD, p.dtype))
+        gate_up_TG = p.gate_up.whole(rms_norm(x_TI, norm_post, p.eps, p.dtype))
         return x_TI + p.down.whole(silu_mul(gate_up_TG))
 
     def _attend(self, heads_HTD: Tensor, plan: Plan) -> Tensor:
@@ -90,12 +90,12 @@ class KernelLayer:
         if not isinstance(plan, Pieces) or (window is not None and window < plan.longest):
             return plan.attend(p.attention, *parts)
         plan.keep(parts[1], parts[2])
-        return packed_attention(heads_HTD, plan.pieces, p.heads, p.kv_heads, p.attention.scaling)
+        return packed_attention(heads_HTD, plan.pieces, p.heads, p.kv_heads, p.attention.scaling, p.dtype)
 
 
-def install_kernels(model: nn.Module, holder: PlanHolder) -> list[KernelLayer]:
+def install_kernels(model: nn.Module, holder: PlanHolder, dtype: torch.dtype) -> list[KernelLayer]:
     """Give every decoder layer that the kernel can compute to it; none where there are no kernels."""
-    if kernels.compiled() is None:
+    if kernels.compiled(dtype) is None:
         return []
     rotary = getattr(getattr(model, "base_model", None), "rotary_emb", None)
     installed = []
@@ -118,6 +118,7 @@ class _Parts:
         self.o, self.gate_up, self.down = _whole(attn.o_proj), _whole(mlp.gate_proj, mlp.up_proj), _whole(mlp.down_proj)
         self.norm_in, self.norm_post = layer.input_layernorm, layer.post_attention_layernorm
         self.norm_q, self.norm_k = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        self.dtype = self.qkv.dtype
         self.attention = attention
         self.heads, self.kv_heads = num_heads
         self.width = self.o.sources[0].weight_OI.shape[1] // self.heads
@@ -234,4 +235,4 @@ def _whole(*layers: nn.Module) -> Projection:
 def _linear_weights(projection: Projection) -> LinearWeights:
     assert projection.weight_OI is not None
     bias = None if projection.bias_O is None else projection.bias_O.float()
-    return LinearWeights(projection.weight_OI, projection.a_RI, projection.b_OR, bias)
+    return LinearWeights(projection.weight_OI, projection.a_RI, projection.b_OR, bias, projection.panels)

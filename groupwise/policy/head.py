@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import head as kernel
+from ..kernels.panels import Panels
 from .pages import release
 from .projection import can_pack, linear
 
@@ -40,6 +41,7 @@ class Head:
     _weight_low: Tensor | None = field(default=None, repr=False)
     _weight32: Tensor | None = field(default=None, repr=False)
     _packed: Any = field(default=None, repr=False)
+    _panels: Panels = field(default_factory=Panels, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, dtype: torch.dtype = torch.float32) -> Head:
@@ -59,7 +61,7 @@ class Head:
         if self._weight_low is None or self.weight_VD.requires_grad:
             self._weight_low = self.weight_VD.detach().to(self.dtype)
             self._weight32 = None if self.has_kernel else self.weight_VD.detach().float()
-            if self.has_kernel:
+            if self.has_kernel and self._weight_low.dtype != self.weight_VD.dtype:  # it is a copy
                 release(self.weight_VD)
             self._packed = None
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
@@ -67,7 +69,7 @@ class Head:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether a kernel multiplies bfloat16 factors into float32 logits here; a trained weight stays float32."""
+        """Whether a kernel multiplies factors into float32 logits here; a trained weight stays float32."""
         is_frozen = not self.weight_VD.requires_grad
         return is_frozen and self._weight_low is not None and kernel.can_serve(self._weight_low)
 
@@ -76,7 +78,7 @@ class Head:
         if not self.has_kernel:
             return hidden_ND.float(), self.weight_VD.float()
         assert self._weight_low is not None
-        return hidden_ND.to(torch.bfloat16).float(), self._weight_low.float()
+        return hidden_ND.to(self._weight_low.dtype).float(), self._weight_low.float()
 
     def mix(self, coefficient_NV: Tensor) -> Tensor:
         """`coefficient W`, shape ND: the gradient for hidden states, float32."""
@@ -88,7 +90,7 @@ class Head:
         bias = None if self.bias_V is None else self.bias_V.detach().float()
         if self.has_kernel:
             assert self._weight_low is not None
-            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias))
+            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels))
         weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
         return self.transform(linear(hidden_ND.float(), weight, bias, self._packed))
 
@@ -142,7 +144,7 @@ def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature:
     for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
         z_NV = head.logits(hidden)
         if head.has_kernel:
-            parts.append(kernel.softmax(z_NV, target, temperature, with_weights=False).logprob_N)
+            parts.append(kernel.softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
             continue
         z_NV = z_NV.div_(temperature)
         parts.append(z_NV.gather(1, target[:, None])[:, 0] - z_NV.logsumexp(-1))
@@ -232,7 +234,7 @@ def _kernel_chunk(
     head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, _: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The same in two passes over the logits, without an entropy gradient."""
-    found = kernel.softmax(head.logits(hidden_ND), target_N, temperature, with_weights=keeps_direction)
+    found = kernel.softmax(head.logits(hidden_ND), target_N, temperature, head.dtype, with_weights=keeps_direction)
     if found.weight_NV is None:
         return found.logprob_N, found.entropy_N, []
     direction = head.weight_VD.detach()[target_N].float() - head.mix(found.weight_NV) / found.total_N[:, None]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.panels import Panels
 from .pages import release
 
 FEW_ROWS = 16
@@ -87,6 +88,7 @@ class Projection:
         self.sizes = [s.weight_OI.shape[0] for s in sources]
         self.weight_OI: Tensor | None = None
         self.packed: Any = None
+        self.panels = Panels()
         self.bias_O: Tensor | None = None
         self.a_RI: Tensor | None = None
         self.b_OR: Tensor | None = None

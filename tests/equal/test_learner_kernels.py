@@ -15,14 +15,14 @@ from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.packing import Pack
 
-from .test_kernels import SIZES, needs_kernels
+from .test_kernels import DTYPES, SIZES, needs_kernels
 
-pytestmark = needs_kernels
+pytestmark = [needs_kernels, pytest.mark.parametrize("dtype", DTYPES)]
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 32
 ROWS = random_rows((23, 7), ((60, 1, 55), (4, 31)), seed=5)
-ROUNDING = 2.0**-8
-"""The largest relative error of one rounding to bfloat16."""
+ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-19}
+"""The largest relative error of one rounding to bfloat16; in float32, of a short sum."""
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -52,16 +52,16 @@ def written_attention(qkv_HTD: torch.Tensor, pieces_P4: torch.Tensor, scaling: f
     return scores.softmax(-1).nan_to_num(0.0) @ v
 
 
-def test_attention_is_what_the_mask_says():
+def test_attention_is_what_the_mask_says(dtype):
     pack = Pack(ROWS, torch.device("cpu"))
     qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), WIDTH).requires_grad_()
-    found = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3)
+    found = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3, dtype)
     expected = written_attention(qkv, pack.pieces, 0.3)
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.allclose(*gradients(found, qkv), *gradients(expected, qkv), atol=1e-5)
 
 
-def test_attention_does_not_depend_on_the_number_of_threads():
+def test_attention_does_not_depend_on_the_number_of_threads(dtype):
     pack = Pack(ROWS, torch.device("cpu"))
     results = []
     threads = torch.get_num_threads()
@@ -69,32 +69,32 @@ def test_attention_does_not_depend_on_the_number_of_threads():
         for number in (1, 3):
             torch.set_num_threads(number)
             qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), WIDTH).requires_grad_()
-            out = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3)
+            out = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3, dtype)
             results.append((out.detach(), *gradients(out, qkv)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
 
 
-def test_norm():
+def test_norm(dtype):
     x, weight = randn(9, 64).requires_grad_(), randn(64)
     expected = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight
-    found = rms_norm(x, weight, 1e-5)
-    assert_near(found, expected, ROUNDING)
+    found = rms_norm(x, weight, 1e-5, dtype)
+    assert_near(found, expected, ROUNDING[dtype])
     assert_near(*gradients(found, x), *gradients(expected, x), 1e-5)
 
 
-def test_gated_unit():
-    y = randn(9, 64).bfloat16().requires_grad_()
+def test_gated_unit(dtype):
+    y = randn(9, 64).to(dtype).requires_grad_()
     gate, up = y.float().chunk(2, dim=-1)
     expected, found = F.silu(gate) * up, silu_mul(y)
-    assert_near(found, expected, ROUNDING)
-    assert_near(*gradients(found, y), *gradients(expected, y), 2 * ROUNDING)
+    assert_near(found, expected, ROUNDING[dtype])
+    assert_near(*gradients(found, y), *gradients(expected, y), 2 * ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("rotary", [WIDTH, WIDTH // 2])
-def test_heads(rotary):
-    y = randn(9, (HEADS + 2 * KV_HEADS) * WIDTH).bfloat16().requires_grad_()
+def test_heads(rotary, dtype):
+    y = randn(9, (HEADS + 2 * KV_HEADS) * WIDTH).to(dtype).requires_grad_()
     cos, sin = randn(9, rotary), randn(9, rotary)
     x = y.float().unflatten(-1, (-1, WIDTH)).transpose(0, 1)
     turned, rest = x[:, :, :rotary], x[:, :, rotary:]
@@ -103,13 +103,13 @@ def test_heads(rotary):
     expected = torch.cat([whole[: HEADS + KV_HEADS], x[HEADS + KV_HEADS :]])
     found = turned_heads(y, cos, sin, HEADS, KV_HEADS)
     assert torch.allclose(found, expected, atol=1e-5)
-    assert_near(*gradients(found, y), *gradients(expected, y), 2 * ROUNDING)
+    assert_near(*gradients(found, y), *gradients(expected, y), 2 * ROUNDING[dtype])
 
 
-def test_merging_heads():
+def test_merging_heads(dtype):
     x = randn(HEADS, 9, WIDTH).requires_grad_()
-    found, expected = merge_heads(x), x.transpose(0, 1).flatten(1)
-    assert torch.equal(found, expected.bfloat16())
+    found, expected = merge_heads(x, dtype), x.transpose(0, 1).flatten(1)
+    assert torch.equal(found, expected.to(dtype))
     assert torch.equal(*gradients(found, x), *gradients(expected, x))
 
 
@@ -130,12 +130,14 @@ def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-bias", "qwen2", "mistral", "mistral-window"])
-def test_gradients_are_as_near_to_float32_as_without_kernels(name):
+def test_gradients_are_as_near_to_float32_as_without_kernels(name, dtype):
     model = with_lora(tiny_model(name, **SIZES))
-    exact = pass_gradients(Network(model, torch.float32, ComputeModel(model, torch.float32)))
-    fast = ComputeModel(model, torch.bfloat16)
+    without = ComputeModel(model, torch.float32)
+    without.drop_kernels()
+    exact = pass_gradients(Network(model, torch.float32, without))
+    fast = ComputeModel(model, dtype)
     assert fast.kernel_layers
-    gap = distance(pass_gradients(Network(model, torch.bfloat16, fast)), exact)
+    gap = distance(pass_gradients(Network(model, dtype, fast)), exact)
     fast.drop_kernels()
-    eager = distance(pass_gradients(Network(model, torch.bfloat16, fast)), exact)
-    assert 0 < gap < 1.25 * eager
+    eager = distance(pass_gradients(Network(model, dtype, fast)), exact)
+    assert gap < (1e-5 if dtype == torch.float32 else 1.25 * eager)
