@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from groupwise.config import load_recipe
 from groupwise.rewards.judge import Judged
 from groupwise.types import Group, Problem
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
     "peers", "step_vs_trl", "engine", "base_vs_trained", "demo_seeds", "negative_controls", "run_recipe", "table",
-    "task_recipes",
+    "task_recipes", "choosing",
 )  # fmt: skip
 
 
@@ -200,6 +201,76 @@ def test_long_prompts_have_the_tokens_asked_for(load: Any) -> None:
 
     prompt = load("step_vs_trl")._long_prompt(iter(["one two three", "eleven twelve", "more"]), 6, Tokenizer())
     assert prompt == "one two three eleven"  # 1 + 1 + 1 + 2 tokens; the next word would need two
+
+
+def test_every_run_of_a_study_samples_as_many_completions_in_as_many_steps(load: Any) -> None:
+    choosing = load("choosing")
+    runs = choosing.wanted(list(choosing.STUDIES))
+    recipes = [load_recipe(choosing.RECIPE, list(settings)) for settings in runs.values()]
+    assert {(recipe.config.completions_per_step, recipe.config.max_steps) for recipe in recipes} == {(16, 40)}
+    assert len({json.dumps(recipe.resolved()) for recipe in recipes}) == len(runs), "two runs are the same"
+    assert all(() in study.values() for study in choosing.STUDIES.values())
+    assert next(iter(runs)) == choosing.BASELINE
+    assert list(choosing.wanted(["scale"])) == ["baseline", "scale=none"]
+
+
+def step_record(distance: float, **more: Any) -> dict[str, Any]:
+    record = {"rewards/length/mean": distance, "rewards/regex/mean": 0.25, "frac_reward_zero_std": 0.5}
+    return {**record, "step_time": 2.0, "num_tokens": 100, "kl": None, **more}
+
+
+def test_a_run_is_measured_by_its_distance_and_not_by_its_reward(load: Any) -> None:
+    choosing = load("choosing")
+    held_out = "eval_rewards/length/mean"
+    metrics = [step_record(-float(40 - step), reward=1.0) for step in range(20)]
+    metrics[9]["kl"] = 0.5
+    metrics[0][held_out], metrics[-1][held_out] = -44.0, -22.0
+    found = choosing.measures(metrics)
+    assert found["last_distance"]["mean"] == pytest.approx(-25.5)  # of -30 ... -21
+    assert found["last_distance"]["stderr"] == pytest.approx(0.957, abs=1e-3)
+    assert found["steps_until_close"] == 18  # steps 14 to 18 are 27 ... 23 away
+    assert (found["no_signal"], found["seconds"], found["held_out"]) == (0.5, 40.0, {"before": -44.0, "after": -22.0})
+    assert found["last_kl"] == 0.5  # at beta 0 it is measured now and then
+    assert choosing.measures(metrics[:4])["steps_until_close"] is None
+    assert choosing.measures(metrics[:4])["held_out"] is None
+    assert choosing.curves([step_record(-1 / 3)])["distance"] == [-0.33333]
+    assert choosing.curves([step_record(-1.0)])["kl"] == [None]
+
+
+def test_studies_go_on_where_they_were_but_not_on_another_machine(load: Any, tmp_path: Path) -> None:
+    choosing, path = load("choosing"), tmp_path / "choosing.json"
+    assert choosing.begun(path, again=False) == {}
+    here = choosing.common.machine()
+    path.write_text(json.dumps({"machine": here, "runs": {"baseline": {"settings": []}}}))
+    assert choosing.begun(path, again=False) == {"baseline": {"settings": []}}
+    assert choosing.begun(path, again=True) == {}
+    path.write_text(json.dumps({"machine": {**here, "cores": 128}, "runs": {}}))
+    with pytest.raises(SystemExit, match="128 cores"):
+        choosing.begun(path, again=False)
+
+
+def test_a_run_that_is_there_with_its_settings_is_not_made_again(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choosing, made = load("choosing"), []
+
+    def measure(key: str, settings: list[str], steps: int) -> dict[str, Any]:
+        made.append(key)
+        last = {"mean": -20.0, "stderr": 1.0}
+        return {"settings": settings, "num_completions": 16, "seconds": 1.0, "last_distance": last}
+
+    monkeypatch.setattr(choosing, "measure", measure)
+
+    def run(*arguments: str) -> list[str]:
+        made.clear()
+        monkeypatch.setattr(sys, "argv", ["choosing.py", "--output", str(tmp_path / "choosing.json"), *arguments])
+        choosing.main()
+        return list(made)
+
+    assert run("--studies", "scale") == ["baseline", "scale=none"]
+    assert run("--studies", "scale", "seed") == ["seed=1", "seed=2"]
+    assert run("--studies", "scale", "--set", "max_steps=20") == ["baseline", "scale=none"]
+    assert run("--studies", "scale", "--again", "--set", "max_steps=20") == ["baseline", "scale=none"]
 
 
 def test_peak_memory_of_this_process_is_known_on_linux(load: Any) -> None:
