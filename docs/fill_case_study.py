@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from blocks import replaced
 
 from groupwise.runs import RunReader
 from groupwise.runs.records import CompletionRecord, GroupRecord
@@ -54,13 +55,6 @@ def main() -> None:
         page = replaced(page, "base-vs-trained", answers_table(json.loads(BASE_VS_TRAINED.read_text())))
     PAGE.write_text(page, encoding="utf-8")
     print(PAGE)
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with `text` in the block of that name."""
-    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    assert block.search(page), f"{PAGE.name} has no block {name}"
-    return block.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 
 def run_table(records: Sequence[dict[str, Any]]) -> str:
