@@ -17,7 +17,7 @@ _DERIVED: dict[str, Callable[[GRPOConfig], Any]] = {
     "gradient_accumulation_steps": lambda config: 1,
     "generation_batch_size": lambda config: config.completions_per_step,
     "steps_per_generation": lambda config: config.num_minibatches,
-    "bf16": lambda config: config.dtype == "bfloat16",
+    "bf16": lambda config: config.dtype != "float32",
     "torch_dtype": lambda config: config.dtype,
     "evaluation_strategy": lambda config: config.eval_strategy,
     "logging_strategy": lambda config: "steps" if config.logging_steps else "no",

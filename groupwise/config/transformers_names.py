@@ -33,7 +33,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("average_tokens_across_devices", True, "every mean is over the whole step already"),
     same("max_grad_norm"),
     refused("label_smoothing_factor", 0.0, "GRPO has no labels to smooth; leave it out"),
-    translated("bf16", None, "`dtype`: bfloat16, or float32 when false"),
+    translated("bf16", None, "`dtype`: auto (bfloat16 where the machine is fast at it), or float32 when false"),
     refused("fp16", False, _FP16),
     ignored("bf16_full_eval", False, "evaluation samples in the precision of training, `dtype`"),
     refused("fp16_full_eval", False, _FP16),

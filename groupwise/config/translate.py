@@ -156,10 +156,10 @@ def _model_arguments(state: Translation) -> None:
 
 
 def _precision(state: Translation) -> None:
-    """`bf16` is about the compute dtype. False only says something when nothing else does."""
+    """`bf16` asks for bfloat16 where that is fast. False only says something when nothing else does."""
     bf16 = state.written.get("bf16")
-    if bf16:
-        state.set("dtype", "bfloat16", "bf16")
+    if bf16 and state.fields.get("dtype") != "bfloat16":
+        state.set("dtype", "auto", "bf16")
     elif bf16 is False:
         state.fields.setdefault("dtype", "float32")
 

@@ -27,7 +27,7 @@ from ..rewards.sandbox.choice import sandboxes_in_use
 from ..rollout.engine import Engine
 from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
-from ..world import pick_dtype
+from ..world import has_fast_bfloat16, pick_dtype
 from .best import check_metric
 from .checkpoint import require_saveable
 from .collect import make_sampling
@@ -54,7 +54,10 @@ class Policy:
     @classmethod
     def of(cls, model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig, notify: Notify) -> Policy:
         pad_id(tokenizer)  # a missing pad token is aliased now, for reward models and for the saved tokenizer
-        dtype = pick_dtype(config.dtype, next(model.parameters()).device)
+        device = next(model.parameters()).device
+        dtype = pick_dtype(config.dtype, device)
+        if dtype == torch.bfloat16 and not has_fast_bfloat16(device):
+            notify("This machine multiplies bfloat16 many times slower than float32: dtype: auto would take float32.")
         network = build_network(
             model,
             dtype,

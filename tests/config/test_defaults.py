@@ -47,7 +47,7 @@ def test_the_case_study() -> None:
         logging_steps=1,
     )
     assert config.describe() == ["2 prompts x 4 completions = 8 completions a step, 1 update", "objective grpo"]
-    assert (config.optim, config.dtype, config.report_to) == ("adamw_8bit", "bfloat16", ["wandb"])
+    assert (config.optim, config.dtype, config.report_to) == ("adamw_8bit", "auto", ["wandb"])
     assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (4, 2)
     assert config.as_written["optim"] == "adamW_8bit"
 

@@ -68,7 +68,7 @@ def test_all_problems_come_together() -> None:
         ({"epsilon": 0.1, "epsilon_low": 0.2}, "epsilon_low is 0.2, but other keys make it 0.1."),
         ({"loss_type": "bnpo", "aggregation": "constant"}, "aggregation is 'constant', but other keys"),
         ({"loss_type": "cispo", "epsilon_high": 0.3}, "weight_max 0.3"),
-        ({"bf16": True, "dtype": "float32"}, "dtype is 'float32', but bf16 makes it 'bfloat16'."),
+        ({"bf16": True, "dtype": "float32"}, "dtype is 'float32', but bf16 makes it 'auto'."),
         ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams"),
         ({"generation_kwargs": {"temperature": 0.5}, "temperature": 1.0}, "Keep one of them."),
         ({"model_init_kwargs": {"quantization_config": object()}}, "pass the loaded object instead"),
