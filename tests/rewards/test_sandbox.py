@@ -15,7 +15,7 @@ import pytest
 
 import groupwise
 from groupwise.errors import ConfigError
-from groupwise.rewards.sandbox import Sandboxed, choice, detect
+from groupwise.rewards.sandbox import Sandboxed, choice, detect, process, usage
 from groupwise.rewards.sandbox.backend import FILE_NUMBER
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
 from groupwise.rewards.sandbox.choice import Choice, backend_for, sandbox_notes, sandboxes_in_use, use
@@ -325,3 +325,36 @@ def _name(pid):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+@needs_bubblewrap
+def test_a_disk_is_looked_at_once_it_is_the_workers_own(monkeypatch):
+    """While a sandbox is set up, its path to /tmp may lead to any file system."""
+    looked = []
+    monkeypatch.setattr(usage, "disk_usage", lambda folder: (looked.append(folder), (0, 10**6))[1])
+    monkeypatch.setattr(process, "WATCH_S", 0.0)
+    worker = process.Process(find_bubblewrap().backend, Limits())
+    try:
+        worker.await_start(60.0)
+        assert not looked
+        with pytest.raises(process.WorkerError, match="more than 10000 files"):
+            worker.receive(process.Deadline(5.0))
+    finally:
+        worker.kill()
+
+
+@needs_bubblewrap
+def test_files_are_counted_in_the_folder_that_was_opened(tmp_path, monkeypatch):
+    """The path leads elsewhere as soon as it has been looked at."""
+    link = tmp_path / "link"
+    link.symlink_to("/dev/shm")
+    fstat = os.fstat
+
+    def look(opened: int) -> os.stat_result:
+        link.unlink()
+        link.symlink_to("/")
+        return fstat(opened)
+
+    monkeypatch.setattr(os, "fstat", look)
+    found = os.statvfs("/dev/shm")
+    assert usage.disk_usage(link)[1] == found.f_files - found.f_ffree

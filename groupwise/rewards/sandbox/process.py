@@ -193,7 +193,9 @@ class Process:
     def _watch(self, now: float) -> None:
         if now - self._watched_at >= WATCH_S:
             self._watched_at = now
-            if (what := excess(self.popen.pid, self.limits, has_init=self.backend.has_init)) is not None:
+            # Until it has started, its path to /tmp may lead to a file system that is not its own.
+            has_disk = self.backend.has_init and self._has_started
+            if (what := excess(self.popen.pid, self.limits, has_init=has_disk)) is not None:
                 raise WorkerError(f"killed: {what}")
 
     def _read(self, fd: int) -> None:

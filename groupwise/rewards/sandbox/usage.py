@@ -27,7 +27,7 @@ def excess(pid: int, limits: Limits, *, has_init: bool) -> str | None:
     pids = descendants(pid)
     used = sum(map(_resident_bytes, pids))
     if has_init and len(pids) > 1:
-        blocks, files = _disk(pids[1])
+        blocks, files = disk_usage(Path("/proc", str(pids[1]), "root", "tmp"))
         used += blocks
         if files > limits.files:
             return f"more than {limits.files} files"
@@ -42,13 +42,20 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _disk(init: int) -> tuple[int, int]:
-    """Bytes and number of files under the /tmp that the first process of a sandbox sees."""
-    folder = Path("/proc", str(init), "root", "tmp")
+def disk_usage(folder: Path) -> tuple[int, int]:
+    """Bytes and number of files on the file system that a sandbox has at this folder, its own /tmp.
+
+    The folder is opened once: while a sandbox sets itself up, the same path leads to one file system after another, and
+    the files of ours must not be counted as those of its own.
+    """
     try:
-        inside, found = os.stat(folder), os.statvfs(folder)
+        opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     except OSError:
         return 0, 0  # it has not set its folders up yet, or has ended
-    if inside.st_dev == os.stat("/tmp").st_dev:
-        return 0, 0  # it still sees ours
+    try:
+        if os.fstat(opened).st_dev == os.stat("/tmp").st_dev:
+            return 0, 0  # it still sees ours
+        found = os.fstatvfs(opened)
+    finally:
+        os.close(opened)
     return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
