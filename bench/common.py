@@ -69,6 +69,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def fast_dtype() -> str:
+    """The dtype of weights that this processor multiplies by fastest: without AVX512-BF16, bfloat16 is emulated."""
+    return "bfloat16" if machine()["has_avx512_bf16"] else "float32"
+
+
 def _field(path: str, key: str) -> str | None:
     try:
         lines = Path(path).read_text().splitlines()

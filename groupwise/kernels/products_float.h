@@ -38,7 +38,7 @@ inline void accumulate(Vec (&sums)[ROWS][2], const float* x, const Weight* panel
     }
 }
 
-// y[r, 0..used) of one panel for ROWS rows.
+// y[r, 0..used) of one panel, whose weights are given, for ROWS rows.
 template <int ROWS, class Weight>
 void panel_rows(const Linear& layer, const Weight* weight, const float* x, const float* h, int64_t panel, int64_t used, float* y, int64_t y_stride) {
     const Mask low = first(used), high = first(used - LANES);
@@ -48,7 +48,7 @@ void panel_rows(const Linear& layer, const Weight* weight, const float* x, const
         sums[r][1] = layer.bias ? load_or(zeros(), high, layer.bias + panel * PANEL + LANES) : zeros();
     }
     if (layer.rank) accumulate<ROWS>(sums, h, layer.b + panel * PANEL * layer.rank, layer.rank);
-    accumulate<ROWS>(sums, x, weight + panel * PANEL * layer.in, layer.in);
+    accumulate<ROWS>(sums, x, weight, layer.in);
     for (int r = 0; r < ROWS; ++r) {
         store_only(y + r * y_stride, low, sums[r][0]);
         store_only(y + r * y_stride + LANES, high, sums[r][1]);
@@ -71,10 +71,23 @@ void panel_tiles(const Linear& layer, const Weight* weight, const float* x, cons
     }
 }
 
+// One panel of a layer's weights in float32, in this thread's memory where it was kept in bfloat16.
+inline const float* expanded(const Linear& layer, int64_t panel) {
+    if (!layer.is_low) return static_cast<const float*>(layer.weight) + panel * PANEL * layer.in;
+    static thread_local std::vector<float> numbers;
+    numbers.resize(PANEL * layer.in);
+    const uint16_t* kept = static_cast<const uint16_t*>(layer.weight) + panel * PANEL * layer.in;
+    for (int64_t i = 0; i < PANEL * layer.in; i += LANES) store(numbers.data() + i, load(kept + i));
+    return numbers.data();
+}
+
 // y[r, 0..PANEL) of one panel for any number of rows; of the last panel, what there is.
 inline void panel_product(const Linear& layer, const float* x, const float* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
-    if (layer.is_low) return panel_tiles(layer, static_cast<const uint16_t*>(layer.weight), x, h, rows, panel, y, y_stride);
-    panel_tiles(layer, static_cast<const float*>(layer.weight), x, h, rows, panel, y, y_stride);
+    if (layer.is_low && rows <= 4 * TILE) {
+        const uint16_t* weight = static_cast<const uint16_t*>(layer.weight) + panel * PANEL * layer.in;
+        return panel_tiles(layer, weight, x, h, rows, panel, y, y_stride);
+    }
+    panel_tiles(layer, expanded(layer, panel), x, h, rows, panel, y, y_stride);
 }
 
 }  // namespace

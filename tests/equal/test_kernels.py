@@ -156,3 +156,21 @@ def test_caches_that_moved_to_a_new_grid_are_contiguous(cells):
     caches = new.caches(0, 2, 16)
     assert torch.equal(caches.own_k[:, :, 0], old.own[0][0][:, 1:3, 0])
     assert all(t.is_contiguous() for t in (caches.own_k, caches.own_v, caches.prompt_k, caches.prompt_v))
+
+
+@needs_kernels
+def test_weights_are_kept_in_half_the_bytes_only_where_that_is_exact():
+    if torch.float32 not in DTYPES:
+        pytest.skip(f"no kernels: {kernels.why_none(torch.float32)}")
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(50, 64, generator=generator)
+    rounded = exact.bfloat16().float()
+    panels = Panels()
+    assert panels.of(exact).dtype == torch.float32
+    halves = panels.of(rounded)
+    assert halves.dtype == torch.bfloat16
+    assert torch.equal(halves.transpose(1, 2).flatten(0, 1)[:50].float(), rounded)
+    bias, hidden = None, torch.randn(3, 64, generator=generator)
+    assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
+    rounded.mul_(2.0)  # another version of the same tensor
+    assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
