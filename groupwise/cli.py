@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's mistake becomes one message and exit code 2, a guard that acted code 3."""
     # What other packages will rename is nothing a command's user can mend.
     warnings.simplefilter("ignore", FutureWarning)
-    # A thread that waits for another sleeps soon: beside a busy program decoding takes twice as long, and not 4 to 15 times.
+    # A waiting thread sleeps soon: beside a busy program decoding takes twice as long, and not 4 to 15 times.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(None if arguments is None else list(arguments))
