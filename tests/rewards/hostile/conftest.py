@@ -109,10 +109,13 @@ class Watch:
 
     def _look(self) -> None:
         page = os.sysconf("SC_PAGE_SIZE")
+        ours = Path("/proc/self/cmdline").read_bytes()
         while not self._over.wait(0.02):
             pages = 0
             for pid in descendants(os.getpid())[1:]:
                 try:
+                    if Path(f"/proc/{pid}/cmdline").read_bytes() == ours:
+                        continue  # a fork that is about to start a worker: its memory is still this process's own
                     pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 except (OSError, IndexError):
                     continue
