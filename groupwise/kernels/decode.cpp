@@ -259,6 +259,7 @@ void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at)
 
 extern "C" {
 
+// Outputs of a panel where weights are laid out in panels, else 0.
 int64_t panel_width() {
 #ifdef BF16_FACTORS
     return 0;

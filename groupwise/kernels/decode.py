@@ -15,7 +15,7 @@ _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
 
 
-class Linear(ctypes.Structure):
+class _Linear(ctypes.Structure):
     _fields_ = (
         ("weight", _Pointer), ("a", _Pointer), ("b", _Pointer), ("bias", _Pointer),
         ("inputs", _Int), ("outputs", _Int), ("rank", _Int), ("is_low", _Int),
@@ -24,7 +24,7 @@ class Linear(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        ("qkv", Linear), ("o", Linear), ("gate_up", Linear), ("down", Linear),
+        ("qkv", _Linear), ("o", _Linear), ("gate_up", _Linear), ("down", _Linear),
         ("norm_in", _Pointer), ("norm_post", _Pointer), ("norm_q", _Pointer), ("norm_k", _Pointer),
         ("heads", _Int), ("kv_heads", _Int), ("width", _Int), ("rotary", _Int),
         ("eps", ctypes.c_float), ("scaling", ctypes.c_float), ("window", _Int),
@@ -61,14 +61,14 @@ class LinearWeights:
         rank = 0 if self.a_RI is None else self.a_RI.shape[0]
         return is_plain and outputs % 32 == 0 and inputs % 32 == 0 and (rank % 2 == 0 or dtype == torch.float32)
 
-    def structure(self) -> tuple[Linear, list[Tensor | None]]:
+    def structure(self) -> tuple[_Linear, list[Tensor | None]]:
         """What the kernel is given, and the tensors it points to."""
         rank = 0 if self.a_RI is None else self.a_RI.shape[0]
         outputs, inputs = self.weight_OI.shape
         adapters = [None if t is None else lay_out(t) for t in (self.a_RI, self.b_OR)]
         tensors = [self.panels.of(self.weight_OI), *adapters, self.bias_O]
         is_low = tensors[0].dtype != self.weight_OI.dtype  # type: ignore[union-attr]
-        return Linear(*map(address, tensors), inputs, outputs, rank, is_low), tensors
+        return _Linear(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class DecodeLayer:
     def __init__(self, weights: LayerWeights) -> None:
         w = self.weights = weights
         products, self._kept = zip(*(p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)), strict=True)
-        norms = [address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
+        norms = [_address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
         sizes = (w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
         self._layer = _Layer(*products, *norms, *sizes)
 
@@ -152,5 +152,5 @@ def _scratch(num_bytes: int) -> Tensor:
     return _memory
 
 
-def address(tensor: Tensor | None) -> int | None:
+def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()

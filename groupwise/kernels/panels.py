@@ -32,8 +32,9 @@ def lay_out(weight_OI: Tensor, *, may_halve: bool = False) -> Tensor:
     width = _panel_width(weight_OI.dtype)
     if not width:
         return weight_OI
-    low_OI = weight_OI.detach().bfloat16()
-    weight_OI = low_OI if may_halve and torch.equal(low_OI.float(), weight_OI) else weight_OI.detach()
+    weight_OI = weight_OI.detach()
+    if may_halve and torch.equal((low_OI := weight_OI.bfloat16()).float(), weight_OI):
+        weight_OI = low_OI
     padded_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % width))
     return padded_OI.view(-1, width, padded_OI.shape[1]).transpose(1, 2).contiguous()
 

@@ -25,9 +25,3 @@ struct Linear {
 #else
 #include "products_float.h"
 #endif
-
-extern "C" {
-
-// Outputs of a panel where weights are laid out in panels, else 0.
-int64_t panel_width();
-}

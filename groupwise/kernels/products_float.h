@@ -13,16 +13,6 @@ namespace {
 constexpr int PANEL = 2 * LANES;                  // outputs of one task
 constexpr int TILE = LANES == 16 ? 12 : 6;        // rows that are computed together
 
-inline Vec load(const uint16_t* from) {
-#ifdef __AVX512F__
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-#else
-    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-#endif
-}
-
 // sums[r] += x[r] panel, over n inputs
 template <int ROWS, class Weight>
 inline void accumulate(Vec (&sums)[ROWS][2], const float* x, const Weight* panel, int64_t n) {

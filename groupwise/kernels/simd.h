@@ -23,6 +23,10 @@ using Mask = __mmask16;
 inline Vec zeros() { return _mm512_setzero_ps(); }
 inline Vec all(float x) { return _mm512_set1_ps(x); }
 inline Vec load(const float* from) { return _mm512_loadu_ps(from); }
+inline Vec load(const uint16_t* from) {  // bfloat16
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
 inline void store(float* to, Vec v) { _mm512_storeu_ps(to, v); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
@@ -66,6 +70,10 @@ using Mask = __m256;  // all bits of a kept number are set
 inline Vec zeros() { return _mm256_setzero_ps(); }
 inline Vec all(float x) { return _mm256_set1_ps(x); }
 inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
+inline Vec load(const uint16_t* from) {  // bfloat16
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
 inline void store(float* to, Vec v) { _mm256_storeu_ps(to, v); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
@@ -141,11 +149,6 @@ inline Factor to_factor(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
     return static_cast<Factor>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-inline Vec load(const Factor* from) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
 inline __m256i rounded(Vec values) {

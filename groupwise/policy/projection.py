@@ -118,7 +118,7 @@ class Projection:
         """Take over the current weights."""
         if self.weight_OI is None or self.is_trained:
             self.weight_OI = self._fused_weight()
-            self.packed = None
+            self.packed, self.panels = None, Panels()
         if any(s.bias_O is not None for s in self.sources):
             zeros = [s.weight_OI.new_zeros(s.weight_OI.shape[0]) for s in self.sources]
             biases = [s.bias_O if s.bias_O is not None else z for s, z in zip(self.sources, zeros, strict=True)]
