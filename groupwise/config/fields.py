@@ -28,8 +28,13 @@ Interval = Literal["no", "steps", "epoch"]
 class Section(BaseModel):
     """A part of the configuration: strict about keys, finite numbers, read-only."""
 
+    # Most sections are only parts of a whole: what would check one on its own is built when that is asked for.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        defer_build=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
 

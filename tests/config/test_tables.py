@@ -11,7 +11,7 @@ from pathlib import Path
 import groupwise
 from groupwise.config import GRPOConfig
 from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
-from groupwise.config.pages import config_page, fill, from_trl_tables
+from groupwise.config.pages import config_page, fill, from_trl_tables, meanings
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.task import TaskSpec
@@ -39,8 +39,8 @@ def test_packaged_data() -> None:
 
 def test_every_key_is_documented() -> None:
     for model in (GRPOConfig, RecipeFields, DataSpec, RewardSpec, LoraSpec, TaskSpec):
-        for name, field in model.model_fields.items():
-            assert field.description, name
+        texts = meanings(model)
+        assert [name for name in model.model_fields if not texts.get(name)] == []
 
 
 def test_the_pages_are_those_of_the_code() -> None:
