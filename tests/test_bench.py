@@ -18,7 +18,7 @@ from groupwise.types import Group, Problem
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
-    "peers", "step_vs_trl", "engine", "base_vs_trained", "demo_seeds", "negative_controls", "run_recipe", "table",
+    "peers", "step_vs_trl", "engine", "base_vs_trained", "demo_seeds", "negative_controls", "resuming", "run_recipe", "table",
     "task_recipes", "choosing",
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from ..config import GRPOConfig
@@ -220,13 +221,15 @@ class Recorder:
 
     def _write_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """The records go to the disk first: a checkpoint never knows more steps than they do."""
+        start = perf_counter()
         self.writer.flush()
         self.reserve.release()
         keep = self.watch.num_kept(self.config.save_total_limit)
         whole = {**state, "origin": self.origin}
         path = save_checkpoint(self.folder, step, self.learner, whole, keep=keep, best=self.best.step)
         self._hold_room()
-        self.writer.event("checkpoint", step=step, path=str(path.relative_to(self.folder.path)))
+        where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
+        self.writer.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))
 
     def _hold_room(self) -> None:
         """Keep the disk from running full before the next checkpoint, or say now that it will."""
