@@ -156,9 +156,9 @@ def load_policy(name: str, config: Any) -> Any:
     return Policy.of(model, name, load_tokenizer(name), config, print)
 
 
-def random_ids(count: int, length: int, vocabulary: int) -> list[tuple[int, ...]]:
+def random_ids(count: int, length: int, vocabulary: int, seed: int = 0) -> list[tuple[int, ...]]:
     """Arbitrary token ids; speed does not depend on which."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return [tuple(torch.randint(vocabulary, (length,), generator=generator).tolist()) for _ in range(count)]
 
 

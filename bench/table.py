@@ -63,6 +63,21 @@ def engine(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def rollout_vs_vllm(result: Mapping[str, Any]) -> list[str]:
+    """Rollout against vLLM's CPU server."""
+    lines = [
+        f"Rollout against vLLM's CPU server ({result['dtype']}, groups of 8, log-probs kept, no adapter):",
+        "",
+        "| completions at a time | groupwise | vLLM | faster |",
+        "|---:|---:|---:|---:|",
+    ]
+    for rows, found in result["rollout"].items():
+        ours, theirs = (f"{found[side]['median']:,.0f} tokens/s" for side in ("groupwise", "vllm"))
+        low, high = min(found["speedup_by_round"]), max(found["speedup_by_round"])
+        lines.append(f"| {rows} | {ours} | {theirs} | **{found['speedup']:.1f}x** ({low:.1f} to {high:.1f}) |")
+    return lines
+
+
 def demo_seeds(result: Mapping[str, Any]) -> list[str]:
     """The demo, seed by seed."""
     lines = [
@@ -117,12 +132,26 @@ def negative_controls(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def resuming(result: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint costs, and a run that was killed."""
+    saves, steps = result["checkpoint_seconds"], result["killed_after_step"]
+    every = next(setting.partition("=")[2] for setting in result["settings"] if setting.startswith("save_steps="))
+    same = " and ".join(name for name, equal in result["is_equal"].items() if equal)
+    return [
+        f"A checkpoint of the demo takes {saves['median']:.2f} s, {result['checkpoint_share']:.2%} of the run with one "
+        f"every {every} steps. Killed in step {steps + 1} and resumed, it goes on after {result['resume_seconds']:.0f} s "
+        f"(a fresh start takes {result['start_seconds']:.0f} s) and ends with the same {same} as if nothing had happened.",
+    ]
+
+
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "step_vs_trl": step_vs_trl,
     "engine": engine,
+    "rollout_vs_vllm": rollout_vs_vllm,
     "demo_seeds": demo_seeds,
     "base_vs_trained": base_vs_trained,
     "negative_controls": negative_controls,
+    "resuming": resuming,
 }
 """Result file -> its part of the block, in this order."""
 

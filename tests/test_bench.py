@@ -18,8 +18,8 @@ from groupwise.types import Group, Problem
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
-    "peers", "step_vs_trl", "engine", "base_vs_trained", "demo_seeds", "negative_controls", "resuming", "run_recipe", "table",
-    "task_recipes", "choosing",
+    "peers", "step_vs_trl", "rollout_vs_vllm", "engine", "base_vs_trained", "demo_seeds", "negative_controls",
+    "resuming", "run_recipe", "table", "task_recipes", "choosing",
 )  # fmt: skip
 
 
@@ -108,6 +108,28 @@ RESULTS: dict[str, dict[str, Any]] = {
             for name, gain in (("as_it_is", 120.0), ("shuffled_rewards", -4.0), ("learning_rate_0", 0.0))
         },
     },
+    "rollout_vs_vllm": {
+        **header("rollout_vs_vllm.py"),
+        "dtype": "bfloat16",
+        "rollout": {
+            "8": {
+                "groupwise": spread(1200.0),
+                "vllm": spread(400.0),
+                "speedup": 3.0,
+                "speedup_by_round": [3.1, 2.9],
+            }
+        },
+    },
+    "resuming": {
+        **header("resuming.py"),
+        "settings": ["max_steps=20", "save_steps=10"],
+        "killed_after_step": 11,
+        "checkpoint_seconds": spread(0.25),
+        "checkpoint_share": 0.0025,
+        "resume_seconds": 9.6,
+        "start_seconds": 10.2,
+        "is_equal": {"metrics": True, "weights": True},
+    },
 }
 
 
@@ -128,9 +150,12 @@ def test_table_renders_every_result(load: Any, results: Path) -> None:
         "| trained, greedy | 10.0 ± 1.5 |",
         "| as it is | +120.0 ± 3.0 |",
         "| learning rate 0 | +0.0 |",
+        "| 8 | 1,200 tokens/s | 400 tokens/s | **3.0x** (2.9 to 3.1) |",
         "`python bench/engine.py`, 2 cores of a CPU, 2026-01-02",
     ):
         assert row in block.splitlines()
+    assert "takes 0.25 s, 0.25% of the run with one every 10 steps" in block
+    assert "ends with the same metrics and weights as" in block
 
 
 def test_table_leaves_out_what_was_not_measured(load: Any, results: Path) -> None:
