@@ -23,11 +23,11 @@ demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2
 case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,000 updates
 	@$(BIN)/groupwise train recipes/case-study-smollm2-cpu.yaml --overwrite --set output_dir=runs/case-study$(if $(SEED),-seed$(SEED) --set seed=$(SEED))
 
-test: lint types layers  ## everything that CI runs: lint, types, layers, all tests
-	$(BIN)/python -m pytest
+test: lint types layers test-fast  ## everything that CI runs: lint, types, layers, all tests
+	$(BIN)/python -m pytest -m slow
 
-test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run, one worker a core
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
 	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
@@ -53,10 +53,12 @@ format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/installed-dev  ## measure every figure that the README prints, on an idle machine (about two hours)
-	$(BIN)/python bench/peers.py trl
+	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/step_vs_trl.py
+	$(BIN)/python bench/rollout_vs_vllm.py
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/demo_seeds.py
+	$(BIN)/python bench/resuming.py
 	$(BIN)/python bench/negative_controls.py
 	$(BIN)/python bench/base_vs_trained.py bench/.work/demo_seeds/seed-42
 	$(BIN)/python bench/table.py

@@ -139,8 +139,9 @@ def resuming(result: Mapping[str, Any]) -> list[str]:
     same = " and ".join(name for name, equal in result["is_equal"].items() if equal)
     return [
         f"A checkpoint of the demo takes {saves['median']:.2f} s, {result['checkpoint_share']:.2%} of the run with one "
-        f"every {every} steps. Killed in step {steps + 1} and resumed, it goes on after {result['resume_seconds']:.0f} s "
-        f"(a fresh start takes {result['start_seconds']:.0f} s) and ends with the same {same} as if nothing had happened.",
+        f"every {every} steps. Killed in step {steps + 1} and resumed, it goes on after "
+        f"{result['resume_seconds']:.0f} s (a fresh start takes {result['start_seconds']:.0f} s), with the same "
+        f"{same} at its end as if nothing had happened.",
     ]
 
 

@@ -155,7 +155,7 @@ def test_table_renders_every_result(load: Any, results: Path) -> None:
     ):
         assert row in block.splitlines()
     assert "takes 0.25 s, 0.25% of the run with one every 10 steps" in block
-    assert "ends with the same metrics and weights as" in block
+    assert "with the same metrics and weights at its end" in block
 
 
 def test_table_leaves_out_what_was_not_measured(load: Any, results: Path) -> None:
