@@ -21,7 +21,7 @@ from groupwise.runs.records import CompletionRecord, GroupRecord
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "case-study.md"
-BASE_VS_TRAINED = DOCS.parent / "bench" / "results" / "base_vs_trained.json"
+BASE_VS_TRAINED = DOCS.parent / "bench" / "results" / "base_vs_trained_case_study.json"
 WINDOW = 10
 NUM_SAMPLES, SAMPLE_CHARACTERS = 3, 160
 
