@@ -81,8 +81,7 @@ def train(
     if allow_changes and not resume:
         raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
-    if not overwrite:  # what can be refused is refused before a model is loaded
-        _check_folder(settings.config.output_dir, resume=resume)
+    _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
     from .runs.screen import make_screen
     from .train.ingredients import read_ingredients
@@ -240,28 +239,38 @@ def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
     from .config.overrides import apply_overrides
     from .runs.reader import RunReader
 
+    if resume and not path.exists():
+        raise ConfigError(f"{path}: there is no such file or folder. Give the recipe, or the folder of the run.")
     if not path.is_dir():
         return load_recipe(path, changes)
     if not resume:
         raise ConfigError(f"{path} is a folder; expected a recipe file. To go on with a run, add --resume.")
-    recorded = RunReader(path).config.get("recipe")
+    config = RunReader(path).config
+    recorded, folder = config.get("recipe"), config.get("recipe_folder")
     if not recorded:
         raise ConfigError(f"{path} has no record of its recipe. Give the recipe file, with --resume.")
     keys: dict[str, Any] = {**without_hidden(recorded), "output_dir": str(path)}  # a token comes from where it came
     apply_overrides(keys, changes)
-    return Recipe(**keys)
+    return Recipe(**keys).in_folder(Path(folder) if folder else None)
 
 
-def _check_folder(output_dir: str, *, resume: bool) -> None:
+def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
+    """What can be refused is refused before a model is loaded; nothing is deleted yet."""
     from .runs import folder as run_folder
 
     was_there = Path(output_dir).exists()
-    folder = run_folder.create(output_dir, resume=resume)
+    folder = run_folder.create(output_dir, resume=resume or overwrite)
     if not was_there:  # a start that fails before training leaves nothing behind
         folder.completions.rmdir()
         folder.path.rmdir()
     if resume and not folder.is_run:
-        raise ConfigError(f'"{folder.path}" has no checkpoint to resume from. Train without --resume.')
+        raise ConfigError(
+            f'"{folder.path}" has no checkpoint to resume from: no run was started there. '
+            "Train without --resume, or look at output_dir."
+        )
+    if folder.is_run:
+        with run_folder.locked(folder):  # one that another process is writing
+            pass
 
 
 def _plan(recipe: Recipe) -> list[str]:

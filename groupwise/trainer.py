@@ -98,6 +98,7 @@ class GRPOTrainer:
         self.args = args or GRPOConfig()
         self.screen: Screen = screen or make_screen()
         self._recipe: dict[str, Any] | None = None
+        self._recipe_folder: Path | None = None
         self._optimizers = optimizers
         if screen is None:  # the command, which brings one, has looked already
             tell_of_used_folder(self.output_dir, self._note)
@@ -153,6 +154,7 @@ class GRPOTrainer:
             screen=screen,
         )
         trainer._recipe = recipe.resolved()
+        trainer._recipe_folder = None if folder is None else folder.resolve()
         return trainer
 
     @property
@@ -328,7 +330,9 @@ class GRPOTrainer:
         assert self._writer is not None
         assert self._recipe is not None
         run_name = self.args.run_name or folder.path.resolve().name
-        record = setup.record_of_start(self._recipe, self.policy, self.problems, self.engine, self.args, optimizer)
+        record = setup.record_of_start(
+            self._recipe, self._recipe_folder, self.policy, self.problems, self.engine, self.args, optimizer
+        )
         self._writer.config(record)
         self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
         self.trackers.start(record, run_name, folder)

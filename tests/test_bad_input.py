@@ -182,7 +182,7 @@ def test_what_was_finished_before_a_reward_failed_is_kept(tmp_path: Path, capsys
     with pytest.raises(RewardError, match="the server is gone"):
         trainer(tmp_path, rewards=fails_late, max_steps=5, save_steps=2).train()
     said = capsys.readouterr().out
-    assert f"Broken off after 2 finished steps. Kept: their records in {tmp_path}, and the checkpoint" in said
+    assert f"Broken off after 2 finished steps. Kept: the records in {tmp_path}, and the checkpoint" in said
     assert [e["kind"] for e in lines(tmp_path / "events.jsonl")] == ["start", "checkpoint", "failed"]
     run = trainer(tmp_path, rewards=short, max_steps=5)
     run.train(resume_from_checkpoint=True, allow_changes=True)

@@ -22,6 +22,7 @@ from peft import PeftModel
 
 from groupwise import __version__
 from groupwise.cli import main
+from groupwise.runs.folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub client's own
 
@@ -159,10 +160,45 @@ def test_a_run_is_resumed_by_its_recipe_or_by_its_folder(place: Path, tmp_path: 
     assert [e["step"] for e in events if e["kind"] == "resume"] == [2]
 
 
+def test_a_run_finds_the_files_of_its_recipe_from_anywhere(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    recipe = write_recipe(tmp_path / "mine" / "recipe.yaml", place / "base", data="rows.jsonl", rewards=["own.py:long"])
+    (tmp_path / "mine" / "own.py").write_text("def long(completions, **_):\n    return [len(c) for c in completions]\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Path("rows.jsonl").write_text("")  # the recipe's own goes before
+    assert run("train", recipe, "--quiet", "--set", "output_dir=run").code == 0
+    assert run("train", "run", "--quiet", "--resume", "--set", "max_steps=3").code == 0
+    assert steps(Path("run")) == [1, 2, 3]
+
+
+def test_a_run_in_use_is_refused_before_a_model_is_loaded(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groupwise.trainer.GRPOTrainer.from_recipe", lambda *_, **__: pytest.fail("it was loaded"))
+    program = (
+        "import sys, fcntl; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(RunFolder(place / "run").lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        for option in ("--resume", "--overwrite"):
+            assert "is in use" in run("train", place / "recipe.yaml", option).err
+        other.communicate(b"\n")
+    assert steps(place / "run")
+
+
 def test_what_cannot_be_resumed_is_said_before_a_model_is_loaded(place: Path, tmp_path: Path, run: Run) -> None:
     absent = ("--set", f"output_dir={tmp_path}", "--set", "model=./absent")
     code, _, err = run("train", place / "recipe.yaml", "--resume", *absent)
-    assert (code, err) == (2, f'error: "{tmp_path}" has no checkpoint to resume from. Train without --resume.\n')
+    assert (code, err) == (
+        2,
+        f'error: "{tmp_path}" has no checkpoint to resume from: no run was started there. '
+        "Train without --resume, or look at output_dir.\n",
+    )
     assert "Keep one of them" in run("train", place / "recipe.yaml", "--resume", "--overwrite").err
     assert "expected a recipe file" in run("train", tmp_path).err
 
@@ -208,7 +244,7 @@ def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(place: Path, tmp_pa
     recipe = write_interrupting_recipe(place, tmp_path, [signal.SIGINT, signal.SIGINT], save_steps=1)
     code, out, err = run("train", recipe)
     assert (code, err) == (130, "")
-    assert f"Broken off after 1 finished steps. Kept: their records in {tmp_path / 'run'}, and the checkpoint" in out
+    assert f"Broken off after 1 finished step. Kept: the records in {tmp_path / 'run'}, and the checkpoint" in out
     assert steps(tmp_path / "run") == [1]
     events = [json.loads(line)["kind"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert events == ["start", "checkpoint", "interrupted"]

@@ -87,7 +87,10 @@ def check(
 
 def _reward_raises(error: RewardError) -> Finding:
     """A reward that fails on a completion fails in training too, where it would end the run."""
-    remedy = "Let the reward return a low number, or None where nobody could judge, for every text: the empty one too."
+    remedy = (
+        "Mend the function: it has to return one number for every completion, the empty one too, "
+        "and None where nobody could judge."
+    )
     return Finding("reward_raises", "fail", str(error), remedy)
 
 

@@ -6,9 +6,11 @@ The line under a field is its documentation: `docs/config.md` is made from it. N
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from groupwise.config.guards import GuardSetting, defaults
 
@@ -25,6 +27,16 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Interval = Literal["no", "steps", "epoch"]
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """What a value may be: the branches of a union, without their bounds."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kinds(parts[0])
+    if origin in (Union, UnionType):
+        return {kind for part in parts for kind in _kinds(part)}
+    return {origin or annotation}
+
+
 class Section(BaseModel):
     """A part of the configuration: strict about keys, finite numbers, read-only."""
 
@@ -36,6 +48,16 @@ class Section(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`learning_rate: true` is a slip, and not a learning rate of 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _kinds(cls.model_fields[info.field_name].annotation)
+            if not kinds & {bool, Any} and kinds & {int, float}:
+                raise PydanticCustomError("float_type" if float in kinds else "int_type", "true or false")
+        return value
 
 
 class RunFields(Section):

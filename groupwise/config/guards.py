@@ -176,7 +176,7 @@ GUARDS = (
         "above",
         GuardSetting("rollback", 12.0, steps=3),
         "the logarithm of the vocabulary, 10.8 for 49,152 tokens and 11.9 for 151,936: beyond it the reference would "
-        "rather draw tokens at random. Explosions reach millions (torchforge #664); the demo peaks at 1.9, measured "
+        "rather draw tokens at random. Explosions reach millions (torchforge #664); the demo peaks at 3.5, measured "
         "here",
         "Go on from the checkpoint with a lower learning_rate or a larger beta.",
     ),

@@ -65,8 +65,13 @@ class Recipe(RecipeFields):
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the recipe's file, from which the files of reward functions are counted; None without a file."""
+        """Folder of the recipe's file, where its own files are looked for first; None without a file."""
         return self._folder
+
+    def in_folder(self, folder: Path | None) -> Recipe:
+        """This recipe, as one whose file stands in `folder`."""
+        self._folder = folder
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, ready for JSON. `Recipe(**recipe.resolved())` equals this recipe."""
@@ -95,9 +100,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     keys = {"output_dir": f"runs/{file.stem}", **read_mapping(file)}
     apply_overrides(keys, overrides)
     try:
-        recipe = Recipe(**keys)
-        recipe._folder = file.parent
-        return recipe
+        return Recipe(**keys).in_folder(file.parent)
     except ConfigProblemsError as error:
         raise ConfigProblemsError(str(file), error.sentences) from None
 

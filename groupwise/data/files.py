@@ -22,7 +22,8 @@ def is_path(name: str) -> bool:
 def find_file(path: Path, split: str) -> Path:
     """The file itself, or in a folder the one named after the split (`train.jsonl`)."""
     if not path.exists():
-        raise DataError(f"There is no data file {path}.")
+        where = "" if path.is_absolute() else f" It was looked for beside the recipe and in {Path.cwd()}."
+        raise DataError(f"There is no data file {path}.{where}")
     if path.is_file() or _is_saved_dataset(path):
         if split != "train":  # a single file must not pass for two splits
             raise DataError(

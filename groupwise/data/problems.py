@@ -118,10 +118,11 @@ def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str)
 
 def _no_prompt_message(present: Sequence[str], name: str) -> str:
     near = next((c for c in _USUAL_PROMPT_COLUMNS if c in present), None)
-    hint = f" Is it called {near!r}? Then say columns: {{prompt: {near}}}." if near else did_you_mean("prompt", present)
+    hint = f" Is it called {near!r}?" if near else did_you_mean("prompt", present)
     return (
-        f"{name} has no column 'prompt'; it has: {', '.join(present)}.{hint}"
-        " columns: {prompt: YOUR_COLUMN} names the column to use."
+        f"{name} has no column 'prompt'; it has: {', '.join(present)}.{hint} "
+        f"In a recipe, data: {{path: ..., columns: {{prompt: {near or 'YOUR_COLUMN'}}}}} says which one to use; "
+        "in Python, rename it."
     )
 
 

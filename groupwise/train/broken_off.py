@@ -51,11 +51,14 @@ def what_is_done(recorder: Recorder, report: Path) -> str:
 
 def what_is_kept(num_steps: int, folder: RunFolder) -> str:
     """A sentence for the user of a run that has ended early."""
+    if num_steps == 0:
+        return f"Broken off before a step was finished: there is nothing to keep in {folder.path}."
     checkpoint = folder.latest_checkpoint
     goes_on = (
-        f"the checkpoint {checkpoint}, from which groupwise train RECIPE --resume or "
+        f"the checkpoint {checkpoint}, from which groupwise train {folder.path} --resume or "
         "train(resume_from_checkpoint=True) goes on"
         if checkpoint
         else "no checkpoint, as none was due yet (save_steps)"
     )
-    return f"Broken off after {num_steps} finished steps. Kept: their records in {folder.path}, and {goes_on}."
+    steps = "1 finished step" if num_steps == 1 else f"{num_steps} finished steps"
+    return f"Broken off after {steps}. Kept: the records in {folder.path}, and {goes_on}."

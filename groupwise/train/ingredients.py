@@ -86,9 +86,9 @@ def _read_data(
 
 
 def _located(data: str, folder: Path | None) -> str:
-    """A data file beside the recipe, where the working directory has none of that name."""
+    """A data file beside the recipe; what is not there is looked for in the working directory, or is a name."""
     beside = None if folder is None else folder / data
-    return str(beside) if beside is not None and beside.exists() and not Path(data).exists() else data
+    return str(beside) if beside is not None and beside.exists() else data
 
 
 def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:

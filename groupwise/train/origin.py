@@ -69,6 +69,8 @@ def about_length(then: Origin, now: Origin, step: int) -> str | None:
     old, new = then["num_steps"], now["num_steps"]
     if old == new:
         return None
+    if new <= step:
+        return f"The run had {old} steps and now has {new}, and {step} are done: there is nothing left to do."
     if keeps_schedule(now["recipe"]):
         return (
             f"The run had {old} steps and now has {new}. Its learning rates do not depend on that: it is the run of "

@@ -46,6 +46,10 @@ def resume(
     if not allow_changes:
         refuse_another_experiment(differences)
     _put_back(path, state, recorder, differences, origin)
+    again = [m["step"] for m in RunReader(folder).metrics() if m["step"] > state["step"]]
+    if again:
+        which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
+        notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
     recorder.state.log_history = logged(folder, recorder.config.logging_steps)
     for change in differences:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,16 +162,18 @@ def summary(policy: Policy, engine: Engine, schedule: Schedule, config: GRPOConf
 
 def record_of_start(
     recipe: dict[str, Any],
+    recipe_folder: Path | None,
     policy: Policy,
     problems: PreparedProblems,
     engine: Engine,
     config: GRPOConfig,
     optimizer: str,
 ) -> dict[str, Any]:
-    """config.json: the resolved recipe and everything that was decided from it."""
+    """config.json: the resolved recipe, where its own files lie, and everything that was decided from it."""
     parameters = count_parameters(policy.model)
     return {
         "recipe": recipe,
+        "recipe_folder": None if recipe_folder is None else str(recipe_folder),
         "description": config.describe(),
         "model": {
             "name": policy.name,

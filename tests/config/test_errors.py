@@ -35,6 +35,8 @@ def test_all_problems_come_together() -> None:
         ({"temperature": 0}, "temperature is 0; expected a number above 0."),
         ({"temperature": float("nan")}, "temperature is nan; expected a finite number."),
         ({"top_p": 7}, "top_p is 7; expected a number of at most 1."),
+        ({"learning_rate": True}, "learning_rate is True; expected a number."),
+        ({"max_steps": True}, "max_steps is True; expected a whole number."),
         ({"max_steps": 1.5}, "max_steps is 1.5; expected a whole number."),
         ({"max_steps": 0}, "max_steps is 0; expected at least 1, or -1"),
         ({"num_iterations": 0}, "num_iterations is 0; expected a number of at least 1."),

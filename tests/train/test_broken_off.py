@@ -169,7 +169,17 @@ def test_what_stands_in_the_way_of_the_last_words_hides_no_error(tmp_path, monke
         run(tmp_path, fails)
     said = " ".join(capsys.readouterr().out.split())
     assert "No checkpoint could be written on the way out. Cannot write" in said
-    assert "Broken off after 1 finished steps." in said
+    assert "Broken off after 1 finished step." in said
+
+
+def test_where_nothing_was_finished_nothing_is_promised(tmp_path, capsys):
+    def fails(completions: list[str], **_: Any) -> list[float]:
+        raise ValueError("the server is gone")
+
+    with pytest.raises(RewardError, match="the server is gone"):
+        run(tmp_path, fails)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Broken off before a step was finished: there is nothing to keep in {tmp_path}." in said
 
 
 def test_the_clock_of_the_wall_may_go_backwards(tmp_path, monkeypatch):

@@ -107,12 +107,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     assert not all(torch.equal(mine[n], start[n].to(mine[n].dtype)) for n in start), "something was learnt"
 
 
-def test_what_came_after_the_checkpoint_is_forgotten(tmp_path):
+def test_what_came_after_the_checkpoint_is_forgotten(tmp_path, capsys):
     run("full", tmp_path / "whole")
     run("full", tmp_path / "parts", stop=2)
     folder = RunFolder(tmp_path / "parts")
     run("full", tmp_path / "parts", resume=True)  # to the end; now once more from step 2
     again = run("full", tmp_path / "parts", resume=folder.checkpoint_of(2), stop=3)
+    assert "Recorded after the checkpoint of step 2, and done again: steps 3 to 4." in capsys.readouterr().out
     assert folder.checkpoint_steps() == [2, 3], "a later one of the other history is nothing to go on from"
     assert (folder.checkpoints / "set-aside-step-000004").is_dir()
     again = run("full", tmp_path / "parts", resume=True)
@@ -262,6 +263,13 @@ def test_a_longer_run_follows_the_longer_schedule_and_says_so(tmp_path):
     assert rates[0][2:] == rates[1][2:]
     (said,) = messages(tmp_path / "parts", "recipe_changed")
     assert "From step 3 on the learning rate follows the linear schedule of 4 steps" in said
+
+
+def test_a_run_beyond_its_new_end_says_that_nothing_is_left(tmp_path):
+    run("full", tmp_path)
+    run("full", tmp_path, resume=True, max_steps=2)
+    (said,) = messages(tmp_path, "recipe_changed")
+    assert said == "The run had 4 steps and now has 2, and 4 are done: there is nothing left to do."
 
 
 def test_the_best_checkpoint_stays_and_becomes_the_model(tmp_path):
