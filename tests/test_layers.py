@@ -29,7 +29,7 @@ algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors algo                                             torch
-config               types errors config algo.objective algo.presets         pydantic yaml
+config               types errors config algo.objective algo.presets         pydantic pydantic_core yaml
 world                errors                                                  torch
 sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
