@@ -17,7 +17,7 @@ help:  ## this list
 
 demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2: another seed, RUN=folder: another place)
 	@$(BIN)/groupwise train recipes/length-smollm2-cpu.yaml --overwrite --set output_dir=$(RUN) $(if $(SEED),--set seed=$(SEED))
-	@echo "talk    $(BIN)/groupwise generate $(RUN) --plain --prompt \"A tuple cannot be changed. TL;DR:\""
+	@echo "talk    $(BIN)/groupwise generate $(RUN) --plain --temperature 0 --prompt \"A tuple cannot be changed. TL;DR:\""
 	@echo "take    $(BIN)/groupwise export $(RUN) --merge --to my-model"
 
 case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,000 updates
