@@ -140,8 +140,8 @@ def resuming(result: Mapping[str, Any]) -> list[str]:
     return [
         f"A checkpoint of the demo takes {saves['median']:.2f} s, {result['checkpoint_share']:.2%} of the run with one "
         f"every {every} steps. Killed in step {steps + 1} and resumed, it goes on after "
-        f"{result['resume_seconds']:.0f} s (a fresh start takes {result['start_seconds']:.0f} s), with the same "
-        f"{same} at its end as if nothing had happened.",
+        f"{result['resume_seconds']:.0f} s (a fresh start, with its first evaluation, takes "
+        f"{result['start_seconds']:.0f} s), with the same {same} at its end as if nothing had happened.",
     ]
 
 
