@@ -135,7 +135,10 @@ def test_living_on(arena, in_background):
 def test_the_marks_of_processes_are_seen(arena):
     """The look for what is left behind finds what is there."""
     mark = arena.new_mark()
-    process = subprocess.Popen([sys.executable, "-c", "input()", mark], stdin=subprocess.PIPE)
-    assert arena.named(mark) == [process.pid]
-    process.communicate(b"\n")
+    command = [sys.executable, "-c", "print(1, flush=True); input()", mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it has begun, its command is still being written
+        assert arena.named(mark) == [process.pid]
+        process.communicate(b"\n")
     assert not arena.named(mark)
