@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NoReturn
 
 import common
 import runs
@@ -34,7 +34,6 @@ class Life:
 
     def __init__(self, arguments: Sequence[str], folder: Path) -> None:
         self.folder = folder
-        self.before = num_steps(folder)
         self.log = folder.with_suffix(".log").open("a")
         self.start = perf_counter()
         command = [sys.executable, "-m", "groupwise", "train", *arguments]
@@ -44,7 +43,7 @@ class Life:
         """Seconds until so many steps have been recorded."""
         while num_steps(self.folder) < count:
             if self.process.poll() is not None:
-                sys.exit(f"the run ended with exit code {self.process.returncode}; see {self.log.name}")
+                self.fail()
             sleep(0.02)
         return perf_counter() - self.start
 
@@ -55,8 +54,11 @@ class Life:
     def end(self) -> float:
         """Seconds until it has ended by itself."""
         if self.process.wait() != 0:
-            sys.exit(f"the run ended with exit code {self.process.returncode}; see {self.log.name}")
+            self.fail()
         return perf_counter() - self.start
+
+    def fail(self) -> NoReturn:
+        sys.exit(f"the run ended with exit code {self.process.returncode}; see {self.log.name}")
 
 
 def num_steps(folder: Path) -> int:
@@ -93,8 +95,8 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
     return found
 
 
-def measure(recipe: Path, settings: Sequence[str], kill_after: int, saved: int) -> dict[str, Any]:
-    """Both runs, the second killed in the step after `kill_after`, whose newest checkpoint is of step `saved`."""
+def measure(recipe: Path, settings: Sequence[str], saved: int) -> dict[str, Any]:
+    """Both runs, the second killed two steps after `saved`, the step of its first checkpoint."""
     whole, killed = (common.SCRATCH / "resuming" / name for name in ("whole", "killed"))
     for folder in (whole, killed):
         shutil.rmtree(folder, ignore_errors=True)
@@ -104,20 +106,19 @@ def measure(recipe: Path, settings: Sequence[str], kill_after: int, saved: int) 
     fresh_s = start_seconds(life, 1)
     whole_s = life.end()
     life = Life([str(recipe), *options, "--set", f"output_dir={killed}"], killed)
-    life.wait_for_steps(kill_after)
+    life.wait_for_steps(saved + 1)
     sleep(1.0)
     life.kill()
     life = Life(["--resume", str(killed)], killed)
-    resumed = saved + 1
     while num_steps(killed) != saved and life.process.poll() is None:  # the lines after the checkpoint are cut first
         sleep(0.005)
-    resume_s = start_seconds(life, resumed)
+    resume_s = start_seconds(life, saved + 1)
     life.end()
     one, other = bits(whole), bits(killed)
     saves = checkpoint_seconds(whole)
     return {
         "settings": list(settings),
-        "killed_after_step": kill_after,
+        "killed_after_step": saved + 1,
         "resumed_from_step": saved,
         "whole_seconds": whole_s,
         "start_seconds": fresh_s,
@@ -141,7 +142,7 @@ def main() -> None:
     if arguments.quick:
         settings += ["max_completion_length=8", "num_eval_problems=2", "prompts_per_step=1"]
     result = {**common.header(), "recipe": arguments.recipe.name, "is_quick": arguments.quick}
-    found = measure(arguments.recipe, settings, kill_after=every + 1, saved=every)
+    found = measure(arguments.recipe, settings, saved=every)
     print(
         f"a checkpoint {found['checkpoint_seconds']['median']:.2f} s, {found['checkpoint_share']:.2%} of the run; "
         f"start {found['start_seconds']:.1f} s, resume {found['resume_seconds']:.1f} s; "

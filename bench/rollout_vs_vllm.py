@@ -38,7 +38,7 @@ Generate = Callable[[Prompts, int], int]
 """Prompts and new tokens a completion -> tokens made."""
 
 
-def groupwise_side(model: str, dtype: str) -> Generate:
+def groupwise_side(model: str, dtype: str, max_rows: int) -> Generate:
     """The native engine on the model as it is."""
     import torch
 
@@ -48,7 +48,7 @@ def groupwise_side(model: str, dtype: str) -> Generate:
     from groupwise.types import Request, Sampling
 
     loaded, _ = load_model(model, device=torch.device("cpu"), full=False)
-    engine = NativeEngine(ComputeModel(loaded.requires_grad_(False), getattr(torch, dtype)), max_concurrent=64)
+    engine = NativeEngine(ComputeModel(loaded.requires_grad_(False), getattr(torch, dtype)), max_concurrent=max_rows)
     engine.load_weights(loaded, version=0)
 
     def generate(prompts: Prompts, new_tokens: int) -> int:
@@ -144,9 +144,10 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             speeds[side][rows] += found
             print(f"  {side:9} {rows:3} rows {', '.join(f'{s:,.0f}' for s in found)} tokens/s", flush=True)
 
-    ours = groupwise_side(model, arguments.dtype)
+    vocabulary = json.loads((Path(model) / "config.json").read_text())["vocab_size"]
+    ours = groupwise_side(model, arguments.dtype, max(arguments.rows))
     for number in range(arguments.rounds):
-        prompts = random_ids(per_side, arguments.prompt_tokens, 49_000, seed=number)
+        prompts = random_ids(per_side, arguments.prompt_tokens, vocabulary, seed=number)
         for side in ("groupwise", "vllm") if number % 2 == 0 else ("vllm", "groupwise"):
             if side == "groupwise":
                 turn(side, ours, iter(prompts))

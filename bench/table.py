@@ -33,10 +33,9 @@ def step_vs_trl(result: Mapping[str, Any]) -> list[str]:
     ]
     for case in result["cases"].values():
         ours, theirs = case["groupwise"], case["trl"]
-        low, high = min(case["speedup_by_round"]), max(case["speedup_by_round"])
         lines.append(
             f"| {case['case']['title']} | {_seconds(ours)} | {_seconds(theirs)} "
-            f"| **{case['speedup']:.1f}x** ({low:.1f} to {high:.1f}) | {_peak(ours)} against {_peak(theirs)} GiB |"
+            f"| {_faster(case)} | {_peak(ours)} against {_peak(theirs)} GiB |"
         )
     return lines
 
@@ -73,8 +72,7 @@ def rollout_vs_vllm(result: Mapping[str, Any]) -> list[str]:
     ]
     for rows, found in result["rollout"].items():
         ours, theirs = (f"{found[side]['median']:,.0f} tokens/s" for side in ("groupwise", "vllm"))
-        low, high = min(found["speedup_by_round"]), max(found["speedup_by_round"])
-        lines.append(f"| {rows} | {ours} | {theirs} | **{found['speedup']:.1f}x** ({low:.1f} to {high:.1f}) |")
+        lines.append(f"| {rows} | {ours} | {theirs} | {_faster(found)} |")
     return lines
 
 
@@ -174,6 +172,12 @@ def render(folder: Path) -> str:
 def _source(result: Mapping[str, Any]) -> str:
     where = result["machine"]
     return f"`{result['command']}`, {where['cores']} cores of {where['cpu']}, {result['date'][:10]}"
+
+
+def _faster(found: Mapping[str, Any]) -> str:
+    """The ratio of medians, and the smallest and largest of a round."""
+    rounds = found["speedup_by_round"]
+    return f"**{found['speedup']:.1f}x** ({min(rounds):.1f} to {max(rounds):.1f})"
 
 
 def _seconds(side: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Writes the measured parts of docs/case-study.md: figures and completions of a run, base against trained.
 
+python bench/base_vs_trained.py runs/case-study --output bench/results/base_vs_trained_case_study.json
 python docs/fill_case_study.py runs/case-study
 
 Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of the page is written by hand.

@@ -268,9 +268,6 @@ def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
             f'"{folder.path}" has no checkpoint to resume from: no run was started there. '
             "Train without --resume, or look at output_dir."
         )
-    if folder.is_run:
-        with run_folder.locked(folder):  # one that another process is writing
-            pass
 
 
 def _plan(recipe: Recipe) -> list[str]:

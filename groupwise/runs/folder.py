@@ -136,9 +136,10 @@ def create(
             "it deleted (--overwrite, or train(overwrite=True))."
         )
     _make_writable(folder)
-    if overwrite:
+    if overwrite or folder.is_run:
         with locked(folder):  # never a run that another process is writing
-            _delete_run(folder)
+            if overwrite:
+                _delete_run(folder)
     folder.completions.mkdir(exist_ok=True)
     _require_space(folder, min_free_bytes)
     return folder
