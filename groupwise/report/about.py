@@ -156,7 +156,8 @@ def _short(count: float) -> str:
 def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     spec = recipe.get("data")
     fields = _mapping(spec)
-    name = data.get("name") or fields.get("path") or (spec if isinstance(spec, str) else None) or recipe.get("task")
+    name = data.get("name") or fields.get("path") or (spec if isinstance(spec, str) else None)
+    name = name or _mapping(recipe.get("task")).get("name")
     num_problems = data.get("num_problems")
     text = str(name or "not recorded")
     if fields.get("split"):

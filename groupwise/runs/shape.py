@@ -37,7 +37,7 @@ _MODEL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _RECIPE: dict[str, tuple[Any, ...]] = {
     "model": (str, None), "data": (dict, str, None), "rewards": (list, None), "lora": (dict, None),
-    "objective": (dict, None), "run_name": (str, None), "task": (str, None),
+    "objective": (dict, None), "run_name": (str, None), "task": (dict, None),
 }  # fmt: skip
 
 

@@ -14,10 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from groupwise.config import Recipe, load_recipe
 from groupwise.errors import RunError
+from groupwise.report.about import about
 from groupwise.runs import SCHEMA_VERSION, RunReader, RunWriter, create, disk
 
 from .synthetic import CONFIG, make_groups, make_metrics, write_run
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
 def test_metrics_come_back_as_they_went_in(tmp_path: Path) -> None:
@@ -26,6 +30,16 @@ def test_metrics_come_back_as_they_went_in(tmp_path: Path) -> None:
         for record in records:
             writer.step(record)
     assert RunReader(tmp_path).metrics() == [{"schema_version": SCHEMA_VERSION, **record} for record in records]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_config_of_every_shipped_recipe_is_read_back_and_reported(tmp_path: Path, path: Path) -> None:
+    recipe = load_recipe(path)
+    write_run(tmp_path, num_steps=1, config={**CONFIG, "recipe": recipe.resolved()})
+    assert Recipe(**RunReader(tmp_path).config["recipe"]) == recipe
+    found = about(RunReader(tmp_path).config, "fallback")
+    source = recipe.task.name if recipe.task else recipe.data.path
+    assert source in " ".join((found.data, *found.rewards))
 
 
 def test_completions_come_back_with_everything_a_reader_needs(tmp_path: Path) -> None:
