@@ -21,13 +21,15 @@ from ..sources import default_cache_dir
 
 _HERE = Path(__file__).parent
 SOURCES = tuple(_HERE / name for name in ("attention.cpp", "decode.cpp", "head.cpp", "learner.cpp"))
-HEADERS = tuple(_HERE / name for name in ("products.h", "products_bf16.h", "products_float.h", "simd.h"))
+HEADERS = tuple(
+    _HERE / name for name in ("products_amx.h", "products.h", "products_bf16.h", "products_float.h", "simd.h")
+)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 FLAGS_OF = {torch.bfloat16: ("-DBF16_FACTORS",), torch.float32: ()}
 """By the dtype of the factors."""
 COMPILE_TIMEOUT_S = 120
 SWITCH = "GROUPWISE_KERNELS"
-"""Environment variable; `0` leaves the kernels out."""
+"""Environment variable; `0` leaves the kernels out, `no-amx` builds them without AMX."""
 
 
 def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -59,9 +61,13 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     if not openmp.is_file():
         return "this build of torch brings no OpenMP library to share"
     try:
-        return ctypes.CDLL(str(_build(compiler, openmp, FLAGS + FLAGS_OF[dtype])))
+        return ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
     except (OSError, subprocess.SubprocessError) as error:
         return f"compiling them failed ({_first_line(error)})"
+
+
+def _switched_off() -> tuple[str, ...]:
+    return ("-mno-amx-tile", "-mno-amx-bf16") if os.environ.get(SWITCH) == "no-amx" else ()
 
 
 def _has_bf16_products() -> bool:

@@ -1,4 +1,4 @@
-// Decoding: one call computes one decoder layer for a few rows.
+// Decoding: one call computes decoder layers for a few rows, one after another.
 //
 // A step of few rows waits for memory, not for arithmetic: every weight is read once, in the order in which it lies,
 // and everything between the products (norms, rotation, attention, adapters, residuals) happens while it is in cache.
@@ -23,31 +23,41 @@ struct Layer {
 struct Step {
     float* x;                        // [R, I], the residual stream; updated in place
     const float *cos, *sin;          // [R, rotary]
-    const float *prompt_k, *prompt_v;  // [cells * K, longest, D]
-    float *own_k, *own_v;            // [cells * K, slots, capacity, D]
     const int64_t* prompt_length;    // [cells]
     const int64_t* start;            // [R], first place of the row's own tokens
     int64_t cells, slots, longest, capacity, clock;
     void* scratch;
 };
+
+// Keys and values of one layer.
+struct Caches {
+    const float *prompt_k, *prompt_v;  // [cells * K, longest, D]
+    float *own_k, *own_v;              // [cells * K, slots, capacity, D]
+};
 }
 
 namespace {
 
-// h = x A', [R, rank]; called by all threads, ends in a barrier.
-void adapter_inner(const Linear& layer, const Factor* x, int64_t rows, Factor* h) {
+constexpr int ROWS_A_TASK = 16;
+
+// The inputs of a layer, with h = x A' [R, rank] written into `h`; called by all threads, ends in a barrier.
+Inputs inputs_of_layer(const Linear& layer, const Factor* x, int64_t rows, Factor* h) {
+    Inputs inputs = inputs_of(x, rows, layer.in);
+    if (!layer.rank) return inputs;
     const Linear a{layer.a, nullptr, nullptr, nullptr, layer.in, layer.rank, 0, 0};
+    const int64_t panels = (layer.rank + PANEL - 1) / PANEL, blocks = (rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < (layer.rank + PANEL - 1) / PANEL * ((rows + TILE - 1) / TILE); ++task) {
-        const int64_t panels = (layer.rank + PANEL - 1) / PANEL;
-        const int64_t panel = task % panels, first = task / panels * TILE;
-        const int64_t count = std::min<int64_t>(TILE, rows - first);
-        float y[TILE * PANEL];
-        panel_product(a, x + first * layer.in, nullptr, count, panel, y, PANEL);
+    for (int64_t task = 0; task < panels * blocks; ++task) {
+        const int64_t panel = task % panels, first = task / panels * ROWS_A_TASK;
+        const int64_t count = std::min<int64_t>(ROWS_A_TASK, rows - first);
+        float y[ROWS_A_TASK * PANEL];
+        panel_product(a, part_of(inputs, a, first, count), panel, y, PANEL);
         const int64_t used = std::min<int64_t>(PANEL, layer.rank - panel * PANEL);
         for (int64_t r = 0; r < count; ++r)
             for (int64_t j = 0; j < used; ++j) h[(first + r) * layer.rank + panel * PANEL + j] = to_factor(y[r * PANEL + j]);
     }
+    set_inner(inputs, h, layer.rank);
+    return inputs;
 }
 
 float inverse_rms(const float* x, int64_t n, float eps) {
@@ -135,10 +145,10 @@ void mix_values(const float* weights, const float* values, int64_t count, int64_
 }
 
 // Attention of one row's query heads that share key/value head k; [heads / K, D] into `out`.
-void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const float* queries, float* scores, Factor* out) {
+void attend(const Layer& layer, const Step& step, const Caches& at, int64_t row, int64_t k, const float* queries, float* scores, Factor* out) {
     const int64_t cell = row / step.slots, slot = row % step.slots, width = layer.width;
-    const float* prompt_k = step.prompt_k + (cell * layer.kv_heads + k) * step.longest * width;
-    const float* prompt_v = step.prompt_v + (cell * layer.kv_heads + k) * step.longest * width;
+    const float* prompt_k = at.prompt_k + (cell * layer.kv_heads + k) * step.longest * width;
+    const float* prompt_v = at.prompt_v + (cell * layer.kv_heads + k) * step.longest * width;
     const int64_t own = ((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity * width;
     const int64_t length = step.prompt_length[cell], position = length + step.clock - step.start[row];
     int64_t prompt_from = 0, own_from = step.start[row];
@@ -150,7 +160,7 @@ void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const 
     for (int64_t q = 0; q < layer.heads / layer.kv_heads; ++q) {
         const float* query = queries + q * width;
         score_keys(query, prompt_k + prompt_from * width, num_prompt, width, layer.scaling, scores);
-        score_keys(query, step.own_k + own + own_from * width, num - num_prompt, width, layer.scaling, scores + num_prompt);
+        score_keys(query, at.own_k + own + own_from * width, num - num_prompt, width, layer.scaling, scores + num_prompt);
         for (int64_t t = num; t < (num + LANES - 1) / LANES * LANES; ++t) scores[t] = -INFINITY;
         Vec most = load(scores);
         for (int64_t t = LANES; t < num; t += LANES) most = max(most, load(scores + t));
@@ -164,7 +174,7 @@ void attend(const Layer& layer, const Step& step, int64_t row, int64_t k, const 
         }
         float mixed[512] = {0};
         mix_values(scores, prompt_v + prompt_from * width, num_prompt, width, mixed);
-        mix_values(scores + num_prompt, step.own_v + own + own_from * width, num - num_prompt, width, mixed);
+        mix_values(scores + num_prompt, at.own_v + own + own_from * width, num - num_prompt, width, mixed);
         const float inverse = 1.0f / sum_of(total);
         for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_factor(mixed[i] * inverse);
     }
@@ -200,22 +210,22 @@ float* panel_buffer(int64_t rows) {
 
 // x += y of a product, panel by panel; called by all threads, ends in a barrier.
 void add_product(const Linear& layer, const Factor* input, Factor* h, int64_t rows, float* x) {
-    if (layer.rank) adapter_inner(layer, input, rows, h);
+    const Inputs inputs = inputs_of_layer(layer, input, rows, h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < layer.out / PANEL; ++panel) {
         float* y = panel_buffer(rows);
-        panel_product(layer, input, h, rows, panel, y, PANEL);
+        panel_product(layer, inputs, panel, y, PANEL);
         for (int64_t r = 0; r < rows; ++r) add_scaled(x + r * layer.out + panel * PANEL, y + r * PANEL, 1.0f, PANEL);
     }
 }
 
-void attention_block(const Layer& layer, const Step& step, const Scratch& at) {
+void attention_block(const Layer& layer, const Step& step, const Caches& caches, const Scratch& at) {
     const int64_t rows = step.cells * step.slots, width = layer.width, queries = layer.heads / layer.kv_heads;
     norm_rows(step.x, layer.norm_in, rows, layer.qkv.in, layer.eps, at.x);
-    if (layer.qkv.rank) adapter_inner(layer.qkv, at.x, rows, at.h);
+    const Inputs inputs = inputs_of_layer(layer.qkv, at.x, rows, at.h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < layer.qkv.out / PANEL; ++panel)
-        panel_product(layer.qkv, at.x, at.h, rows, panel, at.qkv + panel * PANEL, layer.qkv.out);
+        panel_product(layer.qkv, inputs, panel, at.qkv + panel * PANEL, layer.qkv.out);
     float* scores = at.scores + omp_get_thread_num() * (step.longest + step.capacity + LANES);
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < rows * layer.kv_heads; ++task) {
@@ -228,9 +238,9 @@ void attention_block(const Layer& layer, const Step& step, const Scratch& at) {
         turn_head(key, layer.norm_k, layer, cos, sin);
         const int64_t cell = row / step.slots, slot = row % step.slots;
         const int64_t place = (((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity + step.clock) * width;
-        std::copy(key, key + width, step.own_k + place);
-        std::copy(value, value + width, step.own_v + place);
-        attend(layer, step, row, k, q, scores, at.attended + (row * layer.heads + k * queries) * width);
+        std::copy(key, key + width, caches.own_k + place);
+        std::copy(value, value + width, caches.own_v + place);
+        attend(layer, step, caches, row, k, q, scores, at.attended + (row * layer.heads + k * queries) * width);
     }
     add_product(layer.o, at.attended, at.h, rows, step.x);
 }
@@ -238,18 +248,16 @@ void attention_block(const Layer& layer, const Step& step, const Scratch& at) {
 void feed_forward_block(const Layer& layer, const Step& step, const Scratch& at) {
     const int64_t rows = step.cells * step.slots, half = layer.gate_up.out / 2 / PANEL;
     norm_rows(step.x, layer.norm_post, rows, layer.gate_up.in, layer.eps, at.x);
-    if (layer.gate_up.rank) adapter_inner(layer.gate_up, at.x, rows, at.h);
+    const Inputs inputs = inputs_of_layer(layer.gate_up, at.x, rows, at.h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < half; ++panel) {
         float *gate = panel_buffer(2 * rows), *up = gate + rows * PANEL;
-        panel_product(layer.gate_up, at.x, at.h, rows, panel, gate, PANEL);
-        panel_product(layer.gate_up, at.x, at.h, rows, half + panel, up, PANEL);
+        panel_product(layer.gate_up, inputs, panel, gate, PANEL);
+        panel_product(layer.gate_up, inputs, half + panel, up, PANEL);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t i = 0; i < PANEL; i += LANES) {
                 const Vec g = load(gate + r * PANEL + i), u = load(up + r * PANEL + i);
-                const Vec e = exponential(sub(zeros(), g));
-                const Vec silu = div(g, add(all(1.0f), e));
-                store(at.active + r * layer.down.in + panel * PANEL + i, mul(silu, u));
+                store(at.active + r * layer.down.in + panel * PANEL + i, mul(mul(g, sigmoid(g)), u));
             }
     }
     add_product(layer.down, at.active, at.h, rows, step.x);
@@ -270,13 +278,16 @@ int64_t panel_width() {
 
 int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
 
-// The residual stream `step->x` through one decoder layer, whose keys and values join the caches at `clock`.
-void decode_layer(const Layer* layer, const Step* step) {
-    const Scratch at(*layer, *step);
+// The residual stream `step->x` through decoder layers of one shape, whose keys and values join the caches at `clock`.
+void decode_layers(const Layer* layers, const Caches* caches, int64_t count, const Step* step) {
+    const Scratch at(*layers, *step);
 #pragma omp parallel
     {
-        attention_block(*layer, *step, at);
-        feed_forward_block(*layer, *step, at);
+        const Tiles tiles;
+        for (int64_t i = 0; i < count; ++i) {
+            attention_block(layers[i], *step, caches[i], at);
+            feed_forward_block(layers[i], *step, at);
+        }
     }
 }
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .build import compiled
@@ -13,6 +16,8 @@ from .panels import Panels, lay_out
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
+RANK_STEP = 32
+"""Products take factors in steps of so many."""
 
 
 class _Linear(ctypes.Structure):
@@ -33,8 +38,7 @@ class _Layer(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("x", _Pointer), ("cos", _Pointer), ("sin", _Pointer), ("prompt_k", _Pointer), ("prompt_v", _Pointer),
-        ("own_k", _Pointer), ("own_v", _Pointer), ("prompt_length", _Pointer), ("start", _Pointer),
+        ("x", _Pointer), ("cos", _Pointer), ("sin", _Pointer), ("prompt_length", _Pointer), ("start", _Pointer),
         ("cells", _Int), ("slots", _Int), ("longest", _Int), ("capacity", _Int), ("clock", _Int),
         ("scratch", _Pointer),
     )  # fmt: skip
@@ -58,17 +62,23 @@ class LinearWeights:
         parts = [t for t in (self.weight_OI, self.a_RI, self.b_OR) if t is not None]
         dtype = self.weight_OI.dtype
         is_plain = all(t.dtype == dtype and t.is_contiguous() and t.device.type == "cpu" for t in parts)
-        rank = 0 if self.a_RI is None else self.a_RI.shape[0]
-        return is_plain and outputs % 32 == 0 and inputs % 32 == 0 and (rank % 2 == 0 or dtype == torch.float32)
+        return is_plain and outputs % 32 == 0 and inputs % 32 == 0
 
     def structure(self) -> tuple[_Linear, list[Tensor | None]]:
         """What the kernel is given, and the tensors it points to."""
-        rank = 0 if self.a_RI is None else self.a_RI.shape[0]
         outputs, inputs = self.weight_OI.shape
-        adapters = [None if t is None else lay_out(t) for t in (self.a_RI, self.b_OR)]
+        adapters, rank = self._adapters()
         tensors = [self.panels.of(self.weight_OI), *adapters, self.bias_O]
         is_low = tensors[0].dtype != self.weight_OI.dtype  # type: ignore[union-attr]
         return _Linear(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
+
+    def _adapters(self) -> tuple[list[Tensor | None], int]:
+        """A and B as the kernel reads them, and their rank, which zeros fill up to a multiple of 32."""
+        if self.a_RI is None or self.b_OR is None:
+            return [None, None], 0
+        missing = -len(self.a_RI) % RANK_STEP
+        a_RI, b_OR = F.pad(self.a_RI, (0, 0, 0, missing)), F.pad(self.b_OR, (0, missing))
+        return [lay_out(a_RI), lay_out(b_OR)], len(a_RI)
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,12 @@ class LayerWeights:
     window: int | None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """What layers must have in common to be computed in one call."""
+        products = (self.qkv, self.o, self.gate_up, self.down)
+        return (self.heads, self.kv_heads, self.width, self.rotary, *chain(*(p.weight_OI.shape for p in products)))
+
+    @property
     def fits(self) -> bool:
         """Whether the kernel can compute the layer."""
         products = (self.qkv, self.o, self.gate_up, self.down)
@@ -101,44 +117,48 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Caches:
-    """Where the rows of a step stand, and the keys and values of one layer: all float32 but the indices.
+    """Where the rows of a step stand, and the keys and values of the layers: all float32 but the indices.
 
-    C cells of S slots, K key/value heads, D width; prompts [C * K, longest, D], own [C * K, S, capacity, D].
+    C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys and values
+    [C * K, longest, D], then the completions' own [C * K, S, capacity, D].
     """
 
-    prompt_k: Tensor
-    prompt_v: Tensor
-    own_k: Tensor
-    own_v: Tensor
+    layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
     prompt_length_C: Tensor
     start_R: Tensor
     slots: int
     clock: int
 
 
-class DecodeLayer:
-    """One layer ready to be called. The tensors behind it must not be replaced while it is used."""
+class DecodeLayers:
+    """Layers of one shape, ready to be run one after another. Do not replace the tensors behind them meanwhile."""
 
-    def __init__(self, weights: LayerWeights) -> None:
-        w = self.weights = weights
-        products, self._kept = zip(*(p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)), strict=True)
+    def __init__(self, weights: Sequence[LayerWeights]) -> None:
+        self.dtype = weights[0].qkv.weight_OI.dtype
+        self._kept: list[object] = [weights]
+        self._layers = (_Layer * len(weights))(*map(self._structure, weights))
+
+    def _structure(self, w: LayerWeights) -> _Layer:
+        products, kept = zip(*(p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)), strict=True)
+        self._kept.append(kept)
         norms = [_address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
-        sizes = (w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
-        self._layer = _Layer(*products, *norms, *sizes)
+        return _Layer(*products, *norms, w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
 
     def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: Caches) -> None:
-        """Take the residual stream through the layer, in place; its keys and values join the caches at the clock."""
-        kernels = compiled(self.weights.qkv.weight_OI.dtype)
+        """Take the residual stream through the layers, in place; their keys and values join the caches at the clock."""
+        kernels = compiled(self.dtype)
         assert kernels is not None
         c = caches
-        tensors = (x_RI, cos_RD, sin_RD, c.prompt_k, c.prompt_v, c.own_k, c.own_v)
-        assert all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
-        sizes = (len(c.prompt_length_C), c.slots, c.prompt_k.shape[1], c.own_k.shape[2], c.clock)
-        pointers = [t.data_ptr() for t in (*tensors, c.prompt_length_C, c.start_R)]
-        step = _Step(*pointers, *sizes, None)
-        scratch = _scratch(kernels.scratch_bytes(ctypes.byref(self._layer), ctypes.byref(step)))
+        tensors = (x_RI, cos_RD, sin_RD)
+        assert all(t.dtype == torch.float32 and t.is_contiguous() for t in (*tensors, *chain(*c.layers)))
+        assert len(c.layers) == len(self._layers)
+        prompt_k, _, own_k, _ = c.layers[0]
+        sizes = (len(c.prompt_length_C), c.slots, prompt_k.shape[1], own_k.shape[2], c.clock)
+        step = _Step(*(t.data_ptr() for t in (*tensors, c.prompt_length_C, c.start_R)), *sizes, None)
+        scratch = _scratch(kernels.scratch_bytes(self._layers, ctypes.byref(step)))
         step.scratch = scratch.data_ptr()
-        kernels.decode_layer(ctypes.byref(self._layer), ctypes.byref(step))
+        places = (_Pointer * (4 * len(c.layers)))(*(t.data_ptr() for t in chain(*c.layers)))
+        kernels.decode_layers(self._layers, places, _Int(len(self._layers)), ctypes.byref(step))
 
 
 _memory = torch.empty(0, dtype=torch.uint8)

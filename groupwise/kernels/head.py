@@ -78,5 +78,21 @@ def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dty
     return out
 
 
+def draw(z_RV: Tensor, temperature: float, uniform_R: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(z / temperature) by inverting its cumulative sum at a uniform (float64), and its
+    log-prob. `dtype` says which build of the kernels computes it; they are alike in this."""
+    kernels = compiled(dtype)
+    assert kernels is not None
+    assert z_RV.is_contiguous()
+    token_R, logprob_R = torch.empty(len(z_RV), dtype=torch.long), torch.empty(len(z_RV))
+    kernels.head_draw(
+        _pointer(z_RV),
+        *(ctypes.c_int64(n) for n in z_RV.shape),
+        ctypes.c_float(1.0 / temperature),
+        *(_pointer(t) for t in (uniform_R, token_R, logprob_R)),
+    )
+    return token_R, logprob_R
+
+
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

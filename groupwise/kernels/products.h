@@ -1,7 +1,7 @@
 // Products of factors with float32 sums: y = x W' + (x A') B' + bias.
 //
 // `panel_product` computes one panel of outputs for some rows. How it does that, and how the weights lie, differs with
-// the factors: products_bf16.h, products_float.h.
+// the factors: products_bf16.h (and products_amx.h), products_float.h.
 
 #pragma once
 
@@ -19,6 +19,25 @@ struct Linear {
     int64_t is_low;  // float32 factors: whether the weights are kept in bfloat16
 };
 }
+
+namespace {
+
+// What the panels of a product read. Every thread makes its own, inside a `Tiles`, and has one of them at a time.
+struct Inputs {
+    const Factor* x;  // [rows, in]
+    int64_t rows;
+    const Factor* h = nullptr;  // [rows, rank], the adapter's inner activations x A'
+    const Factor *x_tiles = nullptr, *h_tiles = nullptr;  // the same laid out, where products want that
+};
+
+// Some of the rows, a multiple of 16 of them before the first.
+inline Inputs part_of(const Inputs& inputs, const Linear& layer, int64_t first, int64_t count) {
+    const int64_t x = first * layer.in, h = first * layer.rank;
+    auto moved = [](const Factor* from, int64_t by) { return from ? from + by : nullptr; };
+    return {inputs.x + x, count, moved(inputs.h, h), moved(inputs.x_tiles, x), moved(inputs.h_tiles, h)};
+}
+
+}  // namespace
 
 #ifdef BF16_FACTORS
 #include "products_bf16.h"

@@ -1,6 +1,6 @@
-// Products of bfloat16 factors (AVX512-BF16); see products.h.
+// Products of bfloat16 factors (AVX512-BF16, and AMX where it is there); see products.h.
 //
-// Up to FEW rows, weights are read once in the order in which they lie and every sum runs over 16 lanes; a row's result
+// Without AMX, and up to FEW rows, weights are read once in the order in which they lie and every sum runs over 16 lanes; a row's result
 // depends neither on the rows beside it nor on the number of threads. With more rows, arithmetic is what takes the time:
 // a panel of weights is laid out anew for it first.
 
@@ -15,30 +15,23 @@ constexpr int TILE = 8;           // rows that are computed together, of few
 constexpr int WIDE_TILE = 12;     // rows that are computed together, of many
 constexpr int FEW = 16;
 
-inline __m512bh load_pairs(const Factor* from, __mmask32 kept) { return (__m512bh)_mm512_maskz_loadu_epi16(kept, from); }
+inline __m512bh load_pairs(const Factor* from) { return (__m512bh)_mm512_loadu_si512(from); }
 
-// sums[2 r + o] += the lanes of x[r] . w[o] for 32 inputs of two rows of weights, or for those `kept`.
-template <int ROWS>
-inline void accumulate_32(Vec (&sums)[LANES], const Factor* x, const Factor* w, int64_t n, __mmask32 kept) {
-    const __m512bh one = load_pairs(w, kept), two = load_pairs(w + n, kept);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-        const __m512bh row = load_pairs(x + r * n, kept);
-        sums[2 * r] = _mm512_dpbf16_ps(sums[2 * r], row, one);
-        sums[2 * r + 1] = _mm512_dpbf16_ps(sums[2 * r + 1], row, two);
-    }
-}
-
+// sums[2 r + o] += the lanes of x[r] . w[o], for two rows of weights; n is a multiple of 32.
 template <int ROWS>
 inline void accumulate(Vec (&sums)[LANES], const Factor* x, const Factor* w, int64_t n) {
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        accumulate_32<ROWS>(sums, x + i, w + i, n, ~0u);
+    for (int64_t i = 0; i < n; i += 2 * LANES) {
+        const __m512bh one = load_pairs(w + i), two = load_pairs(w + n + i);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const __m512bh row = load_pairs(x + r * n + i);
+            sums[2 * r] = _mm512_dpbf16_ps(sums[2 * r], row, one);
+            sums[2 * r + 1] = _mm512_dpbf16_ps(sums[2 * r + 1], row, two);
+        }
         // The next two rows: the processor's own prefetching ends with every page of 4 KiB.
         _mm_prefetch(reinterpret_cast<const char*>(w + 2 * n + i), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(w + 3 * n + i), _MM_HINT_T0);
     }
-    if (i < n) accumulate_32<ROWS>(sums, x + i, w + i, n, (1u << (n - i)) - 1);
 }
 
 // The transpose of 16 rows of 16 pairs.
@@ -66,14 +59,26 @@ inline void transpose_pairs(const Factor* from, int64_t stride, Factor* to, int6
     for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_stride, a[i]);
 }
 
+}  // namespace
+
+#ifdef __AMX_BF16__
+#include "products_amx.h"
+#else
+namespace {
+inline bool has_tiles() { return false; }
+struct Tiles {
+    Tiles() {}  // nothing to prepare
+};
+}  // namespace
+#endif
+
+namespace {
+
 // Rows [PANEL, n] of weights -> [n / 2, PANEL, 2].
 inline void pack_panel(const Factor* weight, int64_t n, Factor* packed) {
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES)
+    for (int64_t i = 0; i < n; i += 2 * LANES)
         for (int half = 0; half < 2; ++half)
             transpose_pairs(weight + half * LANES * n + i, n, packed + i * PANEL + half * PANEL, 2 * PANEL);
-    for (; i < n; ++i)
-        for (int o = 0; o < PANEL; ++o) packed[i / 2 * 2 * PANEL + 2 * o + i % 2] = weight[o * n + i];
 }
 
 template <int ROWS>
@@ -133,9 +138,31 @@ void wide_rows(const Linear& layer, const Factor* x, const Factor* h, int64_t pa
         for (int half = 0; half < 2; ++half) store(y + r * y_stride + half * LANES, sums[r][half]);
 }
 
+inline Inputs inputs_of(const Factor* x, int64_t rows, int64_t n) {
+    Inputs inputs{x, rows};
+#ifdef __AMX_BF16__
+    static thread_local std::vector<Factor> tiles;
+    if (has_tiles()) inputs.x_tiles = lay_out_rows(x, rows, n, tiles);
+#endif
+    return inputs;
+}
+
+inline void set_inner(Inputs& inputs, const Factor* h, int64_t rank) {
+    inputs.h = h;
+#ifdef __AMX_BF16__
+    static thread_local std::vector<Factor> tiles;
+    if (has_tiles()) inputs.h_tiles = lay_out_rows(h, inputs.rows, rank, tiles);
+#endif
+}
+
 // y[r, 0..PANEL) of one panel for any number of rows; a panel that is not whole counts as few rows.
-inline void panel_product(const Linear& layer, const Factor* x, const Factor* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
-    if (rows <= FEW || (panel + 1) * PANEL > layer.out) return few_rows_product(layer, x, h, rows, panel, y, y_stride);
+inline void panel_product(const Linear& layer, const Inputs& inputs, int64_t panel, float* y, int64_t y_stride) {
+    const auto& [x, rows, h, x_tiles, h_tiles] = inputs;
+    const bool is_whole = (panel + 1) * PANEL <= layer.out;
+#ifdef __AMX_BF16__
+    if (x_tiles && is_whole) return tile_product(layer, x_tiles, h_tiles, rows, panel, y, y_stride);
+#endif
+    if (rows <= FEW || !is_whole) return few_rows_product(layer, x, h, rows, panel, y, y_stride);
     static thread_local std::vector<Factor> packed;
     packed.resize(PANEL * (layer.in + layer.rank));
     pack_panel(weight_of(layer) + panel * PANEL * layer.in, layer.in, packed.data());

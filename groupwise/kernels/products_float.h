@@ -71,13 +71,22 @@ inline const float* expanded(const Linear& layer, int64_t panel) {
     return numbers.data();
 }
 
+struct Tiles {
+    Tiles() {}  // nothing to prepare
+};
+
+inline Inputs inputs_of(const float* x, int64_t rows, int64_t) { return {x, rows}; }
+
+inline void set_inner(Inputs& inputs, const float* h, int64_t) { inputs.h = h; }
+
 // y[r, 0..PANEL) of one panel for any number of rows; of the last panel, what there is.
-inline void panel_product(const Linear& layer, const float* x, const float* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
+inline void panel_product(const Linear& layer, const Inputs& inputs, int64_t panel, float* y, int64_t y_stride) {
+    const int64_t rows = inputs.rows;
     if (layer.is_low && rows <= 4 * TILE) {
         const uint16_t* weight = static_cast<const uint16_t*>(layer.weight) + panel * PANEL * layer.in;
-        return panel_tiles(layer, weight, x, h, rows, panel, y, y_stride);
+        return panel_tiles(layer, weight, inputs.x, inputs.h, rows, panel, y, y_stride);
     }
-    panel_tiles(layer, expanded(layer, panel), x, h, rows, panel, y, y_stride);
+    panel_tiles(layer, expanded(layer, panel), inputs.x, inputs.h, rows, panel, y, y_stride);
 }
 
 }  // namespace

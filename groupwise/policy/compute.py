@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from .attention import Plan, install
-from .decoder_layer import install_kernels
+from .decoder_layer import install_kernels, prepare_decoding
 from .head import Head
 from .load import checkpoint_layers
 from .projection import Part, Projection, read_source
@@ -63,6 +63,11 @@ class ComputeModel:
             self._prepare_decoding()
 
     @property
+    def kernel_dtype(self) -> torch.dtype | None:
+        """Of the factors of the kernels that decode; None where none do."""
+        return self.dtype if self.kernel_layers else None
+
+    @property
     def why_no_kernels(self) -> str | None:
         """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
         if self.kernel_layers or self.device.type != "cpu":
@@ -77,8 +82,7 @@ class ComputeModel:
 
     def _prepare_decoding(self) -> None:
         if self.kernel_layers:
-            for layer in self.kernel_layers:
-                layer.refresh()
+            prepare_decoding(self.kernel_layers, self.model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
         else:
             for projection in self.projections:
                 projection.pack()

@@ -9,7 +9,7 @@ Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.attention import packed_attention
-from ..kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
+from ..kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
 from ..kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
 from .attention import Layer, Pieces, Plan, PlanHolder
 from .projection import Part, Projection
@@ -32,8 +32,8 @@ _PROBE_TOKENS = 3
 class Decoding:
     """A plan whose tokens are one step of a grid of growing completions; see `rollout/native/cache.py`."""
 
-    def caches(self, index: int, kv_heads: int, width: int) -> Caches:
-        """Keys and values of a layer, with room for this step's."""
+    def caches(self, layers: Sequence[int], kv_heads: int, width: int) -> Caches:
+        """Keys and values of some layers, in order, with room for this step's."""
         raise NotImplementedError
 
 
@@ -45,31 +45,49 @@ class KernelLayer:
         self._own_forward: Callable[..., Tensor] = layer.forward
         self._parts = parts
         self._holder = holder
-        self._ready: DecodeLayer | None = None
+        self._indices: list[int] | None = None
+        """The layers whose steps its call computes; None where its own code does."""
+        self._steps: DecodeLayers | None = None
         self._can_pass = parts.can_pass
 
     def remove(self) -> None:
         """Give the layer its own code back."""
         self._layer.forward = self._own_forward
 
-    def refresh(self) -> None:
-        """Take over the current weights of the projections."""
+    def prepare(self, layers: Sequence[KernelLayer]) -> None:
+        """Compute these layers' steps when this one is called; none: an earlier layer has computed them."""
+        weights = [layer._parts.weights() for layer in layers]
+        self._indices = [layer.index for layer in layers]
+        self._steps = DecodeLayers(weights) if weights else None
+
+    @property
+    def index(self) -> int:
+        """Which layer of the model it is."""
+        return self._parts.attention.index
+
+    @property
+    def shape(self) -> tuple[Any, ...] | None:
+        """Layers of one shape can be computed in one call; None: the kernel cannot compute its steps."""
         weights = self._parts.weights()
-        self._ready = DecodeLayer(weights) if weights.fits else None
+        return weights.shape if weights.fits else None
 
     def __call__(self, hidden_states: Tensor, *args: Any, **keywords: Any) -> Tensor:
         plan: Any = self._holder.plan
-        is_step = isinstance(plan, Decoding) and self._ready is not None and self._parts.qkv.adapters_enabled
-        if isinstance(plan, Decoding) != is_step or not (is_step or self._can_pass):
+        if isinstance(plan, Decoding):
+            if self._indices is None or not self._parts.qkv.adapters_enabled:
+                return self._own_forward(hidden_states, *args, **keywords)
+            return self._step(hidden_states, plan, **keywords)
+        if not self._can_pass:
             return self._own_forward(hidden_states, *args, **keywords)
-        cos, sin = (t[0].float().contiguous() for t in keywords["position_embeddings"])
+        return self._pass(hidden_states[0].float().contiguous(), *_turns(keywords), plan)[None]
+
+    def _step(self, hidden_states: Tensor, plan: Decoding, **keywords: Any) -> Tensor:
+        """One token of every row through the layers that this one computes."""
+        if self._steps is None:
+            return hidden_states
         x_TI = hidden_states[0].float().contiguous()
-        if not is_step:
-            return self._pass(x_TI, cos, sin, plan)[None]
-        assert self._ready is not None
-        self._ready.run(
-            x_TI, cos, sin, plan.caches(self._parts.attention.index, self._parts.kv_heads, self._parts.width)
-        )
+        assert self._indices is not None
+        self._steps.run(x_TI, *_turns(keywords), plan.caches(self._indices, self._parts.kv_heads, self._parts.width))
         return x_TI[None]
 
     def _pass(self, x_TI: Tensor, cos_TD: Tensor, sin_TD: Tensor, plan: Plan) -> Tensor:
@@ -91,6 +109,29 @@ class KernelLayer:
             return plan.attend(p.attention, *parts)
         plan.keep(parts[1], parts[2])
         return packed_attention(heads_HTD, plan.pieces, p.heads, p.kv_heads, p.attention.scaling, p.dtype)
+
+
+def _turns(keywords: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the pass, [T, rotary]."""
+    cos, sin = (t[0].float().contiguous() for t in keywords["position_embeddings"])
+    return cos, sin
+
+
+def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> None:
+    """Take over the current weights. Where the kernel can compute all layers of a model, one call does.
+
+    `num_layers` is how many the model has.
+    """
+    shapes = {layer.shape for layer in layers}
+    if len(layers) == num_layers and len(shapes) == 1 and None not in shapes:
+        first, *others = sorted(layers, key=lambda layer: layer.index)
+        first.prepare([first, *others])
+        for layer in others:
+            layer.prepare([])
+        return
+    for layer in layers:
+        if layer.shape is not None:
+            layer.prepare([layer])
 
 
 def install_kernels(model: nn.Module, holder: PlanHolder, dtype: torch.dtype) -> list[KernelLayer]:

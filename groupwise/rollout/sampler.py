@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import RolloutError
+from ..kernels import head as kernel
 from ..policy.restrict import penalise
 from ..types import Sampling
 
@@ -35,10 +36,17 @@ class Sample:
     kept_R: list[tuple[int, ...]] | None
 
 
-def sample(logits_RV: Tensor, sampling: Sampling, uniform_R: np.ndarray, seen_RV: Tensor | None = None) -> Sample:
+def sample(
+    logits_RV: Tensor,
+    sampling: Sampling,
+    uniform_R: np.ndarray,
+    seen_RV: Tensor | None = None,
+    kernels: torch.dtype | None = None,
+) -> Sample:
     """One token a row. `seen_RV` marks tokens under the repetition penalty. `logits_RV` may be overwritten.
 
-    Greedy sampling (temperature 0) reports log-probs at temperature 1.
+    Greedy sampling (temperature 0) reports log-probs at temperature 1. `kernels` is the dtype whose kernels draw from
+    the full distribution; None: torch does.
     """
     if seen_RV is not None:
         logits_RV = penalise(logits_RV, seen_RV, sampling.repetition_penalty)
@@ -46,6 +54,9 @@ def sample(logits_RV: Tensor, sampling: Sampling, uniform_R: np.ndarray, seen_RV
         token_R = logits_RV.argmax(-1)
         logprob_R = logits_RV.gather(1, token_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
         return Sample(token_R.tolist(), logprob_R.tolist(), None)
+    if kernels is not None and not sampling.is_filtered:
+        drawn = kernel.draw(logits_RV, sampling.temperature, torch.from_numpy(uniform_R), kernels)
+        return Sample(drawn[0].tolist(), drawn[1].tolist(), None)
     if sampling.temperature != 1:
         logits_RV = logits_RV.div_(sampling.temperature)
     if sampling.is_filtered:

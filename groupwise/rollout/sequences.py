@@ -67,8 +67,11 @@ def open_sequences(number: int, request: Request) -> list[Sequence]:
     return [Sequence(number, index, request) for index in range(request.num_completions)]
 
 
-def draw_tokens(logits_RV: Tensor, rows: list[Sequence]) -> None:
-    """Append one sampled token to every row. The rows sample alike; `logits_RV` may be overwritten."""
+def draw_tokens(logits_RV: Tensor, rows: list[Sequence], kernels: torch.dtype | None = None) -> None:
+    """Append one sampled token to every row. The rows sample alike; `logits_RV` may be overwritten.
+
+    `kernels`: see `sample`.
+    """
     sampling = rows[0].request.sampling
     uniform_R = np.array([row.next_uniform() for row in rows]) if sampling.temperature > 0 else np.zeros(len(rows))
     seen_RV = None
@@ -76,6 +79,6 @@ def draw_tokens(logits_RV: Tensor, rows: list[Sequence]) -> None:
         seen_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
         for r, row in enumerate(rows):
             seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
-    drawn = sample(logits_RV, sampling, uniform_R, seen_RV)
+    drawn = sample(logits_RV, sampling, uniform_R, seen_RV, kernels)
     for r, (row, token, logprob) in enumerate(zip(rows, drawn.token_R, drawn.logprob_R, strict=True)):
         row.append(token, logprob, drawn.kept_R[r] if drawn.kept_R is not None else None)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise import kernels
 from groupwise.kernels import head
-from groupwise.kernels.decode import Caches, DecodeLayer, LayerWeights, LinearWeights
+from groupwise.kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
 from groupwise.kernels.panels import Panels
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.packing import Rows
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.native.cache import DecodePlan, PromptCache
+from groupwise.rollout.sampler import invert_cdf
 from groupwise.types import Request, Sampling
 
 DTYPES = [dtype for dtype in (torch.bfloat16, torch.float32) if kernels.compiled(dtype) is not None]
@@ -98,19 +104,19 @@ def random_layer(dtype: torch.dtype, rank: int = 6) -> LayerWeights:
     return LayerWeights(*products, ones, ones, None, None, 4, 2, 16, 16, 1e-6, 0.25, None)
 
 
-def run(layer: DecodeLayer, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], slots: int) -> torch.Tensor:
+def run(layer: DecodeLayers, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], slots: int) -> torch.Tensor:
     """One step of a grid that holds one prompt."""
     out, turn = x_RI.clone(), torch.linspace(0, 1, 16).repeat(len(x_RI), 1)
     own = [torch.zeros(2, slots, 32, 16) for _ in range(2)]
     start = torch.zeros(len(x_RI), dtype=torch.long)
-    layer.run(out, turn.cos(), turn.sin(), Caches(*kv, *own, torch.tensor([5]), start, slots, 0))
+    layer.run(out, turn.cos(), turn.sin(), Caches([(*kv, *own)], torch.tensor([5]), start, slots, 0))
     return out
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads(dtype):
-    layer = DecodeLayer(random_layer(dtype))
+    layer = DecodeLayers([random_layer(dtype)])
     x_RI, kv = torch.randn(13, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
     together = run(layer, x_RI, kv, slots=13)
     assert (together - x_RI).abs().max() > 0.1
@@ -127,7 +133,7 @@ def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads(dtype):
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_rows_are_computed_as_few_are_to_rounding(dtype):
-    layer = DecodeLayer(random_layer(dtype))
+    layer = DecodeLayers([random_layer(dtype)])
     x_RI, kv = torch.randn(37, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
     together = run(layer, x_RI, kv, slots=37)
     apart = torch.cat([run(layer, x_RI[row : row + 1], kv, slots=1) for row in range(37)])
@@ -159,16 +165,33 @@ def test_the_output_layer_gives_what_torch_gives(vocabulary, dtype):
     assert torch.allclose(found.total_N, weights.exp().sum(-1), rtol=1e-4)
 
 
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary", [8, 256, 300, 5000])
+def test_the_kernel_draws_what_torch_draws(vocabulary, dtype):
+    """At the very end, where rounding decides, it is at least a token that has some weight."""
+    z_RV = 4 * torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(vocabulary))
+    z_RV[:3, vocabulary // 2 :] = -200.0  # no weight at the end
+    uniform_R = np.random.default_rng(vocabulary).random(40)
+    uniform_R[[0, 3]], uniform_R[[1, 4]] = 0.0, np.nextafter(1.0, 0.0)
+    token_R, logprob_R = head.draw(z_RV, 0.7, torch.from_numpy(uniform_R), dtype)
+    expected_R, expected_logprob_R = invert_cdf(z_RV / 0.7, uniform_R)
+    inside = torch.tensor([row not in (1, 4) for row in range(40)])
+    assert torch.equal(token_R[inside], expected_R[inside])
+    assert torch.allclose(logprob_R[inside], expected_logprob_R[inside], atol=1e-5)
+    assert torch.equal(logprob_R > -60, torch.ones(40, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("cells", [1, 2])
 def test_caches_that_moved_to_a_new_grid_are_contiguous(cells):
     prompts = [PromptCache(3, [(torch.randn(2, 3, 16), torch.randn(2, 3, 16))]) for _ in range(cells)]
     old, new = (DecodePlan(prompts, slots, torch.device("cpu")) for slots in (4, 2))
-    old.caches(0, 2, 16).own_k.copy_(torch.randn(2 * cells, 4, 32, 16))
+    old.caches([0], 2, 16).layers[0][2].copy_(torch.randn(2 * cells, 4, 32, 16))
     old.advance()
     new.take_rows(old, [4 * (row // 2) + row % 2 + 1 for row in range(2 * cells)])
-    caches = new.caches(0, 2, 16)
-    assert torch.equal(caches.own_k[:, :, 0], old.own[0][0][:, 1:3, 0])
-    assert all(t.is_contiguous() for t in (caches.own_k, caches.own_v, caches.prompt_k, caches.prompt_v))
+    (tensors,) = new.caches([0], 2, 16).layers
+    assert torch.equal(tensors[2][:, :, 0], old.own[0][0][:, 1:3, 0])
+    assert all(t.is_contiguous() for t in tensors)
 
 
 @needs_kernels
@@ -187,3 +210,12 @@ def test_weights_are_kept_in_half_the_bytes_only_where_that_is_exact():
     assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
     rounded.mul_(2.0)  # another version of the same tensor
     assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("amx_bf16" not in Path("/proc/cpuinfo").read_text(), reason="this processor has no AMX")
+def test_the_same_holds_without_the_tiles_of_amx():
+    """The products of processors that have AVX512-BF16 alone, on one that has both."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", str(Path(__file__))]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GROUPWISE_KERNELS": "no-amx"})
+    assert found.returncode == 0, found.stdout

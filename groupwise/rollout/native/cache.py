@@ -191,10 +191,11 @@ class DecodePlan(Decoding):
             k, v = self.own[index]
             self.own[index] = (torch.cat([k, torch.zeros_like(k)], dim=2), torch.cat([v, torch.zeros_like(v)], dim=2))
 
-    def caches(self, index: int, kv_heads: int, width: int) -> Caches:
-        self._make_room(index, kv_heads, (width, width))
-        (prompt_k, prompt_v), (own_k, own_v) = self.prompts[index], self.own[index]
-        return Caches(prompt_k, prompt_v, own_k, own_v, self.prompt_length_C, self.start_R, self.slots, self.clock)
+    def caches(self, layers: Sequence[int], kv_heads: int, width: int) -> Caches:
+        for index in layers:
+            self._make_room(index, kv_heads, (width, width))
+        pairs = [(*self.prompts[index], *self.own[index]) for index in layers]
+        return Caches(pairs, self.prompt_length_C, self.start_R, self.slots, self.clock)
 
     def _mask(self, window: int | None, heads: int, own: int, queries: int) -> tuple[Tensor, Tensor]:
         """0 where a row may look, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].

@@ -161,7 +161,8 @@ class _Generation:
     @torch.inference_mode()
     def _sample_first(self, entering: list[Row]) -> None:
         if entering:
-            draw_tokens(torch.stack([self.first_logits[row.number] for row in entering]), list(entering))
+            logits_RV = torch.stack([self.first_logits[row.number] for row in entering])
+            draw_tokens(logits_RV, list(entering), self.compute.kernel_dtype)
 
     @torch.inference_mode()
     def _decode(self) -> None:
@@ -169,15 +170,14 @@ class _Generation:
         plan = self.plan
         assert plan is not None
         device = self.compute.device
-        is_active = [row is not None and not row.is_finished for row in self.grid]
         ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
         hidden_RD = self.compute.hidden(ids_R, plan.positions(), plan)
         plan.advance()
-        rows = [row for row, active in zip(self.grid, is_active, strict=True) if active and row is not None]
-        logits_RV = self.compute.head.logits(hidden_RD)
+        rows = self._active()
         if len(rows) < len(self.grid):
-            logits_RV = logits_RV[torch.tensor(is_active, device=device)]
-        draw_tokens(logits_RV, rows)
+            is_active = [row is not None and not row.is_finished for row in self.grid]
+            hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
+        draw_tokens(self.compute.head.logits(hidden_RD), rows, self.compute.kernel_dtype)
 
 
 def _padding(num_rows: int, slots: int) -> int:
