@@ -228,15 +228,15 @@ void attention_block(const Layer& layer, const Step& step, const Caches& caches,
         panel_product(layer.qkv, inputs, panel, at.qkv + panel * PANEL, layer.qkv.out);
     float* scores = at.scores + omp_get_thread_num() * (step.longest + step.capacity + LANES);
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < rows * layer.kv_heads; ++task) {
-        const int64_t row = task / layer.kv_heads, k = task % layer.kv_heads;
+    for (int64_t task = 0; task < rows * layer.kv_heads; ++task) {  // one after another: rows that share a prompt
+        const int64_t slot = task % step.slots, k = task / step.slots % layer.kv_heads, cell = task / step.slots / layer.kv_heads;
+        const int64_t row = cell * step.slots + slot;
         const float *cos = step.cos + row * layer.rotary, *sin = step.sin + row * layer.rotary;
         float* q = at.qkv + row * layer.qkv.out + k * queries * width;
         float* key = at.qkv + row * layer.qkv.out + (layer.heads + k) * width;
         const float* value = key + layer.kv_heads * width;
         for (int64_t i = 0; i < queries; ++i) turn_head(q + i * width, layer.norm_q, layer, cos, sin);
         turn_head(key, layer.norm_k, layer, cos, sin);
-        const int64_t cell = row / step.slots, slot = row % step.slots;
         const int64_t place = (((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity + step.clock) * width;
         std::copy(key, key + width, caches.own_k + place);
         std::copy(value, value + width, caches.own_v + place);

@@ -185,7 +185,7 @@ def test_the_kernel_draws_what_torch_draws(vocabulary, dtype):
 @pytest.mark.parametrize("cells", [1, 2])
 def test_caches_that_moved_to_a_new_grid_are_contiguous(cells):
     prompts = [PromptCache(3, [(torch.randn(2, 3, 16), torch.randn(2, 3, 16))]) for _ in range(cells)]
-    old, new = (DecodePlan(prompts, slots, torch.device("cpu")) for slots in (4, 2))
+    old, new = (DecodePlan(prompts, slots, torch.device("cpu"), max_tokens=32) for slots in (4, 2))
     old.caches([0], 2, 16).layers[0][2].copy_(torch.randn(2 * cells, 4, 32, 16))
     old.advance()
     new.take_rows(old, [4 * (row // 2) + row % 2 + 1 for row in range(2 * cells)])

@@ -19,7 +19,9 @@ from ...kernels.decode import Caches
 from ...policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
 from ...policy.decoder_layer import Decoding
 
-FIRST_CAPACITY = 32
+FIRST_CAPACITY = 128
+"""Own tokens that there is room for at first, at most."""
+_CAPACITY_STEP = 32
 _KEYS_WORTH_A_ROW = 512
 """How many more prompt keys to read cost about as much as one more row to compute."""
 
@@ -79,8 +81,9 @@ class DecodePlan(Decoding):
     another has unused, masked places in front.
     """
 
-    def __init__(self, prompts: Sequence[PromptCache], slots: int, device: torch.device) -> None:
+    def __init__(self, prompts: Sequence[PromptCache], slots: int, device: torch.device, max_tokens: int) -> None:
         self.slots = slots
+        self.max_tokens = max_tokens
         self.num_cells = len(prompts)
         self.device = device
         self.prompt_length_C = torch.tensor([p.length for p in prompts], device=device)
@@ -127,10 +130,17 @@ class DecodePlan(Decoding):
         """The last `clock` places of the kept rows, at the front of a cache of the new grid."""
         heads = cache.shape[0] // old.num_cells
         rows = cache.view(old.num_cells, heads, *cache.shape[1:]).transpose(1, 2).flatten(0, 1)[old_rows]
-        fresh = cache.new_zeros(self.num_rows, heads, _capacity(self.clock + 1), cache.shape[-1])
+        fresh = cache.new_zeros(self.num_rows, heads, self._capacity(self.clock + 1), cache.shape[-1])
         fresh[new_rows, :, : self.clock] = rows[:, :, old.clock - self.clock : old.clock]
         grid = fresh.view(self.num_cells, self.slots, heads, *fresh.shape[2:]).transpose(1, 2)
         return grid.flatten(0, 1).contiguous()  # with a single cell the flattened grid would be a view
+
+    def _capacity(self, places: int) -> int:
+        """Room for that many tokens: what a completion needs at most, or the first capacity, doubled until it fits."""
+        capacity = min(-(-self.max_tokens // _CAPACITY_STEP) * _CAPACITY_STEP, FIRST_CAPACITY)
+        while capacity < places:
+            capacity *= 2
+        return capacity
 
     def positions(self) -> Tensor:
         """Position of each row's next token in its sequence."""
@@ -184,7 +194,8 @@ class DecodePlan(Decoding):
         """Let the layer's own caches reach beyond the clock."""
         if index == len(self.own):
             k, v = (
-                torch.zeros(self.num_cells * heads, self.slots, FIRST_CAPACITY, w, device=self.device) for w in widths
+                torch.zeros(self.num_cells * heads, self.slots, self._capacity(1), w, device=self.device)
+                for w in widths
             )
             self.own.append((k.to(self.prompts[index][0]), v.to(self.prompts[index][1])))
         if self.own[index][0].shape[2] <= self.clock:
@@ -225,11 +236,3 @@ class DecodePlan(Decoding):
 
 def _additive(visible: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, float("-inf"))
-
-
-def _capacity(places: int) -> int:
-    """Room for that many tokens: the first capacity, doubled until it fits."""
-    capacity = FIRST_CAPACITY
-    while capacity < places:
-        capacity *= 2
-    return capacity

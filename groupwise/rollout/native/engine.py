@@ -108,7 +108,7 @@ class _Generation:
         self.grid, slots = self._layout(active)
         with torch.inference_mode():
             cells = [self._prompt_of(self.grid[i : i + slots]) for i in range(0, len(self.grid), slots)]
-            self.plan = DecodePlan(cells, slots, self.compute.device)
+            self.plan = DecodePlan(cells, slots, self.compute.device, self.sampling.max_tokens)
             if old_plan is not None:
                 place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
                 self.plan.take_rows(old_plan, [place.get(id(row)) if row is not None else None for row in self.grid])
