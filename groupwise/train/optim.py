@@ -37,7 +37,7 @@ def make_optimizer(config: GRPOConfig, model: nn.Module, notify: Callable[[str],
         if eight_bit is not None:
             return eight_bit
         notify("optim adamw_8bit: no 8-bit AdamW works on this machine; float32 AdamW is used instead.")
-    fused = config.optim == "adamw_fused"
+    fused = config.optim == "adamw_fused" or all(p.is_cuda for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, fused=fused or None, **adam), "adamw_fused" if fused else "adamw"
 
 

@@ -74,6 +74,21 @@ def assert_same(found: list[list[Completion]], expected: list[list[Completion]])
         assert mine.rollout_logprob == pytest.approx(theirs.rollout_logprob, abs=2e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma3"])
+def test_a_step_that_can_be_recorded_is_the_same_step(name):
+    """Static shapes and a clock on the device, as a CUDA graph needs them; caches grow on the way."""
+    compute = ComputeModel(with_lora(tiny_model(name)), torch.float32)
+    compute.drop_kernels()
+    sampling = Sampling(max_tokens=150, stop_ids=(EOS,))
+    found = []
+    for records in (False, True):
+        engine = NativeEngine(compute, max_concurrent=6, records=records)
+        engine.load_weights(None, version=4)
+        found.append(answers(engine, requests(sampling)))
+    assert max(len(c.token_ids) for c in chain.from_iterable(found[0])) > 128
+    assert_same(found[1], found[0])
+
+
 @pytest.mark.parametrize("max_concurrent", [1, 2, 3, 6])
 def test_rows_leave_and_enter_without_changing_any_completion(model, max_concurrent):
     asked = requests(PLAIN)

@@ -142,9 +142,14 @@ class DecodePlan(Decoding):
             capacity *= 2
         return capacity
 
+    @property
+    def now(self) -> int | Tensor:
+        """The clock, as operations on tensors take it."""
+        return self.clock
+
     def positions(self) -> Tensor:
         """Position of each row's next token in its sequence."""
-        return self.prompt_length_C.repeat_interleave(self.slots) + self.clock - self.start_R
+        return self.prompt_length_C.repeat_interleave(self.slots) + self.now - self.start_R
 
     def advance(self) -> None:
         """Call when all layers have run."""
@@ -181,14 +186,22 @@ class DecodePlan(Decoding):
     def _write(self, index: int, k_KTD: Tensor, v_KTD: Tensor) -> tuple[Tensor, Tensor]:
         """Put the step's keys and values in their places; returns those in use, [C * K * S, T, D]."""
         self._make_room(index, len(k_KTD), (k_KTD.shape[-1], v_KTD.shape[-1]))
-        used = min(-(-(self.clock + 1) // 16) * 16, self.own[index][0].shape[2])
+        used = self._used(self.own[index][0].shape[2])
         in_use = []
         for cache, new in zip(self.own[index], (k_KTD, v_KTD), strict=True):
-            heads = new.shape[0]
-            grid = cache.view(self.num_cells, heads, *cache.shape[1:])
-            grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
+            self._put(cache, new)
             in_use.append(cache.flatten(0, 1)[:, :used])
         return in_use[0], in_use[1]
+
+    def _put(self, cache: Tensor, new: Tensor) -> None:
+        """A step's keys or values [K, R, D] into a layer's cache, at the clock."""
+        heads = new.shape[0]
+        grid = cache.view(self.num_cells, heads, *cache.shape[1:])
+        grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
+
+    def _used(self, capacity: int) -> int:
+        """How much of the caches a step looks at."""
+        return min(-(-(self.clock + 1) // 16) * 16, capacity)
 
     def _make_room(self, index: int, heads: int, widths: tuple[int, int]) -> None:
         """Let the layer's own caches reach beyond the clock."""
@@ -218,10 +231,10 @@ class DecodePlan(Decoding):
             length_C1 = self.prompt_length_C[:, None]
             place_T, key_L = torch.arange(own, device=self.device), torch.arange(self.longest, device=self.device)
             sees_prompt = (key_L < length_C1).repeat_interleave(self.slots, dim=0)
-            sees_own = (place_T <= self.clock) & (place_T >= self.start_R[:, None])
+            sees_own = (place_T <= self.now) & (place_T >= self.start_R[:, None])
             if window is not None:
                 sees_prompt &= key_L > (self.positions() - window)[:, None]
-                sees_own &= place_T > self.clock - window
+                sees_own &= place_T > self.now - window
             prompt = _additive(sees_prompt).view(self.num_cells, 1, self.slots, 1, -1)
             if window is None:
                 prompt_mask = prompt[:, 0, :1, 0].repeat_interleave(heads, dim=0)

@@ -15,7 +15,8 @@ from ...types import Completion, Request, Sampling
 from ..engine import Capabilities
 from ..sequences import Sequence as Row
 from ..sequences import draw_tokens, open_sequences
-from .cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
+from .cache import PrefillPlan, PromptCache, choose_slots
+from .step import RecordedStep, Step
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one prefill pass, at most (a longer prompt is a pass of its own)."""
@@ -28,8 +29,11 @@ _WORTH_REARRANGING = 0.75
 class NativeEngine:
     """Samples with the compute model that the learner trains, so both see the same weights."""
 
-    def __init__(self, compute: ComputeModel, *, max_concurrent: int = 64) -> None:
+    def __init__(self, compute: ComputeModel, *, max_concurrent: int = 64, records: bool | None = None) -> None:
+        """`records` decides whether decode steps are recorded and played again; None: on a GPU."""
         self.compute = compute
+        records = compute.device.type == "cuda" if records is None else records
+        self._step_class = RecordedStep if records else Step
         self.version = 0
         self.capabilities = Capabilities("native", max_concurrent=max_concurrent)
         self._max_rows = max_concurrent
@@ -45,7 +49,10 @@ class NativeEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         numbered = sorted(enumerate(requests), key=lambda pair: repr(pair[1].sampling))
         for sampling, chosen in groupby(numbered, key=lambda pair: pair[1].sampling):
-            yield from _Generation(self.compute, self.version, self._max_rows, sampling, list(chosen)).run()
+            generation = _Generation(
+                self.compute, self.version, self._max_rows, sampling, list(chosen), self._step_class
+            )
+            yield from generation.run()
 
 
 class _Generation:
@@ -58,13 +65,15 @@ class _Generation:
         max_rows: int,
         sampling: Sampling,
         requests: list[tuple[int, Request]],
+        step_class: type[Step],
     ) -> None:
+        self.step_class = step_class
         self.compute, self.version, self.max_rows, self.sampling = compute, version, max_rows, sampling
         self.rows_of = {number: open_sequences(number, request) for number, request in requests}
         self.waiting = [row for rows in self.rows_of.values() for row in rows]
         self.prompts: dict[int, PromptCache] = {}
         self.first_logits: dict[int, Tensor] = {}
-        self.plan: DecodePlan | None = None
+        self.step: Step | None = None
         self.grid: list[Row | None] = []
 
     def run(self) -> Iterator[tuple[int, list[Completion]]]:
@@ -101,17 +110,18 @@ class _Generation:
         self._prefill(entering)
         self._sample_first(entering)
         active += [row for row in entering if not row.is_finished]
-        old_plan, old_grid = self.plan, self.grid
-        self.plan, self.grid = None, []
+        old_step, old_grid = self.step, self.grid
+        self.step, self.grid = None, []
         if not active:
             return
         self.grid, slots = self._layout(active)
         with torch.inference_mode():
             cells = [self._prompt_of(self.grid[i : i + slots]) for i in range(0, len(self.grid), slots)]
-            self.plan = DecodePlan(cells, slots, self.compute.device, self.sampling.max_tokens)
-            if old_plan is not None:
+            plan = self.step_class.plan_class(cells, slots, self.compute.device, self.sampling.max_tokens)
+            if old_step is not None:
                 place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
-                self.plan.take_rows(old_plan, [place.get(id(row)) if row is not None else None for row in self.grid])
+                plan.take_rows(old_step.plan, [place.get(id(row)) if row is not None else None for row in self.grid])
+            self.step = self.step_class(self.compute, plan)
 
     def _prompt_of(self, cell: list[Row | None]) -> PromptCache:
         """The prompt that a cell's rows share; a cell of padding takes any."""
@@ -167,12 +177,10 @@ class _Generation:
     @torch.inference_mode()
     def _decode(self) -> None:
         """One token for every active row."""
-        plan = self.plan
-        assert plan is not None
+        assert self.step is not None
         device = self.compute.device
         ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
-        hidden_RD = self.compute.hidden(ids_R, plan.positions(), plan)
-        plan.advance()
+        hidden_RD = self.step.run(ids_R)
         rows = self._active()
         if len(rows) < len(self.grid):
             is_active = [row is not None and not row.is_finished for row in self.grid]
