@@ -10,7 +10,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast fuzz faults learn layers lint types format bench clean
+.PHONY: help install install-dev demo case-study test test-fast fuzz faults learn gpu layers lint types format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -37,6 +37,10 @@ fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, chec
 
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
+
+gpu: $(VENV)/installed-dev  ## the tests and the benchmark that need an NVIDIA GPU; says so where there is none
+	$(BIN)/python -m pytest -rs tests/gpu
+	$(BIN)/python bench/gpu.py
 
 layers: $(VENV)/installed-dev  ## who may import whom
 	$(BIN)/python -m pytest tests/test_layers.py
