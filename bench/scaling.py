@@ -4,7 +4,7 @@ Usage: python bench/scaling.py                   (16 processes, about 8 minutes 
 
 Every point is a process of its own: load, one step to warm up, then the timed steps; completions keep their full
 length. Cost should grow in a straight line with the new tokens, which are those of the completions and, once a group,
-those of the prompt: `straight` is the R squared of that line. Peak memory should not follow the size of a group, because
+those of the prompt: `straight` is the R squared of that line. Peak memory should not follow the size of a group, as
 passes are cut by a budget of tokens. The picture goes to docs/images/scaling.png.
 """
 
