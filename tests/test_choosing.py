@@ -32,7 +32,12 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def run(distance: float, **more: Any) -> dict[str, Any]:
     steps = [-60.0, -50.0, -40.0, -distance]
-    curves = {"distance": steps, "hit": [0.0, 0.1, 0.2, 0.5], "kl": [1e-12, 0.01, None, 0.5]}
+    curves = {
+        "distance": steps,
+        "hit": [0.0, 0.1, 0.2, 0.5],
+        "kl": [1e-12, 0.01, None, 0.5],
+        "seconds": [9.0, 2.0, 3.0, 2.0],
+    }
     return {
         "num_completions": 64,
         "seconds": 100.0,
@@ -91,9 +96,9 @@ def test_what_was_measured_is_on_the_page_and_the_rest_stays(
     monkeypatch.setattr(script, "drawn", lambda *arguments: b"picture")
     page = fill(script, result, monkeypatch, "--to", str(script.DOCS))
     for line in (
-        "| 4 | 31.5 ± 1.2 | 35% | not reached | - | - | 50% | 1:40 | 1.50 GiB |",
-        "| 8 (as it is) | 20.0 ± 1.2 | 35% | 12 steps | 61, 22 | 0.51 | 50% | 1:40 | 1.50 GiB |",
-        "Nearest: **8 (as it is)**, 20.0 characters off after 1:40. Farthest: **4**, 31.5 after 1:40. They are 11.5 "
+        "| 4 | 31.5 ± 1.2 | 35% | not reached | - | - | 50% | 2.5 s | 1.50 GiB |",
+        "| 8 (as it is) | 20.0 ± 1.2 | 35% | 12 steps | 61, 22 | 0.51 | 50% | 2.5 s | 1.50 GiB |",
+        "Nearest: **8 (as it is)**, 20.0 characters off at 2.5 s a step. Farthest: **4**, 31.5 at 2.5 s. They are 11.5 "
         "apart: more than seeds alone make (5.0).",
         "groupwise train recipes/small.yaml --set num_generations=4 --set prompts_per_step=4  # 4",
         "groupwise train recipes/small.yaml  # 8 (as it is)",
