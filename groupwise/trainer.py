@@ -6,6 +6,7 @@ It is not a subclass of `transformers.Trainer`: that class owns the loop, and th
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -351,6 +352,9 @@ class GRPOTrainer:
 
         assert self._writer is not None
         self.save_model()
+        if self.interrupted.signal is not None:
+            name = signal.Signals(self.interrupted.signal).name
+            self._writer.event("interrupted", step=run.schedule.step, signal=name)
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
         self.trackers.finish()
         page = write_report(folder)

@@ -238,6 +238,9 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
     assert steps(tmp_path / "run") == [1, 2]
     assert (tmp_path / "run/checkpoints/step-000002").is_dir()
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
+    last = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()][-2:]
+    assert [event["kind"] for event in last] == ["interrupted", "end"]
+    assert last[0]["signal"] == signal.Signals(number).name
 
 
 def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(place: Path, tmp_path: Path, run: Run) -> None:
