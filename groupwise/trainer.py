@@ -6,7 +6,6 @@ It is not a subclass of `transformers.Trainer`: that class owns the loop, and th
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
-from .train.ingredients import Ingredients, load_named_model, read_ingredients, tell_of_used_folder
+from .train.ingredients import Ingredients, check_parts, load_named_model, read_ingredients, tell_of_used_folder
 from .train.loop import Run, train
 from .train.origin import origin_of
 from .train.record import Recorder
@@ -113,6 +112,7 @@ class GRPOTrainer:
             ),
             problems.column_names,
         )
+        check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
         self.processing_class = processing_class if processing_class is not None else self._load_tokenizer(name)
@@ -353,8 +353,7 @@ class GRPOTrainer:
         assert self._writer is not None
         self.save_model()
         if self.interrupted.signal is not None:
-            name = signal.Signals(self.interrupted.signal).name
-            self._writer.event("interrupted", step=run.schedule.step, signal=name)
+            self._writer.event("interrupted", step=run.schedule.step, signal=self.interrupted.name)
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
         self.trackers.finish()
         page = write_report(folder)

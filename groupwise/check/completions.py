@@ -11,21 +11,23 @@ from .finding import Finding
 CUT_WARN = 0.5
 """Share of completions cut off at max_completion_length. From half on, most of what is judged has no end and, where
 an answer comes last, no answer."""
+SIGNAL_ENOUGH = 0.5
+"""Share of groups with signal from which on cut completions teach enough to go on with."""
 EMPTY_WARN = 0.25
 """Share of completions without text: a policy that ends at once explores nothing."""
 
 
 def completions_cut(evidence: Evidence) -> list[Finding]:
-    """`max_completion_length` cuts answers off. It fails where what is left earns no signal either."""
+    """`max_completion_length` cuts answers off. It fails where no group has signal, though something is rewarded."""
     completions = [c for group in evidence.sampled.groups for c in group.completions]
     share, limit = fmean(c.is_truncated for c in completions), evidence.subject.parts.config.max_completion_length
     if share < CUT_WARN:
         return []
     what = f"{share:.0%} of the completions are cut off at max_completion_length {limit}"
     more = f"max_completion_length: {_more(evidence)}"
-    if evidence.sampled.signal_share == 0:
+    if evidence.sampled.signal_share == 0 and evidence.can_differ:
         return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", f"Set {more}.")]
-    if evidence.sampled.signal_share < 1:
+    if evidence.sampled.signal_share < SIGNAL_ENOUGH:
         return [Finding("completions_cut", "warn", f"{what}.", f"Set {more}.")]
     what += "; they are rewarded differently all the same, so training can learn to end."
     remedy = f"Leave it where the reward asks for short answers; elsewhere set {more}."

@@ -49,7 +49,8 @@ def wrong_column(parts: Ingredients) -> list[Finding]:
             function.check(columns)
         except RewardError as error:
             missing = sorted(function.required - {*columns, *SAMPLED, *ON_REQUEST})
-            found.append(Finding("wrong_column", "fail", str(error), _rename(missing, columns)))
+            remedy = _own_column(function, columns) or _rename(missing, columns)
+            found.append(Finding("wrong_column", "fail", str(error), remedy))
             continue
         found += [
             Finding(
@@ -69,6 +70,16 @@ def _never_filled(function: RewardFunction, columns: Sequence[str]) -> list[str]
     parameters = inspect.signature(function.call).parameters
     known = {*columns, *SAMPLED, *ON_REQUEST}
     return sorted(name for name in function.accepted - known if parameters[name].default is None)
+
+
+def _own_column(function: RewardFunction, columns: Sequence[str]) -> str | None:
+    """The remedy for a shipped reward, which reads whatever column its own setting names; None for another one."""
+    column = getattr(function.call, "column", None)
+    if not isinstance(column, str) or column in columns:
+        return None
+    near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
+    own = near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"]
+    return f"Set column: {own[0]} of the reward {function.name}."
 
 
 def _rename(missing: Sequence[str], columns: Sequence[str]) -> str:

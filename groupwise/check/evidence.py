@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..rewards.isolated import Isolated
 from .correlation import Agreement, agreements
 from .probes import Probed
 from .sample import Sampled
@@ -35,6 +37,37 @@ class Evidence:
     @cached_property
     def agreements(self) -> list[Agreement]:
         return agreements(self.functions)
+
+    def is_shipped(self, name: str) -> bool:
+        """Whether a function is one of ours, whose rewards differ for sure between some completions."""
+        function = next(each for each in self.subject.training_judge.functions if each.name == name)
+        return type(function.call).__module__.startswith(f"{__name__.partition('.')[0]}.") and not isinstance(
+            function.call, Isolated
+        )
+
+    def usual_reason(self, name: str) -> str | None:
+        """What a function gives most often as its reason for None; None where it gives none."""
+        reasons = [
+            reason
+            for group in self.sampled.groups
+            for reward, reason in zip(group.rewards[name], group.extras.get(f"{name}/why", ()), strict=False)
+            if reward is None and reason
+        ]
+        return Counter(reasons).most_common(1)[0][0] if reasons else None
+
+    def counted(self, name: str) -> list[float]:
+        """What counts of a function's rewards, before the weight, of sampled completions and probes."""
+        groups = [*self.sampled.groups, *(each.group for each in self.probed)]
+        return [v for group in groups for v in group.counted.get(name, group.rewards[name]) if v is not None]
+
+    def probe_seconds(self, name: str) -> float:
+        """Seconds a probe: what the function starts at its first call is not in it."""
+        return self.probed[0].seconds.get(name, 0.0) / sum(len(each.kinds) for each in self.probed)
+
+    @property
+    def can_differ(self) -> bool:
+        """Whether some completion of a problem, sampled or made up, is rewarded otherwise than another."""
+        return any(len(set(row)) > 1 for row in self.by_problem(None))
 
     @property
     def num_generations(self) -> int:

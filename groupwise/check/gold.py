@@ -25,10 +25,16 @@ def columns_read(function: RewardFunction) -> set[str]:
 
 def gold_column(columns: Collection[str], functions: Sequence[RewardFunction]) -> str | None:
     """The column of right answers: one that a reward reads or accepts, of a usual name first; None without one."""
-    told = [getattr(function.call, "column", None) for function in functions]
+    told = [answer_column(function) for function in functions]
     accepted = [name for name in USUAL_NAMES if any(name in f.accepted for f in functions)]
     usual = [name for name in USUAL_NAMES if any(f.takes_all_columns for f in functions)]
     return next((name for name in [*told, *accepted, *usual] if name in columns), None)
+
+
+def answer_column(function: RewardFunction) -> str | None:
+    """The column that a shipped reward holds answers against; tests of a program are no answer."""
+    column = getattr(function.call, "answer_column", getattr(function.call, "column", None))
+    return column if isinstance(column, str) else None
 
 
 def gold_text(value: Any) -> str | None:

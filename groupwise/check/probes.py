@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -51,6 +51,8 @@ class Probed:
     kinds: tuple[str, ...]
     sampled: tuple[float, ...]
     """Judged rewards of the sampled completions, counted in the same way."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Reward function -> seconds of its call on the probes of all problems."""
 
     def best(self, *kinds: str) -> float | None:
         """The highest reward of these kinds of probe; None where none was judged."""
@@ -84,23 +86,24 @@ def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list
         # rewards that are relative to their group or batch can be compared only where they were judged together
         company = group.completions if relative else ()
         groups.append(Group(group.draw, group.problem, group.prompt_ids, (*completions, *company)))
-    judged = subject.training_judge.judge(groups, trainer_state=trainer_state).groups
+    judged = subject.training_judge.judge(groups, trainer_state=trainer_state)
     return [
-        _probed(after, before, [each.kind for each in made])
-        for after, before, made in zip(judged, sampled.groups, probes, strict=True)
+        _probed(after, before, [each.kind for each in made], judged.seconds)
+        for after, before, made in zip(judged.groups, sampled.groups, probes, strict=True)
     ]
 
 
-def _probed(judged: Group, before: Group, kinds: Sequence[str]) -> Probed:
+def _probed(judged: Group, before: Group, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
     num = len(kinds)
     company = judged.reward[num:] or before.reward
     alone = replace(
         judged,
         completions=judged.completions[:num],
         rewards={name: values[:num] for name, values in judged.rewards.items()},
+        counted={name: values[:num] for name, values in judged.counted.items()},
         reward=judged.reward[:num],
     )
-    return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None))
+    return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
 
 
 def _probes(subject: Subject, group: Group) -> Iterator[Probe]:

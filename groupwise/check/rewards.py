@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..rewards.shaping import Shaping
 from .evidence import Evidence
 from .finding import Finding, Level
 from .scores import OTHER_SIZES, Scores
@@ -20,6 +21,7 @@ SURE = 2.0
 """Standard errors that a correlation must lie from 0."""
 FEWEST_PAIRS = 12
 """Completions that a correlation is worth looking at from."""
+USUAL_GENERATIONS = 8
 SLOW_SHARE, SLOW_SECONDS = 0.5, 1.0
 """A reward is slow when it takes more than half as long as sampling, and at least a second a step: faster ones are
 not worth the work."""
@@ -33,12 +35,40 @@ def not_judged(evidence: Evidence) -> list[Finding]:
             continue
         level: Level = "fail" if function.not_judged >= NOT_JUDGED_FAIL else "warn"
         what = f'Reward "{function.name}" returns None (not judged) for {function.not_judged:.0%} of the completions.'
+        reason = evidence.usual_reason(function.name)
+        if reason is not None:
+            what += f' It says why: "{reason}".'
         remedy = (
-            f"Let {function.name} return 0, not None, for an answer that it can read and that is wrong or missing; "
-            "keep None for what nobody could judge."
+            "Mend what it says."
+            if reason is not None
+            else f"Let {function.name} return 0, not None, for an answer that it can read and that is wrong or "
+            "missing; keep None for what nobody could judge."
         )
         found.append(Finding("not_judged", level, what, remedy))
     return found
+
+
+def gate_shut(evidence: Evidence) -> list[Finding]:
+    """A gate that no completion opens, sampled or made up, the right answer included."""
+    found = []
+    for function in evidence.subject.training_judge.functions:
+        gates = [*function.shaping.when, *function.shaping.unless]
+        returned = {v for row in evidence.by_problem(function.name) for v in row}
+        if not gates or not returned - {0.0} or any(evidence.counted(function.name)):
+            continue
+        said = ", ".join(f"{key} {bounds}" for key, bounds in _gates(function.shaping))
+        what = (
+            f'Reward "{function.name}" never counts: its gate ({said}) was open for no completion, sampled or made up.'
+        )
+        remedy = (
+            f"See what {gates[0]} returns (the table of rewards), and set the bound of the gate to what it reaches."
+        )
+        found.append(Finding("gate_shut", "warn", what, remedy))
+    return found
+
+
+def _gates(shaping: Shaping) -> list[tuple[str, dict[str, float]]]:
+    return [(key, dict(bounds)) for key in ("when", "unless") if (bounds := getattr(shaping, key))]
 
 
 def constant_reward(evidence: Evidence) -> list[Finding]:
@@ -46,8 +76,8 @@ def constant_reward(evidence: Evidence) -> list[Finding]:
     found = []
     for function in evidence.functions:
         values = {value for row in evidence.by_problem(function.name) for value in row}
-        if len(values) != 1:
-            continue
+        if len(values) != 1 or evidence.is_shipped(function.name):
+            continue  # a shipped one that is never earned is no constant: see no_signal
         level: Level = "fail" if len(evidence.functions) == 1 else "warn"
         what = (
             f'Reward "{function.name}" is {values.pop():g} for everything: for {evidence.sampled.num_completions} '
@@ -77,7 +107,8 @@ def ignores_completion(evidence: Evidence) -> list[Finding]:
 def no_signal(evidence: Evidence) -> list[Finding]:
     """The rewards can tell completions apart, and all that the untrained model says gets the same."""
     rows, total = evidence.by_problem(None), evidence.total
-    if not total.judged or evidence.sampled.signal_share > 0 or all(len(set(row)) <= 1 for row in rows):
+    is_earned_by_none = not evidence.can_differ and not any(map(evidence.is_shipped, evidence.sampled.seconds))
+    if not total.judged or evidence.sampled.signal_share > 0 or is_earned_by_none:
         return []
     best, num = max(max(row) for row in rows if row), len(total.judged)
     if len(set(total.judged)) > 1:
@@ -87,9 +118,11 @@ def no_signal(evidence: Evidence) -> list[Finding]:
         f"{max(num // 3, 1)}" + (f" (a made-up completion gets {best:g})." if best > total.judged[0] else ".")
     )
     remedy = (
-        "Take easier problems (data.split), or add a reward for a first step that the model does take, such as "
-        "{name: format, mode: soft}."
+        "Take easier problems (data.split), a prompt or place that the model keeps to, a larger model, or add a reward "
+        "for a first step that it does take, such as {name: format, mode: soft}."
     )
+    if evidence.num_generations < USUAL_GENERATIONS:
+        remedy = f"Set num_generations: {USUAL_GENERATIONS}, which find what {evidence.num_generations} miss. {remedy}"
     return [Finding("no_signal", "fail", what, remedy)]
 
 
@@ -138,7 +171,7 @@ def slow_reward(evidence: Evidence) -> list[Finding]:
     config, sampled = evidence.subject.parts.config, evidence.sampled
     found = []
     for function in evidence.functions:
-        each = (function.seconds or 0.0) / sampled.num_completions
+        each = min((function.seconds or 0.0) / sampled.num_completions, evidence.probe_seconds(function.name))
         step = each * config.completions_per_step
         if step < SLOW_SECONDS or step < SLOW_SHARE * sampled.rollout_s:
             continue
@@ -182,10 +215,14 @@ def redundant(evidence: Evidence) -> list[Finding]:
     ]
 
 
-CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
+OF_CAUSES: tuple[Callable[[Evidence], list[Finding]], ...] = (
     not_judged,
+    gate_shut,
     constant_reward,
     ignores_completion,
+)
+"""What makes other findings: to be mended first."""
+OF_SIGNAL: tuple[Callable[[Evidence], list[Finding]], ...] = (
     no_signal,
     few_signals,
     uneven_problems,

@@ -71,7 +71,7 @@ def check(
     except RewardError as error:
         findings.append(_reward_raises(error))
         return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
-    of_evidence = (*completions.CHECKS, *rewards.CHECKS, *exploits.CHECKS)
+    of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
     findings += [finding for each in of_evidence for finding in each(evidence)]
     notify("Measuring a learner pass. No weight is changed.")
     price = cost.measure_cost(subject, evidence.sampled, notify)

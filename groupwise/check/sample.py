@@ -17,8 +17,10 @@ from ..types import Group, Request
 from .subject import Subject
 
 FEWEST, MOST = 4, 8
-"""Groups that are sampled when nobody says how many: as many as a step has, within these bounds. Four groups of eight
-find what a tenth of the completions would get 19 times out of 20; more than eight would be long to wait for."""
+"""Groups that are sampled when nobody says how many: as many as a step has, within these bounds. More than eight would
+be long to wait for, but for small groups."""
+FEWEST_COMPLETIONS = 32
+"""So many find what a tenth of the completions would get 19 times out of 20."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Sampled:
 
 
 def num_groups(subject: Subject, wanted: int | None) -> int:
-    """How many groups to sample: what was asked for, else as many as a step has, never more than there are problems."""
-    usual = min(max(subject.parts.config.prompts_per_step, FEWEST), MOST)
-    return min(wanted or usual, len(subject.problems))
+    """How many groups to sample: what was asked for, else as many as a step has and as are worth looking at, never more
+    than there are problems."""
+    config = subject.parts.config
+    usual = min(max(config.prompts_per_step, FEWEST), MOST)
+    return min(wanted or max(usual, math.ceil(FEWEST_COMPLETIONS / config.num_generations)), len(subject.problems))
 
 
 def sample(subject: Subject, count: int, trainer_state: Any = None) -> Sampled:

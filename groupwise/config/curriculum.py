@@ -25,7 +25,7 @@ def check_curriculum(config: GRPOConfig, problems: Problems) -> None:
     if config.curriculum_down_at >= config.curriculum_up_at:
         problems.add(
             f"curriculum_down_at {config.curriculum_down_at:g} is not below curriculum_up_at "
-            f"{config.curriculum_up_at:g}: the level would move at every step. Set down_at lower."
+            f"{config.curriculum_up_at:g}: the level would move at every step. Set curriculum_down_at lower."
         )
 
 

@@ -128,6 +128,8 @@ class RewardSpec(Spec):
 
     @model_validator(mode="after")
     def _is_one_reward(self) -> RewardSpec:
+        if self.model is not None and self.model.endswith(".py"):
+            raise ValueError(f'"{self.model}" is a file and no function. Write {self.model}:FUNCTION.')
         if self.function is not None and self.model is not None:
             raise ValueError("has a function and a model. Keep one of them.")
         if self.function is None and self.model is None:

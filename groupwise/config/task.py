@@ -65,6 +65,10 @@ class TaskSpec(Spec):
 
     @model_validator(mode="after")
     def _is_known(self) -> TaskSpec:
+        if self.name.rstrip(":") == GYM:
+            raise ValueError(
+                f'task "{self.name}" lacks a name. Write {GYM}:NAME, such as {GYM}:chain_sum (docs/tasks.md).'
+            )
         if self.kind not in TASKS or (self.gym_task is None) == (self.kind == GYM) or self.gym_task == "":
             known = ", ".join(name if name != GYM else f"{GYM}:NAME" for name in TASKS)
             raise ValueError(f'there is no task "{self.name}"; there are {known}.{did_you_mean(self.name, TASKS)}')

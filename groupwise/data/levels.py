@@ -59,7 +59,7 @@ class Levels:
             return []
         before, self.level = self.level, self.known[place + move]
         self._rates = []
-        return [f"level {before} to {self.level}: {rate:.0%} of the last {self.rules.window} groups were solved"]
+        return [f"level {before} to {self.level}: {rate:.0%} mean success over the last {self.rules.window} groups"]
 
     def metrics(self) -> dict[str, float]:
         metrics = {"curriculum/level": float(self.level)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,6 +44,11 @@ class Choice:
         wordings = columns[self.choices] if self.choices else [None] * len(completions)
         rows = zip(completions, columns[self.column], wordings, strict=True)
         return told((self._judge(completion_text(c), answer, words) for c, answer, words in rows), log_why)
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        """Raise `DataError` for a problem whose answer cannot be read."""
+        if columns[self.column] is not None:
+            self._gold(columns[self.column], columns[self.choices] if self.choices else None)
 
     def _judge(self, text: str, answer: Any, wordings: Sequence[str] | None) -> Verdict:
         if answer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from groupwise.chat import CompletionValue, completion_text
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_word
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
-from groupwise.rewards.sandbox.tests import Asserts, Prints, Test, read_tests
+from groupwise.rewards.sandbox.tests import Asserts, Prints, Test, check_tests, read_tests
 from groupwise.rewards.shorten import shortened
 from groupwise.rewards.verdict import LogWhy, Verdict, told
 
@@ -29,6 +29,8 @@ class Code:
     """
 
     __name__: ClassVar[str] = "code"
+    answer_column: ClassVar[None] = None
+    """Tests are no right answer that could be given."""
 
     column: str = "tests"
     entry_point: str | None = None
@@ -68,6 +70,11 @@ class Code:
         with ThreadPoolExecutor(self.programs.num_ready) as threads:
             verdicts = threads.map(self._judge, map(completion_text, completions), tests)
             return told(list(verdicts), log_why)
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        """Raise `DataError` for a problem whose tests cannot be read."""
+        if columns[self.column] is not None:
+            check_tests(read_tests(columns[self.column]))
 
     def _judge(self, text: str, tests: list[Test] | None) -> Verdict:
         if tests is None:

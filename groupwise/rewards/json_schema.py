@@ -77,7 +77,9 @@ def _validator(schema: Mapping[str, Any] | str) -> Any:
     try:
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise ConfigError(f"Reward json_schema: the schema is none: {error.json_path}: {error.message}.") from error
+        raise ConfigError(
+            f"Reward json_schema: the schema is no JSON schema: {error.json_path}: {error.message}."
+        ) from error
     registry = needed("referencing", "json", "Reward json_schema").Registry()  # an empty one fetches nothing
     return kind(schema, registry=registry)
 

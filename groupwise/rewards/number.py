@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
@@ -39,6 +39,11 @@ class Number:
     ) -> list[float | None]:
         pairs = zip(completions, columns[self.column], strict=True)
         return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        """Raise `DataError` for a problem whose answer cannot be read."""
+        if columns[self.column] is not None:
+            gold_number("number", columns[self.column])
 
     def _judge(self, text: str, answer: Any) -> Verdict:
         if answer is None:

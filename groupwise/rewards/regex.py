@@ -33,7 +33,9 @@ class Regex:
         try:
             compiled = re.compile(self.pattern, flags)
         except (re.error, TypeError) as error:
-            raise ConfigError(f"Reward regex: pattern is {self.pattern!r}, which is none: {error}.") from error
+            raise ConfigError(
+                f"Reward regex: pattern is {self.pattern!r}, which is no regular expression: {error}."
+            ) from error
         object.__setattr__(self, "_compiled", compiled)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:

@@ -42,6 +42,8 @@ class ReasoningGym(Asking):
         super().__post_init__()
         if not self.task:
             raise ConfigError('task: reasoning-gym needs a name, such as "reasoning-gym:letter_counting".')
+        if not isinstance(self.strict, bool):
+            raise ConfigError(f"task: strict is {self.strict!r}; expected true or false.")
         for name, least in (("size", 1), ("eval_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -64,6 +66,9 @@ class Score:
     by its time limit: the scorers take every answer of their own tasks, so the fault is the answer's. How many those
     were is logged as `reasoning_gym/unscorable`.
     """
+
+    answer_column = "answer"
+    """Where the problems hold a right answer; the scorer itself reads their `entry`."""
 
     def __init__(self, task: ReasoningGym) -> None:
         self.task = task

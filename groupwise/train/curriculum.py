@@ -11,6 +11,7 @@ from ..data.levels import COLUMN, LevelRules, Levels, check_levels
 from ..data.order import Order
 from ..data.pools import PoolRules, Pools
 from ..data.prepare import PreparedProblems
+from ..data.problems import Problems
 from ..errors import ConfigError, did_you_mean
 from ..runs.screen import Screen
 from ..runs.writer import RunWriter
@@ -31,6 +32,17 @@ def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculu
     values = [problems[row].problem.columns.get(COLUMN) for row in range(len(problems))]
     levels = check_levels(values, problems.problems.name, config.prompts_per_step)
     return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
+
+
+def check_curriculum(config: GRPOConfig, names: Sequence[str], problems: Problems) -> None:
+    """What can be wrong with a curriculum, before a model is loaded.
+
+    Raises:
+        ConfigError, DataError: it reads a reward, or levels, that are not there.
+    """
+    check_reward(config, names)
+    if config.curriculum == "levels":
+        check_levels([problem.columns.get(COLUMN) for problem in problems], problems.name, config.prompts_per_step)
 
 
 def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:

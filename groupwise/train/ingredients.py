@@ -15,15 +15,16 @@ from torch import nn
 from ..config import GRPOConfig, Recipe
 from ..data import Order, load_problems
 from ..data.problems import Problems
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..policy.adapter import lora_config
 from ..policy.load import load_model
 from ..rewards import Judge, resolve_rewards
-from ..rewards.function import RewardFunction
+from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
 from ..rewards.sandbox.choice import use_sandbox
 from ..runs.folder import RunFolder
 from ..tasks import load_task
 from ..world import pick_device
+from .curriculum import check_curriculum
 
 Notify = Callable[[str], None]
 
@@ -61,9 +62,50 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
         weights=recipe.config.reward_weights,
         folder=folder,
     )
+    check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
     return Ingredients(config, problems, eval_problems, rewards, peft_config)
+
+
+def check_parts(
+    config: GRPOConfig, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
+) -> None:
+    """Whether rewards and curriculum can use the data, row by row.
+
+    Raises:
+        ConfigError, DataError: see `check_rewards`, `check_curriculum`.
+    """
+    check_rewards(rewards, [problems, *([] if eval_problems is None else [eval_problems])])
+    check_curriculum(config, [reward.name for reward in rewards], problems)
+
+
+def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -> None:
+    """Whether there is something to reward, and every right answer can be read by the rewards that say so.
+
+    Raises:
+        ConfigError: there is no reward, or none that counts.
+        DataError: a row that a reward cannot use, with its number.
+    """
+    Judge(rewards)
+    if not any(reward.weight for reward in rewards):
+        names = ", ".join(reward.name for reward in rewards)
+        raise ConfigError(f"Every reward has weight 0 ({names}), so nothing is rewarded. Give one of them a weight.")
+    for problems in data:
+        for reward in rewards:
+            check_row = getattr(reward.call, "check_row", None)
+            if check_row is None or not _columns_of(reward) <= set(problems.column_names):
+                continue  # a column that is missing is told with all columns that there are
+            for problem in problems:
+                try:
+                    check_row(problem.columns)
+                except DataError as error:
+                    raise DataError(f"{problems.name}, row {problem.index + 1}: {error}") from error
+
+
+def _columns_of(reward: RewardFunction) -> set[str]:
+    """Columns without which the function cannot be called."""
+    return {name for name in reward.required if name not in (*SAMPLED, *ON_REQUEST)}
 
 
 def _read_data(

@@ -16,6 +16,10 @@ class Interrupted:
         self.signal: int | None = None
 
     @property
+    def name(self) -> str | None:
+        return None if self.signal is None else signal.Signals(self.signal).name
+
+    @property
     def exit_code(self) -> int:
         return 0 if self.signal is None else 128 + self.signal
 

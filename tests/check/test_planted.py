@@ -23,7 +23,7 @@ def test_a_constant_reward(tmp_path: Path) -> None:
     assert names(result) == {"constant_reward"}
     assert not result.has_passed
     (finding,) = result.findings
-    assert "is 1 for everything: for 16 sampled completions" in finding.what
+    assert "is 1 for everything: for 32 sampled completions" in finding.what
 
 
 def test_a_reward_that_likes_the_empty_completion(tmp_path: Path) -> None:
@@ -119,9 +119,53 @@ def test_problems_that_are_solved_always_or_never(tmp_path: Path) -> None:
 def test_a_task_that_is_too_hard(tmp_path: Path) -> None:
     result = checked(tmp_path, say=lambda group, index: "who knows")
     assert names(result, "fail") == {"no_signal"}
-    assert "All 16 completions of the untrained model get 0. Something better is rarer than one in 5" in (
+    assert "All 32 completions of the untrained model get 0. Something better is rarer than one in 10" in (
         result.findings[0].what
     )
+
+
+def test_a_group_that_is_too_small_to_find_what_is_rare(tmp_path: Path) -> None:
+    result = checked(tmp_path, say=lambda group, index: "who knows", num_generations=2)
+    assert names(result, "fail") == {"no_signal"}
+    assert result.first_change is not None
+    assert result.first_change.startswith("Set num_generations: 8")
+
+
+def test_a_constant_reward_comes_before_the_completions_that_it_makes_of_no_use(tmp_path: Path) -> None:
+    def constant(completions: Sequence[str]) -> list[float]:
+        return [1.0] * len(completions)
+
+    result = checked(tmp_path, constant, say=lambda group, index: "well " * 20, max_completion_length=8)
+    assert names(result, "fail") == {"constant_reward"}
+    assert names(result, "warn") == {"completions_cut"}
+
+
+def test_a_shipped_reward_that_nobody_earns_is_no_constant(tmp_path: Path) -> None:
+    result = checked(tmp_path, {"name": "regex", "pattern": "no one says this"})
+    assert names(result, "fail") == {"no_signal"}
+
+
+def test_a_gate_that_never_opens(tmp_path: Path) -> None:
+    gated = {"name": "length", "target": 3, "when": {"right": 5}}
+    result = checked(tmp_path, [right, gated])
+    assert names(result, "warn") == {"gate_shut"}
+    assert "Reward \"length\" never counts: its gate (when {'right': 5" in result.findings[0].what
+    assert "gate_shut" not in names(checked(tmp_path, [right, {**gated, "when": {"right": 1}}]))
+
+
+def test_a_column_setting_of_a_shipped_reward_is_mended_there(tmp_path: Path) -> None:
+    result = checked(tmp_path, {"name": "number", "column": "anwser"})
+    assert result.first_change == "Set column: answer of the reward number."
+
+
+def test_the_reason_of_a_reward_that_does_not_judge_is_told(tmp_path: Path) -> None:
+    def unreachable(completions: Sequence[str], log_why: Any = None) -> list[None]:
+        log_why(["no reply: nobody is there"] * len(completions))
+        return [None] * len(completions)
+
+    result = checked(tmp_path, unreachable)
+    (finding,) = [f for f in result.findings if f.name == "not_judged"]
+    assert 'It says why: "no reply: nobody is there".' in finding.what
 
 
 def test_prompts_that_are_cut(tmp_path: Path) -> None:
@@ -187,7 +231,7 @@ def test_a_limit_that_cuts_every_completion(tmp_path: Path) -> None:
 
 def test_duplicate_problems(tmp_path: Path) -> None:
     rows = [*ROWS, {**ROWS[0], "prompt": ROWS[0]["prompt"].upper()}]
-    result = checked(tmp_path, rows=rows)
+    result = checked(tmp_path, rows=rows, groups=4)
     assert names(result, "warn") == {"duplicate_problems"}
     assert "1 of 9 problems (11.1%)" in result.findings[0].what
 

@@ -96,7 +96,7 @@ def test_levels_go_up_and_down_on_a_full_window_of_their_own_groups() -> None:
     mine = levels(review=0.25)
     assert mine.observe([Seen(10, 1.0)]) == []
     (change,) = mine.observe([Seen(11, 0.5)])
-    assert change.startswith("level 1 to 2: 75% of the last 2 groups")
+    assert change.startswith("level 1 to 2: 75% mean success over the last 2 groups")
     assert [mine.weight(row) for row in range(4)] == [0.25, 0.25, 1.0, 0.0]
     assert mine.observe([Seen(10, 0.0), Seen(11, 0.0)]) == [], "groups of other levels do not count"
     assert mine.observe([Seen(12, 0.5), Seen(12, 0.5)]) == []

@@ -269,7 +269,7 @@ def test_a_json_schema_is_read_from_a_file_and_fetches_nothing(tmp_path):
     assert score({"name": "json_schema", "schema": str(file)}, '{"name": "Ada", "age": 36}') == 1
     for schema, message in (
         (str(tmp_path / "none.json"), "there is no file"),
-        ({"type": "objct"}, r"the schema is none: \$.type"),
+        ({"type": "objct"}, r"the schema is no JSON schema: \$.type"),
         (3, "schema is 3; give a mapping"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -92,9 +92,9 @@ def _looked_at(untrusted: bool) -> list[Found]:
 
 
 def _refusal(looked_at: list[Found]) -> str:
-    why = " ".join(found.reason for found in looked_at) or "sandbox is none."
+    why = " ".join(found.reason for found in looked_at) or "sandbox: none leaves it out."
     return (
         f"This reward runs code that a model wrote, and there is no sandbox to run it in. {why} "
-        f"Where neither can be had, {RISK}: true runs it with your own rights: it can read and delete your files and "
+        f"Where there can be none, {RISK}: true runs it with your own rights: it can read and delete your files and "
         "use your network. Do that only on a machine that you can lose."
     )

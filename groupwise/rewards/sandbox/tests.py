@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,19 @@ def read_tests(value: Any, entry_point: str | None = None) -> list[Test]:
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         return [_one(item, entry_point) for item in value]
     raise DataError(f"Reward code: the tests {str(value)[:80]!r} are none of: {_KNOWN}.")
+
+
+def check_tests(tests: Sequence[Test]) -> None:
+    """`DataError` for a test that is no Python, which no program could pass."""
+    for number, test in enumerate(tests, start=1):
+        if isinstance(test, Prints):
+            continue
+        try:
+            ast.parse(test.source)
+        except (SyntaxError, ValueError) as error:
+            raise DataError(
+                f"Reward code: test {number} is no Python ({error}): {test.source[:80]!r}. Mend it, or leave it out."
+            ) from error
 
 
 def _one(item: Any, entry_point: str | None) -> Test:

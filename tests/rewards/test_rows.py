@@ -1,0 +1,51 @@
+"""What a reward cannot use of the data is found, with its row, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from groupwise.config import GRPOConfig
+from groupwise.data import load_problems
+from groupwise.errors import ConfigError, DataError
+from groupwise.rewards import resolve_rewards
+from groupwise.train.curriculum import check_curriculum
+from groupwise.train.ingredients import check_rewards
+
+SOUND: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "number": ({"name": "number"}, "7", "seven"),
+    "choice": ({"name": "choice"}, "B", "the second"),
+    "code": ({"name": "code", "column": "answer"}, "assert double(3) == 6", "assert double(3 == 6"),
+    "code, words": ({"name": "code", "column": "answer"}, ["assert double(3) == 6"], "see the book"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_row_of_an_answer_that_cannot_be_read_is_named(name: str) -> None:
+    spec, sound, broken = SOUND[name]
+    rewards = resolve_rewards(spec)
+    rows = [{"prompt": f"problem {i}", "answer": sound} for i in range(3)]
+    check_rewards(rewards, [load_problems(rows)])
+    problems = load_problems([*rows[:2], {"prompt": "broken", "answer": broken}])
+    with pytest.raises(DataError, match="row 3: Reward "):
+        check_rewards(rewards, [load_problems(rows), problems])
+
+
+def test_a_row_without_an_answer_is_not_judged_and_no_error() -> None:
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": None}]
+    check_rewards(resolve_rewards("number"), [load_problems(rows)])
+
+
+def test_rewards_of_which_none_counts_are_refused() -> None:
+    rewards = resolve_rewards([{"name": "number", "weight": 0}, {"name": "length", "target": 5, "weight": 0}])
+    with pytest.raises(ConfigError, match="Every reward has weight 0"):
+        check_rewards(rewards, [load_problems([{"prompt": "a", "answer": "1"}])])
+
+
+def test_a_curriculum_that_reads_what_is_not_there_is_refused() -> None:
+    problems = load_problems([{"prompt": "a", "answer": "1"}])
+    with pytest.raises(ConfigError, match='Did you mean "number"'):
+        check_curriculum(GRPOConfig(curriculum="pools", curriculum_reward="numbr"), ["number"], problems)
+    with pytest.raises(DataError):
+        check_curriculum(GRPOConfig(curriculum="levels"), ["number"], problems)
