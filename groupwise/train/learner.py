@@ -30,9 +30,17 @@ from .finite import why_not_finite
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
-within these bounds. Memory follows the budget; longer passes are no faster a token on a CPU."""
+within these bounds (`auto_budget`). Memory follows the budget; longer passes are no faster a token on a CPU."""
 
 Progress = Callable[[int, int], None]
+
+
+def auto_budget(rows: Rows, device: str) -> int:
+    """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing the
+    prompt again for every few of them would be most of the work."""
+    low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
+    prompt = max(map(len, rows.prompt_ids))
+    return min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,7 @@ class Learner:
 
     def _passes(self, rows: Rows) -> list[list[int]]:
         """Row numbers of each pass."""
-        low, high = AUTO_MICRO_BATCH_TOKENS.get(self.network.device.type, (4096, 4096))
-        return micro_batches(rows, self.config.micro_batch_tokens or min(max(group_tokens(rows), low), high))
+        return micro_batches(rows, self.config.micro_batch_tokens or auto_budget(rows, self.network.device.type))
 
     def prepare(self, groups: Sequence[Group], scores: Scores) -> Batch:
         """Tensors of the step with the advantages that its groups make of the rewards."""

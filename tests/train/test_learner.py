@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.config import GRPOConfig
 from groupwise.policy.network import Network
+from groupwise.policy.packing import Rows
 from groupwise.policy.reference import Reference
 from groupwise.train.batch import Scores
 from groupwise.train.fastpath import build_network
-from groupwise.train.learner import Learner
+from groupwise.train.learner import Learner, auto_budget
 from groupwise.types import Completion, Group, Problem
 
 from .grpo import Example, advantages, bnpo, grpo, logprobs
@@ -293,3 +294,18 @@ def test_several_rewards_are_weighted_and_summed_before_the_group_compares():
     found = learner.prepare(judged, Scores()).advantages
     sums = [[2 * a - 0.25 * b for a, b in zip(g.rewards, o, strict=True)] for g, o in zip(groups, other, strict=True)]
     torch.testing.assert_close(found, torch.cat([advantages(s) for s in sums]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completions", "budget"),
+    [
+        (90, [96] * 2, 512),  # small groups share a pass
+        (90, [96] * 8, 858),  # a group is one pass
+        (90, [96] * 64, 1024),  # a large one is cut
+        (1000, [64] * 8, 1512),  # and not for its prompt alone
+        (1000, [64] * 64, 2000),
+    ],
+)
+def test_a_pass_holds_a_group_within_bounds_and_a_long_prompt_with_company(prompt, completions, budget):
+    rows = Rows([(1,) * prompt] * len(completions), [(1,) * n for n in completions], [0] * len(completions))
+    assert auto_budget(rows, "cpu") == budget
