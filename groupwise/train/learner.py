@@ -36,8 +36,8 @@ Progress = Callable[[int, int], None]
 
 
 def auto_budget(rows: Rows, device: str) -> int:
-    """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing the
-    prompt again for every few of them would be most of the work."""
+    """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing
+    the prompt again for every few of them would be most of the work."""
     low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
     prompt = max(map(len, rows.prompt_ids))
     return min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
