@@ -175,9 +175,10 @@ def _source(result: Mapping[str, Any]) -> str:
 
 
 def _faster(found: Mapping[str, Any]) -> str:
-    """The ratio of medians, and the smallest and largest of a round."""
+    """The ratio of medians, and the smallest and largest of a round where there are several."""
     rounds = found["speedup_by_round"]
-    return f"**{found['speedup']:.1f}x** ({min(rounds):.1f} to {max(rounds):.1f})"
+    spread = f" ({min(rounds):.1f} to {max(rounds):.1f})" if len(rounds) > 1 else ""
+    return f"**{found['speedup']:.1f}x**{spread}"
 
 
 def _seconds(side: Mapping[str, Any]) -> str:
