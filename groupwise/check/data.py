@@ -48,8 +48,7 @@ def wrong_column(parts: Ingredients) -> list[Finding]:
         try:
             function.check(columns)
         except RewardError as error:
-            missing = sorted(function.required - {*columns, *SAMPLED, *ON_REQUEST})
-            remedy = _own_column(function, columns) or _rename(missing, columns)
+            remedy = _own_column(function, columns) or _rename(function.missing(columns), columns)
             found.append(Finding("wrong_column", "fail", str(error), remedy))
             continue
         found += [
@@ -77,16 +76,20 @@ def _own_column(function: RewardFunction, columns: Sequence[str]) -> str | None:
     column = getattr(function.call, "column", None)
     if not isinstance(column, str) or column in columns:
         return None
-    near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
-    own = near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"]
-    return f"Set column: {own[0]} of the reward {function.name}."
+    return f"Set column: {_nearest(column, columns)} of the reward {function.name}."
 
 
 def _rename(missing: Sequence[str], columns: Sequence[str]) -> str:
     wanted = missing[0] if missing else "NEW_NAME"
+    return (
+        f"Set data.columns: {{{wanted}: {_nearest(wanted, columns)}}}, or let the reward read a column that is there."
+    )
+
+
+def _nearest(wanted: str, columns: Sequence[str]) -> str:
+    """The column that was meant: one of a like name, else one that is usual for right answers."""
     near = difflib.get_close_matches(wanted, columns, n=1, cutoff=0.5)
-    own = near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"]
-    return f"Set data.columns: {{{wanted}: {own[0]}}}, or let the reward read a column that is there."
+    return (near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"])[0]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,22 +54,19 @@ class KernelLayer:
         """Give the layer its own code back."""
         self._layer.forward = self._own_forward
 
-    def prepare(self, layers: Sequence[KernelLayer]) -> None:
-        """Compute these layers' steps when this one is called; none: an earlier layer has computed them."""
-        weights = [layer._parts.weights() for layer in layers]
-        self._indices = [layer.index for layer in layers]
-        self._steps = DecodeLayers(weights) if weights else None
+    def prepare(self, weights: Mapping[int, LayerWeights]) -> None:
+        """Compute the steps of these layers, by index, when this one is called; none: an earlier layer has done it."""
+        self._indices = list(weights)
+        self._steps = DecodeLayers(list(weights.values())) if weights else None
 
     @property
     def index(self) -> int:
         """Which layer of the model it is."""
         return self._parts.attention.index
 
-    @property
-    def shape(self) -> tuple[Any, ...] | None:
-        """Layers of one shape can be computed in one call; None: the kernel cannot compute its steps."""
-        weights = self._parts.weights()
-        return weights.shape if weights.fits else None
+    def weights(self) -> LayerWeights:
+        """The current weights, as the kernel is given them."""
+        return self._parts.weights()
 
     def __call__(self, hidden_states: Tensor, *args: Any, **keywords: Any) -> Tensor:
         plan: Any = self._holder.plan
@@ -122,16 +119,14 @@ def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> None:
 
     `num_layers` is how many the model has.
     """
-    shapes = {layer.shape for layer in layers}
-    if len(layers) == num_layers and len(shapes) == 1 and None not in shapes:
-        first, *others = sorted(layers, key=lambda layer: layer.index)
-        first.prepare([first, *others])
-        for layer in others:
-            layer.prepare([])
-        return
-    for layer in layers:
-        if layer.shape is not None:
-            layer.prepare([layer])
+    layers = sorted(layers, key=lambda layer: layer.index)
+    weights = {layer.index: each for layer in layers if (each := layer.weights()).fits}
+    is_one_call = len(weights) == num_layers and len({each.shape for each in weights.values()}) == 1
+    for number, layer in enumerate(layers):
+        if is_one_call:
+            layer.prepare(weights if number == 0 else {})
+        elif layer.index in weights:
+            layer.prepare({layer.index: weights[layer.index]})
 
 
 def install_kernels(model: nn.Module, holder: PlanHolder, dtype: torch.dtype) -> list[KernelLayer]:

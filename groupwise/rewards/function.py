@@ -63,6 +63,10 @@ class RewardFunction:
         """Whether a call may pass this keyword."""
         return keyword in self.accepted or (self.takes_all_columns and keyword not in ON_REQUEST)
 
+    def missing(self, columns: Collection[str]) -> list[str]:
+        """Keywords without which it cannot be called and that a data set with these columns does not give."""
+        return sorted(self.required - {*SAMPLED, *columns, *ON_REQUEST})
+
     def check(self, columns: Collection[str]) -> None:
         """Raise when a data set with these columns cannot call the function."""
         for column in columns:
@@ -72,7 +76,7 @@ class RewardFunction:
                     f"under that name. Rename the column with columns: {{data_{column}: {column}}}."
                 )
         available = [*SAMPLED, *sorted(columns), *ON_REQUEST]
-        for missing in sorted(self.required - set(available)):
+        for missing in self.missing(columns):
             raise RewardError(
                 f'Reward function "{self.name}" asks for "{missing}", and the data set has no such column. Available: '
                 f"{', '.join(available)}.{did_you_mean(missing, available)} Give the parameter a default if it "

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..policy.adapter import lora_config
 from ..policy.load import load_model
 from ..rewards import Judge, resolve_rewards
-from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
+from ..rewards.function import RewardFunction
 from ..rewards.sandbox.choice import use_sandbox
 from ..runs.folder import RunFolder
 from ..tasks import load_task
@@ -94,18 +94,13 @@ def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -
     for problems in data:
         for reward in rewards:
             check_row = getattr(reward.call, "check_row", None)
-            if check_row is None or not _columns_of(reward) <= set(problems.column_names):
+            if check_row is None or reward.missing(problems.column_names):
                 continue  # a column that is missing is told with all columns that there are
             for problem in problems:
                 try:
                     check_row(problem.columns)
                 except DataError as error:
                     raise DataError(f"{problems.name}, row {problem.index + 1}: {error}") from error
-
-
-def _columns_of(reward: RewardFunction) -> set[str]:
-    """Columns without which the function cannot be called."""
-    return {name for name in reward.required if name not in (*SAMPLED, *ON_REQUEST)}
 
 
 def _read_data(

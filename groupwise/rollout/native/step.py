@@ -1,4 +1,4 @@
-"""One decode step: token ids of the rows in, logits out. On a GPU it is recorded once a grid and played again.
+"""One decode step: token ids of the rows in, hidden states out. On a GPU it is recorded once a grid and played again.
 
 A step of few rows is hundreds of small operations; started one by one they take longer than they run. A CUDA graph
 starts all of them at once, if they are the same operations on the same memory every time: so the clock is a tensor, and
