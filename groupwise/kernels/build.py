@@ -20,10 +20,8 @@ import torch
 from ..sources import default_cache_dir
 
 _HERE = Path(__file__).parent
-SOURCES = tuple(_HERE / name for name in ("attention.cpp", "decode.cpp", "head.cpp", "learner.cpp"))
-HEADERS = tuple(
-    _HERE / name for name in ("products_amx.h", "products.h", "products_bf16.h", "products_float.h", "simd.h")
-)
+SOURCES = tuple(sorted(_HERE.glob("*.cpp")))
+HEADERS = tuple(sorted(_HERE.glob("*.h")))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-w")
 FLAGS_OF = {torch.bfloat16: ("-DBF16_FACTORS",), torch.float32: ()}
 """By the dtype of the factors."""

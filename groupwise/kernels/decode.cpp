@@ -7,6 +7,7 @@
 //
 // Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
 
+#include "multiply.h"
 #include "products.h"
 
 extern "C" {
@@ -25,13 +26,13 @@ struct Step {
     const float *cos, *sin;          // [R, rotary]
     const int64_t* prompt_length;    // [cells]
     const int64_t* start;            // [R], first place of the row's own tokens
-    int64_t cells, slots, longest, capacity, clock;
+    int64_t cells, slots, longest, capacity, clock;  // `longest` is a multiple of LANES
     void* scratch;
 };
 
 // Keys and values of one layer.
 struct Caches {
-    const float *prompt_k, *prompt_v;  // [cells * K, longest, D]
+    const float *prompt_k, *prompt_v;  // [cells * K, D, longest], [cells * K, longest, D]
     float *own_k, *own_v;              // [cells * K, slots, capacity, D]
 };
 }
@@ -107,8 +108,8 @@ void turn_head(float* head, const float* norm, const Layer& layer, const float* 
     }
 }
 
-// Scores of `count` keys, scaled.
-void score_keys(const float* q, const float* keys, int64_t count, int64_t width, float scaling, float* scores) {
+// Scores of `count` keys.
+void score_keys(const float* q, const float* keys, int64_t count, int64_t width, float* scores) {
     int64_t t = 0;
     for (; t + LANES <= count; t += LANES) {
         Vec sums[LANES];
@@ -118,9 +119,9 @@ void score_keys(const float* q, const float* keys, int64_t count, int64_t width,
 #pragma GCC unroll 16
             for (int j = 0; j < LANES; ++j) sums[j] = mul_add(part, load(keys + (t + j) * width + d), sums[j]);
         }
-        store(scores + t, mul(sum_each(sums), all(scaling)));
+        store(scores + t, sum_each(sums));
     }
-    for (; t < count; ++t) scores[t] = dot(q, keys + t * width, width) * scaling;
+    for (; t < count; ++t) scores[t] = dot(q, keys + t * width, width);
 }
 
 // out += the weighted sum of `count` values.
@@ -144,46 +145,102 @@ void mix_values(const float* weights, const float* values, int64_t count, int64_
     }
 }
 
-// Attention of one row's query heads that share key/value head k; [heads / K, D] into `out`.
-void attend(const Layer& layer, const Step& step, const Caches& at, int64_t row, int64_t k, const float* queries, float* scores, Factor* out) {
-    const int64_t cell = row / step.slots, slot = row % step.slots, width = layer.width;
-    const float* prompt_k = at.prompt_k + (cell * layer.kv_heads + k) * step.longest * width;
-    const float* prompt_v = at.prompt_v + (cell * layer.kv_heads + k) * step.longest * width;
-    const int64_t own = ((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity * width;
-    const int64_t length = step.prompt_length[cell], position = length + step.clock - step.start[row];
-    int64_t prompt_from = 0, own_from = step.start[row];
-    if (layer.window) {
-        prompt_from = std::clamp<int64_t>(position - layer.window + 1, 0, length);
-        own_from = std::max(own_from, step.clock - layer.window + 1);
+// Attention of one key/value head k for a few rows of a cell, slots `first` to `first + count`.
+struct Attention {
+    const Layer& layer;
+    const Step& step;
+    const Caches& at;
+    int64_t cell, k, first, count;
+    int64_t queries = layer.heads / layer.kv_heads, width = layer.width;
+    int64_t length = step.prompt_length[cell], stride = stride_of(step);
+
+    // Scores of a row of queries: prompt keys first, own ones from `longest` on.
+    static int64_t stride_of(const Step& step) { return step.longest + whole_registers(step.capacity); }
+    // How many slots are computed together: enough rows for a tile of products.
+    static int64_t slots_together(const Layer& layer) { return std::max<int64_t>(1, ROWS * layer.kv_heads / layer.heads); }
+    // Numbers of a thread's memory: queries, outputs and scores of all rows.
+    static int64_t memory(const Layer& layer, const Step& step) {
+        return slots_together(layer) * (layer.heads / layer.kv_heads) * (2 * layer.width + stride_of(step));
     }
-    const int64_t num_prompt = length - prompt_from, num = num_prompt + step.clock + 1 - own_from;
-    for (int64_t q = 0; q < layer.heads / layer.kv_heads; ++q) {
-        const float* query = queries + q * width;
-        score_keys(query, prompt_k + prompt_from * width, num_prompt, width, layer.scaling, scores);
-        score_keys(query, at.own_k + own + own_from * width, num - num_prompt, width, layer.scaling, scores + num_prompt);
-        for (int64_t t = num; t < (num + LANES - 1) / LANES * LANES; ++t) scores[t] = -INFINITY;
-        Vec most = load(scores);
-        for (int64_t t = LANES; t < num; t += LANES) most = max(most, load(scores + t));
-        const float largest = max_of(most);
-        Vec total = zeros();
-        for (int64_t t = 0; t < num; t += LANES) {
-            const Vec inside = sub(load(scores + t), all(largest));
-            const Vec weight = only(above(inside, -1e30f), exponential(inside));
-            total = add(total, weight);
-            store(scores + t, weight);
+
+    const float* prompt(const float* part) const { return part + (cell * layer.kv_heads + k) * step.longest * width; }
+    float* own(float* part, int64_t slot) const {
+        return part + ((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity * width;
+    }
+
+    // The new keys and values join the cache; turned queries [count * queries, D] go to `q`.
+    void take_in(float* qkv, float* q) const {
+        for (int64_t slot = first; slot < first + count; ++slot) {
+            const int64_t row = cell * step.slots + slot;
+            const float *cos = step.cos + row * layer.rotary, *sin = step.sin + row * layer.rotary;
+            float *query = qkv + row * layer.qkv.out + k * queries * width, *key = qkv + row * layer.qkv.out + (layer.heads + k) * width;
+            const float* value = key + layer.kv_heads * width;
+            for (int64_t i = 0; i < queries; ++i) turn_head(query + i * width, layer.norm_q, layer, cos, sin);
+            turn_head(key, layer.norm_k, layer, cos, sin);
+            std::copy_n(key, width, own(at.own_k, slot) + step.clock * width);
+            std::copy_n(value, width, own(at.own_v, slot) + step.clock * width);
+            q = std::copy_n(query, queries * width, q);
         }
-        float mixed[512] = {0};
-        mix_values(scores, prompt_v + prompt_from * width, num_prompt, width, mixed);
-        mix_values(scores + num_prompt, at.own_v + own + own_from * width, num - num_prompt, width, mixed);
-        const float inverse = 1.0f / sum_of(total);
-        for (int64_t i = 0; i < width; ++i) out[q * width + i] = to_factor(mixed[i] * inverse);
     }
-}
+
+    // First own place that a row sees, and first place of the prompt.
+    std::pair<int64_t, int64_t> seen_from(int64_t slot) const {
+        const int64_t start = step.start[cell * step.slots + slot], position = length + step.clock - start;
+        if (!layer.window) return {start, 0};
+        return {std::max(start, step.clock - layer.window + 1), std::clamp<int64_t>(position - layer.window + 1, 0, length)};
+    }
+
+    // Scores of one row -> weights that sum to 1 over prompt and own keys together.
+    void softmax(float* prompt_scores, int64_t prompt_from, float* own_scores, int64_t num_own) const {
+        std::fill_n(prompt_scores, prompt_from, -INFINITY);
+        std::fill(prompt_scores + length, prompt_scores + step.longest, -INFINITY);
+        std::fill(own_scores + num_own, own_scores + whole_registers(num_own), -INFINITY);
+        const std::pair<float*, int64_t> parts[] = {{prompt_scores, step.longest}, {own_scores, num_own}};
+        Vec most = all(-INFINITY);
+        for (auto [scores, num] : parts)
+            for (int64_t t = 0; t < num; t += LANES) most = max(most, load(scores + t));
+        const Vec largest = all(max_of(most));
+        Vec total = zeros();
+        for (auto [scores, num] : parts)
+            for (int64_t t = 0; t < num; t += LANES) {
+                const Vec inside = mul(sub(load(scores + t), largest), all(layer.scaling));
+                const Vec weight = only(above(inside, -1e30f), exponential(inside));
+                total = add(total, weight);
+                store(scores + t, weight);
+            }
+        const Vec inverse = all(1.0f / sum_of(total));
+        for (auto [scores, num] : parts)
+            for (int64_t t = 0; t < num; t += LANES) store(scores + t, mul(load(scores + t), inverse));
+    }
+
+    // `attended` [R, H D] of these rows, with `memory` numbers to work in.
+    void run(float* qkv, float* memory, Factor* attended) const {
+        const int64_t rows = count * queries;
+        float *q = memory, *out = q + rows * width, *scores = out + rows * width;
+        take_in(qkv, q);
+        multiply(q, width, 1, prompt(at.prompt_k), step.longest, rows, width, scores, stride, step.longest, false);
+        for (int64_t r = 0; r < rows; ++r) {
+            const auto [own_from, prompt_from] = seen_from(first + r / queries);
+            const int64_t num_own = step.clock + 1 - own_from;
+            float* own_scores = scores + r * stride + step.longest;
+            score_keys(q + r * width, own(at.own_k, first + r / queries) + own_from * width, num_own, width, own_scores);
+            softmax(scores + r * stride, prompt_from, own_scores, num_own);
+        }
+        multiply(scores, stride, 1, prompt(at.prompt_v), width, rows, length, out, width, width, false);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t slot = first + r / queries, own_from = seen_from(slot).first;
+            float* mixed = out + r * width;
+            mix_values(scores + r * stride + step.longest, own(at.own_v, slot) + own_from * width, step.clock + 1 - own_from, width, mixed);
+            Factor* to = attended + ((cell * step.slots + slot) * layer.heads + k * queries + r % queries) * width;
+            for (int64_t i = 0; i < width; i += LANES) store(to + i, load(mixed + i));
+        }
+    }
+};
 
 // Places of one layer's intermediate values in the scratch memory.
 struct Scratch {
     Factor *x, *h, *attended, *active;
-    float *qkv, *scores;
+    float *qkv, *attention;
 
     Scratch(const Layer& layer, const Step& step) {
         const int64_t rows = step.cells * step.slots;
@@ -195,7 +252,7 @@ struct Scratch {
         attended = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * layer.o.in));
         active = reinterpret_cast<Factor*>(take(sizeof(Factor) * rows * layer.down.in));
         qkv = reinterpret_cast<float*>(take(4 * rows * layer.qkv.out));
-        scores = reinterpret_cast<float*>(take(4 * omp_get_max_threads() * (step.longest + step.capacity + LANES)));
+        attention = reinterpret_cast<float*>(take(4 * omp_get_max_threads() * Attention::memory(layer, step)));
         size = next - static_cast<char*>(step.scratch);
     }
     int64_t size;
@@ -220,27 +277,18 @@ void add_product(const Linear& layer, const Factor* input, Factor* h, int64_t ro
 }
 
 void attention_block(const Layer& layer, const Step& step, const Caches& caches, const Scratch& at) {
-    const int64_t rows = step.cells * step.slots, width = layer.width, queries = layer.heads / layer.kv_heads;
+    const int64_t rows = step.cells * step.slots;
     norm_rows(step.x, layer.norm_in, rows, layer.qkv.in, layer.eps, at.x);
     const Inputs inputs = inputs_of_layer(layer.qkv, at.x, rows, at.h);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < layer.qkv.out / PANEL; ++panel)
         panel_product(layer.qkv, inputs, panel, at.qkv + panel * PANEL, layer.qkv.out);
-    float* scores = at.scores + omp_get_thread_num() * (step.longest + step.capacity + LANES);
+    float* memory = at.attention + omp_get_thread_num() * Attention::memory(layer, step);
+    const int64_t together = Attention::slots_together(layer), parts = (step.slots + together - 1) / together;
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < rows * layer.kv_heads; ++task) {  // one after another: rows that share a prompt
-        const int64_t slot = task % step.slots, k = task / step.slots % layer.kv_heads, cell = task / step.slots / layer.kv_heads;
-        const int64_t row = cell * step.slots + slot;
-        const float *cos = step.cos + row * layer.rotary, *sin = step.sin + row * layer.rotary;
-        float* q = at.qkv + row * layer.qkv.out + k * queries * width;
-        float* key = at.qkv + row * layer.qkv.out + (layer.heads + k) * width;
-        const float* value = key + layer.kv_heads * width;
-        for (int64_t i = 0; i < queries; ++i) turn_head(q + i * width, layer.norm_q, layer, cos, sin);
-        turn_head(key, layer.norm_k, layer, cos, sin);
-        const int64_t place = (((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity + step.clock) * width;
-        std::copy(key, key + width, caches.own_k + place);
-        std::copy(value, value + width, caches.own_v + place);
-        attend(layer, step, caches, row, k, q, scores, at.attended + (row * layer.heads + k * queries) * width);
+    for (int64_t task = 0; task < step.cells * layer.kv_heads * parts; ++task) {
+        const int64_t first = task % parts * together, k = task / parts % layer.kv_heads, cell = task / parts / layer.kv_heads;
+        Attention{layer, step, caches, cell, k, first, std::min(together, step.slots - first)}.run(at.qkv, memory, at.attended);
     }
     add_product(layer.o, at.attended, at.h, rows, step.x);
 }

@@ -18,6 +18,8 @@ _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
 RANK_STEP = 32
 """Products take factors in steps of so many."""
+PROMPT_STEP = 16
+"""There is room for a multiple of so many prompt keys."""
 
 
 class _Linear(ctypes.Structure):
@@ -119,8 +121,9 @@ class LayerWeights:
 class Caches:
     """Where the rows of a step stand, and the keys and values of the layers: all float32 but the indices.
 
-    C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys and values
-    [C * K, longest, D], then the completions' own [C * K, S, capacity, D].
+    C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys [C * K, D, longest] and
+    values [C * K, longest, D], where `longest` is a multiple of `PROMPT_STEP`, then the completions' own
+    [C * K, S, capacity, D].
     """
 
     layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -153,7 +156,8 @@ class DecodeLayers:
         assert all(t.dtype == torch.float32 and t.is_contiguous() for t in (*tensors, *chain(*c.layers)))
         assert len(c.layers) == len(self._layers)
         prompt_k, _, own_k, _ = c.layers[0]
-        sizes = (len(c.prompt_length_C), c.slots, prompt_k.shape[1], own_k.shape[2], c.clock)
+        assert prompt_k.shape[2] % PROMPT_STEP == 0
+        sizes = (len(c.prompt_length_C), c.slots, prompt_k.shape[2], own_k.shape[2], c.clock)
         step = _Step(*(t.data_ptr() for t in (*tensors, c.prompt_length_C, c.start_R)), *sizes, None)
         scratch = _scratch(kernels.scratch_bytes(self._layers, ctypes.byref(step)))
         step.scratch = scratch.data_ptr()

@@ -1,15 +1,22 @@
-"""Weights as the kernels read them: as they lie for bfloat16 factors, laid out in panels for float32 ones.
+"""Weights as the kernels read them, in the fewest bits that lose nothing.
+
+For bfloat16 factors they are read as they lie, or in 4 bits where they came from a 4-bit file (`codes.h`); for float32
+ones laid out in panels, in bfloat16 where that is exact.
 
 Shapes: O output features, I input features, P panels, W outputs of a panel.
 """
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .build import compiled
+
+_Int = ctypes.c_int64
 
 
 class Panels:
@@ -20,23 +27,37 @@ class Panels:
         self._laid_out: Tensor | None = None
 
     def of(self, weight_OI: Tensor) -> Tensor:
-        """Panels [P, I, W] in bfloat16 where that changes no number, else in float32; bfloat16 weights as they are."""
+        """The weight, or bytes of codes, or panels [P, I, W]."""
         key = (weight_OI.data_ptr(), weight_OI._version)
         if self._laid_out is None or self._key != key:
-            self._key, self._laid_out = key, lay_out(weight_OI, may_halve=True)
+            self._key, self._laid_out = key, lay_out(weight_OI, may_shrink=True)
         return self._laid_out
 
 
-def lay_out(weight_OI: Tensor, *, may_halve: bool = False) -> Tensor:
-    """[O, I] -> [P, I, W], with outputs of 0 where the last panel is not whole."""
+def lay_out(weight_OI: Tensor, *, may_shrink: bool = False) -> Tensor:
+    """[O, I] -> [P, I, W], with outputs of 0 where the last panel is not whole; bfloat16 weights as they are.
+
+    `may_shrink` looks for fewer bits that lose nothing; another dtype than the weight's says that they were found.
+    """
     width = _panel_width(weight_OI.dtype)
     if not width:
-        return weight_OI
+        codes = _encode(weight_OI) if may_shrink else None
+        return weight_OI if codes is None else codes
     weight_OI = weight_OI.detach()
-    if may_halve and torch.equal((low_OI := weight_OI.bfloat16()).float(), weight_OI):
+    if may_shrink and torch.equal((low_OI := weight_OI.bfloat16()).float(), weight_OI):
         weight_OI = low_OI
     padded_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % width))
     return padded_OI.view(-1, width, padded_OI.shape[1]).transpose(1, 2).contiguous()
+
+
+def _encode(weight_OI: Tensor) -> Tensor | None:
+    """Codes of 4 bits for bfloat16 weights that these reproduce exactly, else None."""
+    kernels = compiled(weight_OI.dtype)
+    assert kernels is not None
+    sizes = [_Int(n) for n in weight_OI.shape]
+    codes = torch.empty(kernels.coded_bytes(*sizes), dtype=torch.uint8)
+    weight, to = (ctypes.c_void_p(t.data_ptr()) for t in (weight_OI, codes))
+    return codes if len(codes) and kernels.encode_weights(weight, *sizes, to) else None
 
 
 def _panel_width(dtype: torch.dtype) -> int:

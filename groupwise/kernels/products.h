@@ -16,7 +16,7 @@ struct Linear {
     const Factor* b;
     const float* bias;
     int64_t in, out, rank;
-    int64_t is_low;  // float32 factors: whether the weights are kept in bfloat16
+    int64_t is_low;  // whether the weights are kept in fewer bits: bfloat16 for float32 factors, codes.h for bfloat16 ones
 };
 }
 

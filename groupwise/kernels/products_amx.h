@@ -51,23 +51,46 @@ inline const Factor* lay_out_rows(const Factor* x, int64_t rows, int64_t n, std:
     return to.data();
 }
 
-// Tiles 0..3 += weights of 32 outputs times one or two blocks of rows; `ahead`: the weights that come next, if any.
+// Tiles 0..3 += 32 inputs of 32 outputs, whose rows are `stride` numbers apart, times one or two blocks of rows.
+template <int BLOCKS>
+inline void add_tile(const Factor* weight, int64_t stride, const Factor* x, int64_t n) {
+    _tile_loadd(4, weight, 2 * stride);
+    _tile_loadd(5, weight + BLOCK * stride, 2 * stride);
+    _tile_loadd(6, x, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if constexpr (BLOCKS == 2) {
+        _tile_loadd(7, x + BLOCK * n, 64);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+// The same for all inputs; `ahead`: the weights that come next, if any.
 template <int BLOCKS>
 inline void add_tiles(const Factor* weight, const Factor* x, int64_t n, const Factor* ahead) {
     for (int64_t i = 0; i < n; i += 2 * LANES) {
         if (ahead)
             for (int line = 0; line < 2 * BLOCK; ++line)
                 _mm_prefetch(reinterpret_cast<const char*>(ahead + i * 2 * BLOCK + line * 2 * LANES), _MM_HINT_T1);
-        _tile_loadd(4, weight + i, 2 * n);
-        _tile_loadd(5, weight + BLOCK * n + i, 2 * n);
-        _tile_loadd(6, x + i * BLOCK, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 6);
-        if constexpr (BLOCKS == 2) {
-            _tile_loadd(7, x + BLOCK * n + i * BLOCK, 64);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+        add_tile<BLOCKS>(weight + i, n, x + i * BLOCK, n);
+    }
+}
+
+// The same for weights in codes: a block is expanded while tiles multiply the one before it, whose numbers have arrived in
+// cache by then (tiles cannot take them from the stores that are under way).
+template <int BLOCKS>
+inline void add_coded_tiles(const CodedBlock* blocks, const Factor* x, int64_t n) {
+    constexpr int AHEAD = 4;  // blocks to prefetch: the processor's own prefetching does not keep up
+    alignas(64) Factor expanded[2][CODED * CODED];
+    const __m512i shifts = shifts_of_codes();
+    const int64_t count = n / CODED;
+    expand_block(blocks[0], shifts, expanded[0], CODED);
+    for (int64_t b = 0; b < count; ++b) {
+        for (size_t byte = 0; byte < sizeof(CodedBlock); byte += 64)
+            _mm_prefetch(reinterpret_cast<const char*>(blocks + b + AHEAD) + byte, _MM_HINT_T0);
+        if (b + 1 < count) expand_block(blocks[b + 1], shifts, expanded[(b + 1) % 2], CODED);
+        add_tile<BLOCKS>(expanded[b % 2], CODED, x + b * CODED * BLOCK, n);
     }
 }
 
@@ -90,7 +113,10 @@ void tile_rows(const Linear& layer, const Factor* x, const Factor* h, int64_t ro
     _tile_zero(2);
     _tile_zero(3);
     if (layer.rank) add_tiles<BLOCKS>(layer.b + o * layer.rank, h, layer.rank, nullptr);
-    add_tiles<BLOCKS>(weight, x, layer.in, has_next ? weight + 2 * BLOCK * layer.in : nullptr);
+    if (layer.is_low)
+        add_coded_tiles<BLOCKS>(blocks_of(layer, panel), x, layer.in);
+    else
+        add_tiles<BLOCKS>(weight, x, layer.in, has_next ? weight + 2 * BLOCK * layer.in : nullptr);
     alignas(64) float sums[4][BLOCK * BLOCK];
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "codes.h"
 #include "simd.h"
 
 namespace {
@@ -59,6 +60,10 @@ inline void transpose_pairs(const Factor* from, int64_t stride, Factor* to, int6
     for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_stride, a[i]);
 }
 
+inline const CodedBlock* blocks_of(const Linear& layer, int64_t panel) {
+    return static_cast<const CodedBlock*>(layer.weight) + panel * (layer.in / CODED);
+}
+
 }  // namespace
 
 #ifdef __AMX_BF16__
@@ -97,15 +102,23 @@ inline void accumulate_wide(Vec (&sums)[ROWS][2], const Factor* x, const Factor*
     }
 }
 
-inline const Factor* weight_of(const Linear& layer) { return static_cast<const Factor*>(layer.weight); }
+// The weights of a panel, [PANEL, in]: where they lie, or in this thread's memory, out of their codes.
+inline const Factor* weight_of(const Linear& layer, int64_t panel) {
+    if (!layer.is_low) return static_cast<const Factor*>(layer.weight) + panel * PANEL * layer.in;
+    static thread_local std::vector<Factor> expanded;
+    if (static_cast<int64_t>(expanded.size()) < PANEL * layer.in) expanded.resize(PANEL * layer.in);
+    const __m512i shifts = shifts_of_codes();
+    for (int64_t b = 0; b < layer.in / CODED; ++b) expand_block(blocks_of(layer, panel)[b], shifts, expanded.data() + b * CODED, layer.in);
+    return expanded.data();
+}
 
 template <int ROWS>
-void panel_rows(const Linear& layer, const Factor* x, const Factor* h, int64_t panel, float* y, int64_t y_stride) {
+void panel_rows(const Linear& layer, const Factor* weight, const Factor* x, const Factor* h, int64_t panel, float* y, int64_t y_stride) {
     for (int64_t o = panel * PANEL; o < std::min((panel + 1) * PANEL, layer.out); o += 2) {
         Vec sums[LANES];
         for (auto& sum : sums) sum = zeros();
         if (layer.rank) accumulate<ROWS>(sums, h, layer.b + o * layer.rank, layer.rank);
-        accumulate<ROWS>(sums, x, weight_of(layer) + o * layer.in, layer.in);
+        accumulate<ROWS>(sums, x, weight + (o - panel * PANEL) * layer.in, layer.in);
         float totals[LANES];
         store(totals, sum_each(sums));
         for (int r = 0; r < ROWS; ++r)
@@ -115,15 +128,15 @@ void panel_rows(const Linear& layer, const Factor* x, const Factor* h, int64_t p
 }
 
 template <int ROWS>
-void few_rows(const Linear& layer, const Factor* x, const Factor* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
-    if (rows >= ROWS) return panel_rows<ROWS>(layer, x, h, panel, y, y_stride);
-    if constexpr (ROWS > 1) few_rows<ROWS - 1>(layer, x, h, rows, panel, y, y_stride);
+void few_rows(const Linear& layer, const Factor* weight, const Factor* x, const Factor* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
+    if (rows >= ROWS) return panel_rows<ROWS>(layer, weight, x, h, panel, y, y_stride);
+    if constexpr (ROWS > 1) few_rows<ROWS - 1>(layer, weight, x, h, rows, panel, y, y_stride);
 }
 
 // y[r, 0..PANEL) of one panel for a few rows.
-void few_rows_product(const Linear& layer, const Factor* x, const Factor* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
+void few_rows_product(const Linear& layer, const Factor* weight, const Factor* x, const Factor* h, int64_t rows, int64_t panel, float* y, int64_t y_stride) {
     for (int64_t r = 0; r < rows; r += TILE)
-        few_rows<TILE>(layer, x + r * layer.in, h + r * layer.rank, rows - r, panel, y + r * y_stride, y_stride);
+        few_rows<TILE>(layer, weight, x + r * layer.in, h + r * layer.rank, rows - r, panel, y + r * y_stride, y_stride);
 }
 
 template <int ROWS>
@@ -162,10 +175,11 @@ inline void panel_product(const Linear& layer, const Inputs& inputs, int64_t pan
 #ifdef __AMX_BF16__
     if (x_tiles && is_whole) return tile_product(layer, x_tiles, h_tiles, rows, panel, y, y_stride);
 #endif
-    if (rows <= FEW || !is_whole) return few_rows_product(layer, x, h, rows, panel, y, y_stride);
+    const Factor* weight = weight_of(layer, panel);
+    if (rows <= FEW || !is_whole) return few_rows_product(layer, weight, x, h, rows, panel, y, y_stride);
     static thread_local std::vector<Factor> packed;
     packed.resize(PANEL * (layer.in + layer.rank));
-    pack_panel(weight_of(layer) + panel * PANEL * layer.in, layer.in, packed.data());
+    pack_panel(weight, layer.in, packed.data());
     if (layer.rank) pack_panel(layer.b + panel * PANEL * layer.rank, layer.rank, packed.data() + PANEL * layer.in);
     int64_t r = 0;
     for (; r + WIDE_TILE <= rows; r += WIDE_TILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim":
 SAME = ("llama", "llama-bias", "qwen2", "qwen3", "mistral", "mistral-window")
 OTHER = ("gemma3", "olmo2", "phi3", "qwen3-moe", "granite")
 PROMPTS = [random_rows((n,), ((1,),), seed=n).prompt_ids[0] for n in (9, 17, 4)]
+
+
+PRODUCT_NAMES = ("qkv", "o", "gate_up", "down")
 
 
 def model_of(name: str) -> Any:
@@ -117,7 +121,7 @@ def run(layer: DecodeLayers, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], s
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads(dtype):
     layer = DecodeLayers([random_layer(dtype)])
-    x_RI, kv = torch.randn(13, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+    x_RI, kv = torch.randn(13, 64), (torch.randn(2, 16, 16), torch.randn(2, 16, 16))
     together = run(layer, x_RI, kv, slots=13)
     assert (together - x_RI).abs().max() > 0.1
     for row in range(13):
@@ -134,7 +138,7 @@ def test_a_row_does_not_depend_on_its_batch_nor_on_the_number_of_threads(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_rows_are_computed_as_few_are_to_rounding(dtype):
     layer = DecodeLayers([random_layer(dtype)])
-    x_RI, kv = torch.randn(37, 64), (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+    x_RI, kv = torch.randn(37, 64), (torch.randn(2, 16, 16), torch.randn(2, 16, 16))
     together = run(layer, x_RI, kv, slots=37)
     apart = torch.cat([run(layer, x_RI[row : row + 1], kv, slots=1) for row in range(37)])
     share = 0.02 if dtype == torch.bfloat16 else 1e-5
@@ -210,6 +214,63 @@ def test_weights_are_kept_in_half_the_bytes_only_where_that_is_exact():
     assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
     rounded.mul_(2.0)  # another version of the same tensor
     assert torch.allclose(head.logits(hidden, rounded, bias, panels), hidden @ rounded.t(), atol=1e-4)
+
+
+def from_4_bits(outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
+    """bfloat16 weights as a Q4_1 file gives them: 32 codes, a step and a base in float16 a block."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (outputs, inputs // 32)
+    codes = torch.randint(16, (*shape, 32), generator=generator).float()
+    codes[..., 3], codes[..., 20] = 0.0, 15.0  # the file's blocks reach from the least to the largest
+    codes[0, 0] = 0.0  # but one of a single number
+    step, middle = (torch.rand(*shape, 1, generator=generator) for _ in range(2))
+    step = (0.01 + 0.05 * step).half().float()
+    base = -(step * (6.0 + 3.0 * middle)).half().float()
+    return (codes * step + base).view(outputs, inputs).bfloat16()
+
+
+needs_codes = pytest.mark.skipif(
+    torch.bfloat16 not in DTYPES or "avx512_vbmi" not in Path("/proc/cpuinfo").read_text(),
+    reason="this processor reads no weights of 4 bits",
+)
+
+
+class AsTheyLie(Panels):
+    """Weights that are read as they are."""
+
+    def of(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        return weight_OI
+
+
+@needs_codes
+@pytest.mark.parametrize("rows", [1, 8, 13, 40])
+def test_weights_of_4_bits_are_computed_with_exactly_as_they_are(rows):
+    weights = random_layer(torch.bfloat16)
+    products = {
+        name: from_4_bits(*getattr(weights, name).weight_OI.shape, seed) for seed, name in enumerate(PRODUCT_NAMES)
+    }
+    x_RI, kv = torch.randn(rows, 64), (torch.randn(2, 16, 16), torch.randn(2, 16, 16))
+    found = []
+    for panels in (Panels, AsTheyLie):
+        linears = {
+            name: replace(getattr(weights, name), weight_OI=weight, panels=panels())
+            for name, weight in products.items()
+        }
+        assert all(w.structure()[0].is_low == (panels is Panels) for w in linears.values())
+        found.append(run(DecodeLayers([replace(weights, **linears)]), x_RI, kv, slots=rows))
+    assert (found[0] - x_RI).abs().max() > 0.1
+    assert torch.equal(*found)
+
+
+@needs_codes
+@pytest.mark.parametrize("change", [1.01, float("nan"), float("inf"), 1e-30, -1.0])
+def test_a_weight_with_one_number_that_4_bits_do_not_give_back_stays_as_it_is(change):
+    weight = from_4_bits(64, 96)
+    assert Panels().of(weight).dtype == torch.uint8
+    weight[63, 70] *= change
+    assert Panels().of(weight) is weight
+    sizes = ((64, 48), (50, 64))  # no whole blocks, no whole panels
+    assert all(Panels().of(from_4_bits(64, 64)[:o, :i].contiguous()).dtype == torch.bfloat16 for o, i in sizes)
 
 
 @pytest.mark.slow

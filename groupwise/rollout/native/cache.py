@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.decode import Caches
+from ...kernels.decode import PROMPT_STEP, Caches
 from ...policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
 from ...policy.decoder_layer import Decoding
 
@@ -87,7 +87,7 @@ class DecodePlan(Decoding):
         self.num_cells = len(prompts)
         self.device = device
         self.prompt_length_C = torch.tensor([p.length for p in prompts], device=device)
-        self.longest = max(p.length for p in prompts)
+        self.longest = -(-max(p.length for p in prompts) // PROMPT_STEP) * PROMPT_STEP
         self.prompts = [self._stack([p.layers[i] for p in prompts]) for i in range(len(prompts[0].layers))]
         self.own: list[tuple[Tensor, Tensor]] = []
         """Keys and values a layer, [C * K, S, T, D]."""
@@ -101,15 +101,14 @@ class DecodePlan(Decoding):
         return self.num_cells * self.slots
 
     def _stack(self, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The prompts' keys and values of one layer, padded to the longest: [C * K, L, D] each."""
-        stacked = []
-        for part in (0, 1):
-            first = layers[0][part]
-            out = first.new_zeros(len(layers), first.shape[0], self.longest, first.shape[2])
-            for cell, pair in enumerate(layers):
-                out[cell, :, : pair[part].shape[1]] = pair[part]
-            stacked.append(out.flatten(0, 1))
-        return stacked[0], stacked[1]
+        """The prompts' keys [C * K, D, L] and values [C * K, L, D] of one layer, padded to the longest."""
+        k, v = layers[0]
+        keys = k.new_zeros(len(layers), k.shape[0], k.shape[2], self.longest)
+        values = v.new_zeros(len(layers), v.shape[0], self.longest, v.shape[2])
+        for cell, (k, v) in enumerate(layers):
+            keys[cell, :, :, : k.shape[1]] = k.transpose(1, 2)
+            values[cell, :, : v.shape[1]] = v
+        return keys.flatten(0, 1), values.flatten(0, 1)
 
     def take_rows(self, old: DecodePlan, source: Sequence[int | None]) -> None:
         """Carry over own keys and values: new row r continues old row source[r]; None starts empty."""
@@ -163,7 +162,7 @@ class DecodePlan(Decoding):
         q_grid = q_HTD.view(grid).permute(2, 0, 3, 1, 4).reshape(self.num_cells * heads, -1, width)
         queries = q_grid.shape[1] // self.slots
         prompt_mask, own_mask = self._mask(layer.window, heads, own_k.shape[-2], queries)
-        to_prompt = torch.baddbmm(prompt_mask, q_grid, prompt_k.transpose(1, 2), alpha=layer.scaling)
+        to_prompt = torch.baddbmm(prompt_mask, q_grid, prompt_k, alpha=layer.scaling)
         to_own = torch.baddbmm(own_mask, q_grid.view(-1, queries, width), own_k.transpose(1, 2), alpha=layer.scaling)
         p = self._softmax(layer, torch.cat([to_prompt, to_own.view(*q_grid.shape[:2], -1)], dim=-1), heads)
         p_own = p.view(own_k.shape[0], queries, -1)[..., self.longest :]

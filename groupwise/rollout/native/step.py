@@ -57,7 +57,7 @@ class StaticPlan(DecodePlan):
         if self.own and self.own[0][0].shape[2] > self.clock:
             return False
         for index, (k, v) in enumerate(self.prompts):
-            self._make_room(index, k.shape[0] // self.num_cells, (k.shape[-1], v.shape[-1]))
+            self._make_room(index, k.shape[0] // self.num_cells, (k.shape[1], v.shape[2]))
         return True
 
     def forget_masks(self) -> None:
