@@ -295,11 +295,11 @@ def _parameter_gradients(
             give(lambda dy_part=dy_part: dy_part.sum(0, dtype=torch.float32))  # type: ignore[misc]
     if h_TR is None or dh_TR is None:
         return grads + [None] * (len(projection.parameters) - len(grads))
-    da_RI, db_OR = dh_TR.t() @ x_TI, dy_TO.t() @ h_TR
+    da_RI, db_RO = dh_TR.t() @ x_TI, h_TR.t().contiguous() @ dy_TO  # B's gradient transposed: a third faster
     scales = [a.scale for s in projection.sources for a in s.adapters]
     for (rows, columns), scale in zip(projection._blocks(), scales, strict=True):
         give(lambda columns=columns: da_RI[columns])  # type: ignore[misc]
-        give(lambda rows=rows, columns=columns, scale=scale: db_OR[rows, columns] * scale)  # type: ignore[misc]
+        give(lambda rows=rows, columns=columns, scale=scale: db_RO[columns, rows].t() * scale)  # type: ignore[misc]
     return grads
 
 
