@@ -1,4 +1,5 @@
-// Attention of packed groups in a training pass, forward and backward: float32, and no work for keys that are masked.
+// Attention of packed groups in a training pass, forward and backward: no work for keys that are masked. What goes in and
+// comes out is float32; products are taken as matrices.h says.
 //
 // A pass is cut into pieces: runs of tokens that see all of a context (the prompt of their group) and, causally,
 // themselves. A task is one piece with one key/value head and all query heads that share it. Keys and values of the
@@ -7,7 +8,7 @@
 //
 // Shapes: H query heads, K key/value heads, T tokens of the pass, D head width, S keys of a piece.
 
-#include "multiply.h"
+#include "matrices.h"
 
 extern "C" {
 
@@ -19,26 +20,31 @@ struct Piece {
 
 namespace {
 
-constexpr int BLOCK = 48;  // queries whose scores exist at a time
+constexpr int AT_ONCE = 96;  // queries whose scores exist at a time
 
-// Context and own rows of one head below each other, [S, D], and their transpose [D, whole registers of S].
-void gather(const float* head, const Piece& piece, int64_t width, float* rows, float* columns) {
-    std::copy_n(head + piece.context_first * width, piece.context_count * width, rows);
-    std::copy_n(head + piece.first * width, piece.count * width, rows + piece.context_count * width);
-    const int64_t num = piece.context_count + piece.count, stride = whole_registers(num);
-    std::fill_n(columns, width * stride, 0.0f);
-    for (int64_t s = 0; s < num; ++s)
-        for (int64_t d = 0; d < width; ++d) columns[d * stride + s] = rows[s * width + d];
+// Context and own rows of one head below each other, [S, D].
+void gather(const float* head, const Piece& piece, int64_t width, float* rows) {
+    rows = std::copy_n(head + piece.context_first * width, piece.context_count * width, rows);
+    std::copy_n(head + piece.first * width, piece.count * width, rows);
 }
 
-// One thread's memory for one task.
+// One thread's memory for one task, and the right sides of its products.
 struct Memory {
-    std::vector<float> k, v, k_columns, v_columns, scores, slopes, dk, dv;
+    std::vector<float> k, v, scores, slopes, dk, dv;
+    Right keys, keys_transposed, values, values_transposed, queries, slope;
 
-    void prepare(int64_t keys, int64_t width) {
-        const int64_t all = whole_registers(keys);
-        for (auto* part : {&k, &v, &k_columns, &v_columns, &dk, &dv}) part->resize(all * width);
-        for (auto* part : {&scores, &slopes}) part->resize(BLOCK * all);
+    void prepare(const float* k_head, const float* v_head, const Piece& piece, int64_t width, bool is_backward) {
+        const int64_t num = piece.context_count + piece.count, all = whole_registers(num);
+        for (auto* part : {&k, &v}) part->resize(num * width);
+        gather(k_head, piece, width, k.data());
+        gather(v_head, piece, width, v.data());
+        keys_transposed.set_transposed(k.data(), num, width);
+        scores.resize(AT_ONCE * all);
+        if (!is_backward) return values.set(v.data(), num, width);
+        values_transposed.set_transposed(v.data(), num, width);
+        keys.set(k.data(), num, width);
+        slopes.resize(AT_ONCE * all);
+        for (auto* part : {&dk, &dv}) part->assign(all * width, 0.0f);
     }
 };
 
@@ -46,9 +52,9 @@ thread_local Memory memory;
 
 // Scores of `rows` queries, the first of them number `from` of its piece, against the keys they see: exp(s - lse) when
 // `lse` is known, else it is found and stored. Beyond what a row sees stands 0.
-void probabilities(const float* q, const Piece& piece, int64_t from, int64_t rows, int64_t width, float scaling, const float* k_columns, float* scores, float* lse, bool is_known) {
+void probabilities(const float* q, const Piece& piece, int64_t from, int64_t rows, int64_t width, float scaling, const Right& keys, float* scores, float* lse, bool is_known) {
     const int64_t stride = whole_registers(piece.context_count + piece.count), used = whole_registers(piece.context_count + from + rows);
-    multiply(q, width, 1, k_columns, stride, rows, width, scores, stride, used, false);
+    keys.multiply_by(q, width, 1, rows, width, scores, stride, used, false);
     for (int64_t r = 0; r < rows; ++r) {
         float* row = scores + r * stride;
         const int64_t seen = piece.context_count + from + r + 1, whole = seen / LANES * LANES;
@@ -77,6 +83,17 @@ void probabilities(const float* q, const Piece& piece, int64_t from, int64_t row
     }
 }
 
+// The gradient of the products of q and k, from that of the weights in `slopes`: scaling w (dw - dout . out).
+void slopes_of_scores(const float* weights, const float* dout, const float* out, int64_t rows, int64_t used, int64_t stride, int64_t width, float scaling, float* slopes) {
+    for (int64_t r = 0; r < rows; ++r) {
+        Vec sum = zeros();
+        for (int64_t d = 0; d < width; d += LANES) sum = mul_add(load(dout + r * width + d), load(out + r * width + d), sum);
+        const Vec mean = all(sum_of(sum)), scale = all(scaling);
+        for (int64_t s = r * stride; s < r * stride + used; s += LANES)
+            store(slopes + s, mul(mul(load(weights + s), scale), sub(load(slopes + s), mean)));
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -84,19 +101,22 @@ extern "C" {
 // qkv [H + 2 K, T, D]: queries, keys, values -> out [H, T, D] and log-sum-exp of the scores [H, T].
 void attention_forward(const float* qkv, const Piece* pieces, int64_t num_pieces, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, float scaling, float* out, float* lse) {
     const int64_t queries = heads / kv_heads, plane = tokens * width;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
-        const Piece& piece = pieces[task / kv_heads];
-        const int64_t k = task % kv_heads, num = piece.context_count + piece.count, stride = whole_registers(num);
-        memory.prepare(num, width);
-        gather(qkv + (heads + k) * plane, piece, width, memory.k.data(), memory.k_columns.data());
-        gather(qkv + (heads + kv_heads + k) * plane, piece, width, memory.v.data(), memory.v_columns.data());
-        for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
-            for (int64_t from = 0; from < piece.count; from += BLOCK) {
-                const int64_t rows = std::min<int64_t>(BLOCK, piece.count - from), at = h * tokens + piece.first + from;
-                probabilities(qkv + at * width, piece, from, rows, width, scaling, memory.k_columns.data(), memory.scores.data(), lse + at, false);
-                multiply(memory.scores.data(), stride, 1, memory.v.data(), width, rows, piece.context_count + from + rows, out + at * width, width, width, false);
-            }
+#pragma omp parallel
+    {
+        const Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
+            const Piece& piece = pieces[task / kv_heads];
+            const int64_t k = task % kv_heads, stride = whole_registers(piece.context_count + piece.count);
+            Memory& m = memory;
+            m.prepare(qkv + (heads + k) * plane, qkv + (heads + kv_heads + k) * plane, piece, width, false);
+            for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
+                for (int64_t from = 0; from < piece.count; from += AT_ONCE) {
+                    const int64_t rows = std::min<int64_t>(AT_ONCE, piece.count - from), at = h * tokens + piece.first + from;
+                    probabilities(qkv + at * width, piece, from, rows, width, scaling, m.keys_transposed, m.scores.data(), lse + at, false);
+                    m.values.multiply_by(m.scores.data(), stride, 1, rows, piece.context_count + from + rows, out + at * width, width, width, false);
+                }
+        }
     }
 }
 
@@ -106,46 +126,38 @@ void attention_backward(const float* qkv, const Piece* pieces, int64_t num_piece
     std::vector<int64_t> offset(num_pieces + 1, 0);
     for (int64_t p = 0; p < num_pieces; ++p) offset[p + 1] = offset[p] + pieces[p].context_count;
     std::vector<float> context(2 * kv_heads * offset[num_pieces] * width);  // [pieces' contexts, K, 2, D] by piece
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
-        const int64_t p = task / kv_heads, k = task % kv_heads;
-        const Piece& piece = pieces[p];
-        const int64_t num = piece.context_count + piece.count, stride = whole_registers(num);
-        Memory& m = memory;
-        m.prepare(num, width);
-        gather(qkv + (heads + k) * plane, piece, width, m.k.data(), m.k_columns.data());
-        gather(qkv + (heads + kv_heads + k) * plane, piece, width, m.v.data(), m.v_columns.data());
-        std::fill(m.dk.begin(), m.dk.end(), 0.0f);
-        std::fill(m.dv.begin(), m.dv.end(), 0.0f);
-        for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
-            for (int64_t from = 0; from < piece.count; from += BLOCK) {
-                const int64_t rows = std::min<int64_t>(BLOCK, piece.count - from), at = h * tokens + piece.first + from;
-                const int64_t seen = piece.context_count + from + rows, used = whole_registers(seen);
-                const float *q = qkv + at * width, *slope = dout + at * width;
-                float *scores = m.scores.data(), *slopes = m.slopes.data();
-                probabilities(q, piece, from, rows, width, scaling, m.k_columns.data(), scores, lse + at, true);
-                multiply(slope, width, 1, m.v_columns.data(), stride, rows, width, slopes, stride, used, false);
-                multiply(scores, 1, stride, slope, width, seen, rows, m.dv.data(), width, width, true);
-                for (int64_t r = 0; r < rows; ++r) {
-                    Vec sum = zeros();
-                    for (int64_t d = 0; d < width; d += LANES)
-                        sum = mul_add(load(slope + r * width + d), load(out + (at + r) * width + d), sum);
-                    const Vec mean = all(sum_of(sum)), scale = all(scaling);
-                    for (int64_t s = 0; s < used; s += LANES) {
-                        float* place = slopes + r * stride + s;
-                        const Vec weight = mul(load(scores + r * stride + s), scale);
-                        store(place, mul(weight, sub(load(place), mean)));
-                    }
+#pragma omp parallel
+    {
+        const Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < num_pieces * kv_heads; ++task) {
+            const int64_t p = task / kv_heads, k = task % kv_heads;
+            const Piece& piece = pieces[p];
+            const int64_t stride = whole_registers(piece.context_count + piece.count);
+            Memory& m = memory;
+            m.prepare(qkv + (heads + k) * plane, qkv + (heads + kv_heads + k) * plane, piece, width, true);
+            for (int64_t h = k * queries; h < (k + 1) * queries; ++h)
+                for (int64_t from = 0; from < piece.count; from += AT_ONCE) {
+                    const int64_t rows = std::min<int64_t>(AT_ONCE, piece.count - from), at = h * tokens + piece.first + from;
+                    const int64_t seen = piece.context_count + from + rows, used = whole_registers(seen);
+                    const float *q = qkv + at * width, *slope = dout + at * width;
+                    float *scores = m.scores.data(), *slopes = m.slopes.data();
+                    m.queries.set(q, rows, width);
+                    m.slope.set(slope, rows, width);
+                    probabilities(q, piece, from, rows, width, scaling, m.keys_transposed, scores, lse + at, true);
+                    m.values_transposed.multiply_by(slope, width, 1, rows, width, slopes, stride, used, false);
+                    m.slope.multiply_by(scores, 1, stride, seen, rows, m.dv.data(), width, width, true);
+                    slopes_of_scores(scores, slope, out + at * width, rows, used, stride, width, scaling, slopes);
+                    m.keys.multiply_by(slopes, stride, 1, rows, seen, dqkv + at * width, width, width, false);
+                    m.queries.multiply_by(slopes, 1, stride, seen, rows, m.dk.data(), width, width, true);
                 }
-                multiply(slopes, stride, 1, m.k.data(), width, rows, seen, dqkv + at * width, width, width, false);
-                multiply(slopes, 1, stride, q, width, seen, rows, m.dk.data(), width, width, true);
-            }
-        float* kept = context.data() + 2 * (kv_heads * offset[p] + k * piece.context_count) * width;
-        const int64_t context_size = piece.context_count * width, own_size = piece.count * width;
-        std::copy_n(m.dk.data(), context_size, kept);
-        std::copy_n(m.dv.data(), context_size, kept + context_size);
-        std::copy_n(m.dk.data() + context_size, own_size, dqkv + (heads + k) * plane + piece.first * width);
-        std::copy_n(m.dv.data() + context_size, own_size, dqkv + (heads + kv_heads + k) * plane + piece.first * width);
+            float* kept = context.data() + 2 * (kv_heads * offset[p] + k * piece.context_count) * width;
+            const int64_t context_size = piece.context_count * width, own_size = piece.count * width;
+            std::copy_n(m.dk.data(), context_size, kept);
+            std::copy_n(m.dv.data(), context_size, kept + context_size);
+            std::copy_n(m.dk.data() + context_size, own_size, dqkv + (heads + k) * plane + piece.first * width);
+            std::copy_n(m.dv.data() + context_size, own_size, dqkv + (heads + kv_heads + k) * plane + piece.first * width);
+        }
     }
 #pragma omp parallel for schedule(static)
     for (int64_t k = 0; k < kv_heads; ++k)

@@ -52,13 +52,17 @@ def written_attention(qkv_HTD: torch.Tensor, pieces_P4: torch.Tensor, scaling: f
     return scores.softmax(-1).nan_to_num(0.0) @ v
 
 
-def test_attention_is_what_the_mask_says(dtype):
-    pack = Pack(ROWS, torch.device("cpu"))
-    qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), WIDTH).requires_grad_()
-    found = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3, dtype)
-    expected = written_attention(qkv, pack.pieces, 0.3)
-    assert torch.allclose(found, expected, atol=1e-5)
-    assert torch.allclose(*gradients(found, qkv), *gradients(expected, qkv), atol=1e-5)
+@pytest.mark.parametrize("width", [16, 48, 64])
+def test_attention_is_what_the_mask_says(dtype, width):
+    """Pieces longer and shorter than what is computed at a time, prompts of no whole tile."""
+    rows = random_rows((37, 5), ((1, 130, 16), (33, 7)), seed=width)
+    pack = Pack(rows, torch.device("cpu"))
+    qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), width).requires_grad_()
+    found = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, width**-0.5, dtype)
+    expected = written_attention(qkv, pack.pieces, width**-0.5)
+    share = 2 * ROUNDING[dtype] if dtype == torch.bfloat16 else 1e-5  # the tiles of AMX round what they multiply
+    assert_near(found, expected, share)
+    assert_near(*gradients(found, qkv), *gradients(expected, qkv), share)
 
 
 def test_attention_does_not_depend_on_the_number_of_threads(dtype):
@@ -140,4 +144,4 @@ def test_gradients_are_as_near_to_float32_as_without_kernels(name, dtype):
     gap = distance(pass_gradients(Network(model, dtype, fast)), exact)
     fast.drop_kernels()
     eager = distance(pass_gradients(Network(model, dtype, fast)), exact)
-    assert 0 < gap < (1e-5 if dtype == torch.float32 else 1.25 * eager)
+    assert 0 < gap < (1e-5 if dtype == torch.float32 else 1.4 * eager)  # in AMX the kernels round attention too
