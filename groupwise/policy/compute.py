@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from .attention import Plan, install
-from .decoder_layer import install_kernels, prepare_decoding
+from .decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
 from .head import Head
 from .load import checkpoint_layers
 from .projection import Part, Projection, read_source
@@ -41,6 +41,8 @@ class ComputeModel:
         self.device = self.head.weight_VD.device
         is_cpu = self.device.type == "cpu"
         self.kernel_layers = install_kernels(self.model, self._holder, dtype) if is_cpu else []
+        self._decodes_at_once = False
+        """Whether the first layer's call computes all layers of a decoding step."""
 
     def _set_mode(self, gradient_checkpointing: bool) -> None:
         self.model.eval()
@@ -78,11 +80,12 @@ class ComputeModel:
         """Let every layer run its own code while decoding too."""
         for layer in self.kernel_layers:
             layer.remove()
-        self.kernel_layers = []
+        self.kernel_layers, self._decodes_at_once = [], False
 
     def _prepare_decoding(self) -> None:
         if self.kernel_layers:
-            prepare_decoding(self.kernel_layers, self.model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+            layers = getattr(self.backbone, "layers", ())
+            self._decodes_at_once = prepare_decoding(self.kernel_layers, len(layers))
         else:
             for projection in self.projections:
                 projection.pack()
@@ -103,7 +106,8 @@ class ComputeModel:
 
         Hold `using(plan)` open around the backward pass too when layers are checkpointed.
         """
-        with self._holder.use(plan):
+        at_once = self._decodes_at_once and isinstance(plan, Decoding) and self.projections[0].adapters_enabled
+        with self._holder.use(plan), first_alone(self.backbone.layers) if at_once else nullcontext():  # type: ignore[arg-type]
             output: Any = self.backbone(
                 input_ids=input_ids_P[None], position_ids=position_ids_P[None], use_cache=False, attention_mask=None
             )

@@ -9,7 +9,8 @@ Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,9 +56,9 @@ class KernelLayer:
         self._layer.forward = self._own_forward
 
     def prepare(self, weights: Mapping[int, LayerWeights]) -> None:
-        """Compute the steps of these layers, by index, when this one is called; none: an earlier layer has done it."""
+        """Compute the steps of these layers, by index, when this one is called."""
         self._indices = list(weights)
-        self._steps = DecodeLayers(list(weights.values())) if weights else None
+        self._steps = DecodeLayers(list(weights.values()))
 
     @property
     def index(self) -> int:
@@ -80,9 +81,8 @@ class KernelLayer:
 
     def _step(self, hidden_states: Tensor, plan: Decoding, **keywords: Any) -> Tensor:
         """One token of every row through the layers that this one computes."""
-        if self._steps is None:
-            return hidden_states
         x_TI = hidden_states[0].float().contiguous()
+        assert self._steps is not None
         assert self._indices is not None
         self._steps.run(x_TI, *_turns(keywords), plan.caches(self._indices, self._parts.kv_heads, self._parts.width))
         return x_TI[None]
@@ -114,19 +114,28 @@ def _turns(keywords: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return cos, sin
 
 
-def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> None:
-    """Take over the current weights. Where the kernel can compute all layers of a model, one call does.
-
-    `num_layers` is how many the model has.
-    """
+def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> bool:
+    """Take over the current weights; whether the call of the first layer computes all `num_layers` of the model."""
     layers = sorted(layers, key=lambda layer: layer.index)
     weights = {layer.index: each for layer in layers if (each := layer.weights()).fits}
-    is_one_call = len(weights) == num_layers and len({each.shape for each in weights.values()}) == 1
-    for number, layer in enumerate(layers):
-        if is_one_call:
-            layer.prepare(weights if number == 0 else {})
-        elif layer.index in weights:
+    if len(weights) == num_layers and len({each.shape for each in weights.values()}) == 1:
+        layers[0].prepare(weights)
+        return True
+    for layer in layers:
+        if layer.index in weights:
             layer.prepare({layer.index: weights[layer.index]})
+    return False
+
+
+@contextmanager
+def first_alone(layers: nn.ModuleList) -> Iterator[None]:
+    """Inside, a model has only the first of its layers: calling the others costs more than their share of a step."""
+    every = layers._modules
+    layers._modules = {"0": layers[0]}
+    try:
+        yield
+    finally:
+        layers._modules = every
 
 
 def install_kernels(model: nn.Module, holder: PlanHolder, dtype: torch.dtype) -> list[KernelLayer]:
