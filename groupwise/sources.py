@@ -43,7 +43,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _REQUIREMENT = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MODEL_FOLDER_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-_FORMAT = 2  # of the cache entries; raise it when the conversion changes
+_FORMAT = 3  # of the cache entries; raise it when the conversion changes
 _RECORD = "groupwise-source.json"
 
 _log = logging.getLogger(__name__)
@@ -342,10 +342,9 @@ _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
-    """Write a `.gguf` file as an ordinary model folder: float32 weights, configs, tokenizer with its chat template.
+    """Write a `.gguf` file as an ordinary model folder: weights, configs, tokenizer with its chat template.
 
-    Quantized weights are rounded to what bfloat16 can hold, the precision that models are published in: kernels then
-    read half the bytes of the same numbers.
+    Quantized weights are written in bfloat16, the precision that models are published in, others in float32.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -362,7 +361,7 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     _forget_quantization(model)
     if _is_quantized(source):
         for parameter in model.parameters():
-            parameter.data = parameter.data.bfloat16().float()
+            parameter.data = parameter.data.bfloat16()
     try:
         with without_bars():
             model.save_pretrained(folder)
@@ -378,7 +377,7 @@ def _is_quantized(source: Path) -> bool:
 
 
 def _forget_quantization(model: Any) -> None:
-    """The weights are plain float32 now; `save_pretrained` refuses a model that still says it is quantized."""
+    """The weights are plain numbers now; `save_pretrained` refuses a model that still says it is quantized."""
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         vars(model).pop(name, None)
     for name in ("quantization_config", "_model_name_or_path"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ class Policy:
         if config.engine == "native" and network.compute is None:
             raise ConfigError(f"engine: native cannot run this model: {network.why_plain}. Use engine: auto.")
         stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
+        gc.collect()  # loading leaves cycles of hundreds of MB behind
         return cls(model, name, tokenizer, network, stops)
 
     def engine(self, config: GRPOConfig) -> Engine:
