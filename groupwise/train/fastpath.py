@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import nn
 from ..policy.compute import ComputeModel
 from ..policy.network import Network, Scoring
 from ..policy.packing import Rows
+from ..policy.shorten import shortened
 from ..rollout.native import NativeEngine
 from ..types import Request, Sampling
 
@@ -43,7 +45,17 @@ def build_network(
 
 
 def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:
-    """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason."""
+    """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason.
+
+    A model of many layers is looked at with a few of them first: the whole of it in float32 can be too large.
+    """
+    with contextlib.suppress(Exception):  # a model that cannot be cut is looked at as it is
+        if _why_not(shortened(model), sampling) is None:
+            return None
+    return _why_not(model, sampling)
+
+
+def _why_not(model: nn.Module, sampling: Sampling) -> str | None:
     tolerance = TOLERANCE / min(sampling.temperature, 1.0)
     is_float32 = all(p.dtype == torch.float32 for p in model.parameters())
     exact = model if is_float32 else copy.deepcopy(model).float()
