@@ -1,11 +1,12 @@
 """What a step costs as it grows: group size, prompt length, completion length, number of prompts, one at a time.
 
-Usage: python bench/scaling.py                   (16 processes, about 8 minutes on two idle cores)
+Usage: python bench/scaling.py                   (17 processes, about 8 minutes on two idle cores)
 
 Every point is a process of its own: load, one step to warm up, then the timed steps; completions keep their full
 length. Cost should grow in a straight line with the new tokens, which are those of the completions and, once a group,
-those of the prompt: `straight` is the R squared of that line. Peak memory should not follow the size of a group, as
-passes are cut by a budget of tokens. The picture goes to docs/images/scaling.png.
+those of the prompt: `straight` is the R squared of that line. Peak memory should not follow the size of a group:
+`memory_of_largest_group` is that of 64 completions over that of 4, with the same budget of tokens a pass. The picture
+goes to docs/images/scaling.png.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Point:
     num_generations: int = 8
     prompt_tokens: int = 128
     completion_tokens: int = 64
+    micro_batch_tokens: int | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -81,6 +83,18 @@ def measure(point: Point, steps: int, model: str, number: int) -> dict[str, Any]
         "step_seconds": common.spread(answer["step_seconds"]),
         "peak_bytes": answer["peak_bytes"],
     }
+
+
+def compare_memory(smallest: int, largest: int, steps: int, model: str) -> float:
+    """Peak memory of the largest group over that of the smallest, with passes of as many tokens as the smallest has."""
+    small = Point(num_generations=smallest)
+    budget = small.prompt_tokens + smallest * small.completion_tokens
+    points = [replace(small, num_generations=number, micro_batch_tokens=budget) for number in (smallest, largest)]
+    peaks = [measure(point, steps, model, 100 + number)["peak_bytes"] for number, point in enumerate(points)]
+    print(
+        f"passes of {budget} tokens: {largest} completions take {peaks[1] / peaks[0]:.2f} times the memory of {smallest}"
+    )
+    return peaks[1] / peaks[0]
 
 
 def straightness(points: Sequence[dict[str, Any]]) -> float:
@@ -130,8 +144,8 @@ def main() -> None:
         points = [{"value": value, **measured[replace(Point(), **{name: value})]} for value in values]
         result["sweeps"][name] = {"title": title, "straight": straightness(points), "points": points}
         common.save(arguments.output, result)
-    groups = result["sweeps"]["num_generations"]["points"]
-    result["memory_of_largest_group"] = groups[-1]["peak_bytes"] / groups[0]["peak_bytes"]
+    ends = SWEEPS["num_generations"][1][0], SWEEPS["num_generations"][1][-1]
+    result["memory_of_largest_group"] = compare_memory(*ends, 1 if arguments.quick else arguments.steps, model)
     common.save(arguments.output, result)
     if not arguments.quick:
         PICTURE.write_bytes(draw(result["sweeps"]))

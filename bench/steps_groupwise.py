@@ -22,6 +22,7 @@ def main() -> None:
         max_completion_length=job["completion_tokens"],
         beta=job["beta"],
         learning_rate=job["learning_rate"],
+        micro_batch_tokens=job.get("micro_batch_tokens"),
         max_steps=job["num_warmup"] + job["num_steps"],
         shuffle_dataset=False,
         save_strategy="no",
