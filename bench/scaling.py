@@ -1,6 +1,6 @@
 """What a step costs as it grows: group size, prompt length, completion length, number of prompts, one at a time.
 
-Usage: python bench/scaling.py                   (17 processes, about 8 minutes on two idle cores)
+Usage: python bench/scaling.py                   (18 processes, about 8 minutes on two idle cores)
 
 Every point is a process of its own: load, one step to warm up, then the timed steps; completions keep their full
 length. Cost should grow in a straight line with the new tokens, which are those of the completions and, once a group,
@@ -91,10 +91,9 @@ def compare_memory(smallest: int, largest: int, steps: int, model: str) -> float
     budget = small.prompt_tokens + smallest * small.completion_tokens
     points = [replace(small, num_generations=number, micro_batch_tokens=budget) for number in (smallest, largest)]
     peaks = [measure(point, steps, model, 100 + number)["peak_bytes"] for number, point in enumerate(points)]
-    print(
-        f"passes of {budget} tokens: {largest} completions take {peaks[1] / peaks[0]:.2f} times the memory of {smallest}"
-    )
-    return peaks[1] / peaks[0]
+    share = peaks[1] / peaks[0]
+    print(f"passes of {budget} tokens: {largest} completions take {share:.2f} times the memory of {smallest}")
+    return share
 
 
 def straightness(points: Sequence[dict[str, Any]]) -> float:

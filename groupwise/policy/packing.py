@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from .flex import FlexAttention
 
 BUCKET = 64
 """Packed tokens are padded to a multiple: kernels are built and kept for each new shape (0.2 GB a step, unpadded)."""
@@ -130,8 +131,11 @@ class Pack(Pieces):
         """Packed position whose hidden state predicts each completion token; beyond `num_targets`, padding."""
         self.target_C = torch.tensor(targets, device=device, dtype=torch.long)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+        self._flex = FlexAttention(self.pieces, self.position_ids_P) if device.type == "cuda" else None
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        if self._flex is not None and (output_HTD := self._flex.attend(layer, q_HTD, k_KTD, v_KTD)) is not None:
+            return output_HTD
         outputs = []
         for segment in self.segments:
             end = segment.start + segment.prompt_length

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny import EOS, random_rows, tiny_model, with_lora
 
+from groupwise.policy.attention import Layer
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import Pack, Rows
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.native.step import RecordedStep
 from groupwise.types import Completion, Request, Sampling
@@ -84,3 +85,21 @@ def test_rollout_and_learner_disagree_by_rounding_alone_in_bfloat16() -> None:
     rollout = torch.tensor([x for c in completions for x in c.rollout_logprob], device="cuda")
     learner = torch.cat([logprob_NT[row, : len(c.token_ids)] for row, c in enumerate(completions)])
     assert float((rollout - learner).abs().exp().mean()) < 1.03
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_flex_attention_gives_what_padded_attention_gives(window: int | None) -> None:
+    pack = Pack(random_rows((300, 60), ((90, 1, 30), (64, 12)), seed=1), torch.device("cuda"))
+    layer, tokens = Layer(0, 0.125, window, None, None), len(pack.input_ids_P)
+    assert pack._flex is not None
+    qkv = [torch.randn(heads, tokens, 64, device="cuda", requires_grad=True) for heads in (8, 2, 2)]
+    used = slice(0, tokens - pack.num_padding)
+    found = pack._flex.attend(layer, *qkv)
+    assert found is not None, "FlexAttention does not run here"
+    pack._flex = None
+    expected = pack.attend(layer, *qkv)
+    assert torch.allclose(found[:, used], expected[:, used], atol=1e-4)
+    slope = torch.randn_like(found)
+    grads = [torch.autograd.grad(out[:, used], qkv, slope[:, used]) for out in (found, expected)]
+    for mine, theirs in zip(*grads, strict=True):
+        assert torch.allclose(mine[:, used], theirs[:, used], atol=1e-3)
