@@ -66,7 +66,7 @@ inline void expand_block(const CodedBlock& block, __m512i shifts, Factor* to, in
 
 #else
 
-inline __m512i shifts_of_codes() { return {}; }
+inline __m512i shifts_of_codes() { return _mm512_setzero_si512(); }
 inline void expand_block(const CodedBlock&, __m512i, Factor*, int64_t) {}
 
 #endif

@@ -15,7 +15,7 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise import kernels
-from groupwise.kernels import head
+from groupwise.kernels import build, head
 from groupwise.kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
 from groupwise.kernels.panels import Panels
 from groupwise.policy.compute import ComputeModel
@@ -271,6 +271,26 @@ def test_a_weight_with_one_number_that_4_bits_do_not_give_back_stays_as_it_is(ch
     assert Panels().of(weight) is weight
     sizes = ((64, 48), (50, 64))  # no whole blocks, no whole panels
     assert all(Panels().of(from_4_bits(64, 64)[:o, :i].contiguous()).dtype == torch.bfloat16 for o, i in sizes)
+
+
+PROCESSORS = [
+    ("haswell", torch.float32, "AVX2"),
+    ("skylake-avx512", torch.float32, "AVX-512"),
+    ("cooperlake", torch.bfloat16, "AVX512-BF16 without VBMI"),
+    ("icelake-server -mavx512bf16", torch.bfloat16, "both, without AMX"),
+    ("sapphirerapids", torch.bfloat16, "AMX"),
+]
+
+
+@pytest.mark.slow
+@needs_kernels
+@pytest.mark.parametrize(("processor", "dtype", "what"), PROCESSORS)
+def test_the_kernels_compile_for_processors_with(processor, dtype, what):
+    """A mistake in a branch that this machine does not take would cost others all kernels."""
+    flags = [f for f in (*build.FLAGS, *build.FLAGS_OF[dtype]) if not f.startswith("-march")]
+    command = ["c++", *flags, *f"-march={processor}".split(), "-fsyntax-only", *map(str, build.SOURCES)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, (what, found.stderr)
 
 
 @pytest.mark.slow
