@@ -30,7 +30,7 @@ class ComputeModel:
     """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
-        base = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+        base = base_of(model)
         self.dtype = dtype
         self.model = share_copy(base)
         self.head = Head.of(self.model, dtype)
@@ -116,6 +116,11 @@ class ComputeModel:
     def using(self, plan: Plan) -> Any:
         """Context in which attention follows `plan`."""
         return self._holder.use(plan)
+
+
+def base_of(model: nn.Module) -> Any:
+    """The model under its adapter, or itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
 def share_copy(model: nn.Module) -> nn.Module:

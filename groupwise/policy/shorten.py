@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from .compute import share_copy
+from .compute import base_of, share_copy
 
 _NUMBERS_OF_LAYERS = {"layer_idx"}
 """Attributes that tell a layer from another of its kind."""
@@ -19,18 +17,18 @@ def shortened(model: nn.Module) -> nn.Module:
     Layers are of one kind when all their modules have the same classes, plain attributes and shapes. A model whose
     layers are not found, or are all different, keeps them all.
     """
-    short: Any = share_copy(model)
-    base = short.get_base_model() if hasattr(short, "peft_config") else short
+    short = share_copy(model)
+    base = base_of(short)
     config = base.config.get_text_config()
     number = getattr(config, "num_hidden_layers", None)
     layers = next((m for m in base.modules() if isinstance(m, nn.ModuleList) and len(m) == number), None)
     if layers is None:
-        return short  # type: ignore[no-any-return]
+        return short
     kinds = [_kind(layer) for layer in layers]
     count = max(_AT_LEAST, 1 + max(kinds.index(kind) for kind in kinds))
     del layers[count:]
     config.num_hidden_layers = len(layers)
-    return short  # type: ignore[no-any-return]
+    return short
 
 
 def _kind(layer: nn.Module) -> tuple[object, ...]:
