@@ -15,7 +15,7 @@ import torch
 from .errors import RunError
 from .generate import load_trained, recorded_model
 from .hub import why_unreachable
-from .policy.save import save_merged, save_policy
+from .policy.save import read_in_float32, save_merged, save_policy
 from .report import model_card, write_report
 from .report.about import origin, public
 from .runs.folder import RunFolder, open_run
@@ -47,7 +47,12 @@ def export_run(
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise RunError(f'"{target}" is not an empty folder. Choose another place, so that nothing there is mixed up.')
     model, tokenizer = load_trained(str(folder.path), device=torch.device("cpu"), notify=notify)
-    _write_files(model, tokenizer, folder, target, merge=merge, dtype=dtype, hub_name=hub_name)
+    if merge:
+        read_in_float32(model, folder.final)
+        save_merged(model, tokenizer, target, dtype)
+    else:  # a loaded model no longer knows which weights were trained beside its adapter
+        shutil.copytree(folder.final, target, dirs_exist_ok=True)
+    _describe(folder, target, hub_name)
     return target
 
 
@@ -56,7 +61,8 @@ def push(
 ) -> str:
     """Upload a model with tokenizer, card and curve to the Hub repository `name`; returns its address."""
     with TemporaryDirectory() as scratch:
-        _write_files(model, tokenizer, RunFolder(Path(run_folder)), Path(scratch), merge=merge, hub_name=name)
+        (save_merged if merge else save_policy)(model, tokenizer, scratch)
+        _describe(RunFolder(Path(run_folder)), Path(scratch), name)
         return upload(scratch, name, private=private)
 
 
@@ -101,22 +107,10 @@ def _patience(folder: Path) -> float:
     return UPLOAD_S + num_bytes / MIN_BYTES_PER_S
 
 
-def _write_files(
-    model: Any,
-    tokenizer: Any,
-    folder: RunFolder,
-    target: Path,
-    *,
-    merge: bool,
-    dtype: torch.dtype | None = None,
-    hub_name: str | None = None,
-) -> None:
-    if merge:
-        save_merged(model, tokenizer, target, dtype)
-    else:
-        save_policy(model, tokenizer, target)
-        if hub_name is not None:
-            _name_the_base(target, folder)
+def _describe(folder: RunFolder, target: Path, hub_name: str | None) -> None:
+    """The base's name as the user gave it, where the files go to the Hub, and the card of the run."""
+    if hub_name is not None:
+        _name_the_base(target, folder)
     (target / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
     if folder.config.is_file():
         _write_card(folder, target, hub_name)

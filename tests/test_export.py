@@ -17,7 +17,7 @@ import torch
 import transformers
 from api_helpers import draw_no_report, model_folder, short, trainer, write_recipe
 from hub_stub import TOKEN, HubStub
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file
 from tiny import tiny_model, tiny_tokenizer, with_lora
 
@@ -114,6 +114,51 @@ def test_a_folder_with_something_in_it_is_left_alone(place: Path, tmp_path: Path
     with pytest.raises(RunError, match="is not an empty folder"):
         export_run(place / "run", tmp_path, merge=True)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def with_norms(base: Any) -> Any:
+    model = with_lora(base, is_learnt=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or "norm" in name)
+    return model
+
+
+def with_second(base: Any) -> Any:
+    model = with_lora(base)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.set_adapter("second")
+    return model
+
+
+ADAPTED = {
+    "norms trained beside": with_norms,
+    "another name": lambda base: get_peft_model(base, LORA, adapter_name="policy"),
+    "a second adapter": with_second,
+    "on a tied head": lambda base: with_lora(base, target_modules=["q_proj", "lm_head"], is_learnt=False),
+    "on a tied embedding": lambda base: with_lora(base, target_modules=["embed_tokens"], is_learnt=False),
+}
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|same adapter)")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_every_export_of_a_trained_adapter_is_the_trained_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_report(monkeypatch)
+    base = model_folder(tmp_path / "base", tie_word_embeddings=True)
+    model = ADAPTED[name](transformers.AutoModelForCausalLM.from_pretrained(base))
+    before = logits(model)
+    run = trainer(tmp_path / "run", model=model, max_steps=3, learning_rate=3e-2)
+    run.train()
+    expected = logits(run.model)
+    assert (expected - before).abs().max() > 0.01, "something was learnt"
+    write_report(tmp_path / "run")
+    for merge in (False, True):
+        to = export_run(tmp_path / "run", tmp_path / f"merge-{merge}", merge=merge, notify=lambda _: None)
+        alone = transformers.AutoModelForCausalLM.from_pretrained(base if not merge else to)
+        found = alone if merge else PeftModel.from_pretrained(alone, str(to))
+        torch.testing.assert_close(logits(found), expected, atol=2e-5, rtol=0)
 
 
 def test_a_run_without_a_final_model_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
