@@ -6,6 +6,7 @@ It is not a subclass of `transformers.Trainer`: that class owns the loop, and th
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,10 @@ from .data import Order, load_problems
 from .data.prepare import PreparedProblems
 from .data.problems import Problems
 from .errors import ConfigError, did_you_mean
-from .policy.load import (
-    add_adapter,
-    count_parameters,
-    hold_trained_weights_in_float32,
-    load_tokenizer,
-    warn_of_dropout,
-)
-from .policy.save import save_merged, save_policy
+from .policy.adapter import active_adapter, require_trainable_adapter
+from .policy.load import count_parameters, hold_trained_weights_in_float32, load_tokenizer, warn_of_dropout
+from .policy.save import require_saveable, save_merged, save_policy
+from .policy.trainable import trainable_model
 from .redact import redact, without_secrets
 from .rewards import Judge, resolve_rewards
 from .rewards.sandbox.choice import sandbox_notes, use_sandbox
@@ -79,7 +76,7 @@ class GRPOTrainer:
 
     def __init__(
         self,
-        model: str | nn.Module | None = None,
+        model: str | os.PathLike[str] | nn.Module | None = None,
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         train_dataset: Any = None,
@@ -95,6 +92,8 @@ class GRPOTrainer:
         _check_arguments(model, reward_funcs, args, train_dataset, unknown)
         assert model is not None
         check_single_process()
+        if peft_config is not None:
+            require_trainable_adapter(peft_config)
         self.args = args or GRPOConfig()
         self.screen: Screen = screen or make_screen()
         self._recipe: dict[str, Any] | None = None
@@ -189,6 +188,7 @@ class GRPOTrainer:
         from transformers.trainer_utils import TrainOutput
 
         hold_trained_weights_in_float32(self.model, self._note)
+        require_saveable(self.model, self.processing_class)
         warn_of_dropout(self.model, self._note)
         self.policy.network.refresh()
         folder = run_folder.create(
@@ -212,6 +212,7 @@ class GRPOTrainer:
             with telling_what_is_kept(run.recorder), finish_step_first(run.schedule.stop, self._note) as stop:
                 self.interrupted = stop
                 train(run)
+                self.save_model()
             self._finish(run, folder)
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(run.schedule.step, fmean(losses or [0.0]), dict((self.state.log_history or [{}])[-1]))
@@ -258,17 +259,16 @@ class GRPOTrainer:
         is_private = self.args.hub_private_repo if private is None else private
         return push(self.model, self.processing_class, self.output_dir, target, merge=merge, private=is_private)
 
-    def _load(self, model: str | nn.Module, peft_config: Any) -> tuple[nn.Module, str]:
+    def _load(self, model: str | os.PathLike[str] | nn.Module, peft_config: Any) -> tuple[nn.Module, str]:
         config = self.args
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
         if isinstance(model, str):
             loaded = load_named_model(model, config, full=peft_config is None, notify=self._note)
             name = model
         else:
             loaded = model
             name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
-        if peft_config is not None:
-            loaded = add_adapter(loaded, peft_config, config.seed)
-        return loaded, name
+        return trainable_model(loaded, peft_config, config.seed), name
 
     def _load_tokenizer(self, name: str) -> Any:
         """The tokenizer that belongs to the model by its name."""
@@ -346,12 +346,11 @@ class GRPOTrainer:
             self._note(f"Going on after step {run.schedule.step}, from {checkpoint}.")
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
-        """Save what the user came for and write the report."""
+        """Record the end, write the report and upload."""
         from .export import push_or_tell
         from .report import write_report
 
         assert self._writer is not None
-        self.save_model()
         if self.interrupted.signal is not None:
             self._writer.event("interrupted", step=run.schedule.step, signal=self.interrupted.name)
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
@@ -391,8 +390,8 @@ def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Ma
 
 def _adapter_config(model: Any) -> Any:
     """The configuration of the adapter that is trained, or None."""
-    configs = getattr(model, "peft_config", None)
-    return configs[model.active_adapter] if configs else None
+    name = active_adapter(model)
+    return None if name is None else model.peft_config[name]
 
 
 def _bytes_to_save(model: nn.Module) -> int:

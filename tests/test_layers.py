@@ -41,7 +41,8 @@ rewards              types errors chat waiting rewards                          
 data                 types errors chat data hub                              | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
-policy               types errors world sources algo kernels policy hub quiet        torch transformers | peft
+policy               types errors world sources algo kernels policy hub quiet \
+    torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors config runs                                rich
 runs                 types errors redact waiting config runs                             | wandb tensorboard trackio

@@ -8,7 +8,9 @@ from typing import Any
 
 from ..config import Recipe
 from ..data.prepare import PreparedProblems
-from ..policy.load import add_adapter, hold_trained_weights_in_float32, load_tokenizer
+from ..policy.load import hold_trained_weights_in_float32, load_tokenizer
+from ..policy.save import require_saveable
+from ..policy.trainable import trainable_model
 from ..rewards import Judge
 from ..rollout.engine import Engine
 from ..train import setup
@@ -47,12 +49,12 @@ def load_subject(recipe: Recipe, parts: Ingredients, notify: Notify) -> Subject:
     config = parts.config
     judge = Judge(parts.rewards, parts.problems.column_names)
     model: Any = load_named_model(recipe.model, config, full=parts.peft_config is None, notify=notify)
-    if parts.peft_config is not None:
-        model = add_adapter(model, parts.peft_config, config.seed)
+    model = trainable_model(model, parts.peft_config, config.seed)
     hold_trained_weights_in_float32(model, notify)
     tokenizer = load_tokenizer(
         recipe.tokenizer or recipe.model, trust_remote_code=config.trust_remote_code, notify=notify
     )
+    require_saveable(model, tokenizer)
     judge.load()
     policy = setup.Policy.of(model, recipe.model, tokenizer, config, notify)
     return Subject.of(parts, policy, judge, policy.engine(config), notify)

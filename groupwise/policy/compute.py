@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from .adapter import base_of
 from .attention import Plan, install
 from .decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
 from .head import Head
@@ -116,11 +117,6 @@ class ComputeModel:
     def using(self, plan: Plan) -> Any:
         """Context in which attention follows `plan`."""
         return self._holder.use(plan)
-
-
-def base_of(model: nn.Module) -> Any:
-    """The model under its adapter, or itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
 def share_copy(model: nn.Module) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ..errors import ModelError
 from ..quiet import without_bars
 from ..sources import ModelFiles, reaching, resolve_model
+from .adapter import has_adapter
 
 Notify = Callable[[str], None]
 
@@ -95,35 +95,19 @@ def load_tokenizer(
             ) from error
 
 
-def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
-    """The model wrapped by peft with a fresh adapter, initialised from `seed`."""
-    from peft import PeftModel, get_peft_model
-
-    if isinstance(model, PeftModel):
-        raise ModelError(
-            "The model is a peft model already and peft_config was given too. Leave peft_config out to train the "
-            "adapter it has, or give the base model."
-        )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 for the old name of activation checkpointing
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        torch.manual_seed(seed)
-        return get_peft_model(model, peft_config)  # type: ignore[no-any-return]
-
-
 def hold_trained_weights_in_float32(model: nn.Module, notify: Notify = print) -> None:
     """Cast what is trained to float32: small updates vanish in 16 bits. Adapters leave their frozen base as it is."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ModelError(
-            "No parameter of the model is trained: every one has requires_grad=False. Unfreeze what should learn, or "
-            "give a peft_config."
+            "No parameter of the model is trained: every one has requires_grad=False. Unfreeze what should learn, give "
+            "a peft_config, or load an adapter with is_trainable=True."
         )
     low = [p for p in trained if p.dtype != torch.float32]
     if not low:
         return
     notify(f"The trained weights were {low[0].dtype} and are held in float32 now: small updates vanish in 16 bits.")
-    if hasattr(model, "peft_config"):
+    if has_adapter(model):
         for parameter in low:
             parameter.data = parameter.data.float()
     else:
@@ -137,12 +121,6 @@ def checkpoint_layers(model: nn.Module) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)  # type: ignore[operator]
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[operator]
-
-
-def has_learnt_adapter(model: nn.Module) -> bool:
-    """Whether an adapter already changes what its base computes (LoRA's B is 0 in a fresh one)."""
-    factors = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
-    return any(bool(p.detach().count_nonzero()) for p in factors)
 
 
 def warn_of_dropout(model: nn.Module, notify: Notify) -> None:

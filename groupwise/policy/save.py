@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from ..errors import ModelError, words_of
 from ..hub import offline_if_unreachable
 from ..quiet import without_bars
+from .adapter import active_adapter, base_of, has_adapter, trained_parameters
 from .reference import effective_model
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_policy(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
-    """The adapter (or the whole model) with its tokenizer, as `from_pretrained` reads them."""
+    """The adapter (or the whole model) with its tokenizer, as `from_pretrained` reads them.
+
+    Of several adapters it is the active one, at the top of the folder. Weights that are trained beside the adapter
+    stand in its file under their own names, where peft puts them back into the base.
+    """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     with without_bars(), offline_if_unreachable(base_on_hub(model)):
-        model.save_pretrained(path)  # type: ignore[operator]
+        if has_adapter(model):
+            _save_adapter(model, path)
+        else:
+            model.save_pretrained(path)  # type: ignore[operator]
     tokenizer.save_pretrained(path)
     return path
 
@@ -33,8 +48,89 @@ def save_merged(model: nn.Module, tokenizer: Any, folder: str | Path, dtype: tor
     return save_policy(merged if dtype is None else merged.to(dtype), tokenizer, folder)
 
 
+def require_saveable(model: nn.Module, tokenizer: Any) -> None:
+    """Save everything but the weights of the base to a scratch folder, before a step is paid for.
+
+    Raises:
+        ModelError: model, generation config, adapter or tokenizer cannot be saved, with the reason.
+    """
+    adapters: Any = getattr(model, "peft_config", {})
+    with TemporaryDirectory() as scratch, without_bars():
+        try:
+            base_of(model).save_pretrained(scratch, state_dict={})
+            tokenizer.save_pretrained(scratch)
+            if has_adapter(model):
+                adapters[active_adapter(model)].save_pretrained(scratch)
+        except Exception as error:  # each part refuses in its own way
+            raise ModelError(
+                f"The model could not be saved after training, so it is not trained: {type(error).__name__}: "
+                f"{words_of(error)}\nMend what is named (model.generation_config, model.config, the tokenizer); "
+                "model.save_pretrained(folder) shows whether it is mended."
+            ) from error
+    weights_beside(model)
+
+
+def read_in_float32(model: nn.Module, folder: str | Path) -> None:
+    """Raise a loaded peft model to float32 and read its adapter once more, from the folder that it was loaded from.
+
+    Weights that were trained in float32 beside a base of 16 bits (saved modules, biases, norms) are rounded to the
+    base's dtype when peft loads them.
+    """
+    from peft import set_peft_model_state_dict
+
+    if has_adapter(model):
+        weights = load_file(Path(folder) / ADAPTER_WEIGHTS)
+        set_peft_model_state_dict(model.float(), weights, adapter_name=active_adapter(model))
+
+
 def base_on_hub(model: nn.Module) -> str | None:
     """The Hub id of an adapter's base, whose vocabulary peft compares with the Hub's when it saves."""
     configs = getattr(model, "peft_config", None) or {}
     names = [str(config.base_model_name_or_path or "") for config in configs.values()]
     return next((name for name in names if name and not Path(name).exists()), None)
+
+
+def weights_beside(model: nn.Module) -> dict[str, Tensor]:
+    """Trained weights of a peft model that peft's own file of the active adapter lacks, under their own names.
+
+    Raises:
+        ModelError: peft would leave out a weight of the adapter itself, which has no other place.
+    """
+    from peft import get_peft_model_state_dict
+
+    name = active_adapter(model)
+    if name is None:
+        return {}
+    in_file = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
+    held = {tensor.data_ptr() for tensor in in_file}
+    trained, parameters = trained_parameters(model), dict(model.named_parameters())
+    left_out = [n for n in trained.inside if parameters[n].data_ptr() not in held]
+    if left_out:
+        raise ModelError(
+            f'peft would not save {left_out[0]} (and {len(left_out) - 1} more) of the adapter "{name}". Another '
+            "adapter's name is also the name of a module, and peft tells adapters apart by their names: "
+            f"{', '.join(map(str, model.peft_config))}. Rename the adapters."  # type: ignore[arg-type]
+        )
+    return {n: parameters[n].detach() for n in trained.beside if parameters[n].data_ptr() not in held}
+
+
+def _save_adapter(model: Any, path: Path) -> None:
+    name = active_adapter(model)
+    beside = weights_beside(model)
+    with warnings.catch_warnings():
+        # peft keeps a copy of embeddings that an adapter covers, which is larger and harmless
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
+        model.save_pretrained(path, selected_adapters=[name])
+    if name != "default":
+        _move_up(path / str(name), path)
+    if beside:
+        weights = load_file(path / ADAPTER_WEIGHTS)
+        own = {n: tensor.contiguous().cpu().clone() for n, tensor in beside.items()}
+        save_file(weights | own, path / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _move_up(folder: Path, target: Path) -> None:
+    """peft writes an adapter of another name than "default" into a folder of that name, where nothing looks for it."""
+    for file in folder.iterdir():
+        file.replace(target / file.name)
+    shutil.rmtree(folder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from .compute import base_of, share_copy
+from .adapter import base_of
+from .compute import share_copy
 
 _NUMBERS_OF_LAYERS = {"layer_idx"}
 """Attributes that tell a layer from another of its kind."""

@@ -16,7 +16,7 @@ from ..config import GRPOConfig, Recipe
 from ..data import Order, load_problems
 from ..data.problems import Problems
 from ..errors import ConfigError, DataError
-from ..policy.adapter import lora_config
+from ..policy.adapter import lora_config, require_trainable_adapter
 from ..policy.load import load_model
 from ..rewards import Judge, resolve_rewards
 from ..rewards.function import RewardFunction
@@ -65,6 +65,8 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
     check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
+    if peft_config is not None:
+        require_trainable_adapter(peft_config)
     return Ingredients(config, problems, eval_problems, rewards, peft_config)
 
 

@@ -102,14 +102,15 @@ def of_data(problems: PreparedProblems) -> str:
 
 @torch.no_grad()
 def of_frozen_weights(model: nn.Module) -> str:
-    """A fingerprint of the weights that are not trained, and so not in a checkpoint."""
+    """A fingerprint of the weights and saved buffers that are not trained, and so not in a checkpoint."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.requires_grad}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor) or tensor.data_ptr() in trained:
             continue
-        flat = parameter.detach().reshape(-1)
+        flat = tensor.reshape(-1)
         first = max(0, (len(flat) - _VALUES) // 2)  # side by side: a weight mapped from a file stays there
         some = flat[first : first + _VALUES].double().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(some.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groupwise.errors import ModelError
 from groupwise.policy.load import (
-    add_adapter,
     checkpoint_layers,
     count_parameters,
     hold_trained_weights_in_float32,
@@ -19,6 +18,7 @@ from groupwise.policy.load import (
     warn_of_dropout,
 )
 from groupwise.policy.save import save_merged, save_policy
+from groupwise.policy.trainable import add_adapter
 
 IDS = torch.tensor([random_rows().prompt_ids[0]])
 CPU = torch.device("cpu")

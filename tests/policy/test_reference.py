@@ -10,8 +10,8 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 
+from groupwise.policy.adapter import starts_as_base
 from groupwise.policy.compute import ComputeModel
-from groupwise.policy.load import has_learnt_adapter
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.reference import Reference, effective_model
 
@@ -84,8 +84,8 @@ def test_only_a_fresh_adapter_needs_no_copy(build):
         reference = Reference(build(make()), build)
         assert reference.is_copy == (name != "fresh adapter")
         assert bool(reference.state_dict()) == reference.is_copy
-    assert not has_learnt_adapter(MODELS["fresh adapter"]())
-    assert has_learnt_adapter(MODELS["learnt adapter"]())
+    assert starts_as_base(MODELS["fresh adapter"]())
+    assert not starts_as_base(MODELS["learnt adapter"]())
 
 
 @pytest.mark.parametrize("name", MODELS)

