@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .errors import ConfigError, GroupwiseError, GuardError
 from .redact import redact, without_hidden
+from .streams import lasting_output
 
 if TYPE_CHECKING:
     from .config import Recipe
@@ -45,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     # A waiting thread sleeps soon: beside a busy program decoding takes twice as long, and not 4 to 15 times.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        app(None if arguments is None else list(arguments))
-    except GroupwiseError as error:
-        _print_error(str(error))
-        raise SystemExit(ENDED_BY_GUARD if isinstance(error, GuardError) else USER_ERROR) from None
+    with lasting_output():
+        try:
+            app(None if arguments is None else list(arguments))
+        except GroupwiseError as error:
+            _print_error(str(error))
+            raise SystemExit(ENDED_BY_GUARD if isinstance(error, GuardError) else USER_ERROR) from None
 
 
 @app.callback(invoke_without_command=True)

@@ -227,7 +227,7 @@ def write_interrupting_recipe(place: Path, folder: Path, signals: list[int], **c
     return write_recipe(folder / "recipe.yaml", place / "base", rewards=["rewards.py:reward"], **changes)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_finishes_the_step_saves_and_says_so(
     place: Path, tmp_path: Path, run: Run, number: int, code: int
 ) -> None:
@@ -277,6 +277,46 @@ def test_ctrl_c_from_outside(place: Path, tmp_path: Path) -> None:
     assert f"{len(done)} of 100000 steps done." in out
     assert done == list(range(1, len(done) + 1))
     assert (tmp_path / f"checkpoints/step-{done[-1]:06d}").is_dir()
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param("2>&1 | true; exit ${PIPESTATUS[0]}", id="nothing is read"),
+        pytest.param("2>&1 | head -3; exit ${PIPESTATUS[0]}", id="three lines are read", marks=pytest.mark.slow),
+        pytest.param("2> >(true)", id="no error is read", marks=pytest.mark.slow),
+        pytest.param(">/dev/full 2>/dev/full", id="the disk is full", marks=pytest.mark.slow),
+        pytest.param(">&- 2>&-", id="there is no output", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_goes_on_whoever_reads_its_screen(place: Path, tmp_path: Path, reader: str) -> None:
+    changes = ["--set", f"output_dir={tmp_path}", "--set", "max_steps=3"]
+    command = [sys.executable, "-m", "groupwise", "train", str(place / "recipe.yaml"), *changes]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    shell = ["bash", "-c", f'"$@" {reader}', "bash", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert steps(tmp_path) == [1, 2, 3]
+    assert (tmp_path / "report/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "what", ["help", *(pytest.param(what, marks=pytest.mark.slow) for what in ("report", "generate", "check"))]
+)
+def test_other_commands_end_quietly_without_a_reader(place: Path, what: str) -> None:
+    arguments = {
+        "report": ["report", place / "run"],
+        "generate": ["generate", place / "run", *ASK, "--num", "2"],
+        "check": ["check", place / "recipe.yaml"],
+        "help": ["train", "--help"],
+    }[what]
+    command = [sys.executable, "-m", "groupwise", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    shell = ["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "bash", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert done.returncode in ((0, 1) if what == "check" else (0,))
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 # --- generate ---

@@ -21,6 +21,8 @@ module               ours                                                    oth
 types                -                                                       -
 redact               -                                                       -
 waiting              -                                                       -
+forks                -                                                       -
+streams              -                                                       -
 quiet                -                                                       | transformers
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
@@ -37,19 +39,19 @@ chat                 types errors                                            | t
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
-rewards              types errors chat waiting rewards                            | httpx
+rewards              types errors chat waiting forks rewards                      | httpx
 data                 types errors chat data hub                              | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
 policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy
-runs/screen.py       types errors config runs                                rich
-runs                 types errors redact waiting config runs                             | wandb tensorboard trackio
+runs/screen.py       types errors forks streams config runs                  rich
+runs                 types errors redact waiting forks streams config runs               | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
-train                types errors config algo world sources chat rewards data tasks policy rollout runs train \
+train                types errors forks config algo world sources chat rewards data tasks policy rollout runs train \
     torch transformers safetensors | bitsandbytes torchao
 check/screen.py      runs check                                              rich
 check                types errors redact config algo world sources chat rewards data tasks policy rollout runs report \

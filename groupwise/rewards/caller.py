@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import os
 import threading
 import time
 import weakref
@@ -87,6 +88,7 @@ class Caller:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._owner = 0
 
     def run(self, calls: Sequence[Call]) -> list[Returned]:
         """What each call returned and how long it took, in their order."""
@@ -109,8 +111,8 @@ class Caller:
         return [done[index] for index in range(len(calls))]
 
     def _submit(self, value: Awaitable[Any]) -> Future[Returned]:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+        if self._loop is None or self._owner != os.getpid():  # a forked child has the loop, and not its thread
+            self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
             thread = threading.Thread(target=_serve, args=(self._loop,), name="groupwise-rewards", daemon=True)
             thread.start()
             weakref.finalize(self, _stop, self._loop, thread)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
+from groupwise.forks import handling
 from groupwise.waiting import within
 
 T = TypeVar("T")
@@ -59,20 +60,20 @@ class _Watched:
         self.done = threading.Event()
 
     def run(self, call: Callable[[], T]) -> T:
-        previous = signal.signal(SIGNAL, self._break_off)
-        thread = threading.Thread(target=self._watch, name="groupwise-time-limit", daemon=True)
-        thread.start()
-        try:
+        with handling([SIGNAL], self._break_off):
+            thread = threading.Thread(target=self._watch, name="groupwise-time-limit", daemon=True)
+            thread.start()
             try:
-                return call()
-            finally:
+                try:
+                    return call()
+                finally:
+                    self.done.set()
+            except _BreakOffError as error:
                 self.done.set()
-        except _BreakOffError as error:
-            self.done.set()
-            raise BrokenOffError(f"no answer within {self.seconds:g} s").with_traceback(error.__traceback__) from None
-        finally:
-            thread.join()
-            signal.signal(SIGNAL, previous)
+                late = BrokenOffError(f"no answer within {self.seconds:g} s")
+                raise late.with_traceback(error.__traceback__) from None
+            finally:
+                thread.join()
 
     def _break_off(self, number: int, frame: FrameType | None) -> None:
         if self.is_late and not self.done.is_set():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import RunError
+from groupwise.forks import not_in_children
 
 SCHEMA_VERSION = 1
 """Stands in every record. It grows when a reader of the old layout would misread the new one."""
@@ -149,6 +150,7 @@ def create(
 def locked(folder: RunFolder) -> Iterator[None]:
     """Hold the run for this process; `RunError` when another has it. The system frees it when a process dies.
 
+    Children that are forked inside do not hold it: one that outlives this process must not keep it.
     Within the process that holds it, holding it again is free.
     """
     key = folder.path.resolve()
@@ -159,9 +161,11 @@ def locked(folder: RunFolder) -> Iterator[None]:
         _lock(file, folder)
         _HELD.add(key)
         try:
-            yield
+            with not_in_children(file.close):
+                yield
         finally:
             _HELD.remove(key)
+            _unlock(file)
 
 
 def _lock(file: Any, folder: RunFolder) -> None:
@@ -176,6 +180,16 @@ def _lock(file: Any, folder: RunFolder) -> None:
             f'"{folder.path}" is in use: another process is writing this run. '
             "Wait for it, stop it, or choose another output_dir."
         ) from None
+
+
+def _unlock(file: Any) -> None:
+    """Closing would not do: a child that is being forked right now has the file open a moment longer."""
+    if file.closed:  # in a child that ends: the run is its parent's
+        return
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _refuse_foreign(folder: RunFolder) -> None:

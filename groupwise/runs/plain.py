@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from groupwise.runs.progress import Progress
 from groupwise.runs.text import clean, duration, number
+from groupwise.streams import lasting_output, lead_nowhere
 from groupwise.types import Group
 
 HEADER_EVERY = 20
@@ -23,6 +25,7 @@ class PlainScreen:
         self._stream = stream
         self._progress = progress or Progress()
         self._lines_since_header = HEADER_EVERY
+        self._open = contextlib.ExitStack()
 
     def start(self, summary: Mapping[str, Any]) -> None:
         self._progress.start(summary)
@@ -55,12 +58,14 @@ class PlainScreen:
             self._print(message)
 
     def __enter__(self) -> Self:
+        self._open.enter_context(lasting_output())  # what rewards print
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._open.close()
 
     def _line(self) -> str:
         state, m = self._progress, self._progress.metrics
@@ -78,8 +83,7 @@ class PlainScreen:
             duration(state.seconds_left),
         )
         line = "".join(v.rjust(width) for v, (_, width) in zip(values, _COLUMNS + _LAST_COLUMNS, strict=True))
-        functions = state.functions if len(state.functions) > 1 else {}
-        return line + "".join(f"  {name} {number(mean)}" for name, mean in functions.items())
+        return line + "".join(f"  {name} {number(mean)}" for name, mean in state.functions.items())
 
     def _print(self, text: str) -> None:
         if self._stream is None:
@@ -89,6 +93,7 @@ class PlainScreen:
             self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
             self._stream.flush()
         except OSError:  # the reader has gone (`| head`), or the log's disk is full: training outlives its screen
+            lead_nowhere(self._stream)
             self._stream = None
 
 

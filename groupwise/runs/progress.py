@@ -98,10 +98,10 @@ class Progress:
 
     @property
     def functions(self) -> dict[str, float | None]:
-        """Mean reward of each function in the latest step."""
+        """Mean reward of each function in the latest step; nothing for a single one, which is the reward itself."""
         found = (key.split("/") for key in self.metrics if key.startswith("rewards/") and key.endswith("/mean"))
         names = ["/".join(parts[1:-1]) for parts in found]
-        return {name: self.metrics[f"rewards/{name}/mean"] for name in names}
+        return {name: self.metrics[f"rewards/{name}/mean"] for name in names} if len(names) > 1 else {}
 
     @property
     def seconds_by_part(self) -> list[float]:

@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
@@ -23,9 +23,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from groupwise.forks import not_in_children
 from groupwise.runs.plain import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
+from groupwise.streams import lasting
 from groupwise.types import Group
 
 REFRESH_SECONDS = 0.25
@@ -83,9 +85,9 @@ class Screen(Protocol):
 def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Screen:
     """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines."""
     stream = stream or sys.stdout
-    if is_quiet:
+    if is_quiet or stream is None:
         return PlainScreen(None)
-    console = Console(file=stream)
+    console = Console(file=lasting(stream))
     can_draw = stream.isatty() and not console.is_dumb_terminal and not console.is_jupyter
     if can_draw and console.encoding.startswith("utf"):
         return LiveScreen(console)
@@ -104,11 +106,13 @@ class LiveScreen:
         self._is_closed = threading.Event()
         self._ticker: threading.Thread | None = None
         self._size = console.size
+        self._open = contextlib.ExitStack()
 
     def start(self, summary: Mapping[str, Any]) -> None:
         self._progress.start(summary)
         self._picture.forget()
         self._is_closed.clear()
+        self._open.enter_context(not_in_children(self._leave))
         atexit.register(self.close)  # whoever forgets to close gets the cursor back all the same
         self._live.start(refresh=True)
         self._ticker = threading.Thread(target=self._tick, name="groupwise-screen", daemon=True)
@@ -135,22 +139,25 @@ class LiveScreen:
         self._is_closed.set()
         self._has_news.set()
         atexit.unregister(self.close)
+        self._open.close()
         self._progress.phase = ("", 0, 0)
-        with contextlib.suppress(OSError):  # the terminal has gone
-            if self._ticker is not None:
-                self._ticker.join()
-                self._ticker = None
-                self._live.stop()
-            if message:
-                self._console.print(Text(message))
+        if self._ticker is not None:
+            self._ticker.join()
+            self._ticker = None
+            self._live.stop()
+        if message:
+            self._console.print(Text(message))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _leave(self) -> None:
+        """In a forked child: what it prints goes past the picture, which stays with its parent."""
+        self._ticker = None
+        sys.stdout, sys.stderr = (getattr(s, "rich_proxied_file", s) for s in (sys.stdout, sys.stderr))
 
     def _tick(self) -> None:
         """Redraw at most four times a second, on news or for the clock."""
@@ -185,8 +192,7 @@ class Picture:
         kept = self._kept
         if kept is None or kept[0] != size:
             top, body = self._draw(console, options)
-            kept = (size, _simplified(top), _simplified(body))
-            self._kept = kept
+            self._kept = kept = (size, _simplified(top), _simplified(body))
         moving = console.render_lines(self._clock_lines(options.max_width), options)
         lines = [*kept[1], *moving, *kept[2]][: max(1, console.height - 2)]
         for i, line in enumerate(lines):
@@ -293,7 +299,7 @@ class Picture:
         """Label and value of every figure, the most important first."""
         state, m = self._progress, self._progress.metrics
         figures = [("reward", _trend(m.get("reward"), state.averages))]
-        figures += [(f"  {clean(name)}", Text(number(mean))) for name, mean in _worth_showing(state.functions)]
+        figures += [(f"  {clean(name)}", Text(number(mean))) for name, mean in [*state.functions.items()][:6]]
         if state.evaluation.get("eval_reward") is not None:
             figures.append(("held out", Text(_with_error(state.evaluation, "eval_reward"), style="yellow")))
         figures += [
@@ -320,11 +326,6 @@ class Picture:
 def _simplified(lines: list[list[Segment]]) -> list[list[Segment]]:
     """The same lines in as few segments as possible: they are written again at every tick of the clock."""
     return [list(Segment.simplify(line)) for line in lines]
-
-
-def _worth_showing(functions: Mapping[str, float | None]) -> Iterable[tuple[str, float | None]]:
-    """The functions when there are several: a single one is the reward itself."""
-    return list(functions.items())[:6] if len(functions) > 1 else ()
 
 
 def _figures_panel(figures: Sequence[tuple[str, Text]], width: int, height: int) -> Panel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,12 @@ from .record import Recorder
 @contextmanager
 def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
     """An error inside, a second Ctrl-C too, goes on when the run folder and the terminal are in order."""
+    owner = os.getpid()
     try:
         yield
     except BaseException as error:
+        if os.getpid() != owner:  # a child that a reward has forked: the run goes on without it
+            raise
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         problems = [] if kind == "interrupted" else _rescue(recorder)
         recorder.reserve.release()

@@ -1,12 +1,14 @@
-"""Ctrl-C and SIGTERM: the step under way is finished and saved; a second Ctrl-C stops now."""
+"""Ctrl-C, SIGTERM and SIGHUP: the step under way is finished and saved; a second Ctrl-C or SIGTERM stops now."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from ..forks import handling
 
 
 class Interrupted:
@@ -26,22 +28,35 @@ class Interrupted:
 
 @contextmanager
 def finish_step_first(stop: Callable[[], None], notify: Callable[[str], None]) -> Iterator[Interrupted]:
-    """Inside, the first signal calls `stop`, the second raises KeyboardInterrupt. Main thread only; else a no-op."""
+    """Inside, the first signal calls `stop`, the second raises KeyboardInterrupt. Main thread only; else a no-op.
+
+    SIGHUP is never a second one: it comes twice where a terminal is closed.
+    """
     interrupted = Interrupted()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
 
     def handle(number: int, _: FrameType | None) -> None:
-        if interrupted.signal is not None:
+        if interrupted.signal is None:
+            interrupted.signal = number
+            stop()
+            with suppress(RuntimeError):  # it came in the middle of a print, which cannot be entered twice
+                notify("Stopping after this step, with a checkpoint. Ctrl-C again stops now.")
+        elif number != _hangup():
             raise KeyboardInterrupt
-        interrupted.signal = number
-        notify("Stopping after this step, with a checkpoint. Ctrl-C again stops now.")
-        stop()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(_signals(), handle):
         yield interrupted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+
+def _signals() -> list[int]:
+    """Those that ask a run to stop. A SIGHUP that is ignored stays so: that is what `nohup` is for."""
+    hangup = _hangup()
+    is_heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if hangup is not None and is_heard else [])]
+
+
+def _hangup() -> int | None:
+    """SIGHUP, where the system has it."""
+    return getattr(signal, "SIGHUP", None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -329,6 +331,16 @@ def test_one_loop_serves_all_calls_of_a_judge():
     assert not loop.is_closed()
     del judge
     assert loop.is_closed()
+
+
+def test_a_forked_process_has_a_loop_of_its_own():
+    judge = Judge(resolve_rewards([AsyncBonus()]))
+    judge.judge([THREE])
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # the loop of the parent would wait for ever
+        os._exit(judge.judge([THREE]).groups[0].reward != (4.0, 4.0, 4.0))
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_failure_cancels_what_still_waits():

@@ -16,6 +16,7 @@ import pytest
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import Judge, interrupt, resolve_rewards
+from groupwise.rewards import isolated as isolated_process
 from groupwise.rewards.interrupt import BrokenOffError, call_within
 from tests.rewards import groups
 
@@ -213,6 +214,16 @@ def test_an_isolated_function_runs_in_one_process_of_its_own(file):
     first, second = (judge.judge([make_group("a", "b")]).groups[0].rewards["pid"] for _ in range(2))
     assert first == second
     assert first[0] != os.getpid()
+
+
+def test_the_worker_of_an_isolated_function_outlives_a_forked_child(file):
+    judge = Judge(isolated(file, "pid"))
+    first = judge.judge([make_group("a")]).groups[0].reward
+    if (child := os.fork()) == 0:
+        isolated_process.close(judge.functions[0].call._workers)  # as at the end of a program
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert judge.judge([make_group("a")]).groups[0].reward == first
 
 
 def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):

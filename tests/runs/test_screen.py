@@ -9,6 +9,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def test_without_a_terminal_the_screen_is_plain() -> None:
 
 PROGRAM = """
 import sys
+import time
 sys.path.insert(0, {folder!r})
 from synthetic import *
 from groupwise.runs import make_screen
@@ -242,3 +244,59 @@ def test_the_terminal_is_given_back(ending: str, last_words: bytes) -> None:
     assert last_words in output
     assert output.count(b"\x1b[?25l") >= 1
     assert output.rfind(SHOW_CURSOR) > output.rfind(b"\x1b[?25l"), "the cursor is visible again"
+
+
+CHILD = """
+import os, signal, threading
+held, forked = threading.Event(), threading.Event()
+def draw():  # the picture is being drawn, in its own thread, when the child is forked
+    with screen._console._lock, screen._live._lock:
+        held.set()
+        forked.wait()
+threading.Thread(target=draw).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    print(type(sys.stdout).__name__, "printed by a child", flush=True)
+    print("an error of a child", file=sys.stderr)
+    sys.exit(0)
+forked.set()
+status = os.waitpid(pid, 0)[1]
+screen.close(f"the child ended with {status}")
+"""
+
+
+def test_a_forked_child_prints_past_the_picture() -> None:
+    code, output = on_a_terminal(CHILD)
+    assert code == 0
+    assert b"TextIOWrapper printed by a child" in output
+    assert b"an error of a child" in output
+    assert b"the child ended with 0" in output
+
+
+CLOSED = """
+import os, threading, time
+with open({file!r}, "w") as result:
+    for _ in range(40):
+        groups = make_groups(2)
+        screen.step(make_metrics(2, groups), groups)
+        print("printed by a reward")
+        screen.note("a note")
+        time.sleep(0.05)
+    screen.close("all done")
+    result.write(f"{{os.isatty(1)}} {{threading.active_count()}}")
+"""
+
+
+def test_a_terminal_that_is_closed_does_not_stop_training(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    program = PROGRAM.format(folder=str(Path(__file__).parent), ending=CLOSED.format(file=str(tmp_path / "result")))
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    os.read(ours, 100)
+    time.sleep(0.5)
+    os.close(ours)
+    assert child.wait(timeout=60) == 0
+    assert (tmp_path / "result").read_text() == "False 1"

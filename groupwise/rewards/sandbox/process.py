@@ -58,6 +58,7 @@ class Process:
         launch = backend.launch(limits, readable)
         self._stop_command = launch.stop
         self.popen = start(launch)
+        self._owner = os.getpid()
         assert self.popen.stdin and self.popen.stdout and self.popen.stderr  # noqa: PT018
         self._in, self._out, self._err = (p.fileno() for p in (self.popen.stdin, self.popen.stdout, self.popen.stderr))
         for fd in (self._in, self._out, self._err):
@@ -135,6 +136,8 @@ class Process:
 
     def kill(self) -> None:
         """End the worker and all it started, and wait until it has ended."""
+        if os.getpid() != self._owner:  # a forked child that ends: the worker is its parent's
+            return
         if self._init is not None:
             self._end_init(self._init)
         elif self.popen.poll() is None or not self.backend.has_init:

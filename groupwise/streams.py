@@ -1,0 +1,65 @@
+"""Output that outlives its reader: `| head`, a terminal that is closed, a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class _Lasting(io.FileIO):
+    """A file number that takes everything: what it cannot write is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                lead_nowhere(self)
+            return len(memoryview(data).cast("B"))
+
+
+def lead_nowhere(stream: Any) -> None:
+    """Let a stream whose reader has gone take what it still holds, and what comes, without an error."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream of Python's own has no file number
+        number = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def lasting(stream: TextIO | None) -> TextIO:
+    """A stream to the same file that never fails; the stream itself where it is no file of the system's."""
+    if stream is None:  # closed before the program began
+        return open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if not isinstance(raw, io.FileIO) or isinstance(raw, _Lasting):
+        return stream
+    try:
+        stream.flush()
+    except OSError:
+        lead_nowhere(stream)
+    twin = io.BufferedWriter(_Lasting(raw.fileno(), "wb", closefd=False))
+    return io.TextIOWrapper(twin, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Inside, nothing that prints to standard output or standard error fails for want of a reader."""
+    before = sys.stdout, sys.stderr
+    inside = lasting(sys.stdout), lasting(sys.stderr)
+    sys.stdout, sys.stderr = inside
+    try:
+        yield
+    finally:
+        for stream in inside:
+            stream.flush()
+        if (sys.stdout, sys.stderr) == inside:
+            sys.stdout, sys.stderr = before
