@@ -1,8 +1,9 @@
 """The compute model: a structural copy of the user's model that shares its tensors and runs our fast passes.
 
 The user's own object is never touched: the copy has its own config (our attention), its linear layers are replaced by
-`Projection`s that read the user's parameters, its dropout is 0. Gradients land in the user's parameters because they
-are the same tensors. Learner and engine both run this one model, so what they compute differs by rounding only.
+`Projection`s that read the user's parameters, and it is always in evaluation mode. Gradients land in the user's
+parameters because they are the same tensors. Learner and engine both run this one model, so what they compute differs
+by rounding only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .. import kernels
 from .adapter import base_of
 from .attention import Plan, install
 from .decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
+from .deterministic import recompute_layers
 from .head import Head
 from .load import checkpoint_layers
 from .projection import Part, Projection, read_source
@@ -38,24 +40,15 @@ class ComputeModel:
         self.projections = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
         self._holder = install(self.model)
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
-        self._set_mode(gradient_checkpointing)
+        self.model.eval()
+        if gradient_checkpointing:
+            checkpoint_layers(self.model)
+            recompute_layers(self.model)
         self.device = self.head.weight_VD.device
         is_cpu = self.device.type == "cpu"
         self.kernel_layers = install_kernels(self.model, self._holder, dtype) if is_cpu else []
         self._decodes_at_once = False
         """Whether the first layer's call computes all layers of a decoding step."""
-
-    def _set_mode(self, gradient_checkpointing: bool) -> None:
-        self.model.eval()
-        if not gradient_checkpointing:
-            return
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                module.attention_dropout = 0.0  # type: ignore[assignment]
-        checkpoint_layers(self.model)
-        self.model.train()  # transformers checkpoints layers in training mode only
 
     def refresh(self, *, pack: bool = False) -> None:
         """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""

@@ -124,9 +124,18 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def warn_of_dropout(model: nn.Module, notify: Notify) -> None:
-    """Dropout is 0 in every pass of groupwise; say so when the model asks for some."""
-    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+    """Dropout and noise are off in every pass of groupwise; say so when the model asks for some."""
+    rates = {rate for name, module in model.named_modules() for rate in _rates(name, module)}
+    if rates:
         notify(
-            "The model has dropout (for example lora_dropout > 0); it is 0 in every pass here, because a rollout and "
-            "the learner must see the same policy."
+            f"The model has dropout or noise ({', '.join(sorted(rates))} > 0); it is 0 in every pass here, because a "
+            "rollout and the learner must see the same policy."
         )
+
+
+def _rates(name: str, module: nn.Module) -> list[str]:
+    """What the model calls the module's probabilities of dropping something and its noise, where they are above 0."""
+    numbers = [key for key, value in vars(module).items() if isinstance(value, int | float) and value > 0]
+    if "Dropout" in type(module).__name__ and "p" in numbers:
+        return [next((part for part in reversed(name.split(".")) if "drop" in part), type(module).__name__)]
+    return [key for key in numbers if "drop" in key or "jitter" in key]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .compute import ComputeModel
+from .deterministic import deterministic
 from .head import token_logprobs
 from .packing import Pack, Rows
 from .restrict import restriction
@@ -131,27 +131,3 @@ def plain_scores(model: nn.Module, dtype: torch.dtype, rows: Rows, scoring: Scor
     mask_NT = completion_mask(rows, device)
     logprob_C = log_p_CV.gather(1, target_C[:, None])[:, 0]
     return TokenScores(_spread(logprob_C, mask_NT), _spread(entropy_C, mask_NT))
-
-
-@contextmanager
-def deterministic(model: nn.Module) -> Iterator[None]:
-    """No dropout inside. A model that checkpoints its layers stays in training mode, where alone it does so."""
-    was_training = [m for m in model.modules() if m.training]
-    checkpoints = torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-    rates: list[tuple[Any, str, float]] = []
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            rates.append((module, "p", module.p))
-        elif isinstance(rate := getattr(module, "attention_dropout", None), float):
-            rates.append((module, "attention_dropout", rate))
-    model.train(checkpoints)
-    for module, name, _ in rates:
-        setattr(module, name, 0.0)
-    try:
-        yield
-    finally:
-        for module, name, rate in rates:
-            setattr(module, name, rate)
-        model.eval()
-        for module in was_training:
-            module.training = True

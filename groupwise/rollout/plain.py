@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..policy.network import deterministic
+from ..policy.deterministic import deterministic
 from ..types import Completion, Request
 from .engine import Capabilities
 from .sequences import Sequence as Row
