@@ -5,11 +5,12 @@ This is the only place where a prompt becomes ids and where ids become text agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from groupwise.errors import DataError, shortened
-from groupwise.types import Message, Prompt
+from groupwise.types import Message, Prompt, Sampling
 
 CompletionValue = str | list[Message]
 """What a reward function is given for one completion: text after a plain prompt, messages after a chat."""
@@ -81,9 +82,28 @@ def truncate_left(ids: Sequence[int], max_length: int | None) -> list[int]:
     return list(ids if max_length is None else ids[-max_length:])
 
 
+def completion_decoder(tokenizer: Tokenizer, sampling: Sampling | None = None) -> Callable[[Sequence[int]], str]:
+    """What turns the ids of a completion into its text, character for character (no clean-up of spaces).
+
+    The text leaves out the tokens that end a completion, and padding and begin tokens that no stop text holds. Every
+    other special token is text: a tag may be one.
+    """
+    sampling, special = sampling or Sampling(), _special_tokens(tokenizer)
+    unused = (tokenizer.pad_token_id, tokenizer.bos_token_id)
+    held = {token_id for text, token_id in special.items() if any(text in stop for stop in sampling.stop)}
+    left_out = {*sampling.stop_ids, *stop_ids(tokenizer)} | ({*unused} & {*special.values()} - held)
+
+    def decode(ids: Sequence[int]) -> str:
+        return decode_completion(tokenizer, [i for i in ids if i not in left_out], skip_special_tokens=False)
+
+    return decode
+
+
 def decode_completion(tokenizer: Tokenizer, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-    """The text of a completion, character for character (no clean-up of spaces)."""
-    return tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    """The text of ids: what `completion_decoder` makes of them, or every token."""
+    if skip_special_tokens:
+        return completion_decoder(tokenizer)(ids)
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def as_completion(prompt: Prompt, text: str) -> CompletionValue:
@@ -98,11 +118,28 @@ def completion_text(completion: CompletionValue) -> str:
     return "".join(message["content"] or "" for message in completion)
 
 
-def stop_ids(tokenizer: Tokenizer, generation_config: Any = None) -> tuple[int, ...]:
-    """End tokens: those of the generation config and the tokenizer's own, together."""
+def stop_ids(tokenizer: Tokenizer, generation_config: Any = None, stop: Sequence[str] = ()) -> tuple[int, ...]:
+    """End tokens: those of the generation config, the tokenizer's own, and the stop texts that are special tokens.
+
+    A stop text that closes a tag is no end token, because rewards read it: it stays a text.
+    """
     configured = getattr(generation_config, "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list | tuple) else [configured]
-    return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+    special = _special_tokens(tokenizer) if stop else {}
+    named = [special[text] for text in stop if text in special and not _closes_tag(text, special, tokenizer)]
+    return tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id, *named] if i is not None))
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Text -> id of the tokens that no spelling makes; a role such as padding makes no ordinary token one."""
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    return {str(token): token_id for token_id, token in added.items() if token.special}
+
+
+def _closes_tag(text: str, special: Mapping[str, int], tokenizer: Tokenizer) -> bool:
+    """Whether this is `</name>`, unless it closes the begin token, as `</s>` does."""
+    opening = special.get(text.replace("</", "<", 1))
+    return re.fullmatch(r"</[\w-]+>", text) is not None and (opening is None or opening != tokenizer.bos_token_id)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

@@ -160,10 +160,8 @@ def generate(
     plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as it stands, without a chat.")] = False,
 ) -> None:
     """Let a model answer: one that a run has trained, or any other."""
-    from transformers import TextStreamer
-
     from .generate import generate as answer
-    from .generate import load_trained, make_prompt
+    from .generate import load_trained, make_prompt, make_streamer
     from .types import Sampling
     from .world import pick_device
 
@@ -172,8 +170,7 @@ def generate(
     asked = make_prompt(text, system, tokenizer, is_plain=plain)
     sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, max_tokens=max_tokens)
     if num == 1:
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        answer(policy, tokenizer, asked, sampling, seed=seed, streamer=streamer)
+        answer(policy, tokenizer, asked, sampling, seed=seed, streamer=make_streamer(policy, tokenizer))
         return
     for number, completion in enumerate(answer(policy, tokenizer, asked, sampling, num=num, seed=seed), start=1):
         print(f"--- {number} of {num} ---\n{completion}")

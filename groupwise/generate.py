@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .chat import decode_completion, encode_prompt, pad_id, stop_ids
+from .chat import completion_decoder, encode_prompt, pad_id, stop_ids
 from .errors import ConfigError, ModelError, RunError, can_name_file, shortened, words_of
 from .policy.load import load_model, load_tokenizer
 from .runs.folder import RunFolder
@@ -29,7 +30,7 @@ def load_trained(
     options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "notify": notify}
     folder = RunFolder(path)
     if folder.events.is_file() or folder.has_trained:
-        return _load_run(folder, options)
+        return _with_ends_of(folder, *_load_run(folder, options))
     if (path / _ADAPTER).is_file():
         return _load_adapter(path, None, options)
     return _load_plain(name, options)
@@ -62,6 +63,15 @@ def _load_run(folder: RunFolder, options: dict[str, Any]) -> tuple[Any, Any]:
         else "Let it train to its end, or stop it with one Ctrl-C."
     )
     raise RunError(f'The run "{folder.path}" has no trained model yet: {folder.final} is missing. {way_out}')
+
+
+def _with_ends_of(folder: RunFolder, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """The same; the model ends where the run's completions did, whose recipe may name more end tokens."""
+    recorded = (RunReader(folder).config.get("used") or {}).get("stop_ids") or ()
+    ends = [token_id for token_id in recorded if type(token_id) is int]
+    if {*ends} - {*stop_ids(tokenizer, model.generation_config)}:
+        model.generation_config.eos_token_id = ends
+    return model, tokenizer
 
 
 def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -117,6 +127,25 @@ def make_prompt(text: str, system: str | None, tokenizer: Any, *, is_plain: bool
     return [*messages, {"role": "user", "content": text}]
 
 
+def make_streamer(model: Any, tokenizer: Any) -> Any:
+    """A streamer of transformers that prints the text of a completion as it grows."""
+    from transformers import TextStreamer
+
+    return TextStreamer(_Decoder(_text_of(model, tokenizer)), skip_prompt=True)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """The part of a tokenizer that a streamer uses."""
+
+    decode: Callable[[Sequence[int]], str]
+
+
+def _text_of(model: Any, tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Ids of a completion of this model -> its text."""
+    return completion_decoder(tokenizer, Sampling(stop_ids=stop_ids(tokenizer, model.generation_config)))
+
+
 @torch.no_grad()
 def generate(
     model: Any,
@@ -152,7 +181,7 @@ def generate(
         generation_config=settings,
         streamer=streamer if num == 1 else None,
     )
-    return [decode_completion(tokenizer, row[len(ids) :].tolist()) for row in output]
+    return list(map(_text_of(model, tokenizer), output[:, len(ids) :].tolist()))
 
 
 def _check_fits(num_prompt_tokens: int, max_tokens: int, model: Any) -> None:

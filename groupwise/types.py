@@ -84,7 +84,7 @@ class Completion:
     stop_reason: StopReason
     policy_version: int
     text: str = ""
-    """The decoded tokens without special tokens. A view: the ids are the truth."""
+    """The decoded tokens but those that end a completion, padding and begin tokens. A view: the ids are the truth."""
     kept_ids: tuple[tuple[int, ...], ...] | None = None
     """With top-k, top-p or min-p: the tokens each draw chose among."""
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from groupwise.chat import (
     as_completion,
+    completion_decoder,
     completion_text,
     decode_completion,
     encode_prompt,
@@ -20,6 +21,7 @@ from groupwise.chat import (
     truncate_left,
 )
 from groupwise.errors import DataError
+from groupwise.types import Sampling
 
 BOS, EOS = "<s>", "</s>"
 TEMPLATE = (
@@ -171,6 +173,112 @@ def test_stop_ids_are_the_generation_configs_and_the_tokenizers(tokenizer: Any, 
 
 def test_no_generation_config_leaves_the_tokenizers_end_token(tokenizer: Any) -> None:
     assert stop_ids(tokenizer) == (1,)
+
+
+TAGS = ["<think>", "</think>", "</answer>", "<|im_end|>", "<|pad|>"]
+
+
+@pytest.fixture(scope="module")
+def tagging() -> Any:
+    """A tokenizer whose tags are special tokens, of which `<answer>` alone is spelled."""
+    tokenizer = make_tokenizer(f"{BOS} $A")
+    tokenizer.add_special_tokens({"additional_special_tokens": TAGS, "pad_token": "<|pad|>"})
+    return tokenizer
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def test_special_tokens_that_end_nothing_are_text(tagging: Any) -> None:
+    text = "<think>a</think>\n<answer>4</answer>"
+    assert decode_completion(tagging, ids_of(tagging, f"{BOS}{text}<|pad|>{EOS}")) == text
+
+
+def test_end_tokens_of_the_run_are_no_text(tagging: Any) -> None:
+    end = tagging.convert_tokens_to_ids("<|im_end|>")
+    ids = ids_of(tagging, "<think>a<|im_end|>")
+    assert completion_decoder(tagging)(ids) == "<think>a<|im_end|>"
+    assert completion_decoder(tagging, Sampling(stop_ids=(end,)))(ids) == "<think>a"
+
+
+def test_padding_that_is_an_ordinary_token_stays_text() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "a"
+    assert decode_completion(tokenizer, ids_of(tokenizer, "banana")) == "banana"
+
+
+def test_padding_that_a_stop_text_holds_is_text(tagging: Any) -> None:
+    ids = ids_of(tagging, "a<|pad|>")
+    assert completion_decoder(tagging, Sampling(stop=("a<|pad|>",)))(ids) == "a<|pad|>"
+    assert completion_decoder(tagging, Sampling(stop=("b",)))(ids) == "a"
+
+
+@pytest.mark.parametrize(
+    ("stop", "ends"),
+    [
+        ("<|im_end|>", ["<|im_end|>"]),
+        ("<|pad|>", ["<|pad|>"]),
+        ("</answer>", []),
+        ("</think>", []),
+        ("a", []),
+        ("</answer><|im_end|>", []),
+        ("<|unknown|>", []),
+    ],
+)
+def test_a_stop_text_that_is_a_special_token_is_an_end_token_and_a_closing_tag_is_not(
+    tagging: Any, stop: str, ends: list[str]
+) -> None:
+    assert stop_ids(tagging, None, (stop,)) == (1, *tagging.convert_tokens_to_ids(ends))
+
+
+def spaced_tokenizers() -> dict[str, Any]:
+    """Tokenizers that write spaces in other ways than bytes: by a mark, with bytes for the rest, at word starts."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<pad>", EOS, BOS, "<unk>", *"▁abcé!", "▁a", "▁b", "bc", *(f"<0x{b:02X}>" for b in (0xE2, 0x82, 0xAC))]
+    mark = decoders.Replace("▁", " ")
+    made = {
+        "unigram": (models.Unigram([(piece, -1.0) for piece in pieces], unk_id=3), decoders.Metaspace()),
+        "llama": (
+            models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True),
+            decoders.Sequence([mark, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]),
+        ),
+        "word pieces": (
+            models.WordPiece({**{t: i for i, t in enumerate(pieces)}, "##ab": len(pieces)}, unk_token="<unk>"),
+            decoders.WordPiece(),
+        ),
+        "words": (models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"), None),
+    }
+    tokenizers = {}
+    for name, (model, decoder) in made.items():
+        backend = Tokenizer(model)
+        if decoder is not None:
+            backend.decoder = decoder
+        tokenizers[name] = PreTrainedTokenizerFast(
+            tokenizer_object=backend, pad_token="<pad>", eos_token=EOS, bos_token=BOS, unk_token="<unk>"
+        )
+    return tokenizers
+
+
+@pytest.mark.parametrize(("name", "spaced"), spaced_tokenizers().items(), ids=lambda each: str(each)[:11])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_text_without_special_tokens_is_what_transformers_makes_of_it(
+    name: str, spaced: Any, data: st.DataObject
+) -> None:
+    ids = data.draw(st.lists(st.integers(4, len(spaced) - 1), max_size=12))
+    ids += data.draw(st.sampled_from([[], [1], [0], [2]]))
+    expected = spaced.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert decode_completion(spaced, ids) == expected, name
+
+
+def test_what_closes_the_begin_token_is_no_tag() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "<|im_end|>"
+    assert stop_ids(tokenizer, SimpleNamespace(eos_token_id=9), (EOS,)) == (9, 1)
 
 
 def test_missing_pad_token_is_aliased() -> None:

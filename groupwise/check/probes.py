@@ -9,7 +9,6 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from ..chat import decode_completion
 from ..rewards.function import RewardFunction
 from ..types import Completion, Group
 from .gold import gold_column, gold_text, prompt_words
@@ -142,7 +141,7 @@ def _noise(subject: Subject, draw: int) -> str:
     special = set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special]
     random = Random(f"noise/{draw}")
-    return decode_completion(tokenizer, random.choices(ids, k=subject.parts.config.max_completion_length))
+    return subject.decode(random.choices(ids, k=subject.parts.config.max_completion_length))
 
 
 def _completion(subject: Subject, made: Probe) -> Completion:
@@ -151,7 +150,7 @@ def _completion(subject: Subject, made: Probe) -> Completion:
     ids = tokenizer.encode(made.text, add_special_tokens=False)
     is_cut = made.is_cut or len(ids) >= limit
     ids = ids[:limit] if is_cut else [*ids, *subject.policy.stop_ids[:1]]
-    text = decode_completion(tokenizer, ids) if is_cut else made.text
+    text = subject.decode(ids) if is_cut else made.text
     return Completion(tuple(ids), (0.0,) * len(ids), "length" if is_cut else "stop", 0, text)
 
 

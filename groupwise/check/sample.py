@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from ..chat import decode_completion
 from ..data.order import Draw
 from ..train import setup
-from ..train.collect import make_group, make_sampling
+from ..train.collect import make_group
 from ..train.judged import SignalTest, signal_test
 from ..types import Group, Request
 from .subject import Subject
@@ -77,17 +76,16 @@ def sample(subject: Subject, count: int, trainer_state: Any = None) -> Sampled:
 
 def _roll_out(subject: Subject, draws: Sequence[Draw]) -> list[Group]:
     """Groups with the very completions that the first step would sample."""
-    config, tokenizer = subject.parts.config, subject.policy.tokenizer
-    sampling = make_sampling(config, subject.policy.stop_ids)
+    config = subject.parts.config
     requests = [
         Request(
             subject.problems[draw.row].prompt_ids,
             config.num_generations,
-            sampling,
+            subject.sampling,
             seed=(config.seed, 1, draw.number),
-            decode=lambda ids: decode_completion(tokenizer, ids),
+            decode=subject.decode,
         )
         for draw in draws
     ]
     answers = dict(subject.engine.generate(requests))
-    return [make_group(draw, subject.problems, answers[i], tokenizer) for i, draw in enumerate(draws)]
+    return [make_group(draw, subject.problems, answers[i], subject.decode) for i, draw in enumerate(draws)]

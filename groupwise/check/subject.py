@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from ..chat import completion_decoder
 from ..config import Recipe
 from ..data.prepare import PreparedProblems
 from ..policy.load import hold_trained_weights_in_float32, load_tokenizer
@@ -14,8 +16,10 @@ from ..policy.trainable import trainable_model
 from ..rewards import Judge
 from ..rollout.engine import Engine
 from ..train import setup
+from ..train.collect import make_sampling
 from ..train.ingredients import Ingredients, load_named_model
 from ..train.overlong import with_shaping
+from ..types import Sampling
 
 Notify = Callable[[str], None]
 
@@ -32,6 +36,16 @@ class Subject:
     """Of the recipe's functions."""
     training_judge: Judge
     """With the punishment of overlong completions, where the recipe asks for it."""
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """As in training."""
+        return make_sampling(self.parts.config, self.policy.stop_ids)
+
+    @cached_property
+    def decode(self) -> Callable[[Sequence[int]], str]:
+        """Ids of a completion -> its text, as in training."""
+        return completion_decoder(self.policy.tokenizer, self.sampling)
 
     @classmethod
     def of(cls, parts: Ingredients, policy: setup.Policy, judge: Judge, engine: Engine, notify: Notify) -> Subject:

@@ -147,7 +147,8 @@ class SamplingFields(Section):
     max_completion_length: Count = 512
     """Tokens after which a completion is cut off."""
     stop: tuple[str, ...] = ()
-    """Texts that end a completion, besides the end tokens of the model."""
+    """Texts that end a completion and stay in it, besides the end tokens of the model. A text that is a special token
+    (`<end_of_turn>`) is an end token itself and no part of the text, unless it closes a tag (`</answer>`)."""
     max_prompt_length: Count | None = None
     """Longest prompt in tokens; null cuts none, and one that does not fit the model's context is an error."""
     overlong_prompts: Literal["truncate", "drop"] = "truncate"

@@ -12,7 +12,7 @@ from ..types import Completion, Request, StopReason
 from .sampler import sample, uniforms
 
 TAIL_MARGIN = 8
-"""Tokens decoded before a stop string, because a token can hold part of it."""
+"""Tokens decoded before a stop string: they take what a decoder does to the first of a text, half characters too."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Sequence:
     def _ends_in_stop_string(self) -> bool:
         decode = self.request.decode
         assert decode is not None, "stop strings need Request.decode"
-        longest = max(len(s) for s in self.request.sampling.stop)
+        longest = max(len(s.encode()) for s in self.request.sampling.stop)  # a token can be a single byte
         text = decode(self.token_ids[-(longest + TAIL_MARGIN) :])
         return any(s in text for s in self.request.sampling.stop)
 

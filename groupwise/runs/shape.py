@@ -35,6 +35,7 @@ _PARTS: dict[str, tuple[Any, ...]] = {
 _MODEL: dict[str, tuple[Any, ...]] = {
     "name": (str, None), "num_parameters": (int, None), "num_trainable_parameters": (int, None)
 }  # fmt: skip
+_USED: dict[str, tuple[Any, ...]] = {"stop_ids": (list, None)}
 _RECIPE: dict[str, tuple[Any, ...]] = {
     "model": (str, None), "data": (dict, str, None), "rewards": (list, None), "lora": (dict, None),
     "objective": (dict, None), "run_name": (str, None), "task": (dict, None),
@@ -46,6 +47,7 @@ def config(record: Mapping[str, Any]) -> str | None:
     return (
         _first_wrong(record, _PARTS)
         or _first_wrong(record.get("model") or {}, _MODEL, "model.")
+        or _first_wrong(record.get("used") or {}, _USED, "used.")
         or _first_wrong(record.get("recipe") or {}, _RECIPE, "recipe.")
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from ..chat import decode_completion
+from ..chat import completion_decoder
 from ..config import GRPOConfig
 from ..data import Order
 from ..data.order import Draw
@@ -56,8 +56,9 @@ class Collector:
     ) -> None:
         self.problems, self.order, self.engine = problems, order, engine
         self.judge = with_shaping(judge, config)
-        self.config, self.tokenizer = config, tokenizer
+        self.config = config
         self.sampling = make_sampling(config, stop_ids)
+        self.decode = completion_decoder(tokenizer, self.sampling)
         self.greedy = as_greedy(self.sampling) if config.resolved_objective.baseline == "greedy" else None
         self.has_signal = signal_test(config, [f.weight for f in self.judge.functions])
         self.on_progress: Progress = lambda phase, done, total: None
@@ -107,9 +108,7 @@ class Collector:
         for number, finished in self.engine.generate(requests):
             completions[number] = finished
             self.on_progress("rollout", len(completions) * self.config.num_generations, total)
-        return [
-            make_group(draw, self.problems, completions[number], self.tokenizer) for number, draw in enumerate(draws)
-        ]
+        return [make_group(draw, self.problems, completions[number], self.decode) for number, draw in enumerate(draws)]
 
     def _roll_out_greedily(self, draws: Sequence[Draw]) -> list[Group]:
         """One greedy completion a problem, as a group of its own; none where the objective does not compare with it."""
@@ -117,7 +116,7 @@ class Collector:
             return []
         requests = [replace(self._request(d, 0), num_completions=1, sampling=self.greedy) for d in draws]
         answers = dict(self.engine.generate(requests))
-        return [make_group(draw, self.problems, answers[i], self.tokenizer) for i, draw in enumerate(draws)]
+        return [make_group(draw, self.problems, answers[i], self.decode) for i, draw in enumerate(draws)]
 
     def _request(self, draw: Draw, step: int) -> Request:
         return Request(
@@ -125,7 +124,7 @@ class Collector:
             self.config.num_generations,
             self.sampling,
             seed=(self.config.seed, step, draw.number),
-            decode=lambda ids: decode_completion(self.tokenizer, ids),
+            decode=self.decode,
         )
 
 
@@ -148,8 +147,13 @@ def as_greedy(sampling: Sampling) -> Sampling:
     return replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
 
 
-def make_group(draw: Draw, problems: PreparedProblems, completions: Sequence[Completion], tokenizer: Any) -> Group:
+def make_group(
+    draw: Draw,
+    problems: PreparedProblems,
+    completions: Sequence[Completion],
+    decode: Callable[[Sequence[int]], str],
+) -> Group:
     """The completions of one draw with their text."""
     prepared = problems[draw.row]
-    texts = [replace(c, text=decode_completion(tokenizer, c.token_ids)) for c in completions]
+    texts = [replace(c, text=decode(c.token_ids)) for c in completions]
     return Group(draw.number, prepared.problem, prepared.prompt_ids, tuple(texts))

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
 
-from ..chat import decode_completion
+from ..chat import completion_decoder
 from ..config import GRPOConfig
 from ..data.order import Draw
 from ..data.prepare import PreparedProblems
@@ -31,10 +31,11 @@ class Evaluator:
         tokenizer: Any,
         stop_ids: tuple[int, ...],
     ) -> None:
-        self.problems, self.engine, self.judge, self.config, self.tokenizer = problems, engine, judge, config, tokenizer
+        self.problems, self.engine, self.judge, self.config = problems, engine, judge, config
         self.rows = range(min(len(problems), config.num_eval_problems or len(problems)))
         self.sampled = make_sampling(config, stop_ids)
         self.greedy = as_greedy(self.sampled)
+        self.decode = completion_decoder(tokenizer, self.sampled)
 
     def evaluate(self, trainer_state: Any = None) -> dict[str, float | None]:
         """The `eval_...` metrics. A problem's completions are averaged first: errors are of the mean over problems."""
@@ -59,12 +60,12 @@ class Evaluator:
                 count,
                 sampling,
                 seed=(self.config.seed, EVALUATION, draw.row),
-                decode=lambda ids: decode_completion(self.tokenizer, ids),
+                decode=self.decode,
             )
             for draw in draws
         ]
         answers = dict(self.engine.generate(requests))
-        groups = [make_group(d, self.problems, answers[d.number], self.tokenizer) for d in draws]
+        groups = [make_group(d, self.problems, answers[d.number], self.decode) for d in draws]
         return self.judge.judge(groups, trainer_state=trainer_state).groups
 
 

@@ -72,7 +72,7 @@ class Policy:
             checkpoint_layers(model)
         if config.engine == "native" and network.compute is None:
             raise ConfigError(f"engine: native cannot run this model: {network.why_plain}. Use engine: auto.")
-        stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
+        stops = stop_ids(tokenizer, getattr(model, "generation_config", None), config.stop)
         gc.collect()  # loading leaves cycles of hundreds of MB behind
         return cls(model, name, tokenizer, network, stops)
 

@@ -1,0 +1,141 @@
+"""How completions end and what of them is text, through whole runs: special tokens as stop texts and as tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from api_helpers import ROWS, draw_no_report, trainer
+from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer
+
+from groupwise.generate import generate, load_trained
+from groupwise.runs import RunReader
+from groupwise.types import Sampling
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<|im_end|>", "<|call|>")
+IDS = dict(zip(TAGS, range(VOCABULARY, VOCABULARY + len(TAGS)), strict=True))
+END, CALL = IDS["<|im_end|>"], IDS["<|call|>"]
+CLOSED = IDS["</answer>"]
+
+
+def tokenizer_with_tags() -> Any:
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TAGS)})
+    assert tokenizer.convert_tokens_to_ids(list(TAGS)) == list(IDS.values())
+    return tokenizer
+
+
+def model_fond_of(*tokens: int, by: float = 4.0) -> Any:
+    """A random model that samples these tokens often, whatever stands before."""
+    model = tiny_model("olmo2", vocab_size=VOCABULARY + len(TAGS))  # its last norm leaves the hidden states' size alone
+    return _with_bias(model, tokens, by)
+
+
+def _with_bias(model: Any, tokens: Sequence[int], by: float) -> Any:
+    head = model.get_output_embeddings()
+    biased = torch.nn.Linear(head.in_features, head.out_features)
+    biased.weight.data, biased.bias.data = head.weight.data, torch.zeros(head.out_features)
+    biased.bias.data[list(tokens)] = by
+    model.set_output_embeddings(biased)
+    return model
+
+
+def sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, **settings: Any
+) -> tuple[list[Any], list[str]]:
+    """Every recorded completion of a run of two steps, and every text that its reward was handed."""
+    draw_no_report(monkeypatch)
+    seen: list[str] = []
+
+    def look(completions: list[str], **columns: Any) -> list[float]:
+        seen.extend(completions)
+        return [float(len(text)) for text in completions]
+
+    rest = {"processing_class": tokenizer_with_tags(), "eval_dataset": ROWS[:2]}
+    run = trainer(tmp_path / "run", model=model, rewards=look, rest=rest, max_completion_length=24, **settings)
+    run.train()
+    reader = RunReader(tmp_path / "run")
+    groups = [group for step in reader.completion_steps() for group in reader.completions(step)]
+    return [record for group in groups for record in group["completions"]], seen
+
+
+@pytest.mark.parametrize("engine", ["auto", "transformers"])
+def test_a_stop_text_that_is_a_special_token_ends_a_completion_and_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    records, seen = sampled(tmp_path, monkeypatch, model_fond_of(END), stop=["<|im_end|>"], engine=engine)
+    ended = [record for record in records if END in record["ids"]]
+    assert ended
+    assert all(record["ids"].index(END) == len(record["ids"]) - 1 for record in ended)
+    assert {record["stop_reason"] for record in ended} == {"stop"}
+    assert not any("<|im_end|>" in record["text"] for record in records)
+    assert [record["text"] for record in records] == seen[: len(records)]
+
+
+@pytest.mark.parametrize(
+    ("stop", "ids"), [("</answer>", [CLOSED]), ("</answer><|im_end|>", [CLOSED, END]), ("a<|call|>", [4, CALL])]
+)
+def test_a_stop_text_with_tags_ends_a_completion_and_stays_in_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, ids: list[int]
+) -> None:
+    records, _ = sampled(tmp_path, monkeypatch, model_fond_of(*ids), stop=[stop])
+    held = [record for record in records if stop in record["text"]]
+    assert held
+    assert all(record["text"].endswith(stop) and record["text"].count(stop) == 1 for record in held)
+    assert {record["stop_reason"] for record in held} == {"stop_string"}
+    for record in records:
+        pairs = [record["ids"][i : i + len(ids)] for i in range(len(record["ids"]))]
+        assert ids not in pairs[: -len(ids)], "none goes on after it"
+
+
+def test_rewards_records_and_evaluations_hold_the_tags_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, seen = sampled(tmp_path, monkeypatch, model_fond_of(CALL, EOS, 0, 2), eval_on_start=True, eval_steps=1)
+    texts = [record["text"] for record in records]
+    for record in records:
+        assert record["text"].count("<|call|>") == record["ids"].count(CALL)
+    assert any("<|call|>" in text for text in texts)
+    assert not any(word in text for text in seen for word in ("<eos>", "<pad>", "<bos>"))
+    assert len(seen) > len(texts), "evaluations are scored too"
+    assert any("<|call|>" in text for text in seen)
+
+
+def test_a_run_answers_with_its_own_end_tokens_and_prints_its_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from groupwise.generate import make_streamer
+
+    sampled(tmp_path, monkeypatch, tiny_model(vocab_size=VOCABULARY + len(TAGS)), stop=["<|im_end|>"])
+    trained, tokenizer = load_trained(str(tmp_path / "run"), device=torch.device("cpu"))
+    assert trained.generation_config.eos_token_id == [EOS, END]
+    _with_bias(trained, [END, CALL], 8.0)
+    texts = generate(trained, tokenizer, "say one", Sampling(max_tokens=40), num=8, seed=1)
+    assert any("<|call|>" in text for text in texts)
+    assert not any("<|im_end|>" in text for text in texts)
+    capsys.readouterr()
+    greedy = Sampling(max_tokens=40, temperature=0)
+    _with_bias(trained, [CALL], 20.0)
+    (text,) = generate(trained, tokenizer, "say one", greedy, streamer=make_streamer(trained, tokenizer))
+    assert text == "<|call|>" * 40
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_stop_text_of_many_bytes_is_found() -> None:
+    from test_chat import make_tokenizer
+
+    from groupwise.chat import completion_decoder
+    from groupwise.rollout.sequences import open_sequences
+    from groupwise.types import Request
+
+    stop = "🙂" * 20  # four tokens each
+    tokenizer = make_tokenizer()
+    sampling = Sampling(stop=(stop,), max_tokens=200)
+    (row,) = open_sequences(0, Request((5,), 1, sampling, decode=completion_decoder(tokenizer, sampling)))
+    for token in tokenizer.encode("so: " + stop, add_special_tokens=False):
+        assert not row.is_finished
+        row.append(token, -1.0, None)
+    assert row.stop_reason == "stop_string"
