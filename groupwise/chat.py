@@ -12,6 +12,10 @@ from typing import Any, Protocol
 from groupwise.errors import DataError, shortened
 from groupwise.types import Message, Prompt, Sampling
 
+_TAGS_AT_END = re.compile(r"(?:</?\w[\w-]*>\s*)+\Z")
+OPENING = 100
+"""Tokens, and characters, at the end of a prompt that are searched for tags."""
+
 CompletionValue = str | list[Message]
 """What a reward function is given for one completion: text after a plain prompt, messages after a chat."""
 
@@ -74,6 +78,18 @@ def render_chat(
     is_continued = messages[-1]["role"] == "assistant"
     options = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
     return _apply_template(tokenizer, messages, {**options, **(chat_template_kwargs or {})})
+
+
+def opening(prompt: Prompt, text: str) -> str:
+    """What a completion goes on from: the assistant's message that it continues, or the tags that `text` ends in.
+
+    `text` is the prompt as the model sees it, or its end.
+    """
+    last = prompt[-1] if prompt and not isinstance(prompt, str) else {}
+    if last.get("role") == "assistant" and isinstance(last["content"], str):
+        return last["content"]
+    found = _TAGS_AT_END.search(text[-OPENING:])
+    return found[0] if found else ""
 
 
 def truncate_left(ids: Sequence[int], max_length: int | None) -> list[int]:

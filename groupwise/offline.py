@@ -106,6 +106,8 @@ class _Row:
     columns: dict[str, Any]
     is_open: bool
     """Whether the next line may go on with its group."""
+    opening: str | None = None
+    """What a run recorded of it; None where the prompt alone tells."""
 
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
@@ -161,14 +163,16 @@ def _recorded(record: Mapping[str, Any]) -> _Row:
     """A group as a run records it."""
     completions = record["completions"]
     texts = [completion["text"] for completion in completions]
-    return _Row(record["prompt"], texts, [c["ids"] for c in completions], dict(record["columns"]), is_open=False)
+    ids = [completion["ids"] for completion in completions]
+    opening = record.get("opening")
+    return _Row(record["prompt"], texts, ids, dict(record["columns"]), is_open=False, opening=opening)
 
 
 def _group(number: int, rows: Iterable[_Row]) -> Group:
     rows = list(rows)
     completions = [completion for row in rows for completion in row.completions]
     ids = [each for row in rows for each in row.ids or ()] or None
-    return given_group(number, rows[0].prompt, completions, ids, rows[0].columns)
+    return given_group(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
 
 
 def _last_recorded(folder: Path) -> Path:

@@ -118,6 +118,8 @@ class Group:
     """What the group makes of the rewards (the mean over tokens where they differ by token)."""
     is_used: bool = True
     """False for a group that was drawn and then dropped, or skipped for want of signal."""
+    opening: str = ""
+    """What the completions go on from: tags that the prompt ends in, or the assistant's message that they continue."""
 
     @property
     def counting(self) -> Mapping[str, tuple[float | None, ...]]:

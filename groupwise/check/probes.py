@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ..rewards.function import RewardFunction
+from ..rewards.opened import tags_of
 from ..types import Completion, Group
 from .gold import gold_column, gold_text, prompt_words
 from .sample import Sampled
@@ -84,7 +85,8 @@ def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list
         completions = [_completion(subject, each) for each in made]
         # rewards that are relative to their group or batch can be compared only where they were judged together
         company = group.completions if relative else ()
-        groups.append(Group(group.draw, group.problem, group.prompt_ids, (*completions, *company)))
+        made_up = (*completions, *company)
+        groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
     judged = subject.training_judge.judge(groups, trainer_state=trainer_state)
     return [
         _probed(after, before, [each.kind for each in made], judged.seconds)
@@ -126,12 +128,7 @@ def _probes(subject: Subject, group: Group) -> Iterator[Probe]:
 
 def _tags(functions: Sequence[RewardFunction]) -> list[str]:
     """The tags that the rewards ask for, the answer's last; `answer` where none does."""
-    found: list[str] = []
-    for function in functions:
-        for name in ("tags", "reasoning_tag", "tag", "answer_tag"):
-            value = getattr(function.call, name, None) or ()
-            found += [value] if isinstance(value, str) else [str(each) for each in value]
-    tags = list(dict.fromkeys(found)) or ["answer"]
+    tags = list(dict.fromkeys(tag for function in functions for tag in tags_of(function.call))) or ["answer"]
     return sorted(tags, key=lambda tag: tag == "answer")
 
 

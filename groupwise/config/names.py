@@ -7,14 +7,14 @@ from __future__ import annotations
 
 REWARD_PARAMETERS = {
     "length": ("target", "unit"),
-    "format": ("tags", "mode"),
+    "format": ("tags", "mode", "think_in_prompt"),
     "exact_match": ("column", "strip", "ignore_case", "ignore_punctuation", "tag"),
     "math": ("column", "place", "tag", "decimals", "limit_s"),
     "number": ("column", "place", "tag", "tolerance", "relative"),
     "code": ("column", "entry_point", "score", "limit_s", "memory_mb", "num_workers"),
     "choice": ("column", "choices", "letters", "tag"),
     "fuzzy_match": ("column", "measure", "threshold", "tag"),
-    "tag_count": ("tags",),
+    "tag_count": ("tags", "think_in_prompt"),
     "r1_format": ("think_in_prompt",),
     "language": ("script", "tag"),
     "answer_consistency": ("answer_tag", "reasoning_tag", "tolerance"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from groupwise.chat import Tokenizer, encode_prompt, truncate_left
+from groupwise.chat import OPENING, Tokenizer, decode_completion, encode_prompt, opening, truncate_left
 from groupwise.data.problems import Notify, Problems, _log
 from groupwise.errors import DataError
 from groupwise.types import Problem
@@ -20,6 +20,8 @@ class PreparedProblem:
     problem: Problem
     prompt_ids: tuple[int, ...]
     is_truncated: bool
+    opening: str = ""
+    """See `Group.opening`."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,14 @@ class PreparedProblems:
     _rows: tuple[int, ...]
     _ids: tuple[array[int], ...]
     _is_truncated: tuple[bool, ...]
+    _openings: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> PreparedProblem:
         problem = self.problems[self._rows[row]]
-        return PreparedProblem(problem, tuple(self._ids[row]), self._is_truncated[row])
+        return PreparedProblem(problem, tuple(self._ids[row]), self._is_truncated[row], self._openings[row])
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -65,7 +68,7 @@ def prepare(
 
     Prompts over `max_prompt_length` tokens lose their beginning ("truncate") or are left out ("drop").
     """
-    rows, encoded, truncated = [], [], []
+    rows, encoded, truncated, openings = [], [], [], []
     for problem in problems:
         ids = _encode(tokenizer, problem, problems.name, system_prompt, chat_template_kwargs)
         is_overlong = max_prompt_length is not None and len(ids) > max_prompt_length
@@ -74,9 +77,11 @@ def prepare(
         rows.append(problem.index)
         encoded.append(array("i", truncate_left(ids, max_prompt_length)))
         truncated.append(is_overlong)
-    prepared = PreparedProblems(
-        problems, sum(truncated), len(problems) - len(rows), tuple(rows), tuple(encoded), tuple(truncated)
-    )
+        end = decode_completion(tokenizer, ids[-OPENING:], skip_special_tokens=False)
+        openings.append(opening(problem.prompt, end))
+    num_dropped = len(problems) - len(rows)
+    kept = tuple(rows), tuple(encoded), tuple(truncated), tuple(openings)
+    prepared = PreparedProblems(problems, sum(truncated), num_dropped, *kept)
     _report(prepared, max_prompt_length, notify)
     return prepared
 

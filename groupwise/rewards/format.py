@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.opened import after, check_think_in_prompt
 
 Mode = Literal["strict", "soft"]
 
@@ -23,12 +24,15 @@ class Format:
     soft: the share of the 2 x len(tags) opening and closing tags that occur exactly once and after all those counted
     before them. Text around the tags is allowed. It grows in steps, so a model that never writes the whole form still
     gets a signal; a tag written twice does not count.
+
+    Tags that the prompt opened count as written. `think_in_prompt` says instead whether it opened the first of `tags`.
     """
 
     __name__: ClassVar[str] = "format"
 
     tags: Sequence[str] = ("think", "answer")
     mode: Mode = "strict"
+    think_in_prompt: bool | None = None
 
     def __post_init__(self) -> None:
         tags = (self.tags,) if isinstance(self.tags, str) else tuple(self.tags)
@@ -45,10 +49,12 @@ class Format:
                 f"Reward format: mode is {self.mode!r}; known modes: {', '.join(modes)}."
                 f"{did_you_mean(str(self.mode), modes)}"
             )
+        check_think_in_prompt("format", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
         judge = self._strict if self.mode == "strict" else self._soft
-        return [judge(completion_text(completion)) for completion in completions]
+        start = f"<{self.tags[0]}>" if self.think_in_prompt else ""
+        return [judge(after(start, completion_text(completion))) for completion in completions]
 
     @property
     def _markers(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from groupwise.chat import CompletionValue, completion_text
+from groupwise.chat import CompletionValue, completion_text, opening
 from groupwise.types import Completion, Group, Problem, Prompt
 
 
@@ -15,11 +15,17 @@ def given_group(
     completions: Sequence[CompletionValue],
     completion_ids: Sequence[Sequence[int]] | None = None,
     columns: Mapping[str, Any] | None = None,
+    opened: str | None = None,
 ) -> Group:
-    """A group of these completions. Without token ids, reward functions are not handed any."""
+    """A group of these completions. Without token ids, reward functions are not handed any.
+
+    `opened` is the group's `opening`; without it, it is what the prompt shows without a chat template.
+    """
+    if opened is None:
+        opened = opening(prompt, prompt if isinstance(prompt, str) else "")
     ids = completion_ids if completion_ids is not None else [()] * len(completions)
     made = tuple(
         Completion(tuple(tokens), (), stop_reason="stop", policy_version=0, text=completion_text(completion))
         for completion, tokens in zip(completions, ids, strict=True)
     )
-    return Group(draw=number, problem=Problem(number, prompt, dict(columns or {})), prompt_ids=(), completions=made)
+    return Group(number, Problem(number, prompt, dict(columns or {})), (), made, opening=opened)

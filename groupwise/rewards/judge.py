@@ -14,6 +14,7 @@ from groupwise.rewards.caller import Call, Caller
 from groupwise.rewards.failure import failure
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.isolated import Isolated
+from groupwise.rewards.opened import opened_completions
 from groupwise.rewards.rows import Rows
 from groupwise.rewards.scores import Scores, read_scores
 from groupwise.rewards.shaping import counted_values
@@ -156,12 +157,16 @@ class _Notes:
 
 
 def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
-    offered = rows.keywords() | {
-        "trainer_state": trainer_state,
-        "log_metric": notes.log_metric,
-        "log_extra": notes.log_extra,
-        "log_why": notes.log_why,
-    }
+    offered = (
+        rows.keywords()
+        | opened_completions(function.call, rows.groups)
+        | {
+            "trainer_state": trainer_state,
+            "log_metric": notes.log_metric,
+            "log_extra": notes.log_extra,
+            "log_why": notes.log_why,
+        }
+    )
     if "completion_ids" in function.required and "completion_ids" not in offered:
         raise RewardError(
             f'Reward function "{function.name}" asks for "completion_ids", and these completions have no token ids. '

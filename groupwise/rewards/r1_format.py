@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
+from groupwise.rewards.opened import after, check_think_in_prompt
 
 _WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _MARKERS = re.compile(r"</?(?:think|answer)>")
@@ -18,20 +19,23 @@ class R1Format:
     """1 when the whole completion is a reasoning and an answer in their tags, neither of them empty; otherwise 0.
 
     DeepSeek-R1 (2501.12948), section 2.2.2: the thinking process is put between the think tags. Differs from reward
-    format: empty parts get 0, and the first `<think>` may stand in the prompt (`think_in_prompt`), where the chat
-    templates of reasoning models write it.
+    format: empty parts get 0. A `<think>` that the prompt opened counts as written; `think_in_prompt` says instead
+    whether it did.
     """
 
     __name__: ClassVar[str] = "r1_format"
+    tags: ClassVar[Sequence[str]] = ("think", "answer")
 
-    think_in_prompt: bool = False
+    think_in_prompt: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_think_in_prompt("r1_format", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
-        return [self._judge(completion_text(completion)) for completion in completions]
+        start = "<think>" if self.think_in_prompt else ""
+        return [self._judge(after(start, completion_text(completion))) for completion in completions]
 
     def _judge(self, text: str) -> float:
-        if self.think_in_prompt and not text.lstrip().startswith("<think>"):
-            text = f"<think>{text}"
         match = _WHOLE.fullmatch(text)
         if match is None:
             return 0.0

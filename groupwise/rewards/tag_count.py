@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
+from groupwise.rewards.opened import after, check_think_in_prompt
 from groupwise.rewards.parameters import check_tag
 
 
@@ -16,11 +17,13 @@ class TagCount:
     """The share of the 2 x len(tags) opening and closing tags that occur exactly once.
 
     The first foothold for a model that never writes the form: reward format in its soft mode also wants their order.
+    Tags that the prompt opened count as written. `think_in_prompt` says instead whether it opened the first of `tags`.
     """
 
     __name__: ClassVar[str] = "tag_count"
 
     tags: Sequence[str] = ("think", "answer")
+    think_in_prompt: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
@@ -28,8 +31,10 @@ class TagCount:
             check_tag("tag_count", tag, "a tag")
         if not self.tags or len(set(self.tags)) < len(self.tags):
             raise ConfigError(f"Reward tag_count: tags are {list(self.tags)!r}; give at least one, each one once.")
+        check_think_in_prompt("tag_count", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
         markers = [marker for tag in self.tags for marker in (f"<{tag}>", f"</{tag}>")]
-        texts = [completion_text(completion) for completion in completions]
+        start = f"<{self.tags[0]}>" if self.think_in_prompt else ""
+        texts = [after(start, completion_text(completion)) for completion in completions]
         return [sum(text.count(marker) == 1 for marker in markers) / len(markers) for text in texts]

@@ -33,6 +33,7 @@ class GroupRecord(TypedDict):
     prompt: Prompt
     columns: dict[str, Any]
     prompt_ids: list[int]
+    opening: NotRequired[str]
     policy_version: int | None
     is_used: bool
     completions: list[CompletionRecord]
@@ -41,7 +42,7 @@ class GroupRecord(TypedDict):
 def group_record(group: Group, schema_version: int) -> GroupRecord:
     """One line of `completions/step-....jsonl`."""
     versions = [completion.policy_version for completion in group.completions]
-    return {
+    record: GroupRecord = {
         "schema_version": schema_version,
         "draw": group.draw,
         "problem": group.problem.index,
@@ -52,6 +53,9 @@ def group_record(group: Group, schema_version: int) -> GroupRecord:
         "is_used": group.is_used,
         "completions": [_completion_record(group, i, c) for i, c in enumerate(group.completions)],
     }
+    if group.opening:
+        record["opening"] = group.opening
+    return record
 
 
 def _completion_record(group: Group, index: int, completion: Completion) -> CompletionRecord:

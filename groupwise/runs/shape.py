@@ -54,7 +54,7 @@ def config(record: Mapping[str, Any]) -> str | None:
 
 _GROUP: dict[str, tuple[Any, ...]] = {
     "draw": (int,), "problem": (int,), "prompt": (str, list), "columns": (dict,), "prompt_ids": (list,),
-    "is_used": (bool,), "completions": (list,),
+    "is_used": (bool,), "completions": (list,), "opening": (str, None),
 }  # fmt: skip
 _COMPLETION: dict[str, tuple[Any, ...]] = {
     "text": (str,), "ids": (list,), "stop_reason": (str,), "rewards": (dict,), "reward": (int, float, None),

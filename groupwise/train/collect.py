@@ -156,4 +156,4 @@ def make_group(
     """The completions of one draw with their text."""
     prepared = problems[draw.row]
     texts = [replace(c, text=decode(c.token_ids)) for c in completions]
-    return Group(draw.number, prepared.problem, prepared.prompt_ids, tuple(texts))
+    return Group(draw.number, prepared.problem, prepared.prompt_ids, tuple(texts), opening=prepared.opening)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from groupwise.check.probes import probe_rows
+
 from .planted import ROWS, checked, names, right
 
 
@@ -275,3 +277,17 @@ def test_a_reward_that_fails_on_the_empty_completion(tmp_path: Path) -> None:
 def test_a_model_that_says_nothing(tmp_path: Path) -> None:
     result = checked(tmp_path, say=lambda group, index: "" if index else "1")
     assert "completions_empty" in names(result, "warn")
+
+
+def test_a_format_after_a_prompt_that_opened_its_tag_can_be_earned(tmp_path: Path) -> None:
+    def reason(group: int, index: int) -> str:
+        return "so </think><answer>1</answer>" if index % 2 else "so"
+
+    rows = [{**row, "prompt": f"{row['prompt']}<think>"} for row in ROWS]
+    rewards = ["format", {"name": "exact_match", "tag": "answer"}]
+    result = checked(tmp_path, rewards, say=reason, rows=rows, max_completion_length=60)
+    assert result.evidence is not None
+    assert result.evidence.functions[0].mean == 0.5
+    (gold,) = [row for row in probe_rows(result.evidence.probed) if row.kind == "gold answer alone"]
+    assert gold.rewards["format"] == 1
+    assert result.has_passed
