@@ -48,6 +48,7 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     if not groups:
         raise DataError(f'"{file}" holds no completions. Expected one JSON object a line: {_FORM}.')
     judge = Judge(_rewards(recipe))
+    judge.check_rows(f'"{file}"', (group.problem for group in groups))
     judge.load()
     scored: list[Scored] = []
     for group in judge.judge(groups).groups:

@@ -221,7 +221,9 @@ class GRPOTrainer:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""
         problems = self.eval_problems
         if eval_dataset is not None:
-            problems = self._prepare(load_problems(eval_dataset, notify=self._note))
+            given = load_problems(eval_dataset, notify=self._note)
+            self.judge.check_rows(given.name, given)
+            problems = self._prepare(given)
         if problems is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
         self.engine.load_weights(self.policy.network, version=self.state.global_step)
@@ -308,18 +310,8 @@ class GRPOTrainer:
         learner.on_progress = lambda done, total: self.screen.progress("learn", done, total)
         evaluator = None if self.eval_problems is None else self._evaluator(self.eval_problems)
         self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}
-        recorder = Recorder(
-            config,
-            folder,
-            writer,
-            self.screen,
-            self.trackers,
-            self._callbacks,
-            schedule,
-            learner,
-            self.order,
-            evaluator,
-        )
+        takers = (self.screen, self.trackers, self._callbacks)
+        recorder = Recorder(config, folder, writer, *takers, schedule, learner, self.order, evaluator)
         own_optimizer = learner.optimizer if self._optimizers[0] is not None else None
         assert self._recipe is not None
         recipe, machine = without_secrets(self._recipe), setup.machine(self.model)

@@ -17,7 +17,7 @@ from tiny import tiny_model, tiny_tokenizer, with_lora
 from transformers import TrainerCallback
 
 from groupwise import GRPOConfig, GRPOTrainer
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, DataError
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
 IDS = torch.tensor([[5, 9, 12, 30, 7]])
@@ -208,6 +208,18 @@ def test_evaluation_scores_the_held_out_problems(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("eval_reward") for line in lines] == [None, pytest.approx(1 / 3)]
     assert run.trackers.names == ["tensorboard"], "evaluating before training costs no tracker"
+
+
+def test_held_out_problems_given_later_are_checked_row_by_row(tmp_path: Path) -> None:
+    run = GRPOTrainer(
+        tiny_model(),
+        "number",
+        config(tmp_path),
+        [{**row, "answer": 1} for row in ROWS],
+        processing_class=tiny_tokenizer(),
+    )
+    with pytest.raises(DataError, match=r"data, row 2: Reward number: the data set's answer '12:45'"):
+        run.evaluate([{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "12:45"}])
 
 
 def test_nothing_to_evaluate_on_is_said(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ..rewards.function import SAMPLED, RewardFunction
+from ..rewards.gold import is_missing
 from ..types import Problem, Prompt
 
 USUAL_NAMES = (
@@ -41,7 +42,7 @@ def gold_text(value: Any) -> str | None:
     """An answer as text: the first of a list, what follows "####" as GSM8K writes it; None where there is none."""
     if isinstance(value, list | tuple):
         value = value[0] if value else None
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
+    if is_missing(value) or not isinstance(value, str | int | float) or isinstance(value, bool):
         return None
     return str(value).rpartition("####")[2].strip() or None
 

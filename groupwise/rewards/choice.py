@@ -6,11 +6,13 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards.extract import answer_text
+from groupwise.rewards.gold import is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_tag
 from groupwise.rewards.verdict import LogWhy, Verdict, told
 
@@ -47,25 +49,33 @@ class Choice:
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
         """Raise `DataError` for a problem whose answer cannot be read."""
-        if columns[self.column] is not None:
+        if not is_missing(columns[self.column]):
             self._gold(columns[self.column], columns[self.choices] if self.choices else None)
 
     def _judge(self, text: str, answer: Any, wordings: Sequence[str] | None) -> Verdict:
-        if answer is None:
+        if is_missing(answer):
             return None, "no answer in the data"
         gold, given = self._gold(answer, wordings), self._given(text, wordings)
         return float(given == gold), f"chose {given}, right is {gold}" if given else "no letter found"
 
     def _gold(self, answer: Any, wordings: Sequence[str] | None) -> str:
-        if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(self.letters):
-            return self.letters[answer]
-        if (letter := str(answer).strip(" ().").upper()) and letter in list(self.letters):
-            return letter
-        if wordings is not None and (worded := self._worded(str(answer), wordings)):
-            return worded
+        """The one letter that the answer means: as a number, as a letter, as the wording of a choice."""
+        letters = self.letters[: len(wordings)] if isinstance(wordings, list | tuple) else self.letters
+        is_number = isinstance(answer, Real) and answer is not True and answer is not False
+        is_wording = not is_number or any(isinstance(each, Real) for each in wordings or ())
+        meant: set[str] = {
+            *(letter for index, letter in enumerate(letters) if is_number and index == answer),
+            *({str(answer).strip(" ().").upper()} & set(letters)),
+            *([worded] if is_wording and wordings and (worded := self._worded(str(answer), wordings)) else ()),
+        }
+        if len(meant) == 1:
+            return meant.pop()
         raise DataError(
-            f"Reward choice: the data set's answer {answer!r} is none of the letters {self.letters}, no number from 0 "
-            f"to {len(self.letters) - 1}, and no wording of a choice. Set letters, column or choices."
+            f"Reward choice: the data set's answer {answer!r} is none of the letters {letters}, no number from 0 to "
+            f"{len(letters) - 1}, and no wording of a choice. Set letters, column or choices."
+            if not meant
+            else f"Reward choice: the data set's answer {answer!r} can mean the choices {', '.join(sorted(meant))}: it "
+            "is the letter or number of one and the wording of another. Write the wording out, or leave out choices."
         )
 
     def _given(self, text: str, wordings: Sequence[str] | None) -> str | None:
@@ -87,7 +97,8 @@ class Choice:
 
     def _worded(self, text: str, wordings: Sequence[str]) -> str | None:
         plain = [_plain(wording) for wording in wordings]
-        return self.letters[plain.index(_plain(text))] if plain.count(_plain(text)) == 1 else None
+        at = [letter for letter, wording in zip(self.letters, plain, strict=False) if wording == _plain(text)]
+        return at[0] if len(at) == 1 == plain.count(_plain(text)) else None
 
 
 def _plain(text: object) -> str:

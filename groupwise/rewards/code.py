@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
+from groupwise.rewards.gold import is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_word
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
@@ -64,7 +65,7 @@ class Code:
     ) -> list[float | None]:
         names = columns[self.entry_point] if self.entry_point else [None] * len(completions)
         tests = [
-            None if value is None else read_tests(value, name)
+            None if is_missing(value) else read_tests(value, name)
             for value, name in zip(columns[self.column], names, strict=True)
         ]
         with ThreadPoolExecutor(self.programs.num_ready) as threads:
@@ -73,7 +74,7 @@ class Code:
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
         """Raise `DataError` for a problem whose tests cannot be read."""
-        if columns[self.column] is not None:
+        if not is_missing(columns[self.column]):
             check_tests(read_tests(columns[self.column]))
 
     def _judge(self, text: str, tests: list[Test] | None) -> Verdict:

@@ -19,7 +19,7 @@ class ExactMatch:
     """1 where the completion equals the text of its problem's `column`, or one of a list of them; otherwise 0.
 
     With `tag`, only what stands in the last `<tag>...</tag>` is compared, and a completion without one gets 0. A
-    problem without an answer (None) is not judged.
+    problem without an answer is not judged.
     """
 
     __name__: ClassVar[str] = "exact_match"
@@ -43,12 +43,13 @@ class ExactMatch:
         return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
 
     def _judge(self, text: str, answer: Any) -> Verdict:
-        if answer is None:
+        golds = accepted(answer)
+        if not golds:
             return None, "no answer in the data"
         given = text if self.tag is None else tagged(text, self.tag)
         if given is None:
             return 0.0, f"no <{self.tag}>"
-        is_right = self._normal(given) in [self._normal(each) for each in accepted(answer)]
+        is_right = self._normal(given) in [self._normal(each) for each in golds]
         return float(is_right), f"{shortened(given, 60)} {'is' if is_right else 'is not'} {shortened(str(answer), 60)}"
 
     def _normal(self, text: str) -> str:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from groupwise.errors import DataError
-
 Place = Literal["auto", "whole", "tag", "boxed", "hashes", "phrase"]
 """Where an answer stands. auto: the first of tag, boxed, hashes, phrase that the text has, otherwise the whole text."""
 
@@ -24,17 +22,19 @@ _PHRASE = re.compile(
 )
 _VERB = re.compile(r"\b(?:is|are|was|equals|be)\b|[:=]", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?](?:\s|$)")
-_NUMBER = re.compile(
+NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\]}])[-+])?\s?[$€£¥]?\s?(?P<sign2>(?<=[$€£¥])[-+])?"
     r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)(?P<exponent>[eE][-+]?\d{1,3}(?!\d))?"
     r"(?:\s?/\s?(?P<divisor>\d+(?:\.\d+)?))?"
 )
 _LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
+    (re.compile(r"(?<=[\d}])\s*(?=\\[dt]?frac)"), " "),  # 3\frac{1}{2} holds two numbers, and neither is 31
+    (re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"), r"\1\2/\3\4"),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\{,\}|(?<=\d)\\[,!](?=\d{3})"), ","),
     (re.compile(r"\\[,;:! ]|\\left|\\right"), " "),
     (re.compile(r"\\([$%])"), r"\1"),
+    (re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree\b"), "°"),
     (re.compile("[−–](?=[\\s$€£]?[\\d.])"), "-"),
 )
 
@@ -46,15 +46,20 @@ def tagged(text: str, tag: str) -> str | None:
     return inside if opening and closing else None
 
 
-def boxed(text: str) -> str | None:
-    """What stands in the last closed `\\boxed{...}`, braces inside it included; None without one."""
-    for start in [match.end() for match in re.finditer(r"\\boxed\s*\{", text)][: -MAX_BOXES - 1 : -1]:
+def boxes(text: str) -> Iterator[tuple[int, str, int]]:
+    """Every closed `\\boxed{...}` from the last one back: where it begins, what stands in it, where it ends."""
+    for match in list(re.finditer(r"\\boxed\s*\{", text))[: -MAX_BOXES - 1 : -1]:
         depth = 1
-        for position in range(start, len(text)):
+        for position in range(match.end(), len(text)):
             depth += {"{": 1, "}": -1}.get(text[position], 0)
             if depth == 0:
-                return text[start:position]
-    return None
+                yield match.start(), text[match.end() : position], position + 1
+                break
+
+
+def boxed(text: str) -> str | None:
+    """What stands in the last closed `\\boxed{...}`, braces inside it included; None without one."""
+    return next((inside for _, inside, _ in boxes(text)), None)
 
 
 def after_hashes(text: str) -> str | None:
@@ -63,11 +68,16 @@ def after_hashes(text: str) -> str | None:
     return found[-1].strip() if found else None
 
 
+def after_phrases(text: str) -> Iterator[str]:
+    """The rest of the sentence after each "the answer is", "Answer:", "the result is", from the last one back."""
+    for match in reversed([match for match in _PHRASE.finditer(text) if _VERB.search(match[0])]):
+        line = text[match.end() :].partition("\n")[0]
+        yield _SENTENCE_END.split(line)[0].strip(" *`_")
+
+
 def after_phrase(text: str) -> str | None:
-    """The rest of the sentence after the last "the answer is", "Answer:", "the result is"; None without one."""
-    ends = [match.end() for match in _PHRASE.finditer(text) if _VERB.search(match[0])]
-    line = text[ends[-1] :].partition("\n")[0] if ends else ""
-    return _SENTENCE_END.split(line)[0].strip(" *`_") or None
+    """The rest of the sentence after the last of them; None without one."""
+    return next(after_phrases(text), "") or None
 
 
 def answer_text(text: str, place: Place = "auto", tag: str = "answer") -> str | None:
@@ -89,15 +99,20 @@ def _marked(text: str, place: Place, tag: str) -> str | None:
     return next((part for each in wanted if (part := finders[each]()) is not None), None)
 
 
+def plain_latex(text: str) -> str:
+    """The text with the LaTeX around and inside plain numbers written out: \\frac{1}{2} is 1/2, 1{,}000 is 1,000."""
+    for pattern, plain in _LATEX:
+        text = pattern.sub(plain, text)
+    return text
+
+
 def numbers(text: str) -> Iterator[int | float]:
     """Every number of a text in order: signs, thousands commas, decimals, powers of ten, fractions, plain LaTeX.
 
     Currency signs, percent signs and units are passed over.
     """
-    for pattern, plain in _LATEX:
-        text = pattern.sub(plain, text)
-    for match in _NUMBER.finditer(text):
-        if (value := _value(match)) is not None:
+    for match in NUMBER.finditer(plain_latex(text)):
+        if (value := number_of(match)) is not None:
             yield value
 
 
@@ -127,23 +142,14 @@ def last_number(text: str) -> int | float | None:
     return next(iter([*numbers(text)][::-1]), None)
 
 
-def gold_number(reward: str, answer: object) -> int | float:
-    """The number of a data set's answer: a number, or a text that holds one (GSM8K's solutions too)."""
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        return answer
-    found = find_number(str(answer))
-    if found is None:
-        raise DataError(f"Reward {reward}: the data set's answer {str(answer)[:80]!r} has no number in it.")
-    return found
-
-
 def _stated_number(answer: str) -> int | float | None:
     """After "the answer is" prose goes on: "12 apples, 3 more than before" answers 12, "5 + 7 = 12" too."""
     _, equals, right = answer.rpartition("=")
     return next(numbers(right if equals else answer), None)
 
 
-def _value(match: re.Match[str]) -> int | float | None:
+def number_of(match: re.Match[str]) -> int | float | None:
+    """The value of a match of NUMBER; None for a division by zero and for what is longer than MAX_DIGITS."""
     digits = match["value"].replace(",", "")
     if len(digits) > MAX_DIGITS:
         return None

@@ -45,11 +45,12 @@ class FuzzyMatch:
         return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
 
     def _judge(self, text: str, answer: Any) -> Verdict:
-        if answer is None:
+        golds = accepted(answer)
+        if not golds:
             return None, "no answer in the data"
         given = text if self.tag is None else tagged(text, self.tag)
         if given is None:
             return 0.0, f"no <{self.tag}>"
-        near, gold = max((MEASURES[self.measure](given, each), each) for each in accepted(answer))
+        near, gold = max((MEASURES[self.measure](given, each), each) for each in golds)
         why = f"{near:.2f} like {gold[:60]!r}"
         return (near, why) if self.threshold is None else (float(near >= self.threshold), why)

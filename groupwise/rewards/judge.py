@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from groupwise.errors import ConfigError, RewardError
+from groupwise.errors import ConfigError, DataError, RewardError
 from groupwise.rewards.caller import Call, Caller
 from groupwise.rewards.failure import failure
 from groupwise.rewards.function import RewardFunction, with_unique_names
@@ -18,7 +18,7 @@ from groupwise.rewards.opened import opened_completions
 from groupwise.rewards.rows import Rows
 from groupwise.rewards.scores import Scores, read_scores
 from groupwise.rewards.shaping import counted_values
-from groupwise.types import Group
+from groupwise.types import Group, Problem
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,21 @@ class Judge:
         """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
         for function in self.functions:
             function.check(column_names)
+
+    def check_rows(self, name: str, problems: Iterable[Problem]) -> None:
+        """Raise `DataError` with the row, counted from 1, where a function cannot read the right answer of a problem.
+
+        A column that is missing is left to `check`, which names all that there are.
+        """
+        for problem in problems:
+            for function in self.functions:
+                check_row = getattr(function.call, "check_row", None)
+                if check_row is None or function.missing(problem.columns):
+                    continue
+                try:
+                    check_row(problem.columns)
+                except DataError as error:
+                    raise DataError(f"{name}, row {problem.index + 1}: {error}") from error
 
     def load(self) -> None:
         """Load the reward models now instead of at the first group."""

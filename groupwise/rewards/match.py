@@ -8,6 +8,8 @@ from collections import Counter
 from difflib import SequenceMatcher
 from typing import Any
 
+from groupwise.rewards.gold import is_missing
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -22,8 +24,9 @@ def plain_words(text: str) -> list[str]:
 
 
 def accepted(answer: Any) -> list[str]:
-    """The answers that a data set accepts: one text, or a list of them."""
-    return [str(each) for each in answer] if isinstance(answer, list | tuple) else [str(answer)]
+    """The answers that a data set accepts: one text, or a list of them; none where they are missing."""
+    listed = answer if isinstance(answer, list | tuple) else [answer]
+    return [str(each) for each in listed if not is_missing(each)]
 
 
 def word_f1(given: str, gold: str) -> float:

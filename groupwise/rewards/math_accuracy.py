@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.extract import Place, after_hashes, after_phrase, answer_text, boxed, the_number
+from groupwise.errors import DataError
+from groupwise.rewards.extract import (
+    NUMBER,
+    Place,
+    after_hashes,
+    after_phrase,
+    answer_text,
+    boxed,
+    plain_latex,
+    the_number,
+)
 from groupwise.rewards.extras import needed
+from groupwise.rewards.gold import is_missing, only_number
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_tag, check_word
 from groupwise.rewards.sandbox import Outcome, Sandboxed
 from groupwise.rewards.verdict import LogWhy, Verdict, told
@@ -18,7 +29,8 @@ PLACES: tuple[Place, ...] = ("auto", "tag", "boxed", "hashes", "whole")
 MAX_CHARACTERS = 20_000
 """The end of a longer text is read."""
 
-_PROSE = re.compile(r"\b(?!(?:sin|cos|tan|log|exp|sqrt|inf|infinity|pi)\b)[a-z]{3,}\b", re.IGNORECASE)
+_PROSE = re.compile(r"\b(?!(?:and|sin|cos|tan|log|exp|sqrt|inf|infinity|pi)\b)[a-z]{3,}\b", re.IGNORECASE)
+_MISREAD = re.compile(r"\d[ _]\d|\b0[xob]\w|\b\d{4}-\d\d?-\d\d?\b|\b\d\d?/\d\d?/\d{4}\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class MathAccuracy:
 
     Numbers, fractions, roots, formulas, equations, sets, intervals, tuples, matrices; LaTeX or plain; units are passed
     over. The last tag, box or "####" is read where the text has one, elsewhere what math-verify finds in it. An answer
-    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not judged.
+    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not judged,
+    and one that would be read as another value is an error.
 
     Answers are parsed in a worker of their own (sandbox/), never here.
     """
@@ -60,16 +73,21 @@ class MathAccuracy:
         rows = [
             {"given": text, "answer": _gold(answer), "decimals": self.decimals}
             for text, answer in zip(texts, answers, strict=True)
-            if text is not None and answer is not None
+            if text is not None and not is_missing(answer)
         ]
         outcomes = iter(self._scorer(rows))  # type: ignore[attr-defined]  # set above, and no parameter
         return told(
             [
-                self._verdict(text, answer, next(outcomes) if text is not None and answer is not None else None)
+                self._verdict(text, answer, next(outcomes) if text is not None and not is_missing(answer) else None)
                 for text, answer in zip(texts, answers, strict=True)
             ],
             log_why,
         )
+
+    def check_row(self, columns: Mapping[str, Any]) -> None:
+        """Raise `DataError` for a problem whose answer would be compared as another value."""
+        if not is_missing(columns[self.column]):
+            _gold(columns[self.column])
 
     def _given(self, text: str) -> str | None:
         """What the worker reads: the answer alone where it has a place, as a formula."""
@@ -79,7 +97,7 @@ class MathAccuracy:
         return _as_formula(place[-MAX_CHARACTERS:]) if self.place != "whole" else place[-MAX_CHARACTERS:]
 
     def _verdict(self, text: str | None, answer: Any, outcome: Outcome | None) -> Verdict:
-        if answer is None:
+        if is_missing(answer):
             return None, "no answer in the data"
         if text is None or outcome is None:
             return 0.0, f"no answer at place {self.place}"
@@ -100,9 +118,23 @@ def _marked(text: str, tag: str) -> str | None:
 
 
 def _gold(answer: Any) -> str:
-    """A data set's answer as a formula: a number, LaTeX, or a solution that ends in a box or in "####"."""
+    """A data set's answer as a formula: a number, LaTeX, or a solution that ends in a box or in "####".
+
+    Raises:
+        DataError: math-verify would read another value in it ("5 million" is 5, "10 000" is 0).
+    """
     text = str(answer)
-    return _as_formula(next((part for part in (boxed(text), after_hashes(text)) if part is not None), text))
+    text = next((part for part in (boxed(text), after_hashes(text)) if part is not None), text)
+    plain = plain_latex(text).strip()
+    is_worded = NUMBER.match(plain) is not None and _PROSE.search(plain) is not None
+    is_misread = any(char.isnumeric() and not char.isdecimal() for char in text)
+    is_misread |= "\\" not in text and _MISREAD.search(text) is not None
+    if is_misread or (is_worded and only_number(text) is None):
+        raise DataError(
+            f"Reward math: the data set's answer {text[:80]!r} is no formula and no single number, and would be "
+            "compared as another value. Write it as one number (5000000, 10000, 3.5) or as LaTeX."
+        )
+    return _as_formula(text)
 
 
 def _as_formula(text: str) -> str:

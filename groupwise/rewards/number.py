@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.extract import Place, find_number, gold_number
+from groupwise.rewards.extract import Place, find_number
+from groupwise.rewards.gold import gold_number, is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_number, check_tag, check_word
 from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 
 @dataclass(frozen=True)
 class Number:
-    """1 where |given - answer| <= max(tolerance, relative * |answer|), otherwise 0; a problem without answer is None.
+    """1 where |given - answer| <= max(tolerance, relative * |answer|), otherwise 0; without an answer, None.
 
     The given number is the one at `place` (extract.find_number); a completion without one gets 0.
     """
@@ -41,12 +42,12 @@ class Number:
         return told((self._judge(completion_text(completion), answer) for completion, answer in pairs), log_why)
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
-        """Raise `DataError` for a problem whose answer cannot be read."""
-        if columns[self.column] is not None:
+        """Raise `DataError` for a problem whose answer is no single number."""
+        if not is_missing(columns[self.column]):
             gold_number("number", columns[self.column])
 
     def _judge(self, text: str, answer: Any) -> Verdict:
-        if answer is None:
+        if is_missing(answer):
             return None, "no answer in the data"
         gold, given = gold_number("number", answer), find_number(text, self.place, self.tag)
         if given is None:

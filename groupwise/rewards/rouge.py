@@ -45,9 +45,10 @@ class Rouge:
         return told((self._judge(completion_text(completion), summary) for completion, summary in pairs), log_why)
 
     def _judge(self, text: str, summary: Any) -> Verdict:
-        if summary is None:
+        references = accepted(summary)
+        if not references:
             return None, "no reference in the data"
         scorer: Any = self._scorer  # type: ignore[attr-defined]  # set above, and no parameter
-        scores = [scorer.score(reference, text)[self.variant] for reference in accepted(summary)]
+        scores = [scorer.score(reference, text)[self.variant] for reference in references]
         best = max(scores, key=lambda score: getattr(score, self.measure))
         return float(getattr(best, self.measure)), f"precision {best.precision:.2f}, recall {best.recall:.2f}"

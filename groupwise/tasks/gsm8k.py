@@ -9,6 +9,7 @@ from typing import Any
 from groupwise.errors import DataError
 from groupwise.rewards.extract import after_hashes
 from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.gold import gold_number
 from groupwise.tasks.asking import Place
 from groupwise.tasks.hub import FromHub
 
@@ -24,12 +25,15 @@ class GSM8K(FromHub):
     solution: str = "answer"
 
     def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        gold = after_hashes(str(row[self.solution]))
-        if gold is None:
+        if after_hashes(str(row[self.solution])) is None:
             raise DataError(
                 f'Row {number} of {self.path}, column "{self.solution}": there is no "####" before the answer.'
             )
-        return {"prompt": self.prompt(row[self.question]), "answer": gold.replace(",", ""), **self.others(row)}
+        try:
+            answer = str(gold_number("number", str(row[self.solution])))
+        except DataError as error:
+            raise DataError(f'Row {number} of {self.path}, column "{self.solution}": {error}') from error
+        return {"prompt": self.prompt(row[self.question]), "answer": answer, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:
         return [RewardFunction.of(self.number(), name="gsm8k")]

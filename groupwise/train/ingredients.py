@@ -15,7 +15,7 @@ from torch import nn
 from ..config import GRPOConfig, Recipe
 from ..data import Order, load_problems
 from ..data.problems import Problems
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..policy.adapter import lora_config, require_trainable_adapter
 from ..policy.load import load_model
 from ..rewards import Judge, resolve_rewards
@@ -89,20 +89,12 @@ def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -
         ConfigError: there is no reward, or none that counts.
         DataError: a row that a reward cannot use, with its number.
     """
-    Judge(rewards)
+    judge = Judge(rewards)
     if not any(reward.weight for reward in rewards):
         names = ", ".join(reward.name for reward in rewards)
         raise ConfigError(f"Every reward has weight 0 ({names}), so nothing is rewarded. Give one of them a weight.")
     for problems in data:
-        for reward in rewards:
-            check_row = getattr(reward.call, "check_row", None)
-            if check_row is None or reward.missing(problems.column_names):
-                continue  # a column that is missing is told with all columns that there are
-            for problem in problems:
-                try:
-                    check_row(problem.columns)
-                except DataError as error:
-                    raise DataError(f"{problems.name}, row {problem.index + 1}: {error}") from error
+        judge.check_rows(problems.name, problems)
 
 
 def _read_data(

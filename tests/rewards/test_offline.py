@@ -156,3 +156,10 @@ def test_a_task_brings_its_rewards_and_fetches_no_data(folder):
     write(folder / "rows.jsonl", [{"completion": "48 + 24 = 72 <answer>72</answer>", "answer": "72"}])
     result = run("task.yaml", "--completions", "rows.jsonl", "--json")
     assert json.loads(result.output)["rewards"] == {"gsm8k": 1, "format": 0}
+
+
+def test_an_answer_that_is_no_single_number_is_an_error_with_its_row(folder, capsys):
+    write(folder / "rows.jsonl", [*ROWS[:2], {"prompt": "3?", "completion": "10", "answer": "2^{10}"}])
+    assert "row 2: Reward number: the data set's answer '2^{10}'" in error(
+        "recipe.yaml", "--completions", "rows.jsonl", capsys=capsys
+    )
