@@ -1,7 +1,8 @@
 """The weight of every token in the loss, counted over the whole optimizer step before the first micro-batch.
 
-Micro-batches are then summed, and cutting a step differently changes nothing. Counts are those of the mask as it came:
-a token that a keep-mask silences still counts. Shapes: N completions, T completion tokens.
+Micro-batches are then summed, and cutting a step differently changes nothing. A token that a keep-mask silences still
+counts. The tokens of a completion that is masked because it was truncated do not, and have weight 0; its row still
+counts where sequences or groups are counted, as in TRL 1.16. Shapes: N completions, T completion tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class StepWeights:
     """Weights and masks of one optimizer step; `weights[rows]` is the part of a micro-batch."""
 
     weight_NT: Tensor
-    """W: the loss is the sum of W times the token losses."""
+    """W: the loss is the sum of W times the token losses; 0 in padding and in truncated completions that are masked."""
     keep_NT: Tensor
     """k: False where the policy gradient is silenced (the KL term still acts there)."""
     mismatch_NT: Tensor | None = None
@@ -61,9 +62,9 @@ def step_weights(
     `objective.needs_forward`. What depends on one row alone and lacks its log-probs here is left to `policy_loss`.
     """
     is_loss_NT = mask_NT > 0
-    keep_NT = is_loss_NT.clone()
     if objective.mask_truncated and is_truncated_N is not None:
-        keep_NT &= ~torch.as_tensor(is_truncated_N, dtype=torch.bool, device=mask_NT.device).unsqueeze(1)
+        is_loss_NT &= ~torch.as_tensor(is_truncated_N, dtype=torch.bool, device=mask_NT.device).unsqueeze(1)
+    keep_NT = is_loss_NT.clone()
     if objective.top_entropy is not None:
         keep_NT &= masks.top_entropy_keep(objective.top_entropy, entropy_NT, is_loss_NT)
     penalty_NT = None
@@ -94,7 +95,8 @@ def token_weights(objective: Objective, mask_NT: Tensor, group_N: Tensor | Seque
     """W for each aggregation, with B sequences, P groups and |o_i| loss tokens; `mask_NT` is boolean; float64.
 
     seq_mean_token_mean 1 / (B |o_i|), token_mean 1 / sum |o|, prompt_mean 1 / (P sum_{i in p} |o_i|),
-    constant 1 / (B max_length), seq_mean_token_sum 1 / B, token_sum 1. Sequences without tokens count in B.
+    constant 1 / (B max_length), seq_mean_token_sum 1 / B, token_sum 1. Sequences without tokens count in B, groups
+    without tokens in P.
     """
     count_N1 = mask_NT.double().sum(dim=1, keepdim=True)
     num_sequences = max(len(mask_NT), 1)

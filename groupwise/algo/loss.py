@@ -66,6 +66,7 @@ def policy_loss(
             rollout_logprob_NT=rollout_logprob_NT,
             entropy_NT=entropy_NT,
         )
+    is_loss_NT &= step_weights.weight_NT > 0  # a masked truncated completion is padding to every term
     mismatch_NT = _mismatch(objective, step_weights, logprob_NT, old_logprob_NT, rollout_logprob_NT, is_loss_NT)
     terms = make_terms(
         objective,
@@ -97,7 +98,8 @@ def policy_loss(
         rollout_logprob_NT=rollout_logprob_NT,
         ref_logprob_NT=ref_logprob_NT,
         entropy_NT=entropy_NT,
-        keep_NT=keep_NT,
+        masked_NT=(mask_NT > 0) & ~keep_NT,
+        sampled_NT=mask_NT > 0,
         largest_weight=objective.mismatch_max,
     )
     return loss, stats

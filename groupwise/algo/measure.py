@@ -23,17 +23,22 @@ def measure(
     rollout_logprob_NT: Tensor | None,
     ref_logprob_NT: Tensor | None,
     entropy_NT: Tensor | None,
-    keep_NT: Tensor,
+    masked_NT: Tensor,
+    sampled_NT: Tensor,
     largest_weight: float | None = None,
 ) -> Stats:
-    """Mergeable measurements of one micro-batch; None where the log-probs it takes were not given."""
+    """Mergeable measurements of one micro-batch; None where the log-probs it takes were not given.
+
+    `masked_NT` are the tokens that a mask silences, of all that were sampled (`sampled_NT`); everything else is
+    measured on the loss tokens.
+    """
     mask_NT, logprob_NT = terms.mask_NT, terms.logprob_NT.detach()
     count = mask_NT.sum()
     stats = Stats({name: Sum(part.detach()) for name, part in loss_parts.items()})
     stats["clip_ratio/low_mean"] = _mean(region.low_NT, mask_NT, count)
     stats["clip_ratio/high_mean"] = _mean(region.high_NT, mask_NT, count)
     stats["clip_ratio/region_mean"] = _mean(region.low_NT | region.high_NT, mask_NT, count)
-    stats["masked_ratio"] = _mean(~keep_NT, mask_NT, count)
+    stats["masked_ratio"] = _mean(masked_NT, sampled_NT, sampled_NT.sum())
     stats["ratio/max"] = _max(terms.log_ratio_NT.exp(), mask_NT)
     stats["entropy"] = None if entropy_NT is None else _mean(entropy_NT, mask_NT, count)
     d_NT = None if ref_logprob_NT is None else clean(ref_logprob_NT, mask_NT)

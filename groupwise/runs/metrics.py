@@ -197,7 +197,9 @@ _UPDATE = (
         "about 1e-6 for all weights; ten times that for LoRA",
         "Thinking Machines, LoRA Without Regret; TRL's LoRA table",
     ),
-    Metric("masked_ratio", "share", "Loss tokens whose policy term a mask silenced (truncated, off-policy, entropy)."),
+    Metric(
+        "masked_ratio", "share", "Sampled tokens whose policy term a mask silenced (truncated, off-policy, entropy)."
+    ),
     Metric("groups_used", "count", "Groups that the update used."),
     Metric("groups_dropped", "count", "Groups drawn and then dropped for want of signal (dynamic sampling)."),
 )

@@ -184,7 +184,7 @@ class Learner:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         rows = self._rows_with_gradient(batch)
         passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
-        stats = [_stats_of_skipped(batch, rows)]
+        stats = [_stats_of_skipped(batch, weights, rows)]
         for number, part in enumerate(passes):
             stats.append(self._backward(batch, weights, part))
             self.on_progress(number + 1, len(passes))
@@ -229,6 +229,8 @@ class Learner:
     def _rows_with_gradient(self, batch: Batch) -> list[int]:
         """Rows whose pass can change a gradient or measures a KL: those without advantage can often be skipped."""
         has_tokens = batch.mask_NT.any(dim=1)
+        if self.objective.mask_truncated:
+            has_tokens &= ~batch.is_truncated_N
         if not self.objective.acts_without_advantage and batch.ref_logprob_NT is None:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
@@ -257,9 +259,12 @@ class Learner:
         return stats
 
 
-def _stats_of_skipped(batch: Batch, rows_passed: list[int]) -> Stats:
-    """What rows without a pass add to the measurements: a loss of exactly 0, and tokens of which none was clipped."""
-    num_tokens = int(batch.mask_NT.sum()) - int(batch.mask_NT[rows_passed].sum())
-    stats = Stats({"loss": Sum(0.0), "policy_loss": Sum(0.0)})
+def _stats_of_skipped(batch: Batch, weights: StepWeights, rows_passed: list[int]) -> Stats:
+    """What rows without a pass add to the measurements: a loss of exactly 0, loss tokens of which none was clipped, and
+    the tokens of truncated completions that are masked."""
+    is_loss_NT = weights.weight_NT > 0
+    num_tokens = int(is_loss_NT.sum()) - int(is_loss_NT[rows_passed].sum())
+    num_masked = int(batch.mask_NT.sum()) - int(is_loss_NT.sum())
+    stats = Stats({"loss": Sum(0.0), "policy_loss": Sum(0.0), "masked_ratio": Mean(num_masked, num_masked)})
     stats.update({f"clip_ratio/{side}_mean": Mean(0.0, num_tokens) for side in ("low", "high", "region")})
     return stats

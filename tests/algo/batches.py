@@ -81,7 +81,7 @@ def arguments(batch: Batch) -> dict[str, Any]:
     return {**batch.scores(), "ref_logprob_NT": batch.ref_NT, "group_N": batch.group_N}
 
 
-def weights_of(objective: Objective, batch: Batch) -> Any:
+def weights_of(objective: Objective, batch: Batch, *, is_truncated_N: Tensor | None = None) -> Any:
     """The step's weights, with the log-probs that masks over the step read."""
     return step_weights(
         objective,
@@ -89,6 +89,7 @@ def weights_of(objective: Objective, batch: Batch) -> Any:
         batch.group_N,
         batch.advantage_N,
         logprob_NT=batch.logprob_NT,
+        is_truncated_N=is_truncated_N,
         generator=torch.Generator().manual_seed(0),
         **batch.scores(),
     )

@@ -6,6 +6,7 @@ Where the two differ on purpose the difference is asserted, and `docs/algorithm.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from groupwise.algo import Objective
 
-from .batches import Batch, loss_of, make_batch
+from .batches import Batch, loss_of, make_batch, weights_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("trl", minversion="1.16")
@@ -129,6 +130,25 @@ SAME: list[tuple[str, Objective, dict[str, Any]]] = [
 def test_agreement(loss_type: str, objective: Objective, settings: dict[str, Any]) -> None:
     for seed in range(3):
         assert_same(objective, make_batch(seed, spread=0.6), loss_type, **settings)
+
+
+@pytest.mark.parametrize(("loss_type", "objective", "settings"), [*SAME, ("sapo", Objective.preset("sapo"), {})])
+@pytest.mark.parametrize("cut", [range(0, 12, 3), range(4, 8), range(12)], ids=["some", "a group", "all"])
+def test_truncated_completions_weigh_the_same(
+    loss_type: str, objective: Objective, settings: dict[str, Any], cut: range
+) -> None:
+    """`mask_truncated_completions`: TRL empties the mask of these rows before its loss sees them."""
+    batch = make_batch(5, spread=0.6)
+    is_truncated_N = torch.tensor([row in cut for row in range(12)])
+    emptied = replace(batch, mask_NT=batch.mask_NT & ~is_truncated_N.unsqueeze(1))
+    theirs, their_gradient, _ = trl_loss(emptied, loss_type, **settings)
+    masking = replace(objective, mask_truncated=True)
+    weights = weights_of(masking, batch, is_truncated_N=is_truncated_N)
+    loss, gradient, _ = loss_of(masking, batch, step_weights=weights)
+    tolerance = 1e-7 if loss_type == "sapo" else 1e-12
+    torch.testing.assert_close(loss, theirs, rtol=0, atol=tolerance)
+    torch.testing.assert_close(gradient, their_gradient, rtol=0, atol=tolerance)
+    assert (float(theirs) == 0) == (len(cut) == 12)
 
 
 def test_sapo_agrees_to_the_float32_of_their_temperature() -> None:

@@ -202,6 +202,41 @@ def test_truncated_rows_have_no_policy_gradient_and_stay_in_the_denominator():
     assert_same(found, gradients(model), tolerance=1e-6)
 
 
+def all_cut_off(groups: list[Group]) -> list[Group]:
+    """The groups with every completion ended by the limit."""
+    return [replace(g, completions=tuple(replace(c, stop_reason="length") for c in g.completions)) for g in groups]
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch_tokens": 16}], ids=["one pass", "several passes"])
+def test_a_token_mean_over_what_is_not_truncated_is_that_of_the_step_without_it(settings):
+    groups, model = as_groups(examples()), tiny_model()
+    fields = {"objective": "dapo", "beta": 0.1, "num_minibatches": 1, **settings}
+    masked = make_learner(model, **fields)
+    scores = masked.score(groups)
+    found = masked.update(masked.prepare([*all_cut_off(groups[:2]), *groups[2:]], scores))
+    gradient = gradients(model)
+    plain = make_learner(model, **fields)
+    expected = plain.update(plain.prepare(groups[2:], plain.score(groups[2:])))
+    assert_same(gradient, gradients(model), tolerance=1e-6)
+    for name in ("loss", "kl", "entropy", "clip_ratio/region_mean", "sampling/mismatch"):
+        assert found.stats[name] == pytest.approx(expected.stats[name], abs=1e-6), name
+    lengths = [sum(len(c.token_ids) for g in some for c in g.completions) for some in (groups[:2], groups)]
+    assert found.stats["masked_ratio"] == pytest.approx(lengths[0] / lengths[1])
+
+
+@pytest.mark.parametrize("objective", ["grpo", "dapo", "dr_grpo", "gspo", "vespo"])
+def test_a_step_of_truncated_completions_moves_nothing(objective):
+    model = tiny_model()
+    fields = {"objective": objective, "beta": 0.1, "entropy_coef": 0.1, "mask_truncated_completions": True}
+    learner = make_learner(model, lr=1.0, **fields)
+    groups = all_cut_off(as_groups(examples()))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = learner.update(learner.prepare(groups, learner.score(groups)))
+    assert (found.stats["loss"], found.grad_norm, found.num_skipped) == (0, 0, 0)
+    assert found.stats["masked_ratio"] == 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_the_kl_is_measured_every_so_many_steps_without_a_penalty(tmp_path):
     grpo = trainer(tmp_path, beta=0.0, kl_metric_steps=2, max_steps=4, prompts_per_step=1)
     grpo.train()
