@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from groupwise.rounding import differ
+
 Message = dict[str, Any]
 """One chat message: `{"role": ..., "content": ...}`."""
 
@@ -128,6 +130,5 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether the rewards tell the completions apart: two judged rewards that differ."""
-        judged = [r for r in self.reward if r is not None]
-        return len(judged) >= 2 and max(judged) != min(judged)
+        """Whether two scored rewards differ by more than rounding."""
+        return differ(self.reward)

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent / "groupwise"
 
 TABLE = """
 module               ours                                                    others | lazily
-types                -                                                       -
+rounding             -                                                       -
+types                rounding                                                -
 redact               -                                                       -
 waiting              -                                                       -
 forks                -                                                       -
@@ -30,7 +31,7 @@ algo/objective.py    errors algo                                             -
 algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
-algo                 errors algo                                             torch
+algo                 errors rounding algo                                    torch
 config               types errors config algo.objective algo.presets         pydantic pydantic_core yaml
 world                errors                                                  torch
 sources              types errors hub quiet \
@@ -39,8 +40,8 @@ chat                 types errors                                            | t
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
-rewards              types errors chat waiting forks rewards                      | httpx
-data                 types errors chat data hub                              | datasets pyarrow reasoning_gym
+rewards              types errors rounding chat waiting forks rewards             | httpx
+data                 types errors rounding chat data hub                     | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
 policy               types errors world sources algo kernels policy hub quiet \
@@ -51,11 +52,11 @@ runs                 types errors redact waiting forks streams config runs      
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
-train                types errors forks config algo world sources chat rewards data tasks policy rollout runs train \
-    torch transformers safetensors | bitsandbytes torchao
+train                types errors rounding forks config algo world sources chat rewards data tasks policy rollout runs \
+    train                                                                    torch transformers safetensors | bitsandbytes torchao
 check/screen.py      runs check                                              rich
-check                types errors redact config algo world sources chat rewards data tasks policy rollout runs report \
-    train check                                                              torch | transformers peft
+check                types errors rounding redact config algo world sources chat rewards data tasks policy rollout \
+    runs report train check                                                  torch | transformers peft
 offline              *                                                       -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft

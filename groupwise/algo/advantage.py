@@ -1,8 +1,10 @@
 """What a group makes of its rewards: baseline, then scale.
 
 A reward of NaN (or None in a list) was not judged: it stays out of every statistic and its advantage is 0. A group
-whose judged rewards are all equal, or that has fewer than two, has no signal: against its own group every advantage is
-exactly 0. Statistics are float64 whatever comes in. Shapes: N completions, K reward functions, T completion tokens.
+whose judged rewards are equal up to rounding (rounding.py), or that has fewer than two, has no signal: against its own
+group every advantage is exactly 0. Statistics are float64 whatever comes in.
+
+Shapes: N completions, K reward functions, T completion tokens.
 """
 
 from __future__ import annotations
@@ -108,7 +110,11 @@ def objective_advantages(
     if objective.has_token_advantages and mask_NT is not None:
         reward_N = combine_rewards(numbers, weights_K)
         centred_N = torch.where(reward_N.isnan(), reward_N, evaluate(reward_N, scale="none"))
-        return _whiten_returns(objective, centred_N, group_N, mask_NT, gap_NT, beta).to(dtype)
+        whitened_NT = _whiten_returns(objective, centred_N, mask_NT, gap_NT, beta).to(dtype)
+        if not objective.is_group_relative:
+            return whitened_NT
+        has_signal_N1 = groups_with_signal(reward_N, group_N).to(mask_NT.device).unsqueeze(1)
+        return torch.where(has_signal_N1, whitened_NT, torch.zeros_like(whitened_NT))
     if gap_NT is not None:
         reward_N = combine_rewards(numbers, weights_K).to(gap_NT.device) - beta * gap_NT.sum(dim=1)
         return evaluate(reward_N, scale=objective.scale).to(dtype)
@@ -116,21 +122,12 @@ def objective_advantages(
 
 
 def _whiten_returns(
-    objective: Objective,
-    centred_N: Tensor,
-    group_N: Tensor | Sequence[int],
-    mask_NT: Tensor,
-    gap_NT: Tensor | None,
-    beta: float,
+    objective: Objective, centred_N: Tensor, mask_NT: Tensor, gap_NT: Tensor | None, beta: float
 ) -> Tensor:
     """Token returns (with the KL where there is a gap to the reference), whitened over the loss tokens of the step."""
     zeros_NT = torch.zeros(mask_NT.shape, dtype=torch.float64, device=mask_NT.device)
     returns_NT = reward_to_go(centred_N, zeros_NT if gap_NT is None else gap_NT, zeros_NT, mask_NT, beta)
-    whitened_NT = whiten_tokens(returns_NT, mask_NT, ddof=objective.ddof, eps=objective.eps)
-    if not objective.is_group_relative:
-        return whitened_NT
-    has_signal_N1 = groups_with_signal(centred_N, group_N).to(mask_NT.device).unsqueeze(1)
-    return torch.where(has_signal_N1, whitened_NT, torch.zeros_like(whitened_NT))
+    return whiten_tokens(returns_NT, mask_NT, ddof=objective.ddof, eps=objective.eps)
 
 
 def combine_rewards(rewards: Tensor, weights_K: Tensor | Sequence[float] | None = None) -> Tensor:
@@ -149,7 +146,7 @@ def moving_average(rewards_N: Tensor | Sequence[Any], start: float, decay: float
 
 
 def groups_with_signal(rewards_N: Tensor | Sequence[Any], group_N: Tensor | Sequence[int]) -> Tensor:
-    """Whether each completion's group has two judged rewards that differ (boolean N)."""
+    """Whether each completion's group has two judged rewards that differ by more than rounding (boolean N)."""
     numbers, _ = as_numbers(rewards_N)
     return Groups(group_N, ~numbers.isnan()).has_signal(numbers)
 
@@ -180,8 +177,9 @@ def _normalise_each(
         return torch.zeros_like(total_N)
     has_signal_NK = [Groups(group_N, judged_NK[:, i]).has_signal(columns_NK[:, i]) for i in range(len(weights))]
     counted_N = judged_N & torch.stack(has_signal_NK).any(dim=0)
-    scaled_N = (total_N - total_N[judged_N].mean()) / (batch_std(total_N[judged_N], ddof) + eps)
-    return torch.where(counted_N, scaled_N, torch.zeros_like(scaled_N))
+    std = batch_std(total_N[judged_N], ddof)
+    scaled_N = (total_N - total_N[judged_N].mean()) / (std + eps)
+    return torch.where(counted_N & (std > 0), scaled_N, torch.zeros_like(scaled_N))
 
 
 def _check_name(field: str, value: str, known: Any) -> None:

@@ -17,6 +17,7 @@ from groupwise.algo.objective import Baseline, Scale
 from groupwise.algo.process import whiten_tokens
 from groupwise.algo.rules import GROUP_BASELINES
 from groupwise.errors import ConfigError
+from groupwise.rounding import is_equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _group_loo(inputs: Inputs) -> Tensor:
 def _batch_mean(inputs: Inputs) -> Tensor:
     """R - mean over the step."""
     judged = inputs.judged
-    if len(judged) == 0 or bool((judged == judged[0]).all()):
+    if len(judged) == 0 or is_equal(judged.min(), judged.max()):
         return torch.zeros_like(inputs.reward_N)
     return inputs.reward_N - judged.mean()
 
@@ -111,7 +112,8 @@ def _ema(inputs: Inputs) -> Tensor:
 def _greedy(inputs: Inputs) -> Tensor:
     """R - the reward of the greedy completion of the same prompt, 0 where that was not judged (ReMax 2310.10505)."""
     greedy_N = _required(inputs.greedy_N, "baseline greedy", "greedy_reward_N")
-    return torch.where(greedy_N.isnan(), torch.zeros_like(greedy_N), inputs.reward_N - greedy_N)
+    is_nothing_N = greedy_N.isnan() | is_equal(greedy_N, inputs.reward_N)
+    return torch.where(is_nothing_N, torch.zeros_like(greedy_N), inputs.reward_N - greedy_N)
 
 
 def _best_minus_second(inputs: Inputs) -> Tensor:
@@ -120,7 +122,7 @@ def _best_minus_second(inputs: Inputs) -> Tensor:
     for rows in inputs.groups.rows():
         if len(rows) >= 2:
             ordered, order = inputs.reward_N[rows].sort(descending=True, stable=True)
-            margin_N[rows[order[0]]] = ordered[0] - ordered[1]
+            margin_N[rows[order[0]]] = 0.0 if is_equal(ordered[0], ordered[1]) else ordered[0] - ordered[1]
     return margin_N
 
 
@@ -136,8 +138,13 @@ def _passk(inputs: Inputs) -> Tensor:
             continue
         k = _pass_k(inputs)
         wrong_share = comb(num_wrong - 1, k - 1) / comb(len(rows) - 1, k - 1)
-        centred_N[rows] = 1 - rate - wrong_share * (inputs.reward_N[rows] <= 0).double()
+        centred_N[rows] = 1 - rate - wrong_share * _is_wrong(inputs.reward_N[rows]).double()
     return centred_N
+
+
+def _is_wrong(rewards: Tensor) -> Tensor:
+    is_zero: Tensor = is_equal(rewards, torch.zeros_like(rewards))
+    return is_zero | (rewards <= 0)
 
 
 def _pass_k(inputs: Inputs) -> int:
@@ -149,7 +156,7 @@ def _pass_k(inputs: Inputs) -> int:
 def _pass_rate(inputs: Inputs, rows: Tensor) -> tuple[int, float | None]:
     """(wrong completions, pass@k) of a group; None when fewer than k were judged."""
     k = _pass_k(inputs)
-    num_wrong = int((inputs.reward_N[rows] <= 0).sum())
+    num_wrong = int(_is_wrong(inputs.reward_N[rows]).sum())
     return num_wrong, 1 - comb(num_wrong, k) / comb(len(rows), k) if len(rows) >= k else None
 
 
@@ -175,7 +182,8 @@ def _batch_std_centred(centred_N: Tensor, inputs: Inputs) -> Tensor:
 def _mean_scale(centred_N: Tensor, inputs: Inputs) -> Tensor:
     """By the group mean, 0 where that is 0; meant for rewards of at least 0 (MaxRL 2602.02710)."""
     mean_N = inputs.groups.mean(inputs.reward_N)
-    return torch.where(mean_N != 0, centred_N / mean_N, torch.zeros_like(centred_N))
+    is_zero_N = is_equal(mean_N, torch.zeros_like(mean_N))
+    return torch.where(is_zero_N, torch.zeros_like(centred_N), centred_N / mean_N)
 
 
 def _passk_std(centred_N: Tensor, inputs: Inputs) -> Tensor:

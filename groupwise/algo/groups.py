@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from groupwise.errors import RewardError
+from groupwise.rounding import is_equal
 
 
 class Groups:
@@ -40,12 +41,13 @@ class Groups:
         return (squares / (self.count_N - ddof).clamp(min=1)).sqrt()
 
     def has_signal(self, values_N: Tensor) -> Tensor:
-        """Whether max != min over the judged rows of its group, for every row."""
+        """Whether the judged rows of its group differ by more than rounding, for every row."""
         low = torch.full((self.num_groups,), float("inf"), dtype=values_N.dtype, device=values_N.device)
         index, judged = self.index_N[self.judged_N], values_N[self.judged_N]
         lowest = low.scatter_reduce(0, index, judged, "amin")
         highest = (-low).scatter_reduce(0, index, judged, "amax")
-        return (highest > lowest)[self.index_N]
+        is_flat: Tensor = is_equal(lowest, highest)  # without a judged row both are infinite, and equal
+        return ~is_flat[self.index_N]
 
     def rows(self) -> list[Tensor]:
         """The judged rows of each group, in order."""
@@ -53,8 +55,8 @@ class Groups:
 
 
 def batch_std(values: Tensor, ddof: int) -> Tensor:
-    """Standard deviation of all values; exactly 0 where they are equal, or too few."""
-    if len(values) <= ddof or bool((values == values[0]).all()):
+    """Standard deviation of all values; exactly 0 where they are equal up to rounding, or too few."""
+    if len(values) <= ddof or is_equal(values.min(), values.max()):
         return torch.zeros((), dtype=values.dtype, device=values.device)
     return ((values - values.mean()).square().sum() / (len(values) - ddof)).sqrt()
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from .scores import Scores, differ
+from ..rounding import differ
+from .scores import Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..rewards.isolated import Isolated
+from ..rounding import differ
 from .correlation import Agreement, agreements
 from .probes import Probed
 from .sample import Sampled
@@ -67,7 +68,7 @@ class Evidence:
     @property
     def can_differ(self) -> bool:
         """Whether some completion of a problem, sampled or made up, is rewarded otherwise than another."""
-        return any(len(set(row)) > 1 for row in self.by_problem(None))
+        return any(differ(row) for row in self.by_problem(None))
 
     @property
     def num_generations(self) -> int:

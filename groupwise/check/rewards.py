@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..rewards.shaping import Shaping
+from ..rounding import differ
 from .evidence import Evidence
 from .finding import Finding, Level
 from .scores import OTHER_SIZES, Scores
@@ -111,7 +112,7 @@ def no_signal(evidence: Evidence) -> list[Finding]:
     if not total.judged or evidence.sampled.signal_share > 0 or is_earned_by_none:
         return []
     best, num = max(max(row) for row in rows if row), len(total.judged)
-    if len(set(total.judged)) > 1:
+    if differ(total.judged):
         return []
     what = (
         f"All {num} completions of the untrained model get {total.judged[0]:g}. Something better is rarer than one in "
@@ -154,7 +155,7 @@ def uneven_problems(evidence: Evidence) -> list[Finding]:
 
 def _has_few(evidence: Evidence) -> bool:
     """Whether few groups have signal although rewards do differ, and for some problem by what the completion says."""
-    differs = len(set(evidence.total.judged)) > 1 and any(len(set(row)) > 1 for row in evidence.by_problem(None))
+    differs = differ(evidence.total.judged) and any(differ(row) for row in evidence.by_problem(None))
     return differs and evidence.sampled.signal_share < SIGNAL_WARN
 
 

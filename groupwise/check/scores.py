@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles
 
+from ..rounding import differ, is_equal
 from ..types import Completion, Group
 from .sample import Sampled
 
@@ -62,16 +62,23 @@ class Scores:
     @property
     def success_rate(self) -> float | None:
         """Share of the higher value, where it is a verdict of two values; else None."""
-        values = set(self.judged)
-        return self.judged.count(max(values)) / len(self.judged) if len(values) == 2 else None
+        counts = self._counts
+        return counts[-1] / sum(counts) if len(counts) == 2 else None
 
     def expected_signal(self, size: int) -> float:
         """Share of groups of that size with signal, were all problems alike: 1 - sum over values of (frequency)^size.
 
         Problems are not alike, so it is a bound from above: some are always solved, some never.
         """
-        counts, total = Counter(self.judged), len(self.judged)
-        return 1 - sum((count / total) ** size for count in counts.values()) if total else 0.0
+        counts, total = self._counts, len(self.judged)
+        return 1 - sum((count / total) ** size for count in counts) if total else 0.0
+
+    @property
+    def _counts(self) -> list[int]:
+        """How often each value occurs, the lowest first; values that are equal up to rounding are one."""
+        ordered = sorted(self.judged)
+        begins = [i for i, value in enumerate(ordered) if i == 0 or not is_equal(ordered[i - 1], value)]
+        return [end - begin for begin, end in zip(begins, [*begins[1:], len(ordered)], strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +89,6 @@ class Judgement:
     completion: Completion
     reward: float
     rewards: Mapping[str, float | None]
-
-
-def differ(values: Iterable[float | None]) -> bool:
-    judged = [value for value in values if value is not None]
-    return len(judged) >= 2 and max(judged) != min(judged)
 
 
 def scores_of(sampled: Sampled, weights: Mapping[str, float]) -> list[Scores]:
@@ -119,5 +121,5 @@ def histogram(values: Sequence[float], bins: int = 8) -> list[int]:
     low, high = min(values), max(values)
     counts = [0] * bins
     for value in values:
-        counts[min(int((value - low) / (high - low) * bins), bins - 1) if high > low else bins // 2] += 1
+        counts[bins // 2 if is_equal(low, high) else min(int((value - low) / (high - low) * bins), bins - 1)] += 1
     return counts

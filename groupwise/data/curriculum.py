@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Protocol
 
+from groupwise.rounding import reaches
 from groupwise.types import Group
 
 
@@ -57,5 +58,5 @@ def successes(groups: Sequence[Group], reward: str | None, solved_at: float) -> 
         values = group.reward if reward is None else group.rewards[reward]
         judged = [value for value in values if value is not None]
         if judged:
-            seen.append(Seen(group.problem.index, fmean(value >= solved_at for value in judged)))
+            seen.append(Seen(group.problem.index, fmean(reaches(value, solved_at) for value in judged)))
     return seen

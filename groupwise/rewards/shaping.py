@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rounding import differ, reaches
 
 Normalise = Literal["range", "group", "batch"]
 Values = Sequence[float | None]
@@ -136,7 +137,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _compare(value: float | None, threshold: float, wants_reached: bool) -> bool | None:
-    return None if value is None else (value >= threshold) is wants_reached
+    return None if value is None else reaches(value, threshold) is wants_reached
 
 
 def _standardised(values: Values, group_N: Sequence[int]) -> list[float | None]:
@@ -144,11 +145,8 @@ def _standardised(values: Values, group_N: Sequence[int]) -> list[float | None]:
     for group, value in zip(group_N, values, strict=True):
         if value is not None:
             members.setdefault(group, []).append(value)
-    moments = {
-        group: (fmean(judged), stdev(judged)) if max(judged) > min(judged) else (judged[0], 0.0)
-        for group, judged in members.items()
-    }
+    moments = {group: (fmean(judged), stdev(judged)) if differ(judged) else None for group, judged in members.items()}
     return [
-        None if value is None else (value - moments[group][0]) / (moments[group][1] + EPS)
+        None if value is None else 0.0 if (m := moments[group]) is None else (value - m[0]) / (m[1] + EPS)
         for group, value in zip(group_N, values, strict=True)
     ]

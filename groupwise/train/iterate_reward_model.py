@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from ..chat import as_completion
 from ..errors import ConfigError
 from ..rewards.model import RewardModel
+from ..rounding import differ
 from ..runs.reader import RunReader
 from ..runs.records import GroupRecord
 from ..types import Prompt
@@ -45,7 +46,7 @@ def comparisons_of(groups: Iterable[GroupRecord], annotate: Annotate) -> list[Co
         values = list(annotate(group["prompt"], texts))
         assert len(values) == len(texts), f"{len(values)} annotations for {len(texts)} completions"
         best, worst = (texts[values.index(pick(values))] for pick in (max, min))
-        if max(values) > min(values):
+        if differ(values):
             found.append(Comparison(group["prompt"], best, worst))
     return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..config import GRPOConfig
+from ..rounding import differ
 from ..types import Group, Steps
 
 SignalTest = Callable[[Group], bool]
@@ -17,9 +18,9 @@ def signal_test(config: GRPOConfig, reward_weights: Sequence[float] | None = Non
     normalised on its own (GDPO: sums may tie where functions differ); any two steps with process supervision.
     """
     if config.process_rewards:
-        return lambda group: _differ(reward for steps in weighted_steps(group, reward_weights) for _, reward in steps)
+        return lambda group: differ(reward for steps in weighted_steps(group, reward_weights) for _, reward in steps)
     if config.resolved_objective.combine == "normalise_each":
-        return lambda group: any(_differ(rewards) for rewards in group.counting.values())
+        return lambda group: any(differ(rewards) for rewards in group.counting.values())
     return lambda group: group.has_signal
 
 
@@ -36,8 +37,3 @@ def weighted_steps(group: Group, reward_weights: Sequence[float] | None = None) 
             steps += [(end, None if reward is None else weight * reward) for end, reward in pairs]
         found.append(tuple(steps))
     return found
-
-
-def _differ(rewards: Iterable[float | None]) -> bool:
-    judged = [r for r in rewards if r is not None]
-    return len(judged) >= 2 and max(judged) != min(judged)

@@ -9,6 +9,7 @@ from statistics import fmean, pstdev, stdev
 from time import perf_counter
 from typing import Any
 
+from ..rounding import is_equal
 from ..types import Group
 from .collect import Collected
 from .learner import Update
@@ -95,7 +96,7 @@ def _without_signal(collected: Collected) -> dict[str, float | None]:
     """Shares of groups without signal, of those used and of all that were drawn."""
     used = [g for g in collected.groups if not collected.has_signal(g)]
     drawn = [g for g in collected.all_groups if not collected.has_signal(g)]
-    solved = [g for g in used if any(r is not None and r > 0 for r in g.reward)]
+    solved = [g for g in used if any(r is not None and r > 0 and not is_equal(r, 0) for r in g.reward)]
     return {
         "frac_reward_zero_std": len(used) / len(collected.groups),
         "frac_reward_zero_std/solved": len(solved) / len(collected.groups),
