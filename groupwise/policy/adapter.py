@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 
 _REFUSED: Mapping[str, str] = {
     "ADAPTION_PROMPT": "its prompts enter every attention layer, which neither engine nor learner follows",
@@ -154,6 +154,8 @@ def require_trainable_adapter(config: Any) -> None:
             raise ModelError(
                 f"{name} makes the adapter depend on the other tokens of a batch, which is not supported. Leave it out."
             )
+    if kind == "LORA" and config.lora_alpha == 0:
+        raise ModelError("lora_alpha is 0, which multiplies the adapter by 0: nothing could be learnt. Set it above 0.")
     init = getattr(config, "init_lora_weights", True)
     if kind == "LORA" and (why := why_start_is_lost(init)):
         raise ModelError(f'init_lora_weights "{init}" is not supported: {why}')
@@ -171,6 +173,24 @@ def why_start_is_lost(init: bool | str) -> str | None:
         "it changes the base by a start that is random or made from data, so the saved adapter on its base would be "
         'another model. Use "pissa", "olora" or "orthogonal", whose start is computed again from the base, or true.'
     )
+
+
+def require_saved_modules(model: nn.Module, adapter: str) -> None:
+    """Refuse a name in `modules_to_save` that no module has: peft passes over it, so nothing would be trained there.
+
+    Raises:
+        ModelError: with the names that there are.
+    """
+    wanted = getattr(model.peft_config[adapter], "modules_to_save", None) or ()  # type: ignore[index]
+    base = [name for name, _ in base_of(model).named_modules()]
+    for name in wanted:
+        if not any(path == name or path.endswith(f".{name}") for path in base):
+            ends = dict.fromkeys(path.rpartition(".")[2] for path in base if not path.rpartition(".")[2].isdigit())
+            known = [end for end in ends if end and end not in ("modules_to_save", "original_module", "base_layer")]
+            raise ModelError(
+                f'modules_to_save names "{name}", which is no module of the model.{did_you_mean(str(name), known)} '
+                f"It has, for example, {', '.join(known[:12])}."
+            )
 
 
 def require_plain_adapter(model: nn.Module) -> None:

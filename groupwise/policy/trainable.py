@@ -14,6 +14,7 @@ from .adapter import (
     base_of,
     has_adapter,
     require_plain_adapter,
+    require_saved_modules,
     require_trainable_adapter,
     trained_parameters,
 )
@@ -32,8 +33,9 @@ def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
     require_plain_adapter(model)
     if peft_config is not None:
         model = add_adapter(model, peft_config, seed)
-    if has_adapter(model):
-        require_trainable_adapter(model.peft_config[active_adapter(model)])
+    if (name := active_adapter(model)) is not None:
+        require_trainable_adapter(model.peft_config[name])
+        require_saved_modules(model, name)
     trained_parameters(model)
     return model  # type: ignore[no-any-return]
 

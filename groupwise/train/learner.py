@@ -85,7 +85,7 @@ class Learner:
             repetition_penalty=config.repetition_penalty,
             entropy_gradient=self.objective.entropy_coef > 0,
         )
-        self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.reward_average: float | None = None
         self.num_rollouts = 0
         """Rollouts trained on."""

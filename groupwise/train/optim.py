@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import GRPOConfig
+from ..errors import ConfigError
 from ..runs.trackers import is_installed
 
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
@@ -54,6 +55,29 @@ def _eight_bit(groups: list[dict[str, Any]], adam: dict[str, Any]) -> tuple[Opti
 
         return TorchAoAdamW8bit(groups, **adam), "adamw_8bit (torchao)"
     return None
+
+
+def check_own_optimizer(optimizer: Optimizer, model: nn.Module, notify: Callable[[str], None]) -> None:
+    """Look for the model's trained parameters in an optimizer that the user built.
+
+    It holds none where it was built over another model, a copy, or this one before its adapter was put on.
+
+    Raises:
+        ConfigError: it holds none of them, so nothing would ever move.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    missing = [name for name, p in trained.items() if id(p) not in held]
+    if not missing:
+        return
+    what = f"The {type(optimizer).__name__} given in optimizers holds {len(trained) - len(missing)} of the model's "
+    what += f"{len(trained)} trained parameters"
+    if len(missing) == len(trained):
+        raise ConfigError(
+            f"{what}, so nothing would be learnt. Build it over the parameters of the model that is given, its adapter "
+            "included: optimizers=(AdamW(model.parameters()), None)."
+        )
+    notify(f"{what}; the others ({missing[0]}, ...) stay as they are.")
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

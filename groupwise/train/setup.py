@@ -36,7 +36,7 @@ from .collect import make_sampling
 from .curriculum import check_reward, make_curriculum
 from .fastpath import build_network
 from .learner import Learner
-from .optim import make_optimizer, make_scheduler
+from .optim import check_own_optimizer, make_optimizer, make_scheduler
 from .overlong import with_shaping
 from .schedule import Schedule
 
@@ -140,6 +140,8 @@ def make_learner(
     name = type(optimizer).__name__
     if optimizer is None:
         optimizer, name = make_optimizer(config, policy.model, notify)
+    else:
+        check_own_optimizer(optimizer, policy.model, notify)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = [f.weight for f in with_shaping(judge, config).functions]
     learner = Learner(policy.network, reference, optimizer, scheduler, config, weights)

@@ -278,6 +278,7 @@ def refused() -> Iterator[Any]:
         config = LoraConfig()
         config.init_lora_weights = init
         yield config, f'init_lora_weights "{init}"'
+    yield LoraConfig(lora_alpha=0), "multiplies the adapter by 0"
     yield LoraConfig(alora_invocation_tokens=[3, 4], task_type="CAUSAL_LM"), "alora_invocation_tokens"
 
 
@@ -364,6 +365,13 @@ def test_an_adapter_that_does_not_fit_is_told_as_such() -> None:
         trainable_model(tiny_model(), LoraConfig(r=2, target_modules=["query"]), seed=0)
     with pytest.raises(ModelError, match="The adapter does not fit the model"):
         trainable_model(tiny_model(), LoraConfig(r=2, target_modules=QV, init_lora_weights="pisa"), seed=0)
+
+
+def test_a_module_to_save_that_is_not_there_is_refused() -> None:
+    for name in ("lm_haed", "nope"):
+        config = LoraConfig(r=2, target_modules=QV, task_type="CAUSAL_LM", modules_to_save=["norm", name])
+        with pytest.raises(ModelError, match=rf'names "{name}", which is no module.*It has, for example'):
+            trainable_model(tiny_model(), config, seed=0)
 
 
 def test_an_adapter_that_cannot_be_merged_is_saved_and_not_merged(tmp_path: Path) -> None:

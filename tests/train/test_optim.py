@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from api_helpers import draw_no_report, trainer
 from tiny import tiny_model, with_lora
 
 from groupwise.config import GRPOConfig
-from groupwise.train.optim import make_optimizer, make_scheduler
+from groupwise.errors import ConfigError
+from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 
 
 def make(model=None, notes=None, **settings):
@@ -94,3 +96,34 @@ def test_a_schedule_takes_its_own_arguments():
         scheduler.optimizer.step()
         scheduler.step()
     assert scheduler.get_last_lr()[0] == pytest.approx(0.25)
+
+
+def test_an_optimizer_of_another_model_is_refused(tmp_path):
+    other = torch.optim.AdamW(tiny_model(seed=1).parameters())
+    run = trainer(tmp_path / "run", model=tiny_model(), rest={"optimizers": (other, None)})
+    with pytest.raises(ConfigError, match="AdamW given in optimizers holds 0 of the model's 21 trained parameters"):
+        run.train()
+    before_the_adapter = tiny_model()
+    own = torch.optim.AdamW(before_the_adapter.parameters())
+    with pytest.raises(ConfigError, match="holds 0 of the model's"):
+        check_own_optimizer(own, with_lora(before_the_adapter), print)
+
+
+def test_an_optimizer_over_a_part_of_what_is_trained_is_noted():
+    model, notes = tiny_model(), []
+    check_own_optimizer(torch.optim.SGD(model.lm_head.parameters(), lr=0.1), model, notes.append)
+    assert "holds 1 of the model's 21 trained parameters; the others" in notes[0]
+    check_own_optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, notes.append)
+    assert len(notes) == 1
+
+
+def test_an_optimizer_never_moves_what_is_frozen(tmp_path, monkeypatch):
+    draw_no_report(monkeypatch)
+    model = tiny_model()
+    model.model.layers[0].requires_grad_(False)
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    own = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    trainer(tmp_path / "run", model=model, rest={"optimizers": (own, None)}).train()
+    moved = dict(model.named_parameters())
+    assert all(torch.equal(moved[n], p) for n, p in frozen.items())
+    assert not torch.equal(moved["lm_head.weight"], tiny_model().lm_head.weight)
