@@ -42,9 +42,7 @@ class Evidence:
     def is_shipped(self, name: str) -> bool:
         """Whether a function is one of ours, whose rewards differ for sure between some completions."""
         function = next(each for each in self.subject.training_judge.functions if each.name == name)
-        return type(function.call).__module__.startswith(f"{__name__.partition('.')[0]}.") and not isinstance(
-            function.call, Isolated
-        )
+        return function.is_shipped and not isinstance(function.call, Isolated)
 
     def usual_reason(self, name: str) -> str | None:
         """What a function gives most often as its reason for None; None where it gives none."""

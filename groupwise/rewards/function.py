@@ -59,6 +59,11 @@ class RewardFunction:
         """Wrap a callable under its own name; one with a method `load` is loaded before the first rollout."""
         return cls(name or callable_name(call), call, weight, load=getattr(call, "load", None))
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with groupwise, or runs behind something that does (a worker process)."""
+        return type(self.call).__module__.startswith("groupwise.")
+
     def accepts(self, keyword: str) -> bool:
         """Whether a call may pass this keyword."""
         return keyword in self.accepted or (self.takes_all_columns and keyword not in ON_REQUEST)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,14 +117,15 @@ class Isolated:
         return about
 
     def _check_is_json(self, keywords: dict[str, Any]) -> None:
-        for name, value in keywords.items():
-            try:
-                packed(value)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise RewardError(
-                    f'Reward function "{self.__name__}" runs isolated and asks for "{name}", which cannot be handed to '
-                    f"another process as JSON ({error}). Make the column text or numbers, or leave isolated away."
-                ) from None
+        for name, values in keywords.items():
+            if (complaint := _not_json(values)) is None:
+                continue
+            found = ((row, _not_json(value)) for row, value in enumerate(values) if isinstance(values, list))
+            row = next((f"row {row}: {why}" for row, why in found if why is not None), complaint)
+            raise RewardError(
+                f'Reward function "{self.__name__}" runs isolated and asks for "{name}", which cannot be handed to '
+                f"another process as JSON ({row}). Make the column text or numbers, or leave isolated away."
+            )
 
 
 def close(workers: list[Process]) -> None:
@@ -142,6 +143,25 @@ def _signature(about: dict[str, Any]) -> inspect.Signature:
     ]
     rest = [parameter("columns", parameter.VAR_KEYWORD)] if about["takes_all_columns"] else []
     return inspect.Signature([*named, *rest])
+
+
+def _not_json(value: Any) -> str | None:
+    """Why a value would not be the same on the other side of JSON; None where it would."""
+    try:
+        packed(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        return str(error)
+    key = next(_other_keys(value), None)
+    return None if key is None else f"the key {key!r} is no text"
+
+
+def _other_keys(value: Any) -> Iterator[Any]:
+    """Keys that JSON would turn into text, at any depth."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not isinstance(key, str))
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _other_keys(item)
 
 
 def _plain_state(state: Any) -> dict[str, Any]:

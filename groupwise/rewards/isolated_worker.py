@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from groupwise.errors import GroupwiseError
+from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.load import failing_line, load_function, source_file
 from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
@@ -59,7 +60,7 @@ def _answer(function: RewardFunction, call: dict[str, Any]) -> dict[str, Any]:
     if "trainer_state" in keywords:
         keywords["trainer_state"] = SimpleNamespace(**keywords["trainer_state"])
     for name in call["notes"]:
-        keywords[name] = lambda *arguments, name=name: notes.append((name, _plain(arguments)))
+        keywords[name] = lambda *arguments, name=name: notes.append((name, without_arrays(arguments)))
     try:
         value = function.call(**keywords)
         if inspect.isawaitable(value):
@@ -68,7 +69,7 @@ def _answer(function: RewardFunction, call: dict[str, Any]) -> dict[str, Any]:
         line = failing_line(error, source_file(function.call))
         what = f"{type(error).__name__}: {error}"
         return {"raised": what, "line": line, "row": _row(error, keywords.get("completions", []))}
-    return {"value": _plain(value), "notes": notes}
+    return {"value": without_arrays(value), "notes": notes}
 
 
 async def _awaited(value: Any) -> Any:
@@ -81,15 +82,6 @@ def _row(error: Exception, completions: Sequence[Any]) -> int | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     values = (value for frame in reversed(frames) for value in frame.f_locals.values())
     return next((numbers[id(value)] for value in values if id(value) in numbers), None)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tensors and their numbers as lists and numbers of Python."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 if __name__ == "__main__":

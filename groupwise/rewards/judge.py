@@ -11,6 +11,7 @@ from typing import Any
 
 from groupwise.errors import ConfigError, DataError, RewardError
 from groupwise.rewards.caller import Call, Caller
+from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.failure import failure
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.isolated import Isolated
@@ -75,7 +76,7 @@ class Judge:
                 if check_row is None or function.missing(problem.columns):
                     continue
                 try:
-                    check_row(problem.columns)
+                    check_row(without_arrays(problem.columns))
                 except DataError as error:
                     raise DataError(f"{name}, row {problem.index + 1}: {error}") from error
 
@@ -173,7 +174,7 @@ class _Notes:
 
 def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
     offered = (
-        rows.keywords()
+        rows.keywords(function.accepts)
         | opened_completions(function.call, rows.groups)
         | {
             "trainer_state": trainer_state,
@@ -188,6 +189,8 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
             "Give them with the completions."
         )
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
+    if function.is_shipped:  # they read texts and numbers
+        keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & rows.column_names}
     return Call(
         function.call,
         keywords,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 from groupwise.chat import as_completion
+from groupwise.rewards.copies import copies
 from groupwise.rewards.shorten import shortened
-from groupwise.types import Completion, Group, Problem, Prompt
+from groupwise.types import Completion, Group, Problem
 
 T = TypeVar("T")
 
@@ -32,23 +33,34 @@ class Rows:
     def rows(self) -> list[tuple[Problem, Completion]]:
         return [(group.problem, completion) for group in self.groups for completion in group.completions]
 
-    def keywords(self) -> dict[str, list[Any]]:
-        """What functions are called with: fresh lists, so that one function cannot change what another one sees.
+    def keywords(self, accepts: Callable[[str], bool] = lambda name: True) -> dict[str, list[Any]]:
+        """What a function is called with, of the columns those it accepts.
 
-        Plain prompts give plain completions, chats give message lists. A column that a problem lacks is None there.
-        Token ids are handed out where there are any: completions of a file or a test may have none.
+        Each completion has a row of its own, fresh for this call: what a function changes, no other completion, call or
+        epoch sees. Plain prompts give plain completions, chats give message lists. A column that a problem lacks is
+        None there. Token ids are handed out where there are any: completions of a file or a test may have none.
         """
         rows = self.rows
         ids = [list(completion.token_ids) for _, completion in rows]
-        columns = {name: [problem.columns.get(name) for problem, _ in rows] for name in self.column_names}
+        problems = [group.problem for group in self.groups]
+        columns = {
+            name: self._for_each([problem.columns.get(name) for problem in problems])
+            for name in self.column_names
+            if accepts(name)
+        }
         return (
             columns
             | ({"completion_ids": ids} if any(ids) else {})
             | {
-                "prompts": [_copy(problem.prompt) for problem, _ in rows],
+                "prompts": self._for_each([problem.prompt for problem in problems]),
                 "completions": [as_completion(problem.prompt, completion.text) for problem, completion in rows],
             }
         )
+
+    def _for_each(self, values: Sequence[Any]) -> list[Any]:
+        """One value a group as one a completion, in copies."""
+        pairs = zip(values, self.groups, strict=True)
+        return [each for value, group in pairs for each in copies(value, len(group.completions))]
 
     def split(self, values: Sequence[T]) -> list[tuple[T, ...]]:
         """One value a row, cut into one tuple a group."""
@@ -67,7 +79,3 @@ class Rows:
             if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
                 return row
         return None
-
-
-def _copy(prompt: Prompt) -> Prompt:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]

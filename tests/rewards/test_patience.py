@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import Judge, interrupt, resolve_rewards
@@ -254,6 +256,18 @@ def test_an_isolated_function_that_fails_costs_its_call_only(file, name, said):
 def test_what_cannot_travel_is_named(file):
     with pytest.raises(RewardError, match=r'asks for "answer".*JSON'):
         Judge(isolated(file, "later")).judge([make_group("a", answer=Path("x"))])
+
+
+@pytest.mark.parametrize("value", [Path("x"), {(0, 1): "a"}, [{"deep": {1: "a"}}], {1: "a", "b": 2}, 1j, {2}, b"x"])
+def test_what_cannot_travel_is_named_with_its_row(file, value):
+    rows = [make_group("a", answer="right"), make_group("b", answer=value)]
+    with pytest.raises(RewardError, match=r'asks for "answer".*JSON \(row 1: '):
+        Judge(isolated(file, "later")).judge(rows)
+
+
+def test_tensors_and_arrays_travel(file):
+    rows = [make_group("a", answer=torch.eye(2)), make_group("bb", answer=[np.float32(1.5)])]
+    assert [g.reward for g in Judge(isolated(file, "later")).judge(rows).groups] == [(1.0,), (2.0,)]
 
 
 def test_an_isolated_function_that_is_not_there_is_an_error_at_once(file):
