@@ -48,15 +48,15 @@ policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs                 types errors redact waiting forks streams config runs               | wandb tensorboard trackio
+runs                 types errors redact waiting forks streams config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
-train                types errors rounding forks config algo world sources chat rewards data tasks policy rollout runs \
-    train                                                                    torch transformers safetensors | bitsandbytes torchao
+train                types errors rounding forks config algo world sources chat rewards data tasks policy \
+    rollout runs train torch transformers safetensors | bitsandbytes torchao
 check/screen.py      runs check                                              rich
-check                types errors rounding redact config algo world sources chat rewards data tasks policy rollout \
-    runs report train check                                                  torch | transformers peft
+check                types errors rounding redact config algo world sources chat rewards data tasks policy \
+    rollout runs report train check                                          torch | transformers peft
 offline              *                                                       -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft

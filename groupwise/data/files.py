@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groupwise.data.arrow import cleaned_rows
 from groupwise.errors import DataError
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
@@ -98,11 +99,10 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+        return cleaned_rows(pyarrow.parquet.read_table(path))
     except Exception as error:  # a damaged file fails in as many ways as it has bytes
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 

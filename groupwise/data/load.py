@@ -96,7 +96,7 @@ def _from_object(data: Any, split_name: str | None) -> Rows:
         if isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict):
             raise DataError(
                 "A streamed data set (IterableDataset) cannot be drawn from in shuffled epochs. Load it without "
-                "streaming=True, or take a part: list(dataset.take(10_000))."
+                "streaming=True, or take a part: datasets.Dataset.from_list(list(dataset.take(10_000)))."
             )
         if isinstance(data, datasets.DatasetDict):
             return _pick_split(data, split_name or "train")

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from groupwise.data.arrow import ArrowRows, readable
 from groupwise.errors import DataError, did_you_mean
 from groupwise.types import Problem, Prompt
 
@@ -43,8 +44,11 @@ class Problems(Sequence[Problem]):
         if len(rows) == 0:
             raise DataError(f"{name} is empty: it has no rows, so there is nothing to train on.")
         self.name = name
-        self._rows = rows
-        self._sources = _name_columns(_column_names(rows, name), columns or {}, name)
+        found = readable(rows, name)
+        is_transformed = found is not rows and not isinstance(found, ArrowRows)
+        shown = f"{name}, as its transform gives it," if is_transformed else name
+        self._sources = _name_columns(_column_names(found, name), columns or {}, shown)
+        self._rows = found.with_text(self._sources["prompt"]) if isinstance(found, ArrowRows) else found
         self.dropped_columns = tuple(sorted(RESERVED_COLUMNS & self._sources.keys()))
         self.column_names = tuple(n for n in self._sources if n != "prompt" and n not in RESERVED_COLUMNS)
         self.info = {"name": name, "num_rows": len(rows), "fingerprint": self._check_prompts(), **(info or {})}
@@ -69,11 +73,15 @@ class Problems(Sequence[Problem]):
     def __iter__(self) -> Iterator[Problem]:
         return (self[i] for i in range(len(self)))
 
+    def _prompts(self) -> Iterator[Any]:
+        source = self._sources["prompt"]
+        return self._rows.column(source) if isinstance(self._rows, ArrowRows) else (r.get(source) for r in self._rows)
+
     def _check_prompts(self) -> str:
         """Check every prompt now rather than in the middle of a run; their sha256."""
         source = self._sources["prompt"]
         digest = hashlib.sha256()
-        for number, prompt in enumerate(_column(self._rows, source)):
+        for number, prompt in enumerate(self._prompts()):
             complaint = _complaint(prompt)
             if complaint:
                 raise DataError(f"Row {number} of {self.name}, column {source!r}: {complaint}")
@@ -83,8 +91,8 @@ class Problems(Sequence[Problem]):
 
 def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     """The union over all rows, in order of appearance: a cell that a row lacks is `None`."""
-    if hasattr(rows, "column_names"):
-        return list(rows.column_names)
+    if isinstance(rows, ArrowRows):
+        return rows.column_names
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
@@ -134,12 +142,6 @@ def _dropped_message(name: str, dropped: Sequence[str]) -> str:
     )
 
 
-def _column(rows: Any, source: str) -> Iterator[Any]:
-    if hasattr(rows, "select_columns"):  # a datasets.Dataset: read this column without decoding the others
-        rows = rows.select_columns([source])
-    return (row.get(source) for row in rows)
-
-
 def _complaint(prompt: Any) -> str | None:
     """What is wrong with a prompt, or `None`."""
     if isinstance(prompt, str):
@@ -155,7 +157,7 @@ def _complaint(prompt: Any) -> str | None:
 
 
 def _copy_prompt(prompt: Any) -> Prompt:
-    """A prompt of its own. Arrow fills keys that other messages have with `None`; templates must not see those."""
+    """A prompt of its own, without the keys that are `None` in a message: templates take them for being there."""
     if isinstance(prompt, str):
         return prompt
     return [{k: v for k, v in message.items() if v is not None or k == "content"} for message in prompt]
