@@ -12,6 +12,7 @@ from typing import Any
 from .chat import CompletionValue
 from .config import Recipe
 from .errors import DataError
+from .json_values import plain_value
 from .rewards import Judge, resolve_rewards
 from .rewards.given import given_group
 from .rewards.sandbox.choice import use_sandbox
@@ -94,7 +95,7 @@ def as_json(each: Scored) -> str:
     """One completion as one line."""
     keys = ("number", "reward", "rewards", "counted", "why", "extra")
     record = {key: getattr(each, key) for key in keys} | {"completion": each.text}
-    return json.dumps(record, ensure_ascii=False, default=str)
+    return json.dumps(plain_value(record, {}), ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def lasting(stream: TextIO | None) -> TextIO:
     except OSError:
         lead_nowhere(stream)
     twin = io.BufferedWriter(_Lasting(raw.fileno(), "wb", closefd=False))
-    return io.TextIOWrapper(twin, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+    # Half a character, or one that a narrow encoding lacks, is no reason to fail either.
+    return io.TextIOWrapper(twin, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager

@@ -319,6 +319,23 @@ def test_other_commands_end_quietly_without_a_reader(place: Path, what: str) -> 
     assert "Exception ignored" not in done.stderr
 
 
+def test_scores_with_half_a_character_and_odd_extras_are_printed(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "def odd(completions, log_extra):\n"
+        "    log_extra('state', [{(1, 2): {3}, 'nan': float('nan')} for _ in completions])\n"
+        "    return [1.0] * len(completions)\n"
+    )
+    recipe = write_recipe(tmp_path / "recipe.yaml", place / "base", rewards=["odd.py:odd"])
+    (tmp_path / "rows.jsonl").write_text('{"completion": "ab\\ud800", "prompt": "x"}\n')
+    command = [sys.executable, "-m", "groupwise", "reward", str(recipe), "--json", "--completions"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*command, str(tmp_path / "rows.jsonl")], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert printed["completion"] == "ab\ud800"
+    assert printed["extra"] == {"state": {"[1, 2]": [3], "nan": None}}
+
+
 # --- generate ---
 
 ASK = ("--prompt", "say one", "--max-tokens", "12", "--seed", "3")

@@ -24,6 +24,7 @@ redact               -                                                       -
 waiting              -                                                       -
 forks                -                                                       -
 streams              -                                                       -
+json_values          -                                                       -
 quiet                -                                                       | transformers
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
@@ -41,21 +42,21 @@ rewards/model.py     types errors chat rewards world sources hub quiet      torc
 rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx
-data                 types errors rounding chat data hub                     | datasets pyarrow reasoning_gym
+data                 types errors rounding json_values chat data hub                     | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
 policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs                 types errors redact waiting forks streams config runs   | wandb tensorboard trackio
+runs                 types errors redact waiting forks streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
-train                types errors rounding forks config algo world sources chat rewards data tasks policy \
-    rollout runs train torch transformers safetensors | bitsandbytes torchao
+train                types errors rounding forks json_values config algo world sources chat rewards data tasks \
+    policy rollout runs train torch transformers safetensors | bitsandbytes torchao
 check/screen.py      runs check                                              rich
-check                types errors rounding redact config algo world sources chat rewards data tasks policy \
+check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train check                                          torch | transformers peft
 offline              *                                                       -
 testing              types errors chat rewards                               -

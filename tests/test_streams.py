@@ -35,8 +35,15 @@ def test_what_is_printed_arrives_as_it_would_and_in_order() -> None:
         twin.write("näher\n")
         twin.flush()
         assert os.read(reading, 100) == "before\nnäher\n".encode()
-        assert (twin.encoding, twin.errors, twin.fileno()) == (stream.encoding, stream.errors, stream.fileno())
+        assert (twin.encoding, twin.fileno()) == (stream.encoding, stream.fileno())
         assert twin.isatty() is False
+        os.close(reading)
+
+
+def test_what_cannot_be_encoded_is_printed_as_an_escape() -> None:
+    with a_pipe() as (stream, reading):
+        print("half a \ud800 character", file=lasting(stream))
+        assert os.read(reading, 100) == b"half a \\ud800 character\n"
         os.close(reading)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -12,6 +11,7 @@ from statistics import fmean
 
 from ..data.problems import Problems
 from ..errors import RewardError
+from ..json_values import as_text
 from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
 from ..train.ingredients import Ingredients
 from ..types import Problem, Prompt
@@ -168,7 +168,7 @@ def eval_in_train(parts: Ingredients) -> list[Finding]:
 
 def _key(prompt: Prompt) -> str:
     """A prompt without what no one means by different: case and white space."""
-    return " ".join((prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)).casefold().split())
+    return " ".join((prompt if isinstance(prompt, str) else as_text(prompt)).casefold().split())
 
 
 def answer_in_prompt(parts: Ingredients) -> list[Finding]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from groupwise.data.arrow import ArrowRows, readable
 from groupwise.errors import DataError, did_you_mean
+from groupwise.json_values import as_text
 from groupwise.types import Problem, Prompt
 
 Notify = Callable[[str], None]
@@ -85,7 +85,7 @@ class Problems(Sequence[Problem]):
             complaint = _complaint(prompt)
             if complaint:
                 raise DataError(f"Row {number} of {self.name}, column {source!r}: {complaint}")
-            digest.update(json.dumps(prompt, sort_keys=True, default=str).encode() + b"\n")
+            digest.update(as_text(prompt).encode() + b"\n")
         return digest.hexdigest()
 
 
@@ -95,6 +95,9 @@ def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
         return rows.column_names
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
+        for key in row if isinstance(row, Mapping) else ():
+            if not isinstance(key, str):
+                raise DataError(f"Row {number} of {name} has a column {key!r}; the name of a column is text.")
         if not isinstance(row, Mapping):
             raise DataError(
                 f"Row {number} of {name} is a {type(row).__name__}, not a mapping of column names to values. "

@@ -1,12 +1,13 @@
-"""What a line of the run folder looks like, and how our values become plain JSON."""
+"""What a line of the run folder looks like."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from groupwise.json_values import plain_value
 from groupwise.types import Completion, Group, Prompt
 
 MAX_COLUMN_BYTES = 4096
@@ -80,27 +81,3 @@ def _completion_record(group: Group, index: int, completion: Completion) -> Comp
 def _short_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: plain_value(value, {}) for name, value in columns.items()}
     return {name: value for name, value in plain.items() if len(json.dumps(value)) <= MAX_COLUMN_BYTES}
-
-
-def plain_value(value: Any, not_finite: dict[str, str], path: str = "") -> Any:
-    """`value` in JSON's own types. NaN and infinities become None and are noted in `not_finite` under their path."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        not_finite[path] = str(value)
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): plain_value(v, not_finite, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray):
-        if all(type(item) is int for item in value):  # token ids: many, and always plain
-            return list(value)
-        return [plain_value(v, not_finite, f"{path}[{i}]") for i, v in enumerate(_ordered(value))]
-    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays, without importing either
-        return plain_value(value.tolist(), not_finite, path)
-    return str(value)
-
-
-def _ordered(value: Sequence[Any] | set[Any] | frozenset[Any]) -> Iterator[Any]:
-    return iter(sorted(value, key=str) if isinstance(value, set | frozenset) else value)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.json_values import plain_value
 from groupwise.redact import redact, without_secrets
 from groupwise.runs.folder import RunFolder
-from groupwise.runs.records import plain_value
 from groupwise.runs.tracker_queue import Tracker, TrackerQueue
 
 PROJECT = "groupwise"

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from groupwise.json_values import plain_value
 from groupwise.redact import without_secrets
 from groupwise.runs import disk
 from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked
-from groupwise.runs.records import group_record, plain_value
+from groupwise.runs.records import group_record
 from groupwise.types import Group
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..config.changes import Change, changes, keeps_schedule
 from ..data.prepare import PreparedProblems
 from ..errors import ConfigError
+from ..json_values import as_text, plain_value
 
 _ROWS = 1000
 _VALUES = 64
@@ -40,7 +41,7 @@ def origin_of(
         "optimizer": None if own_optimizer is None else {"name": type(own_optimizer).__name__, "groups": settings},
         "machine": dict(machine),
     }
-    plain: Origin = json.loads(json.dumps(origin, default=str))
+    plain: Origin = json.loads(json.dumps(plain_value(origin, {})))
     return plain
 
 
@@ -95,8 +96,7 @@ def of_data(problems: PreparedProblems) -> str:
     digest = hashlib.sha256(str(len(problems)).encode())
     for row in range(0, len(problems), -(-len(problems) // _ROWS)):
         prepared = problems[row]
-        text = json.dumps([prepared.prompt_ids, prepared.problem.columns], default=str, sort_keys=True)
-        digest.update(text.encode("utf-8", "backslashreplace"))
+        digest.update(as_text([prepared.prompt_ids, prepared.problem.columns]).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:16]
 
 
