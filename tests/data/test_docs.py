@@ -19,7 +19,7 @@ def test_the_examples_run() -> None:
     namespace: dict[str, object] = {}
     for example in examples:
         exec(compile(example, "docs/data.md", "exec"), namespace)
-    assert len(examples) == 4
+    assert len(examples) == 5
 
 
 def test_every_reserved_column_is_named() -> None:
