@@ -9,7 +9,8 @@ Per-token tuples have one entry for each completion token; index t is always abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,53 @@ class Request:
     """Needed for stop strings alone."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenSet(Sequence[int]):
+    """Different token ids in ascending order, in the smaller of two forms."""
+
+    data: bytes
+    """32 bits an id, or one bit for each token of the vocabulary, the lowest bit of a byte first."""
+    is_mask: bool = False
+    """Whether it is the second form."""
+
+    @classmethod
+    def of(cls, ids: Iterable[int], *, as_mask: bool = False) -> TokenSet:
+        """The set of these ids."""
+        ordered = sorted(ids)
+        if not as_mask:
+            return cls(array("i", ordered).tobytes())
+        mask = bytearray(ordered[-1] // 8 + 1)
+        for token in ordered:
+            mask[token // 8] |= 1 << token % 8
+        return cls(bytes(mask), is_mask=True)
+
+    def _ids(self) -> list[int]:
+        if not self.is_mask:
+            return memoryview(self.data).cast("i").tolist()
+        return [8 * place + bit for place, byte in enumerate(self.data) for bit in range(8) if byte >> bit & 1]
+
+    def __len__(self) -> int:
+        return int.from_bytes(self.data).bit_count() if self.is_mask else len(self.data) // 4
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._ids()[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._ids())
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._ids()
+
+    def index(self, token: int, *bounds: int) -> int:
+        return self._ids().index(token, *bounds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One sampled answer."""
@@ -87,7 +135,7 @@ class Completion:
     policy_version: int
     text: str = ""
     """The decoded tokens but those that end a completion, padding and begin tokens. A view: the ids are the truth."""
-    kept_ids: tuple[tuple[int, ...], ...] | None = None
+    kept_ids: tuple[TokenSet, ...] | None = None
     """With top-k, top-p or min-p: the tokens each draw chose among."""
 
     @property

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from groupwise.config import guards
 from groupwise.config.curriculum import check_curriculum, without_effect
-from groupwise.config.names import MAX_KEPT_TOKENS
 from groupwise.config.problems import Problems
 from groupwise.errors import ConfigError
 
@@ -72,11 +71,6 @@ def _schedule(config: GRPOConfig, problems: Problems) -> None:
 
 
 def _sampling(config: GRPOConfig, problems: Problems) -> None:
-    if config.top_k > MAX_KEPT_TOKENS:
-        problems.add(
-            f"top_k is {config.top_k}; expected at most {MAX_KEPT_TOKENS}, or 0 to keep all: "
-            "learner and reference renormalise over the kept tokens."
-        )
     if config.max_steps == 0:
         problems.add("max_steps is 0; expected at least 1, or -1 to follow num_train_epochs.")
 

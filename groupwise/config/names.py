@@ -96,6 +96,3 @@ SCHEDULERS = (
     "warmup_stable_decay",
 )
 """Learning-rate schedules, by the names transformers gives them."""
-
-MAX_KEPT_TOKENS = 1024
-"""Largest set of tokens that top-k may keep: learner and reference renormalise over it, token by token."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..types import TokenSet
 from .attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
 from .flex import FlexAttention
 
@@ -25,7 +26,7 @@ class Rows:
     prompt_ids: Sequence[tuple[int, ...]]
     token_ids: Sequence[tuple[int, ...]]
     group: Sequence[int]
-    kept_ids: Sequence[tuple[tuple[int, ...], ...] | None] | None = None
+    kept_ids: Sequence[Sequence[TokenSet] | None] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -6,19 +6,22 @@ penalises the tokens that stood before. Shapes: C completion tokens of all rows,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..types import TokenSet
 from .packing import Rows
 
 
 def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> Callable[[Tensor, int], Tensor] | None:
     """`adjust(logits, first)` for logits of the tokens from `first` on; None when nothing changes them."""
-    kept = None
+    kept: list[TokenSet | None] | None = None
     if rows.kept_ids is not None and any(k is not None for k in rows.kept_ids):
-        kept = [ids for row in rows.kept_ids for ids in (row or ())]
+        kept = []
+        for ids, sets in zip(rows.token_ids, rows.kept_ids, strict=True):
+            kept += [None] * len(ids) if sets is None else sets
     if kept is None and repetition_penalty == 1.0:
         return None
     owner = [(n, t) for n, ids in enumerate(rows.token_ids) for t in range(len(ids))]
@@ -32,14 +35,34 @@ def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> 
                 seen[i, list(rows.prompt_ids[n] + rows.token_ids[n][:t])] = True
             logits_CV = penalise(logits_CV, seen, repetition_penalty)
         if kept is not None:
-            keep = torch.zeros_like(logits_CV, dtype=torch.bool)
-            for i, c in enumerate(span):
-                keep[i, list(kept[c])] = True
-            keep[len(span) :] = True
-            logits_CV = logits_CV.masked_fill(~keep, float("-inf"))
+            sets = [*kept[first : span.stop], *[None] * (len(logits_CV) - len(span))]
+            logits_CV = logits_CV.masked_fill(_left_out(sets, logits_CV.shape[1]).to(device), float("-inf"))
         return logits_CV
 
     return adjust
+
+
+def _left_out(sets: Sequence[TokenSet | None], vocabulary: int) -> Tensor:
+    """True where a token does not belong to its row's set, one row a set; nothing is left out of None."""
+    keep_CV = torch.zeros(len(sets), vocabulary, dtype=torch.bool)
+    forms: dict[bool | None, list[int]] = {}
+    for row, kept in enumerate(sets):
+        forms.setdefault(None if kept is None else kept.is_mask, []).append(row)
+    if whole := forms.get(None):
+        keep_CV[whole] = True
+    if masks := forms.get(True):
+        bytes_MB = _read(sets, masks, torch.uint8).view(len(masks), -1)
+        bits_MB8 = bytes_MB[:, :, None] >> torch.arange(8, dtype=torch.uint8) & 1
+        keep_CV[masks] = bits_MB8.bool().flatten(1)[:, :vocabulary]
+    if lists := forms.get(False):
+        sizes = torch.tensor([len(sets[row] or ()) for row in lists])
+        keep_CV[torch.tensor(lists).repeat_interleave(sizes), _read(sets, lists, torch.int32)] = True
+    return ~keep_CV
+
+
+def _read(sets: Sequence[TokenSet | None], rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The data of these rows' sets, one after another."""
+    return torch.frombuffer(bytearray().join(kept.data for row in rows if (kept := sets[row])), dtype=dtype)
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

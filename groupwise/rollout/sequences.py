@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..types import Completion, Request, StopReason
+from ..types import Completion, Request, StopReason, TokenSet
 from .sampler import sample, uniforms
 
 TAIL_MARGIN = 8
@@ -24,7 +24,7 @@ class Sequence:
     request: Request
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    kept: list[tuple[int, ...]] = field(default_factory=list)
+    kept: list[TokenSet] = field(default_factory=list)
     stop_reason: StopReason | None = None
     _uniforms: np.ndarray | None = None
 
@@ -37,7 +37,7 @@ class Sequence:
             self._uniforms = uniforms(self.request.seed, self.index, self.request.sampling.max_tokens)
         return float(self._uniforms[len(self.token_ids)])
 
-    def append(self, token: int, logprob: float, kept: tuple[int, ...] | None) -> None:
+    def append(self, token: int, logprob: float, kept: TokenSet | None) -> None:
         self.token_ids.append(token)
         self.logprobs.append(logprob)
         if kept is not None:

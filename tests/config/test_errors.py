@@ -58,7 +58,6 @@ def test_all_problems_come_together() -> None:
         ({"fp16": True}, "use bf16=True"),
         ({"use_vllm": True}, "groupwise's own engine"),
         ({"hub_token": "secret"}, "hf auth login"),
-        ({"top_k": 5000}, "expected at most 1024"),
         ({"warmup_steps": 5, "warmup_ratio": 0.1}, "Keep one of them."),
         ({"sync_ref_model": True, "beta": 0}, "sync_ref_model needs a reference"),
         ({"ref_model_reset_steps": 9, "beta": 0}, "ref_model_reset_steps needs a reference"),

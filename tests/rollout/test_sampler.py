@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from groupwise.errors import RolloutError
 from groupwise.policy.restrict import penalise
-from groupwise.rollout.sampler import BLOCK, MAX_KEPT, invert_cdf, keep_likely, sample, uniforms
+from groupwise.rollout.sampler import BLOCK, invert_cdf, keep_likely, sample, uniforms
 from groupwise.types import Sampling
 
 
@@ -98,9 +99,11 @@ def test_greedy_takes_the_likeliest_and_reports_its_probability():
     assert drawn.logprob_R == pytest.approx(logits.log_softmax(-1).amax(-1).tolist(), abs=1e-5)
 
 
-def test_a_set_too_large_to_record_is_refused_with_a_way_out():
-    with pytest.raises(RolloutError, match=f"kept 1100 tokens .* at most {MAX_KEPT} .* Add top_k"):
-        sample(torch.zeros(1, 1100), Sampling(min_p=0.5), np.array([0.5]))
+def test_a_set_is_recorded_whatever_its_size() -> None:
+    logits = torch.arange(1100.0).repeat(2, 1) * 1e-6
+    drawn = sample(logits.clone(), Sampling(min_p=0.5), np.array([0.5, 0.9]))
+    assert drawn.kept_R == [tuple(range(1100))] * 2
+    assert drawn.logprob_R == pytest.approx([-math.log(1100)] * 2, abs=1e-3)
 
 
 def test_the_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
