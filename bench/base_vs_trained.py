@@ -34,14 +34,14 @@ def distances(texts: Sequence[Sequence[str]], target: int) -> dict[str, float]:
 
 def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, count: int) -> list[list[str]]:
     """`count` sampled completions of each prompt from groupwise's engine; one greedy completion for count 0."""
-    from groupwise.chat import decode_completion
+    from groupwise.chat import completion_decoder
     from groupwise.train.collect import make_sampling
     from groupwise.types import Request
 
     sampling = make_sampling(config, policy.stop_ids)
     if count == 0:
         sampling = replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
-    decode = lambda ids: decode_completion(policy.tokenizer, ids)  # noqa: E731
+    decode = completion_decoder(policy.tokenizer, sampling)
     requests = [
         Request(tuple(ids), max(count, 1), sampling, seed=(SEED, number), decode=decode)
         for number, ids in enumerate(prompts)

@@ -37,7 +37,7 @@ ByProblem = dict[str, list[float]]
 
 def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> Sequence[Any]:
     """Judged groups of `count` sampled answers to at most `most` held-out problems; one greedy answer for count 0."""
-    from groupwise.chat import decode_completion
+    from groupwise.chat import completion_decoder
     from groupwise.data.order import Draw
     from groupwise.rewards import Judge
     from groupwise.train.collect import as_greedy, make_group, make_sampling
@@ -47,7 +47,7 @@ def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> S
     problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config, print)
     sampling = make_sampling(parts.config, policy.stop_ids)
     sampling = sampling if count else as_greedy(sampling)
-    decode = lambda ids: decode_completion(tokenizer, ids)  # noqa: E731
+    decode = completion_decoder(tokenizer, sampling)
     rows = range(min(most, len(problems)))
     requests = [
         Request(problems[row].prompt_ids, max(count, 1), sampling, seed=(EVALUATION_SEED, row), decode=decode)
@@ -56,7 +56,7 @@ def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> S
     engine = policy.engine(parts.config)
     engine.load_weights(policy.network, version=0)
     found = dict(engine.generate(requests))
-    groups = [make_group(Draw(row, row), problems, found[row], tokenizer) for row in rows]
+    groups = [make_group(Draw(row, row), problems, found[row], decode) for row in rows]
     return Judge(parts.rewards, parts.eval_problems.column_names).judge(groups).groups
 
 
