@@ -25,7 +25,7 @@ class Format:
     before them. Text around the tags is allowed. It grows in steps, so a model that never writes the whole form still
     gets a signal; a tag written twice does not count.
 
-    Tags that the prompt opened count as written. `think_in_prompt` says instead whether it opened the first of `tags`.
+    Tags that the prompt opened count as written. `think_in_prompt` sets whether it opened the first of `tags`.
     """
 
     __name__: ClassVar[str] = "format"

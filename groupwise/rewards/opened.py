@@ -27,7 +27,7 @@ def tags_of(call: Callable[..., Any]) -> list[str]:
 def opened_completions(call: Callable[..., Any], groups: Sequence[Group]) -> dict[str, list[CompletionValue]]:
     """The keyword `completions` for a shipped reward that looks for tags which a prompt opened; none for any other.
 
-    A setting `think_in_prompt` that is not null tells by itself what the prompt opened.
+    Where `think_in_prompt` of the reward is not null, it stands for what the prompt opened.
     """
     is_shipped = type(call).__module__.startswith(_OURS) and getattr(call, "think_in_prompt", None) is None
     tags = tags_of(call) if is_shipped else []

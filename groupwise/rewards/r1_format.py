@@ -19,7 +19,7 @@ class R1Format:
     """1 when the whole completion is a reasoning and an answer in their tags, neither of them empty; otherwise 0.
 
     DeepSeek-R1 (2501.12948), section 2.2.2: the thinking process is put between the think tags. Differs from reward
-    format: empty parts get 0. A `<think>` that the prompt opened counts as written; `think_in_prompt` says instead
+    format: empty parts get 0. A `<think>` that the prompt opened counts as written; `think_in_prompt` sets
     whether it did.
     """
 

@@ -17,7 +17,7 @@ class TagCount:
     """The share of the 2 x len(tags) opening and closing tags that occur exactly once.
 
     The first foothold for a model that never writes the form: reward format in its soft mode also wants their order.
-    Tags that the prompt opened count as written. `think_in_prompt` says instead whether it opened the first of `tags`.
+    Tags that the prompt opened count as written. `think_in_prompt` sets whether it opened the first of `tags`.
     """
 
     __name__: ClassVar[str] = "tag_count"
