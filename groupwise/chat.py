@@ -158,6 +158,16 @@ def _closes_tag(text: str, special: Mapping[str, int], tokenizer: Tokenizer) -> 
     return re.fullmatch(r"</[\w-]+>", text) is not None and (opening is None or opening != tokenizer.bos_token_id)
 
 
+def beyond_embedding(tokenizer: Tokenizer, token_id: int, num_embeddings: int) -> str:
+    """What is wrong with an id that the model's embedding has no row for, and the way out."""
+    token = decode_completion(tokenizer, [token_id], skip_special_tokens=False)
+    return (
+        f"the token {token!r} has id {token_id}, but the model's embedding has {num_embeddings} rows (ids 0 to "
+        f"{num_embeddings - 1}). Take the model's own tokenizer, or make room for the tokens that were added to it: "
+        "model.resize_token_embeddings(len(tokenizer))."
+    )
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
     """An id to fill tensors with. A missing pad token is aliased: padding is masked by position, never by id."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from .chat import completion_decoder, encode_prompt, pad_id, stop_ids
-from .errors import ConfigError, ModelError, RunError, can_name_file, shortened, words_of
+from .chat import beyond_embedding, completion_decoder, encode_prompt, pad_id, stop_ids
+from .errors import ConfigError, DataError, ModelError, RunError, can_name_file, shortened, words_of
+from .policy.limits import context_length, num_embeddings
 from .policy.load import load_model, load_tokenizer
 from .runs.folder import RunFolder
 from .runs.reader import RunReader
@@ -160,7 +161,9 @@ def generate(
     """`num` completions of one prompt. A `streamer` of transformers sees a single one as it grows."""
     from transformers import GenerationConfig, set_seed
 
-    ids = encode_prompt(tokenizer, prompt)
+    ids, size = encode_prompt(tokenizer, prompt), num_embeddings(model)
+    if max(ids, default=0) >= size:
+        raise DataError(f"In the prompt, {beyond_embedding(tokenizer, max(ids), size)}")
     _check_fits(len(ids), sampling.max_tokens, model)
     if seed is not None:
         set_seed(seed)
@@ -171,7 +174,7 @@ def generate(
         max_new_tokens=sampling.max_tokens,
         num_return_sequences=num,
         eos_token_id=list(stop_ids(tokenizer, model.generation_config)),
-        pad_token_id=pad_id(tokenizer),
+        pad_token_id=min(pad_id(tokenizer), size - 1),  # what is filled is masked, and read all the same
         **({} if is_greedy else drawn),
     )
     input_ids = torch.tensor([ids], device=model.device)
@@ -185,7 +188,7 @@ def generate(
 
 
 def _check_fits(num_prompt_tokens: int, max_tokens: int, model: Any) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is not None and num_prompt_tokens + max_tokens > context:
         raise ConfigError(
             f"The prompt has {num_prompt_tokens} tokens and up to {max_tokens} are to follow, but the model's context "

@@ -122,6 +122,9 @@ MISTAKES = {
         "The prompts are messages, but this model's tokenizer has no chat template.",
     ),
     "prompt longer than the context": Mistake(context_of(12), ConfigError, "tokens, but the model's context is"),
+    "token beyond the embedding": Mistake(
+        lambda path: trainer(path, model=tiny_model(vocab_size=8)), DataError, "but the model's embedding has"
+    ),
     "too few rewards": Mistake(
         rewarding(lambda completions: [1.0]), RewardError, "return one for each, None where it cannot judge"
     ),

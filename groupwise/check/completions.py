@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
+from ..policy.limits import context_length
 from .evidence import Evidence
 from .finding import Finding
 
@@ -37,7 +38,7 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
 def _more(evidence: Evidence) -> int:
     """Four times the limit, or what the context has room for."""
     limit = evidence.subject.parts.config.max_completion_length
-    context = getattr(evidence.subject.policy.model.config, "max_position_embeddings", None)
+    context = context_length(evidence.subject.policy.model.config)
     room = 4 * limit if context is None else context - evidence.subject.problems.max_prompt_tokens
     return min(4 * limit, max(room, limit))
 

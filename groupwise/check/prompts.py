@@ -8,6 +8,7 @@ from statistics import median
 
 from ..chat import decode_completion
 from ..data import prepare
+from ..policy.limits import context_length
 from .finding import Finding, Level
 from .subject import Subject
 
@@ -79,7 +80,7 @@ def _remedy(subject: Subject) -> str:
         chat_template_kwargs=config.chat_template_kwargs,
         notify=lambda text: None,
     )
-    context = getattr(subject.policy.model.config, "max_position_embeddings", None)
+    context = context_length(subject.policy.model.config)
     room = None if context is None else context - config.max_completion_length
     if room is None or whole.max_prompt_tokens <= room:
         return f"Set max_prompt_length: {whole.max_prompt_tokens}, the longest prompt."

@@ -53,6 +53,11 @@ class PreparedProblems:
         """Length of the longest prompt, after cutting."""
         return max(len(ids) for ids in self._ids)
 
+    def find_id(self, least: int) -> tuple[int, int] | None:
+        """The first problem with a token id of `least` or more in its prompt: number in the data set, and the id."""
+        found = ((row, max(ids)) for row, ids in zip(self._rows, self._ids, strict=True))
+        return next(((row, token_id) for row, token_id in found if token_id >= least), None)
+
 
 def prepare(
     problems: Problems,

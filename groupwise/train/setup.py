@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..chat import pad_id, stop_ids
+from ..chat import beyond_embedding, pad_id, stop_ids
 from ..config import GRPOConfig
 from ..data import Order, prepare
 from ..data.prepare import PreparedProblems
 from ..data.problems import Problems
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, ModelError
 from ..policy.compute import ComputeModel
+from ..policy.limits import context_length, num_embeddings, num_logits
 from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
@@ -55,6 +56,7 @@ class Policy:
 
     @classmethod
     def of(cls, model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig, notify: Notify) -> Policy:
+        _check_head(model)
         pad_id(tokenizer)  # a missing pad token is aliased now, for reward models and for the saved tokenizer
         device = next(model.parameters()).device
         dtype = pick_dtype(config.dtype, device)
@@ -83,6 +85,16 @@ class Policy:
         return NativeEngine(self.network.compute, max_concurrent=config.max_concurrent_completions)
 
 
+def _check_head(model: nn.Module) -> None:
+    """Raise `ModelError` where the model can sample an id that it cannot read."""
+    read, sampled = num_embeddings(model), num_logits(model)
+    if sampled > read:
+        raise ModelError(
+            f"The model's head has {sampled} rows and its embedding {read}, so it can sample tokens that it cannot "
+            f"read. Give both one size: model.resize_token_embeddings({sampled})."
+        )
+
+
 def prepare_problems(
     problems: Problems, policy_tokenizer: Any, model: nn.Module, config: GRPOConfig, notify: Notify
 ) -> PreparedProblems:
@@ -96,7 +108,8 @@ def prepare_problems(
         chat_template_kwargs=config.chat_template_kwargs,
         notify=notify,
     )
-    context = getattr(model.config, "max_position_embeddings", None)
+    check_ids(prepared, policy_tokenizer, model)
+    context = context_length(model.config)
     if context is not None and config.max_completion_length >= context:
         raise ConfigError(
             f"max_completion_length {config.max_completion_length} leaves no room for a prompt: the model's context is "
@@ -110,6 +123,15 @@ def prepare_problems(
             f"Set max_prompt_length to {context - config.max_completion_length} or less."
         )
     return prepared
+
+
+def check_ids(prepared: PreparedProblems, tokenizer: Any, model: nn.Module) -> None:
+    """Raise `DataError` for a prompt with a token that the model's embedding has no row for."""
+    size = num_embeddings(model)
+    if (found := prepared.find_id(size)) is not None:
+        row, token_id = found
+        name = prepared.problems.name
+        raise DataError(f"Row {row} of {name}: {beyond_embedding(tokenizer, token_id, size)}")
 
 
 def make_reference(policy: Policy, config: GRPOConfig) -> Reference | None:
