@@ -158,6 +158,22 @@ def _closes_tag(text: str, special: Mapping[str, int], tokenizer: Tokenizer) -> 
     return re.fullmatch(r"</[\w-]+>", text) is not None and (opening is None or opening != tokenizer.bos_token_id)
 
 
+def turn_ends(tokenizer: Tokenizer, chat_template_kwargs: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Special tokens that the chat template writes after what the assistant said, text -> id, in their order.
+
+    None where the template has no such token, or refuses this chat.
+    """
+    said = "It is four."
+    chat = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": said}]
+    try:
+        text = _apply_template(tokenizer, chat, {**(chat_template_kwargs or {}), "add_generation_prompt": False})
+        after = _ids(tokenizer, text.partition(said)[2], add_special_tokens=False)
+    except DataError:
+        return {}
+    special = {token_id: token for token, token_id in _special_tokens(tokenizer).items()}
+    return {special[token_id]: token_id for token_id in after if token_id in special}
+
+
 def beyond_embedding(tokenizer: Tokenizer, token_id: int, num_embeddings: int) -> str:
     """What is wrong with an id that the model's embedding has no row for, and the way out."""
     token = decode_completion(tokenizer, [token_id], skip_special_tokens=False)

@@ -119,7 +119,7 @@ class GRPOTrainer:
         for line in sandbox_notes():
             self._note(line)
         self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
-        self.problems = self._prepare(problems)
+        self.problems = setup.training_problems(problems, self.policy, self.args, self._note)
         self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
         self._recipe = setup.recipe_of(self.args, name, problems, self.judge, _adapter_config(self.model))
         self.engine = self.policy.engine(self.args)

@@ -50,7 +50,7 @@ class Subject:
     @classmethod
     def of(cls, parts: Ingredients, policy: setup.Policy, judge: Judge, engine: Engine, notify: Notify) -> Subject:
         """Encode the prompts; everything else is there."""
-        problems = setup.prepare_problems(parts.problems, policy.tokenizer, policy.model, parts.config, notify)
+        problems = setup.training_problems(parts.problems, policy, parts.config, notify)
         return cls(parts, policy, problems, engine, judge, with_shaping(judge, parts.config))
 
 

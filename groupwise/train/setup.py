@@ -35,6 +35,7 @@ from .best import check_metric
 from .checkpoint import require_saveable
 from .collect import make_sampling
 from .curriculum import check_reward, make_curriculum
+from .endings import remark_on_endings
 from .fastpath import build_network
 from .learner import Learner
 from .optim import check_own_optimizer, make_optimizer, make_scheduler
@@ -122,6 +123,13 @@ def prepare_problems(
             f"{config.max_completion_length} need {needed} tokens, but the model's context is {context}. "
             f"Set max_prompt_length to {context - config.max_completion_length} or less."
         )
+    return prepared
+
+
+def training_problems(problems: Problems, policy: Policy, config: GRPOConfig, notify: Notify) -> PreparedProblems:
+    """The prepared problems that the policy is trained on; with a remark on what keeps completions from ending."""
+    prepared = prepare_problems(problems, policy.tokenizer, policy.model, config, notify)
+    remark_on_endings(policy, prepared, config, notify)
     return prepared
 
 

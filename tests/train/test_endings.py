@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import ROWS, draw_no_report, trainer
+from api_helpers import CHATS, ROWS, draw_no_report, trainer
 from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer
 
 from groupwise.generate import generate, load_trained
@@ -139,3 +139,74 @@ def test_a_stop_text_of_many_bytes_is_found() -> None:
         assert not row.is_finished
         row.append(token, -1.0, None)
     assert row.stop_reason == "stop_string"
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}/{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant/{% endif %}"
+)
+
+
+def remarks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: Any, model: Any = None, **settings: Any
+) -> str:
+    """What a trainer says while it is made."""
+    data = settings.pop("data", CHATS)
+    policy = model or tiny_model(vocab_size=VOCABULARY + len(TAGS))
+    trainer(tmp_path, model=policy, data=data, rest={"processing_class": tokenizer}, **settings)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def without_end(tokenizer: Any, model: Any) -> tuple[Any, Any]:
+    tokenizer.eos_token = None
+    model.generation_config.eos_token_id = None
+    return tokenizer, model
+
+
+def test_a_model_without_an_end_token_is_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer, model = without_end(tiny_tokenizer(chat=True), tiny_model())
+    said = remarks(tmp_path, capsys, tokenizer, model, data=ROWS)
+    assert "The model has no end token, so every completion runs to max_completion_length (6 tokens)." in said
+    assert "stop: [TEXT]" in said
+    assert "no end token" not in remarks(tmp_path, capsys, tokenizer, model, stop=["."])
+    model.generation_config.eos_token_id = EOS
+    assert "no end token" not in remarks(tmp_path, capsys, tokenizer, model)
+
+
+def test_an_end_token_that_the_head_cannot_sample_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer, model = without_end(tokenizer_with_tags(), tiny_model())
+    tokenizer.eos_token = "<|im_end|>"
+    said = remarks(tmp_path, capsys, tokenizer, model)
+    assert "The end token '<|im_end|>' (id 68) is never sampled: the model's head has 64 rows." in said
+    assert "The model has no end token" in said
+
+
+def test_turns_that_end_in_no_end_token_are_remarked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = tokenizer_with_tags()
+    tokenizer.chat_template = TEMPLATE
+    told = "The chat template ends the assistant's turns with '<|im_end|>', which is no end token of this model"
+    said = remarks(tmp_path, capsys, tokenizer)
+    assert told in said
+    assert "Set stop: ['<|im_end|>'] to end them there." in said
+    assert told not in remarks(tmp_path, capsys, tokenizer, stop=["<|im_end|>"])
+    assert told not in remarks(tmp_path, capsys, tokenizer, stop=["<|im_end|>\n"])
+    assert told not in remarks(tmp_path, capsys, tokenizer, data=ROWS), "plain prompts have no turns"
+    tokenizer.eos_token = "<|im_end|>"
+    assert told not in remarks(tmp_path, capsys, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('tools only') if messages|length > 1 else messages[0]['content'] }}",
+        "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}",
+        "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
+    ],
+)
+def test_turns_that_end_otherwise_are_no_remark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str
+) -> None:
+    tokenizer = tokenizer_with_tags()
+    tokenizer.chat_template = template
+    assert "turns" not in remarks(tmp_path, capsys, tokenizer)
