@@ -1,4 +1,4 @@
-"""Which numbers count as equal: rewards are sums of floats, and 0.1 + 0.2 is not 0.3."""
+"""Rewards as floats: which of them count as equal (0.1 + 0.2 and 0.3 do), and how large one may be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 RELATIVE = 1e-6
 """Of the larger of two numbers."""
 ABSOLUTE = 1e-8
+LARGEST = 1e15
+"""The largest reward, in size. float64 still tells it from its neighbours by less than 1, and the squares of advantages
+and gradients of that size stay far from the end of float32."""
 
 
 def is_equal(a: Any, b: Any) -> Any:

@@ -48,7 +48,7 @@ def advantages(
 
     Raises:
         ConfigError: an unknown estimator, or one that lacks its input.
-        RewardError: an infinite reward.
+        RewardError: an infinite reward, or one above rounding.LARGEST in size.
     """
     _check_name("baseline", baseline, BASELINES)
     _check_name("scale", scale, (*SCALES, "token_whiten"))

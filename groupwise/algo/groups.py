@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groupwise.errors import RewardError
-from groupwise.rounding import is_equal
+from groupwise.rounding import LARGEST, is_equal
 
 
 class Groups:
@@ -68,9 +68,11 @@ def as_numbers(rewards: Any) -> tuple[Tensor, torch.dtype]:
         numbers = rewards.detach().double()
     else:
         numbers, dtype = torch.tensor(_without_none(rewards), dtype=torch.float64), torch.float64
-    if bool(numbers.isinf().any()):
+    too_large = numbers[numbers.abs() > LARGEST]
+    if len(too_large):
         raise RewardError(
-            "a reward is infinite; expected a finite number, or NaN for a completion that was not judged."
+            f"a reward is {float(too_large[0]):g}: infinite, or too large for a baseline; expected a number of at most "
+            f"{LARGEST:g} in size, or NaN for a completion that was not judged."
         )
     return numbers, dtype
 

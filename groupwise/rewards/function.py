@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from groupwise.errors import ConfigError, RewardError, did_you_mean
 from groupwise.rewards.patience import Patience
 from groupwise.rewards.shaping import Shaping
+from groupwise.rounding import LARGEST
 
 SAMPLED = ("prompts", "completions", "completion_ids")
 """Handed to every function that accepts them."""
@@ -45,8 +45,12 @@ class RewardFunction:
     takes_all_columns: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.weight, bool) or not isinstance(self.weight, int | float) or not math.isfinite(self.weight):
-            raise ConfigError(f'The weight of reward "{self.name}" is {self.weight!r}; give a finite number.')
+        is_number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        if not is_number or not abs(self.weight) <= LARGEST:
+            raise ConfigError(
+                f'The weight of reward "{self.name}" is {self.weight!r}; give a finite number, at most {LARGEST:g} in '
+                "size."
+            )
         parameters = _keyword_parameters(self.name, self.call)
         kinds = {parameter.kind for parameter in parameters}
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

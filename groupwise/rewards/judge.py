@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from groupwise.rewards.opened import opened_completions
 from groupwise.rewards.rows import Rows
 from groupwise.rewards.scores import Scores, read_scores
 from groupwise.rewards.shaping import counted_values
+from groupwise.rounding import LARGEST
 from groupwise.types import Group, Problem
 
 
@@ -107,9 +109,8 @@ class Judge:
 
     def _with_rewards(self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]) -> tuple[Group, ...]:
         counted = self._counted(rows, scores)
-        weights = [function.weight for function in self.functions]
         counting = [counted.get(name, s.rewards) for name, s in scores.items()]
-        sums = rows.split([_weighted_sum(weights, row) for row in zip(*counting, strict=True)])
+        sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*counting, strict=True))])
         rewards = {name: rows.split(s.rewards) for name, s in scores.items()}
         steps = {name: rows.split(s.steps) for name, s in scores.items() if any(each is not None for each in s.steps)}
         shaped = {name: rows.split(values) for name, values in counted.items()}
@@ -125,6 +126,21 @@ class Judge:
             )
             for index, group in enumerate(rows.groups)
         )
+
+    def _total(self, rows: Rows, row: int, values: Sequence[float | None]) -> float | None:
+        """The weighted sum over the functions that judged; `RewardError` where a term of it is too large."""
+        terms = []
+        for function, value in zip(self.functions, values, strict=True):
+            if value is None:
+                continue
+            terms.append(function.weight * value)
+            if not abs(terms[-1]) <= LARGEST:
+                raise RewardError(
+                    f'Reward function "{function.name}" counts {value:g} x weight {function.weight:g} = {terms[-1]:g}, '
+                    f"which no baseline can be computed from; keep it at or below {LARGEST:g} in size. It was for "
+                    f"{rows.describe(row)}."
+                )
+        return math.fsum(terms) if terms else None
 
     def _counted(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
         """Function -> what counts of its rewards, where they do not count as they are."""
@@ -199,11 +215,6 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
         timeout_s=0.0 if isinstance(function.call, Isolated) else function.patience.timeout_s,  # it keeps it itself
         instead=notes.not_judged if function.patience.on_failure == "none" else None,
     )
-
-
-def _weighted_sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:
-    judged = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
-    return sum(judged) if judged else None
 
 
 def _means(notes: Sequence[_Notes]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from groupwise.errors import RewardError
 from groupwise.rewards.rows import Rows
+from groupwise.rounding import LARGEST
 from groupwise.types import Steps
 
 
@@ -84,8 +85,11 @@ def _score(name: str, value: Any, row: int, rows: Rows) -> float | None:
     number = _number(value)
     if number is None:
         problem = f"{_what(value)}, which is not a number"
-    elif math.isinf(number):
-        problem = f"{number}, which no baseline can be computed from; return a large finite number instead"
+    elif abs(number) > LARGEST:
+        problem = (
+            f"{number}, which no baseline can be computed from; return a large finite number instead, of at most "
+            f"{LARGEST:g} in size"
+        )
     else:
         return None if math.isnan(number) else number
     raise RewardError(

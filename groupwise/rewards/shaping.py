@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
 from groupwise.errors import ConfigError, did_you_mean
-from groupwise.rounding import differ, reaches
+from groupwise.rounding import LARGEST, differ, reaches
 
 Normalise = Literal["range", "group", "batch"]
 Values = Sequence[float | None]
@@ -51,7 +51,10 @@ class Shaping:
         for gates in (self.when, self.unless):
             for name, threshold in gates.items():
                 if not _is_finite(threshold):
-                    raise ConfigError(f"The gate {name!r} of a reward is {threshold!r}; give a finite number.")
+                    raise ConfigError(
+                        f"The gate {name!r} of a reward is {threshold!r}; give a finite number, at most {LARGEST:g} in "
+                        "size."
+                    )
 
     @property
     def others(self) -> list[str]:
@@ -128,12 +131,15 @@ def _bounds(clip: Sequence[float | None]) -> tuple[float | None, float | None]:
     ends = tuple(clip) if isinstance(clip, list | tuple) else ()
     is_right = len(ends) == 2 and all(end is None or _is_finite(end) for end in ends) and ends != (None, None)
     if not is_right or (None not in ends and ends[0] >= ends[1]):
-        raise ConfigError(f"clip of a reward is {clip!r}; give [LOW, HIGH], the lower first; null leaves an end open.")
+        raise ConfigError(
+            f"clip of a reward is {clip!r}; give [LOW, HIGH], the lower first, each at most {LARGEST:g} in size; null "
+            "leaves an end open."
+        )
     return ends[0], ends[1]
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _compare(value: float | None, threshold: float, wants_reached: bool) -> bool | None:

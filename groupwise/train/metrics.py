@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,5 +138,6 @@ def num_tokens(groups: Sequence[Group]) -> int:
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the metrics, for `log_history`."""
-    return {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    """The finite numbers among the metrics, for `log_history` and trackers."""
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: v for k, v in numbers.items() if math.isfinite(v)}

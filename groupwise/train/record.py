@@ -264,6 +264,6 @@ class Recorder:
         self.screen.step(metrics, groups)
         every = self.config.logging_steps
         if self.callbacks.take("should_log") or (every and metrics["step"] % every == 0):
-            self.trackers.log(metrics, metrics["step"])
+            self.trackers.log(finite(metrics), metrics["step"])
             self.state.log_history.append(finite(metrics))
             self.callbacks.call("on_log", logs=finite(metrics))
