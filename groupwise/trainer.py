@@ -20,7 +20,7 @@ from .config import GRPOConfig, Recipe
 from .data import Order, load_problems
 from .data.prepare import PreparedProblems
 from .data.problems import Problems
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError
 from .policy.adapter import active_adapter, require_trainable_adapter
 from .policy.load import count_parameters, hold_trained_weights_in_float32, load_tokenizer, warn_of_dropout
 from .policy.save import require_saveable, save_merged, save_policy
@@ -35,6 +35,7 @@ from .runs.screen import Screen, make_screen
 from .runs.trackers import open_trackers
 from .runs.writer import RunWriter
 from .train import setup
+from .train.arguments import check_arguments
 from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
@@ -45,13 +46,9 @@ from .train.origin import origin_of
 from .train.record import Recorder
 from .train.resume import resume
 from .train.schedule import Schedule
+from .train.settings import settings_of_program, settings_of_training
 from .train.signals import finish_step_first
 from .world import check_single_process
-
-_ARGUMENTS = (
-    "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
-    "callbacks", "optimizers", "peft_config", "screen",
-)  # fmt: skip
 
 
 class GRPOTrainer:
@@ -74,6 +71,7 @@ class GRPOTrainer:
         ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
     """
 
+    @settings_of_training()
     def __init__(
         self,
         model: str | os.PathLike[str] | nn.Module | None = None,
@@ -89,7 +87,7 @@ class GRPOTrainer:
         screen: Screen | None = None,
         **unknown: Any,
     ) -> None:
-        _check_arguments(model, reward_funcs, args, train_dataset, unknown)
+        check_arguments(model, reward_funcs, args, train_dataset, unknown)
         assert model is not None
         check_single_process()
         if peft_config is not None:
@@ -105,12 +103,11 @@ class GRPOTrainer:
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
         use_sandbox(self.args)
-        self.judge = Judge(
-            resolve_rewards(
+        with settings_of_program():  # a file or module of rewards is the program's
+            functions = resolve_rewards(
                 reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
-            ),
-            problems.column_names,
-        )
+            )
+        self.judge = Judge(functions, problems.column_names)
         check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
@@ -170,6 +167,7 @@ class GRPOTrainer:
         """Add a `transformers.TrainerCallback`, an object or a class."""
         self._callbacks.add(callback)
 
+    @settings_of_training()
     def train(
         self,
         resume_from_checkpoint: bool | str | Path | None = None,
@@ -217,6 +215,7 @@ class GRPOTrainer:
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(run.schedule.step, fmean(losses or [0.0]), dict((self.state.log_history or [{}])[-1]))
 
+    @settings_of_training()
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""
         problems = self.eval_problems
@@ -365,19 +364,6 @@ class GRPOTrainer:
 
     def __repr__(self) -> str:
         return f"GRPOTrainer({self.policy.name}, {count_parameters(self.model)})"
-
-
-def _check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any]) -> None:
-    for name in unknown:
-        raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _ARGUMENTS)}')
-    if args is not None and not isinstance(args, GRPOConfig):
-        raise ConfigError(
-            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the "
-            "same arguments: change the import."
-        )
-    for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
-        if value is None:
-            raise ConfigError(f"GRPOTrainer needs {name}.")
 
 
 def _adapter_config(model: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..rewards.function import RewardFunction
 from ..rewards.opened import tags_of
+from ..train.collect import judge_as_the_program
 from ..types import Completion, Group
 from .gold import gold_column, gold_text, prompt_words
 from .sample import Sampled
@@ -87,7 +88,7 @@ def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list
         company = group.completions if relative else ()
         made_up = (*completions, *company)
         groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
-    judged = subject.training_judge.judge(groups, trainer_state=trainer_state)
+    judged = judge_as_the_program(subject.training_judge, groups, trainer_state)
     return [
         _probed(after, before, [each.kind for each in made], judged.seconds)
         for after, before, made in zip(judged.groups, sampled.groups, probes, strict=True)

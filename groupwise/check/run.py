@@ -12,6 +12,7 @@ from ..errors import RewardError, RunError
 from ..policy.load import count_parameters
 from ..redact import redact
 from ..train.ingredients import Ingredients, read_ingredients
+from ..train.settings import settings_of_program, settings_of_training
 from . import completions, cost, data, exploits, machine, prompts, rewards
 from .evidence import Evidence
 from .finding import Finding
@@ -27,6 +28,7 @@ Read = Callable[[Recipe, Path | None, Notify], Ingredients]
 Load = Callable[[Recipe, Ingredients, Notify], Subject]
 
 
+@settings_of_training()
 def check(
     recipe: Recipe,
     *,
@@ -48,7 +50,8 @@ def check(
     """
     begun = perf_counter()
     notify("Reading data and rewards.")
-    parts = read(recipe, folder, notify)
+    with settings_of_program():  # the files of rewards are the program's
+        parts = read(recipe, folder, notify)
     findings = [finding for each in data.CHECKS for finding in each(parts)]
     about = _about(recipe, parts)
     name = parts.config.run_name or Path(parts.config.output_dir).name

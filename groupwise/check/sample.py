@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.order import Draw
 from ..train import setup
-from ..train.collect import make_group
+from ..train.collect import judge_as_the_program, make_group
 from ..train.judged import SignalTest, signal_test
 from ..types import Group, Request
 from .subject import Subject
@@ -68,7 +68,7 @@ def sample(subject: Subject, count: int, trainer_state: Any = None) -> Sampled:
         groups += _roll_out(subject, part)
         seconds = (perf_counter() - begun) * config.prompts_per_step / len(part)
     begun = perf_counter()
-    judged = subject.training_judge.judge(groups, trainer_state=trainer_state)
+    judged = judge_as_the_program(subject.training_judge, groups, trainer_state)
     reward_s = perf_counter() - begun
     test = signal_test(config, [function.weight for function in subject.training_judge.functions])
     return Sampled(judged.groups, seconds, judged.seconds, reward_s, test)

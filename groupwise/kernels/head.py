@@ -60,10 +60,11 @@ def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dty
     kernels = compiled(dtype)
     assert kernels is not None
     num, vocabulary = z_NV.shape
+    logprob_N, entropy_N, total_N = (torch.empty(num, dtype=torch.float32) for _ in range(3))
     out = Softmax(
-        torch.empty(num),
-        torch.empty(num),
-        torch.empty(num),
+        logprob_N,
+        entropy_N,
+        total_N,
         _reused("weights", dtype, num, vocabulary) if with_weights else None,
     )
     target_N = target_N.contiguous()
@@ -84,7 +85,7 @@ def draw(z_RV: Tensor, temperature: float, uniform_R: Tensor, dtype: torch.dtype
     kernels = compiled(dtype)
     assert kernels is not None
     assert z_RV.is_contiguous()
-    token_R, logprob_R = torch.empty(len(z_RV), dtype=torch.long), torch.empty(len(z_RV))
+    token_R, logprob_R = (torch.empty(len(z_RV), dtype=dtype) for dtype in (torch.long, torch.float32))
     kernels.head_draw(
         _pointer(z_RV),
         *(ctypes.c_int64(n) for n in z_RV.shape),

@@ -75,7 +75,7 @@ class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, heads: int, kv_heads: int) -> Tensor:
         width = y_TO.shape[1] // (heads + 2 * kv_heads)
-        out_HTD = torch.empty(heads + 2 * kv_heads, len(y_TO), width)
+        out_HTD = torch.empty(heads + 2 * kv_heads, len(y_TO), width, dtype=torch.float32)
         ctx.dtype, ctx.sizes = y_TO.dtype, (len(y_TO), heads, kv_heads, width, cos_TD.shape[1])
         call(y_TO.dtype, "heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
         ctx.save_for_backward(cos_TD, sin_TD)
@@ -103,7 +103,7 @@ class _MergeHeads(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy_TI: Tensor) -> tuple[Tensor, None]:
         heads, tokens, width = ctx.shape
-        dx_HTD = torch.empty(heads, tokens, width)
+        dx_HTD = torch.empty(heads, tokens, width, dtype=torch.float32)
         call(dy_TI.dtype, "split_heads", dy_TI.contiguous(), tokens, heads, width, dx_HTD)
         return dx_HTD, None
 

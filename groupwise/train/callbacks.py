@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from .settings import settings_of_program
+
 _PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
 """What the ecosystem's state says about a run beside its step and its log."""
 
@@ -33,7 +35,8 @@ class Callbacks:
             method = getattr(callback, event, None)
             if method is None:
                 continue
-            answer = method(self.args, self.state, self.control, **self.context, **kwargs)
+            with settings_of_program():
+                answer = method(self.args, self.state, self.control, **self.context, **kwargs)
             if answer is not None:
                 self.control = answer
 

@@ -13,10 +13,12 @@ from ..data import Order
 from ..data.order import Draw
 from ..data.prepare import PreparedProblems
 from ..rewards import Judge
+from ..rewards.judge import Judged
 from ..rollout.engine import Engine
 from ..types import Completion, Group, Request, Sampling
 from .judged import SignalTest, signal_test
 from .overlong import with_shaping
+from .settings import settings_of_program
 
 Progress = Callable[[str, int, int], None]
 
@@ -87,9 +89,9 @@ class Collector:
         greedy = self._roll_out_greedily(draws)
         middle = perf_counter()
         self.on_progress("reward", 0, len(groups))
-        judged = self.judge.judge(groups, trainer_state=trainer_state)
+        judged = judge_as_the_program(self.judge, groups, trainer_state)
         if greedy:
-            rewards = [g.reward[0] for g in self.judge.judge(greedy, trainer_state=trainer_state).groups]
+            rewards = [g.reward[0] for g in judge_as_the_program(self.judge, greedy, trainer_state).groups]
             collected.groups += [replace(g, greedy_reward=r) for g, r in zip(judged.groups, rewards, strict=True)]
         else:
             collected.groups += judged.groups
@@ -126,6 +128,12 @@ class Collector:
             seed=(self.config.seed, step, draw.number),
             decode=self.decode,
         )
+
+
+def judge_as_the_program(judge: Judge, groups: Sequence[Group], trainer_state: Any) -> Judged:
+    """The groups with their rewards; the functions see the program's settings of torch."""
+    with settings_of_program():
+        return judge.judge(groups, trainer_state=trainer_state)
 
 
 def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:

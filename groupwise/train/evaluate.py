@@ -13,7 +13,7 @@ from ..data.prepare import PreparedProblems
 from ..rewards import Judge
 from ..rollout.engine import Engine
 from ..types import Group, Request, Sampling
-from .collect import as_greedy, make_group, make_sampling
+from .collect import as_greedy, judge_as_the_program, make_group, make_sampling
 
 EVALUATION = 1 << 31
 """Takes the place of the step in seeds, so that no evaluation shares a stream with a rollout."""
@@ -66,7 +66,7 @@ class Evaluator:
         ]
         answers = dict(self.engine.generate(requests))
         groups = [make_group(d, self.problems, answers[d.number], self.decode) for d in draws]
-        return self.judge.judge(groups, trainer_state=trainer_state).groups
+        return judge_as_the_program(self.judge, groups, trainer_state).groups
 
 
 def mean_and_error(name: str, groups: tuple[Group, ...]) -> dict[str, float | None]:

@@ -301,3 +301,18 @@ def test_the_same_holds_without_the_tiles_of_amx():
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *files]
     found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GROUPWISE_KERNELS": "no-amx"})
     assert found.returncode == 0, found.stdout
+
+
+@needs_kernels
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_what_the_kernels_write_to_has_their_dtype_whatever_the_default_is(default: torch.dtype) -> None:
+    """They are given addresses: memory of another dtype would be overrun."""
+    torch.set_default_dtype(default)
+    try:
+        z_NV = torch.zeros(3, 64, dtype=torch.float32)
+        out = head.softmax(z_NV, torch.zeros(3, dtype=torch.long), 1.0, DTYPES[0], with_weights=False)
+        _, drawn_R = head.draw(z_NV, 1.0, torch.full((3,), 0.5, dtype=torch.float64), DTYPES[0])
+        found = [out.logprob_N, out.entropy_N, out.total_N, drawn_R]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {each.dtype for each in found} == {torch.float32}
