@@ -34,7 +34,7 @@ class Call:
 
     function: Callable[..., Any]
     keywords: Mapping[str, Any]
-    explain: Callable[[Exception], Exception]
+    explain: Callable[[BaseException], Exception]
     """Turns an exception of the function into the error that is raised instead."""
     name: str = "reward function"
     timeout_s: float = 0.0
@@ -61,17 +61,23 @@ class Call:
         if not concurrent.futures.wait([future], left).done:
             future.cancel()
             raise BrokenOffError(f"no answer within {self.timeout_s:g} s")
+        error = future.exception()
+        if error is not None and not isinstance(error, Exception):  # raised in another thread, so no Ctrl-C
+            raise self.explain(error) from error
         return future.result()
 
     def attempt(self, action: Callable[[], Returned]) -> Returned:
-        """What the action returns; where it fails, what counts instead, or the error in words."""
+        """What the action returns; where it fails, what counts instead, or the error in words.
+
+        `sys.exit` and other exceptions that end programs are failures of the function: only Ctrl-C is the user's wish.
+        """
         start = time.perf_counter()
         try:
             try:
                 return action()
-            except GroupwiseError:
+            except (GroupwiseError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 raise self.explain(error) from error
         except RewardError as error:
             if self.instead is None:
@@ -135,7 +141,12 @@ async def _timed(value: Awaitable[Any]) -> Returned:
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     """Run the loop until it is stopped; then let what is still in it end before it closes."""
     asyncio.set_event_loop(loop)
-    loop.run_forever()
+    while True:
+        try:
+            loop.run_forever()
+            break
+        except (SystemExit, KeyboardInterrupt):  # asyncio lets them out of the loop; whoever awaits the task gets them
+            continue
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

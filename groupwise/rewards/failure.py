@@ -15,7 +15,7 @@ from groupwise.rewards.rows import Rows
 _JUDGE_OR_NONE = "Mend the function, or let it return None for a completion that it cannot judge."
 
 
-def failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], error: Exception) -> RewardError:
+def failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], error: BaseException) -> RewardError:
     """The error for an exception inside a function, with the completion it was at where its variables tell."""
     if isinstance(error, FailedInWorkerError):
         row, line, what = error.row, error.line, str(error)
@@ -30,7 +30,7 @@ def failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], erro
     return RewardError(f'Reward function "{function.name}" {what}{where}. {at} {_JUDGE_OR_NONE}')
 
 
-def _row(rows: Rows, keywords: dict[str, Any], error: Exception) -> int | None:
+def _row(rows: Rows, keywords: dict[str, Any], error: BaseException) -> int | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     found = (rows.find(keywords, frame.f_locals.values()) for frame in reversed(frames))
     return next((row for row in found if row is not None), None)

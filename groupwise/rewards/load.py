@@ -61,7 +61,7 @@ def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., A
                 f"{name.replace('.', '/')}.py:{attribute}."
             ) from error
         raise _import_failure(name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_failure(name, error) from error
     return _attribute(module, attribute, name)
 
@@ -104,7 +104,7 @@ def _execute(file: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may read its command line and end
         del sys.modules[name]
         raise _import_failure(str(file), error) from error
     return module
@@ -116,7 +116,7 @@ def _add_to_path(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _import_failure(what: str, error: Exception) -> ConfigError:
+def _import_failure(what: str, error: BaseException) -> ConfigError:
     return ConfigError(
         f"Importing {what} for a reward function failed: {type(error).__name__}: {error} ({failing_line(error)})."
     )

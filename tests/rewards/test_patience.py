@@ -273,3 +273,78 @@ def test_tensors_and_arrays_travel(file):
 def test_an_isolated_function_that_is_not_there_is_an_error_at_once(file):
     with pytest.raises(ConfigError, match='no function "lenght"'):
         isolated(file, "lenght")
+
+
+def leaves(completions):
+    sys.exit(3)
+
+
+async def leaves_awaiting(completions):
+    await asyncio.sleep(0.001)
+    sys.exit("done")
+
+
+async def leaves_in_a_task(completions):
+    async def grade():
+        await asyncio.sleep(0.001)
+        raise KeyboardInterrupt
+
+    await asyncio.create_task(grade())
+
+
+async def cancels(completions):
+    raise asyncio.CancelledError
+
+
+class PatienceIsOver(BaseException):
+    """As libraries of time limits raise, so that no `except Exception` takes it."""
+
+
+def raises_its_own(completions):
+    raise PatienceIsOver("too slow")
+
+
+LEAVING = {
+    leaves: "raised SystemExit: 3",
+    leaves_awaiting: "raised SystemExit: done",
+    leaves_in_a_task: "raised KeyboardInterrupt",
+    cancels: "CancelledError",
+    raises_its_own: "raised PatienceIsOver: too slow",
+}
+
+
+@pytest.mark.parametrize("function", LEAVING, ids=lambda function: function.__name__)
+def test_a_function_that_ends_the_program_is_an_error_of_that_function(function):
+    spec = {"function": function, "timeout_s": 5}
+    start = time.perf_counter()
+    with pytest.raises(RewardError, match=f'"{function.__name__}" .*{LEAVING[function]}'):
+        values(resolve_rewards([spec]), "good", "bad")
+    assert time.perf_counter() - start < 4
+
+
+@pytest.mark.parametrize("function", LEAVING, ids=lambda function: function.__name__)
+def test_with_on_failure_none_its_end_is_one_call_without_rewards(function):
+    judge = Judge(resolve_rewards([{"function": function, "timeout_s": 5, "on_failure": "none"}, later]))
+    for _ in range(2):  # the loop lives on
+        with pytest.warns(UserWarning, match="None of its completions is judged"):
+            (group,) = judge.judge([make_group("good", answer="x")]).groups
+        assert group.reward == (4.0,)
+
+
+async def later(completions, answer):
+    return [float(len(text)) for text in completions]
+
+
+def test_ctrl_c_is_no_failure_of_the_function():
+    def interrupted(completions):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        values(resolve_rewards([{"function": interrupted, "on_failure": "none"}]), "good")
+
+
+def test_a_file_that_ends_the_program_is_an_error_of_that_file(tmp_path):
+    file = tmp_path / "script.py"
+    file.write_text("import argparse\nargparse.ArgumentParser().parse_args(['--wrong'])\ndef f(completions): ...\n")
+    with pytest.raises(ConfigError, match="script.py.*SystemExit.*line 2"):
+        resolve_rewards(f"{file}:f")
