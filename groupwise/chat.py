@@ -20,6 +20,10 @@ CompletionValue = str | list[Message]
 """What a reward function is given for one completion: text after a plain prompt, messages after a chat."""
 
 
+_PROBE = "qzxvkj"
+"""A word that no template writes by itself, without letters that one would change."""
+
+
 class Tokenizer(Protocol):
     """The part of a `transformers` tokenizer that groupwise uses."""
 
@@ -77,7 +81,7 @@ def render_chat(
         messages = [{"role": "system", "content": system_prompt}, *messages]
     is_continued = messages[-1]["role"] == "assistant"
     options = {"add_generation_prompt": not is_continued, "continue_final_message": is_continued}
-    return _apply_template(tokenizer, messages, {**options, **(chat_template_kwargs or {})})
+    return apply_template(tokenizer, messages, {**options, **(chat_template_kwargs or {})})
 
 
 def opening(prompt: Prompt, text: str) -> str:
@@ -132,6 +136,13 @@ def completion_text(completion: CompletionValue) -> str:
     if isinstance(completion, str):
         return completion
     return "".join(message["content"] or "" for message in completion)
+
+
+def content_text(content: Any) -> str:
+    """The text of a message's content: of a list of parts, their texts one after another."""
+    if isinstance(content, list):
+        return "".join(map(_part_text, content))
+    return "" if content is None else str(content)
 
 
 def stop_ids(tokenizer: Tokenizer, generation_config: Any = None, stop: Sequence[str] = ()) -> tuple[int, ...]:
@@ -202,7 +213,9 @@ def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids[1:] if has_second_bos else ids
 
 
-def _apply_template(tokenizer: Tokenizer, messages: list[Message], options: dict[str, Any]) -> str:
+def apply_template(tokenizer: Tokenizer, messages: list[Message], options: dict[str, Any]) -> str:
+    """The text that the chat template makes of the messages; parts of text are joined where it takes no parts."""
+    messages = _as_the_template_takes(tokenizer, messages, options)
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except Exception as error:  # a template is a program of its own, and fails like one
@@ -211,6 +224,57 @@ def _apply_template(tokenizer: Tokenizer, messages: list[Message], options: dict
     if not isinstance(text, str):
         raise DataError(f"The chat template gave a {type(text).__name__}, not text. Look at chat_template_kwargs.")
     return text
+
+
+def _as_the_template_takes(tokenizer: Tokenizer, messages: list[Message], options: dict[str, Any]) -> list[Message]:
+    """The messages with text for parts in every role of which the template takes text alone."""
+    if not any(isinstance(message["content"], list) for message in messages):
+        return messages
+    as_text = [{**message, "content": _text_of(message)} for message in messages]
+    taken: dict[str, bool] = {}
+    found = []
+    for number, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        if isinstance(content, list) and role not in taken:
+            taken[role] = _takes_parts(tokenizer, as_text, number, options)
+        has_parts = isinstance(content, list) and taken[role]
+        found.append({**message, "content": list(map(_as_part, content))} if has_parts else as_text[number])
+    return found
+
+
+def _takes_parts(tokenizer: Tokenizer, messages: list[Message], number: int, options: dict[str, Any]) -> bool:
+    """Whether the template writes the text of a part at this message, and not the list as Python or JSON prints it."""
+    asked = {**messages[number], "content": [{"type": "text", "text": _PROBE}]}
+    try:
+        text = tokenizer.apply_chat_template(
+            [*messages[:number], asked, *messages[number + 1 :]], tokenize=False, **options
+        )
+    except Exception:  # a template that takes text alone fails in its own way
+        return False
+    return _PROBE in text and f"'{_PROBE}" not in text and f'"{_PROBE}' not in text
+
+
+def _text_of(message: Message) -> Any:
+    """The content of a message with its parts joined; a content that is no list stays."""
+    return content_text(message["content"]) if isinstance(message["content"], list) else message["content"]
+
+
+def _as_part(part: Any) -> Any:
+    return {"type": "text", "text": part} if isinstance(part, str) else part
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(text, str):
+        return text
+    what = f"whose text is a {type(text).__name__}" if kind == "text" else f"of the kind {kind}"
+    raise DataError(
+        f"The content of a message has a part {what}, and groupwise trains on text. Leave such parts out; a part looks "
+        'like {"type": "text", "text": "..."}.'
+    )
 
 
 def _ids(tokenizer: Tokenizer, text: str, **options: bool) -> list[int]:

@@ -13,6 +13,7 @@ from groupwise.chat import (
     as_completion,
     completion_decoder,
     completion_text,
+    content_text,
     decode_completion,
     encode_prompt,
     pad_id,
@@ -20,6 +21,7 @@ from groupwise.chat import (
     stop_ids,
     truncate_left,
 )
+from groupwise.data import load_problems, prepare
 from groupwise.errors import DataError
 from groupwise.types import Sampling
 
@@ -288,3 +290,81 @@ def test_missing_pad_token_is_aliased() -> None:
     tokenizer.pad_token = "a"
     assert pad_id(tokenizer) == tokenizer.convert_tokens_to_ids("a")
     assert pad_id(SimpleNamespace(pad_token_id=None, eos_token_id=None)) == 0  # type: ignore[arg-type]
+
+
+# --- content in parts ---
+
+
+def parts(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def chat_template(content: str) -> str:
+    """A template that writes the content of a message so."""
+    return (
+        "{% for m in messages %}<{{ m['role'] }}>" + content + "</>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+
+
+LOOP = "{% for part in m['content'] %}{% if part['type'] == 'text' %}({{ part['text'] | trim }}){% endif %}{% endfor %}"
+EITHER = "{% if m['content'] is string %}{{ m['content'] }}{% else %}" + LOOP + "{% endif %}"
+TAKES_TEXT = {
+    "printed": "{{ m['content'] }}",
+    "trimmed, as Llama 3 does": "{{ m['content'] | trim }}",
+    "added up, as Qwen does": "{{ '' + m['content'] }}",
+    "as JSON": "{% if m['content'] is string %}{{ m['content'] }}{% else %}{{ m['content'] | tojson }}{% endif %}",
+    "split": "{{ m['content'].split('</think>')[-1] }}",
+    "strings alone": "{% if m['content'] is string %}{{ m['content'] }}{% endif %}",
+}
+TAKES_PARTS = {"parts alone": LOOP, "text or parts": EITHER}
+
+
+@pytest.mark.parametrize("name", TAKES_TEXT)
+def test_text_parts_are_joined_where_a_template_takes_text(name: str) -> None:
+    tokenizer = make_tokenizer(template=chat_template(TAKES_TEXT[name]))
+    chat = [
+        {"role": "system", "content": parts("Be ", "brief.")},
+        {"role": "user", "content": ["What is ", *parts("2?")]},
+    ]
+    assert render_chat(tokenizer, chat) == "<system>Be brief.</><user>What is 2?</><assistant>"
+    assert chat[0]["content"] == parts("Be ", "brief.")
+
+
+@pytest.mark.parametrize("name", TAKES_PARTS)
+def test_a_template_that_takes_parts_gets_parts(name: str) -> None:
+    tokenizer = make_tokenizer(template=chat_template(TAKES_PARTS[name]))
+    chat = [{"role": "user", "content": ["What is ", *parts("2?")]}]
+    assert render_chat(tokenizer, chat) == "<user>(What is)(2?)</><assistant>"
+
+
+def test_parts_are_joined_for_the_roles_whose_content_is_printed_as_it_is() -> None:
+    content = "{% if m['role'] == 'system' %}{{ m['content'] | trim }}{% else %}" + EITHER + "{% endif %}"
+    tokenizer = make_tokenizer(template=chat_template(content))
+    chat = [{"role": role, "content": parts("a", "b")} for role in ("system", "user")]
+    assert render_chat(tokenizer, chat) == "<system>ab</><user>(a)(b)</><assistant>"
+
+
+def test_a_final_message_of_parts_is_continued(tokenizer: Any) -> None:
+    chat = [USER, {"role": "assistant", "content": parts("The ", "answer")}]
+    assert render_chat(tokenizer, chat) == f"{BOS}<user>What is 2 + 2?{EOS}<assistant>The answer"
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "x"}}, {"text": None}, 5]
+)
+@pytest.mark.parametrize("content", ["{{ m['content'] }}", LOOP])
+def test_parts_that_are_no_text_are_refused(content: str, part: Any) -> None:
+    tokenizer = make_tokenizer(template=chat_template(content))
+    chat = [USER, {"role": "user", "content": [*parts("Look: "), part]}]
+    with pytest.raises(DataError, match=r"a part .*(image|NoneType|int).*text"):
+        render_chat(tokenizer, chat)
+    with pytest.raises(DataError, match=r"^Row 1 of the list given as data: .* a part "):
+        prepare(load_problems([{"prompt": [USER]}, {"prompt": chat}]), tokenizer)
+
+
+def test_the_text_of_a_content() -> None:
+    assert content_text("a") == "a"
+    assert content_text(None) == ""
+    assert content_text([]) == ""
+    assert content_text([*parts("a", "b"), "c"]) == "abc"

@@ -42,7 +42,7 @@ rewards/model.py     types errors chat rewards world sources hub quiet      torc
 rewards/math_check.py  -                                                     math_verify
 rewards/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx
-data                 types errors rounding json_values chat data hub                     | datasets pyarrow reasoning_gym
+data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
 kernels              sources kernels                                         torch
 policy               types errors world sources algo kernels policy hub quiet \

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from ..chat import content_text
 from ..rewards.function import SAMPLED, RewardFunction
 from ..rewards.gold import is_missing
 from ..types import Problem, Prompt
@@ -57,7 +58,7 @@ def golds(problems: Sequence[Problem], column: str) -> Iterator[tuple[Problem, s
 
 def prompt_words(prompt: Prompt) -> str:
     """The text of a prompt, all its messages together."""
-    return prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(content_text(message["content"]) for message in prompt)
 
 
 def occurs(answer: str, text: str) -> bool:

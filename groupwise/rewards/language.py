@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from groupwise.chat import CompletionValue, completion_text
+from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.extract import tagged
 from groupwise.rewards.parameters import check_tag
@@ -107,5 +107,5 @@ def _prompt_text(prompt: Prompt) -> str:
     """What the user asked: the last user message of a chat."""
     if isinstance(prompt, str):
         return prompt
-    asked = [str(message["content"]) for message in prompt if message["role"] == "user"]
+    asked = [content_text(message["content"]) for message in prompt if message["role"] == "user"]
     return asked[-1] if asked else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from groupwise.chat import CompletionValue, completion_text
+from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError
 from groupwise.rewards.endpoint import Endpoint, NoReplyError, Reply
 from groupwise.rewards.extras import needed
@@ -227,8 +227,8 @@ def _as_text(prompt: Prompt) -> str:
         return prompt
     asked = [message for message in prompt if message["role"] != "system"]
     if len(asked) == 1:
-        return str(asked[0]["content"])
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in asked)
+        return content_text(asked[0]["content"])
+    return "\n\n".join(f"{message['role']}: {content_text(message['content'])}" for message in asked)
 
 
 def _key(body: Mapping[str, Any]) -> str:

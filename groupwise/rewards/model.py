@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupwise.chat import CompletionValue
+from groupwise.chat import CompletionValue, apply_template
 from groupwise.errors import ConfigError, ModelError
 from groupwise.hub import Why, hub_or_cache
 from groupwise.quiet import without_bars
@@ -130,7 +130,7 @@ def _text(tokenizer: Any, prompt: Prompt, completion: CompletionValue) -> str:
             "The prompts are chats, and the tokenizer of the reward model has no chat template. Give one that has in "
             "reward_processing_classes, or plain prompts."
         )
-    return str(tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))
+    return apply_template(tokenizer, [*prompt, *completion], {})
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -135,4 +135,6 @@ def prompt_text(prompt: str | list[dict[str, Any]]) -> str:
     """The prompt as a reader wants it: the last message of a chat."""
     if isinstance(prompt, str):
         return prompt
-    return str(prompt[-1].get("content", "")) if prompt else ""
+    content = prompt[-1].get("content", "") if prompt else ""
+    parts = content if isinstance(content, list) else [content]
+    return "".join(str(part.get("text", "") if isinstance(part, dict) else part) for part in parts)

@@ -346,5 +346,5 @@ def test_ctrl_c_is_no_failure_of_the_function():
 def test_a_file_that_ends_the_program_is_an_error_of_that_file(tmp_path):
     file = tmp_path / "script.py"
     file.write_text("import argparse\nargparse.ArgumentParser().parse_args(['--wrong'])\ndef f(completions): ...\n")
-    with pytest.raises(ConfigError, match="script.py.*SystemExit.*line 2"):
+    with pytest.raises(ConfigError, match=r"script\.py.*SystemExit.*line 2"):
         resolve_rewards(f"{file}:f")
