@@ -90,8 +90,8 @@ def opening(prompt: Prompt, text: str) -> str:
     `text` is the prompt as the model sees it, or its end.
     """
     last = prompt[-1] if prompt and not isinstance(prompt, str) else {}
-    if last.get("role") == "assistant" and isinstance(last["content"], str):
-        return last["content"]
+    if last.get("role") == "assistant":
+        return content_text(last["content"])
     found = _TAGS_AT_END.search(text[-OPENING:])
     return found[0] if found else ""
 
@@ -177,7 +177,7 @@ def turn_ends(tokenizer: Tokenizer, chat_template_kwargs: Mapping[str, Any] | No
     said = "It is four."
     chat = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": said}]
     try:
-        text = _apply_template(tokenizer, chat, {**(chat_template_kwargs or {}), "add_generation_prompt": False})
+        text = apply_template(tokenizer, chat, {**(chat_template_kwargs or {}), "add_generation_prompt": False})
         after = _ids(tokenizer, text.partition(said)[2], add_special_tokens=False)
     except DataError:
         return {}

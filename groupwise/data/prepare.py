@@ -84,6 +84,7 @@ def prepare(
         truncated.append(is_overlong)
         end = decode_completion(tokenizer, ids[-OPENING:], skip_special_tokens=False)
         openings.append(opening(problem.prompt, end))
+    _tell_of_template_columns(problems, chat_template_kwargs or {}, notify)
     num_dropped = len(problems) - len(rows)
     kept = tuple(rows), tuple(encoded), tuple(truncated), tuple(openings)
     prepared = PreparedProblems(problems, sum(truncated), num_dropped, *kept)
@@ -107,6 +108,16 @@ def _encode(
     if not ids:
         raise DataError(f"Row {problem.index} of {name}: the prompt has no tokens.")
     return ids
+
+
+def _tell_of_template_columns(problems: Problems, given: Mapping[str, Any], notify: Notify) -> None:
+    """Say where the chat template gets its arguments from, where the data set looks as if they came from its rows."""
+    for name, example in (("tools", "{tools: [...]}"), ("chat_template_kwargs", "{enable_thinking: false}")):
+        if name in problems.column_names and name not in given:
+            notify(
+                f'{problems.name}: column "{name}" reaches the rewards and not the prompts. The chat template gets its '
+                f"arguments from the configuration, the same for all rows: chat_template_kwargs: {example}."
+            )
 
 
 def _report(prepared: PreparedProblems, max_prompt_length: int | None, notify: Notify) -> None:

@@ -84,6 +84,20 @@ def test_system_prompt_and_template_options_are_encoded_but_not_in_the_problem()
     assert prepared[0].problem.prompt == chat
 
 
+@pytest.mark.parametrize("name", ["tools", "chat_template_kwargs"])
+def test_a_column_of_template_arguments_gets_a_note_that_names_the_field(name: str) -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    rows = [{"prompt": chat, name: [{"name": "f"}]}, {"prompt": chat}]
+    notes: list[str] = []
+    prepared = prepare(Problems(rows), tokenizer, notify=notes.append)
+    assert [f'column "{name}"' in note and "chat_template_kwargs: {" in note for note in notes] == [True]
+    assert prepared[0].problem.columns == {name: [{"name": "f"}]}
+    prepare(Problems(rows), tokenizer, chat_template_kwargs={"tools": []}, notify=notes.append)
+    assert len(notes) == (1 if name == "tools" else 2)
+    prepare(Problems(rows, columns={"mine": name}), tokenizer, notify=notes.append)
+    assert len(notes) == (1 if name == "tools" else 2)
+
+
 def test_a_row_that_cannot_be_encoded_is_named() -> None:
     with pytest.raises(DataError, match=r"Row 1 of data: .*plain text"):
         prepare(problems([[{"role": "user", "content": "hi"}], "text"]), tokenizer, system_prompt="Rhyme.")
