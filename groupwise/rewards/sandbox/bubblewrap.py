@@ -86,11 +86,14 @@ def _files(limits: Limits, readable: Sequence[Path]) -> list[str]:
         *_system(),
         # Before what is shown: Python or a project may lie under /tmp.
         *("--proc", "/proc", "--dev", "/dev"),
+        # The first process inside is bubblewrap's, and an ordinary user's worker runs as the same user: it could open
+        # that one's memory and pipes.
+        *("--perms", "0555", "--tmpfs", "/proc/1"),
         *("--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/dev/shm"),
         *("--perms", "1777", "--size", str(limits.disk_mb << 20), "--tmpfs", "/tmp"),
         *(part for folder in _folders_above(shown) for part in ("--perms", "0755", "--dir", str(folder))),
         *(part for path in shown for part in ("--ro-bind", str(path), str(path))),
-        *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"),
+        *("--remount-ro", "/proc/1", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"),
     ]
 
 
