@@ -100,8 +100,11 @@ def reaching(files: ModelFiles) -> AbstractContextManager[Why]:
 
 
 def default_cache_dir() -> Path:
-    """`$GROUPWISE_CACHE`, or `~/.cache/groupwise`."""
-    return Path(os.environ.get("GROUPWISE_CACHE") or Path.home() / ".cache" / "groupwise")
+    """`$GROUPWISE_CACHE`, or `~/.cache/groupwise`; `ModelError` for a user who has neither."""
+    folder = os.path.expanduser(os.environ.get("GROUPWISE_CACHE") or "~/.cache/groupwise")
+    if folder.startswith("~"):
+        raise ModelError("This user has no home to keep models in. Set HOME, or set GROUPWISE_CACHE to a folder.")
+    return Path(folder)
 
 
 # --- local folders and files ---

@@ -44,7 +44,7 @@ rewards/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
-kernels              sources kernels                                         torch
+kernels              errors sources kernels                                  torch
 policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy

@@ -301,6 +301,20 @@ def test_what_pip_says_is_passed_on(index: Path) -> None:
         resolve_model("pypi:no-such-thing==9")
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container that is started with a number as its user."""
+    monkeypatch.delenv("GROUPWISE_CACHE", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(ModelError, match=r"no home to keep models in. Set HOME, or set GROUPWISE_CACHE"):
+        resolve_model("pypi:no-such-thing==9")
+    monkeypatch.setenv("GROUPWISE_CACHE", str(tmp_path))
+    assert sources.default_cache_dir() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GROUPWISE_CACHE", "~/cache")
+    assert sources.default_cache_dir() == tmp_path / "cache"
+
+
 def test_a_cache_that_cannot_be_written_is_explained(index: Path, model_folder: Path, tmp_path: Path) -> None:
     write_wheel(index, model_members(model_folder))
     (tmp_path / "file").write_text("in the way")

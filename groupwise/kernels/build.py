@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import ModelError
 from ..sources import default_cache_dir
 
 _HERE = Path(__file__).parent
@@ -60,7 +61,7 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
         return "this build of torch brings no OpenMP library to share"
     try:
         return ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, ModelError) as error:  # the last: there is no folder to keep them in
         return f"compiling them failed ({_first_line(error)})"
 
 

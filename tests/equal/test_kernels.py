@@ -273,6 +273,22 @@ def test_a_weight_with_one_number_that_4_bits_do_not_give_back_stays_as_it_is(ch
     assert all(Panels().of(from_4_bits(64, 64)[:o, :i].contiguous()).dtype == torch.bfloat16 for o, i in sizes)
 
 
+@needs_kernels
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"PATH": ""}, "there is no C++ compiler (install g++)"),
+        ({"CXX": "no-such-compiler", "PATH": ""}, "there is no C++ compiler (install g++)"),
+        ({"GROUPWISE_CACHE": "/proc/nowhere"}, "compiling them failed"),
+        ({"HOME": "~", "GROUPWISE_CACHE": ""}, "no home to keep models in"),
+    ],
+)
+def test_a_machine_that_cannot_compile_them_is_told_why(environment, why, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert why in build._loaded.__wrapped__(DTYPES[0])
+
+
 PROCESSORS = [
     ("haswell", torch.float32, "AVX2"),
     ("skylake-avx512", torch.float32, "AVX-512"),

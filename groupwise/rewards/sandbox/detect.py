@@ -86,7 +86,7 @@ def _must_be_hidden() -> dict[str, str]:
     """Folder -> a name in it that a worker must not see: of what is at home and in the working folder."""
     shown = [interpreter().parent.parent, INSIDE, Path("/usr")]
     hidden = {}
-    for folder in (Path.home(), Path.cwd()):
+    for folder in (Path(os.path.expanduser("~")), Path.cwd()):  # a user may have no home
         names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
         private = (name for name in names if not any(_is_shown(folder / name, path) for path in shown))
         if name := next(private, None):
