@@ -44,6 +44,7 @@ class UserProcess:
     """Starts this Python with the user's environment."""
 
     name: ClassVar[str] = "isolated"
+    about: ClassVar[str] = ""
     is_isolated: ClassVar[bool] = False
     has_init: ClassVar[bool] = False
     counts_processes: ClassVar[bool] = False

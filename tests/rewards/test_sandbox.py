@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -22,7 +23,10 @@ from groupwise.rewards.sandbox.choice import Choice, backend_for, sandbox_notes,
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap
 from groupwise.rewards.sandbox.docker import Docker
 from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.packaged import PACKAGE, packaged_bwrap
 from groupwise.rewards.sandbox.seccomp import filter_program
+
+from .namespaces import can_make_namespaces
 
 SCORERS = "tests.rewards.scorers"
 ROOT = Path(__file__).parents[2]
@@ -208,10 +212,18 @@ def test_a_bubblewrap_that_does_not_work_says_what_to_do(monkeypatch, tmp_path, 
     program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(detect, "packaged_bwrap", lambda: None)
     found = detect.find_bubblewrap.__wrapped__()
     assert found.backend is None
     assert said in found.reason
     assert advice in found.reason.replace(said, "")
+
+
+def test_a_user_without_a_home_has_a_sandbox_all_the_same(monkeypatch):
+    """A container may be started with a number as its user: there is no home to hide."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert set(detect._must_be_hidden()) == {os.getcwd()}
 
 
 def test_a_sandbox_that_hides_nothing_is_none():
@@ -233,7 +245,7 @@ def test_the_filter_lets_programs_run_and_knows_its_machine():
 
 @needs_bubblewrap
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(not can_make_namespaces(61000), reason="no ordinary user may be become, or make namespaces")
 def test_as_an_ordinary_user():
     python = Path("/usr/bin/python3")
     if (
@@ -266,6 +278,10 @@ def test_as_an_ordinary_user():
         shutil.copytree(
             Path(groupwise.__file__).parent, folder / "groupwise", ignore=shutil.ignore_patterns("__pycache__")
         )
+        if packaged_bwrap() is not None:
+            for file in importlib.metadata.distribution(PACKAGE).files or ():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file.locate(), folder / file)
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
         done = subprocess.run(
             [python, "-c", textwrap.dedent(program).replace("\\\\", "\\")],

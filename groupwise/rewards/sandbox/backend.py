@@ -61,6 +61,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def about(self) -> str:
+        """Which program or image it is, with its version."""
+        ...
+
+    @property
     def is_isolated(self) -> bool:
         """Whether a worker is kept from files, network and other processes."""
         ...

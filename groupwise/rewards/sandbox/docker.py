@@ -33,6 +33,10 @@ class Docker:
     environment: dict[str, str] = field(default_factory=dict)
     """What the client needs to find its daemon (DOCKER_HOST and the like)."""
 
+    @property
+    def about(self) -> str:
+        return self.image
+
     def launch(self, limits: Limits, readable: Sequence[Path]) -> Launch:
         program = shutil.which("docker") or "docker"
         name = f"groupwise-{secrets.token_hex(8)}"

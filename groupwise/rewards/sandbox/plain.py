@@ -18,6 +18,7 @@ class Plain:
     name: ClassVar[str] = "none"
     is_isolated: ClassVar[bool] = False
     has_init: ClassVar[bool] = False
+    about: ClassVar[str] = ""
     counts_processes: ClassVar[bool] = False
     """The system counts all processes of the user, so a limit would refuse whoever has many already."""
 
