@@ -13,11 +13,12 @@ from .chat import CompletionValue
 from .config import Recipe
 from .errors import DataError
 from .json_values import plain_value
-from .rewards import Judge, resolve_rewards
+from .rewards import Judge
 from .rewards.given import given_group
 from .rewards.sandbox.choice import use_sandbox
 from .rewards.shorten import shortened
 from .runs.folder import RunFolder
+from .tasks import recipe_rewards
 from .types import Group
 
 _NOT_COLUMNS = {"prompt", "completion", "completions", "completion_ids", "rewards", "reward"}
@@ -45,10 +46,12 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     Raises:
         ConfigError, DataError, RewardError: as in training; a column that a function asks for and the file lacks.
     """
+    use_sandbox(recipe.config)
+    own = [reward.resolved() for reward in recipe.rewards]
+    judge = Judge(recipe_rewards(recipe.task, own, recipe.config.reward_weights, recipe.folder))
     groups = list(read_groups(file))
     if not groups:
         raise DataError(f'"{file}" holds no completions. Expected one JSON object a line: {_FORM}.')
-    judge = Judge(_rewards(recipe))
     judge.check_rows(f'"{file}"', (group.problem for group in groups))
     judge.load()
     scored: list[Scored] = []
@@ -114,18 +117,6 @@ class _Row:
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
         return other.is_open and mine == theirs
-
-
-def _rewards(recipe: Recipe) -> list[Any]:
-    """The rewards of the recipe, those of its task first."""
-    use_sandbox(recipe.config)
-    of_task: Sequence[Any] = ()
-    if recipe.task is not None:
-        from .tasks import task_rewards
-
-        of_task = task_rewards(recipe.task, recipe.folder)
-    own = [reward.resolved() for reward in recipe.rewards]
-    return resolve_rewards([*of_task, *own], weights=recipe.config.reward_weights, folder=recipe.folder)
 
 
 def _rows(file: Path) -> Iterator[_Row]:

@@ -28,6 +28,7 @@ from .policy.trainable import trainable_model
 from .redact import redact, without_secrets
 from .rewards import Judge, resolve_rewards
 from .rewards.sandbox.choice import sandbox_notes, use_sandbox
+from .rewards.sandbox.held import check_sandboxes
 from .runs import disk
 from .runs import folder as run_folder
 from .runs.reader import RunReader
@@ -99,15 +100,16 @@ class GRPOTrainer:
         self._optimizers = optimizers
         if screen is None:  # the command, which brings one, has looked already
             tell_of_used_folder(self.output_dir, self._note)
+        use_sandbox(self.args)
+        with settings_of_program():  # a file or module of rewards is the program's
+            rewards = resolve_rewards(
+                reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
+            )
+        check_sandboxes(rewards)
         problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
-        use_sandbox(self.args)
-        with settings_of_program():  # a file or module of rewards is the program's
-            functions = resolve_rewards(
-                reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
-            )
-        self.judge = Judge(functions, problems.column_names)
+        self.judge = Judge(rewards, problems.column_names)
         check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)

@@ -56,6 +56,10 @@ class Code:
         """Where programs run; made when it is first asked for."""
         return Programs(self.limit_s, Limits(memory_mb=self.memory_mb), self.num_workers)
 
+    def check_sandbox(self) -> None:
+        """Raise `ConfigError` where there is none, without starting any."""
+        self.programs.check_sandbox()
+
     def load(self) -> None:
         """Start the sandboxes, so that a machine without one is known before a rollout."""
         self.programs.start()

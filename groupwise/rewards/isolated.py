@@ -12,7 +12,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.interrupt import BrokenOffError
 from groupwise.rewards.patience import TIMEOUT_S
 from groupwise.rewards.sandbox.backend import Launch
+from groupwise.rewards.sandbox.choice import chosen
 from groupwise.rewards.sandbox.inside.frames import packed
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
@@ -106,7 +107,7 @@ class Isolated:
         worker = Process(UserProcess(), NO_LIMITS)
         self._workers.append(worker)
         try:
-            worker.send({"function": self.function, "folder": str(self.folder)})
+            worker.send({"function": self.function, "folder": str(self.folder), "sandbox": asdict(chosen())})
             about: dict[str, Any] = worker.receive(Deadline(START_S))
         except WorkerError as error:
             said = worker.errors.strip()

@@ -15,6 +15,8 @@ from groupwise.errors import GroupwiseError
 from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.load import failing_line, load_function, source_file
+from groupwise.rewards.sandbox.choice import Choice, use
+from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
 from groupwise.rewards.sandbox.inside.parent import end_with_parent
 from groupwise.rewards.sandbox.inside.pipes import private_pipes
@@ -25,8 +27,10 @@ def main() -> None:
     end_with_parent()
     inward, outward = private_pipes()
     task = read_frame(inward)
+    use(Choice(**task["sandbox"]))
     try:
         function = RewardFunction.of(load_function(task["function"], Path(task["folder"])))
+        check_sandboxes([function])
     except GroupwiseError as error:
         write_frame(outward, {"failed": str(error)})
         return

@@ -14,7 +14,9 @@ from typing import Any
 
 from groupwise.config.task import TaskSpec
 from groupwise.data.problems import Notify, _log
+from groupwise.rewards import resolve_rewards
 from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.tasks.task import Task, bind
 
 KINDS = {
@@ -28,7 +30,7 @@ KINDS = {
 
 NAMES = tuple(KINDS)
 
-__all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters", "task_rewards"]
+__all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters", "recipe_rewards", "task_rewards"]
 
 
 def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None, notify: Notify = _log.info) -> Task:
@@ -46,6 +48,20 @@ def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = No
 def task_rewards(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None) -> Sequence[RewardFunction]:
     """The rewards of a task alone: no problem is made, nothing is fetched."""
     rewards: Sequence[RewardFunction] = _made(task, folder)[0].rewards()
+    return rewards
+
+
+def recipe_rewards(
+    task: TaskSpec | None, own: Sequence[Mapping[str, Any]], weights: Sequence[float] | None, folder: Path | None
+) -> list[RewardFunction]:
+    """The rewards of a recipe, those of its task first, before any problem is made.
+
+    Raises:
+        ConfigError: no such reward, or one that has no sandbox here and needs one.
+    """
+    of_task = () if task is None else task_rewards(task, folder)
+    rewards = resolve_rewards([*of_task, *own], weights=weights, folder=folder)
+    check_sandboxes(rewards)
     return rewards
 
 

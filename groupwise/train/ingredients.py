@@ -18,11 +18,11 @@ from ..data.problems import Problems
 from ..errors import ConfigError
 from ..policy.adapter import lora_config, require_trainable_adapter
 from ..policy.load import load_model
-from ..rewards import Judge, resolve_rewards
+from ..rewards import Judge
 from ..rewards.function import RewardFunction
 from ..rewards.sandbox.choice import use_sandbox
 from ..runs.folder import RunFolder
-from ..tasks import load_task
+from ..tasks import load_task, recipe_rewards
 from ..world import pick_device
 from .curriculum import check_curriculum
 
@@ -56,12 +56,9 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
         ConfigError, DataError, RewardError: what cannot be read.
     """
     use_sandbox(recipe.config)
-    problems, eval_problems, of_task = _read_data(recipe, folder, notify)
-    rewards = resolve_rewards(
-        [*of_task, *(reward.resolved() for reward in recipe.rewards)],
-        weights=recipe.config.reward_weights,
-        folder=folder,
-    )
+    own = [reward.resolved() for reward in recipe.rewards]
+    rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
+    problems, eval_problems = _read_data(recipe, folder, notify)
     check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
@@ -97,23 +94,21 @@ def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -
         judge.check_rows(problems.name, problems)
 
 
-def _read_data(
-    recipe: Recipe, folder: Path | None, notify: Notify
-) -> tuple[Problems, Problems | None, Sequence[RewardFunction]]:
-    """The problems to train on, the held-out ones where the recipe names some, and the rewards of its task."""
+def _read_data(recipe: Recipe, folder: Path | None, notify: Notify) -> tuple[Problems, Problems | None]:
+    """The problems to train on, and the held-out ones where the recipe names some."""
     data = recipe.data
     if recipe.task is not None:
         task = load_task(recipe.task, folder, notify)
-        return task.problems, task.eval_problems, task.rewards
+        return task.problems, task.eval_problems
     if data is None:
         raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
     common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
     common["notify"] = notify
     problems = load_problems(_located(data.path, folder), split=data.split, **common)
     if not (data.eval_path or data.eval_split):
-        return problems, None, ()
+        return problems, None
     held_out = load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
-    return problems, held_out, ()
+    return problems, held_out
 
 
 def _located(data: str, folder: Path | None) -> str:

@@ -26,7 +26,7 @@ from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
 from ..rewards import Judge
-from ..rewards.sandbox.choice import sandboxes_in_use
+from ..rewards.sandbox.choice import sandbox_programs, sandboxes_in_use
 from ..rollout.engine import Engine
 from ..rollout.native import NativeEngine
 from ..rollout.plain import PlainEngine
@@ -228,6 +228,7 @@ def record_of_start(
         "git": git_state(),
         "hardware": hardware(next(policy.model.parameters()).device),
         "sandbox": sandboxes_in_use(),
+        "sandbox_programs": sandbox_programs(),
     }
 
 

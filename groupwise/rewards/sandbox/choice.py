@@ -36,7 +36,7 @@ class Settings(Protocol):
 
 
 _chosen = Choice()
-_used: dict[str, None] = {}
+_used: dict[str, Backend] = {}
 
 
 def use(choice: Choice) -> None:
@@ -52,8 +52,13 @@ def use_sandbox(settings: Settings) -> None:
 
 
 def sandboxes_in_use() -> list[str]:
-    """The backends that workers have been started in, for the record; `none` is no sandbox."""
+    """The backends that workers are started in, for the record; `none` is no sandbox."""
     return list(_used)
+
+
+def sandbox_programs() -> dict[str, str]:
+    """The same, with the program or the image that each of them is on this machine."""
+    return {name: backend.about for name, backend in _used.items()}
 
 
 def sandbox_notes() -> list[str]:
@@ -69,8 +74,13 @@ def backend_for(*, untrusted: bool) -> Backend:
     A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
     """
     backend = _backend(untrusted)
-    _used[backend.name] = None
+    _used[backend.name] = backend
     return backend
+
+
+def chosen() -> Choice:
+    """What workers follow, for a process of this program's own that starts some."""
+    return _chosen
 
 
 def _backend(untrusted: bool) -> Backend:
@@ -94,7 +104,7 @@ def _looked_at(untrusted: bool) -> list[Found]:
 def _refusal(looked_at: list[Found]) -> str:
     why = " ".join(found.reason for found in looked_at) or "sandbox: none leaves it out."
     return (
-        f"This reward runs code that a model wrote, and there is no sandbox to run it in. {why} "
-        f"Where there can be none, {RISK}: true runs it with your own rights: it can read and delete your files and "
-        "use your network. Do that only on a machine that you can lose."
+        f"It runs or evaluates what a model wrote, and there is no sandbox for that here. {why} "
+        f"Where there can be none, {RISK}: true does it with your own rights: what the model writes can read and "
+        "delete your files and use your network. Do that only on a machine that you can lose."
     )

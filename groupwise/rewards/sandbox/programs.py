@@ -47,6 +47,10 @@ class Programs:
             while len(self.waiting) < self.num_ready:
                 self.waiting.append(self._started())
 
+    def check_sandbox(self) -> None:
+        """Raise `ConfigError` where there is none."""
+        backend_for(untrusted=True)
+
     def close(self) -> None:
         """End the workers that wait."""
         with self._lock:

@@ -98,6 +98,10 @@ class Sandboxed:
         with self._lock:
             self.idle.append(worker)
 
+    def check_sandbox(self) -> None:
+        """Raise `ConfigError` where no worker could be started, for want of a sandbox."""
+        backend_for(untrusted=self.needs_sandbox)
+
     def _start(self) -> Process:
         seen = seen_by(self.function)
         backend = backend_for(untrusted=self.needs_sandbox)
