@@ -30,10 +30,19 @@ def generate(task: str, params: dict[str, Any], *, size: int, eval_size: int, se
     Raises:
         DataError: no such task or parameter, a value that the task refuses, or the package is not installed.
     """
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise DataError(f'{PREFIX}{task} needs the package reasoning-gym: pip install "groupwise[reasoning]".')
+    installed_version(task)
     request = {"task": task, "params": params, "size": size, "eval_size": eval_size, "seed": seed}
     return _generate(json.dumps(request, sort_keys=True))
+
+
+def installed_version(task: str) -> str:
+    """The version of the package, `unknown` where it has no record of one; `DataError` where it is not installed."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise DataError(f'{PREFIX}{task} needs the package reasoning-gym: pip install "groupwise[reasoning]".')
+    try:
+        return importlib.metadata.version("reasoning-gym")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def load(name: str, split: str) -> tuple[Rows, dict[str, Any]]:
@@ -48,7 +57,7 @@ def load(name: str, split: str) -> tuple[Rows, dict[str, Any]]:
         {"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"], "entry": row["entry"]}
         for row in made[split]
     ]
-    return rows, {"task": task, "reasoning_gym": importlib.metadata.version("reasoning-gym")}
+    return rows, {"task": task, "reasoning_gym": installed_version(task)}
 
 
 def _value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Scores one answer with reasoning-gym's own scorer. Some of these evaluate the answer, so this runs in the sandbox."""
+"""Scores one answer with reasoning-gym's own scorer. Some of these evaluate the answer, so this runs in a worker."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.data.reasoning_gym import generate
+from groupwise.data.reasoning_gym import generate, installed_version
 from groupwise.errors import ConfigError
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox import Sandboxed
@@ -20,6 +20,23 @@ SCORER = "groupwise.tasks.gym_scorer:score"
 
 TIMEOUT_S = 10.0
 """For one answer."""
+
+READ_VERSION = "0.1.25"
+"""The version whose scorers were read. Those of any other may evaluate anything."""
+
+EVALUATE = frozenset(
+    {
+        *("binary_matrix", "bitwise_arithmetic", "n_queens", "number_sorting", "spiral_matrix", "string_insertion"),
+        *("countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"),
+    }
+)
+"""Tasks whose scorers evaluate the answer, or a part of the problem: the first six by `eval`, the others by sympy's
+`parse_expr`, which ends in `eval` as well. All others compare, count, and read numbers and JSON."""
+
+
+def evaluates(task: str) -> bool:
+    """Whether the scorer of a task may run what stands in an answer, as far as is known: all of another version may."""
+    return installed_version(task) != READ_VERSION or task in EVALUATE
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,8 @@ class ReasoningGym(Asking):
 
 
 class Score:
-    """The reward: completions' answers, scored in the sandbox.
+    """The reward: completions' answers, scored in workers: in a sandbox where there is one, and always where the scorer
+    evaluates them.
 
     A completion without an answer at `place` gets 0. So does one whose answer the scorer breaks off at, by an error or
     by its time limit: the scorers take every answer of their own tasks, so the fault is the answer's. How many those
@@ -73,7 +91,7 @@ class Score:
     def __init__(self, task: ReasoningGym) -> None:
         self.task = task
         self.params = json.dumps(task.params, sort_keys=True)
-        self._scorer = Sandboxed(SCORER, timeout_s=TIMEOUT_S)
+        self._scorer = Sandboxed(SCORER, timeout_s=TIMEOUT_S, needs_sandbox=evaluates(task.task))
 
     def __call__(
         self,

@@ -11,6 +11,9 @@ from api_helpers import draw_no_report, model_folder
 
 from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
+from groupwise.rewards.sandbox import choice
+from groupwise.rewards.sandbox.detect import Found
+from groupwise.rewards.sandbox.plain import Plain
 from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
 
@@ -69,10 +72,20 @@ def test_the_arithmetic_recipe_runs_and_holds_a_fifth_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_reasoning_gym_recipe_scores_in_its_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("may_use_a_sandbox", [True, False])
+def test_the_reasoning_gym_recipe_scores_in_its_workers(
+    tmp_path: Path, may_use_a_sandbox: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scorer only reads, so a machine without a sandbox trains it, too; the run records what it was."""
     pytest.importorskip("reasoning_gym")
+    if not may_use_a_sandbox:
+        monkeypatch.setattr(choice, "find_bubblewrap", lambda: Found(None, "There is none."))
     _, records = run("chain-sum-smollm2-cpu", tmp_path)
     assert [record["extra/reasoning_gym/unscorable"] for record in records] == [0.0, 0.0]
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    backend = choice.find_bubblewrap().backend or Plain()
+    assert recorded["sandbox"] == [backend.name]
+    assert recorded["sandbox_programs"] == {backend.name: backend.about}
 
 
 def test_the_summary_recipe_keeps_both_rewards_between_0_and_1(tmp_path: Path) -> None:
