@@ -10,7 +10,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast fuzz faults learn gpu layers lint types format bench clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ test: lint types layers test-fast  ## everything that CI runs: lint, types, laye
 
 test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run, one worker a core
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
+
+kernels: $(VENV)/installed-dev  ## what is fast is equal to what is slow, with kernels compiled here; skips where there is no C++ compiler
+	$(BIN)/python -m pytest tests/equal --numprocesses auto --dist loadscope
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
 	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
