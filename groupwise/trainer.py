@@ -98,6 +98,8 @@ class GRPOTrainer:
         self._recipe: dict[str, Any] | None = None
         self._recipe_folder: Path | None = None
         self._optimizers = optimizers
+        self.output_dir = Path(self.args.output_dir).absolute()
+        """Stays where it is when a reward or a script changes the working directory."""
         if screen is None:  # the command, which brings one, has looked already
             tell_of_used_folder(self.output_dir, self._note)
         use_sandbox(self.args)
@@ -160,10 +162,6 @@ class GRPOTrainer:
     def state(self) -> Any:
         """The ecosystem's `TrainerState`: `global_step`, `epoch`, `log_history`, ..."""
         return self._callbacks.state
-
-    @property
-    def output_dir(self) -> Path:
-        return Path(self.args.output_dir)
 
     def add_callback(self, callback: Any) -> None:
         """Add a `transformers.TrainerCallback`, an object or a class."""

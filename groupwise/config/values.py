@@ -10,7 +10,7 @@ from typing import Any
 
 from groupwise.config import guards
 from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
-from groupwise.errors import ConfigError, did_you_mean
+from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
 
 _DTYPES = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32", "auto": "auto"}
 _FOLLOWING_A_METRIC = ("reduce_lr_on_plateau", "greedy")
@@ -23,8 +23,14 @@ def tidy(field: str, value: Any) -> Any:
     return _TIDIERS[field](value) if field in _TIDIERS else value
 
 
-def _path(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _folder(value: Any) -> Any:
+    """A path as text, `~` being the home folder."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        return path
+    if not can_name_file(path):
+        raise ConfigError(f"output_dir is {shortened(repr(path), 60)}; no folder can be called so.")
+    return os.path.expanduser(path)
 
 
 def _trackers(value: Any) -> Any:
@@ -107,7 +113,7 @@ _COUNTED_IN_STEPS = ("max_steps", "ref_model_sync_steps", "ref_model_reset_steps
 _TIDIERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*_COUNTS, *_COUNTED_IN_STEPS), whole),
     "guards": guards.complete,
-    "output_dir": _path,
+    "output_dir": _folder,
     "report_to": _trackers,
     "optim": _optimizer,
     "lr_scheduler_type": _scheduler,

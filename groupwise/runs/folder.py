@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -109,7 +110,7 @@ def step_name(step: int) -> str:
 
 def open_run(path: str | Path) -> RunFolder:
     """The folder of an existing run; `RunError` when it is not one."""
-    folder = RunFolder(Path(path))
+    folder = RunFolder(Path(os.path.expanduser(path)))
     if not folder.path.is_dir():
         raise RunError(f'No run folder at "{path}": there is no such folder. Give the output_dir of a run.')
     if not folder.config.is_file() and not folder.metrics.is_file():

@@ -120,6 +120,9 @@ def test_an_unknown_name_cannot_be_read() -> None:
         ({"report_to": "wandb"}, {"report_to": ["wandb"]}),
         ({"top_k": -1, "stop": "END"}, {"top_k": 0, "stop": ["END"]}),
         ({"output_dir": Path("a/b")}, {"output_dir": "a/b"}),
+        ({"output_dir": "~/runs/a"}, {"output_dir": str(Path.home() / "runs/a")}),
+        ({"output_dir": Path("~/runs/a")}, {"output_dir": str(Path.home() / "runs/a")}),
+        ({"output_dir": "runs/~b"}, {"output_dir": "runs/~b"}),
         (
             {"generation_kwargs": {"max_new_tokens": 9, "stop_strings": ["x"], "do_sample": True, "min_p": 0.1}},
             {"max_completion_length": 9, "stop": ["x"], "min_p": 0.1},

@@ -124,3 +124,10 @@ def test_what_is_not_a_run_is_said_so(tmp_path: Path) -> None:
         open_run(tmp_path / "nowhere")
     with pytest.raises(RunError, match=r"neither config\.json nor metrics\.jsonl"):
         open_run(tmp_path)
+
+
+def test_a_run_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").touch()
+    assert open_run("~/run").path == tmp_path / "run"
