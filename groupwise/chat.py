@@ -5,11 +5,12 @@ This is the only place where a prompt becomes ids and where ids become text agai
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from groupwise.errors import DataError, shortened
+from groupwise.errors import ConfigError, DataError, shortened
 from groupwise.types import Message, Prompt, Sampling
 
 _TAGS_AT_END = re.compile(r"(?:</?\w[\w-]*>\s*)+\Z")
@@ -39,6 +40,27 @@ class Tokenizer(Protocol):
     ) -> str: ...
 
     def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any: ...
+
+
+def as_tokenizer(given: Any, argument: str) -> Any:
+    """The tokenizer that an argument holds: itself, or that of a processor, under the processor's chat template.
+
+    Raises:
+        ConfigError: it holds neither; `argument` is its name.
+    """
+    if _is_tokenizer(given):
+        return given
+    tokenizer: Any = getattr(given, "tokenizer", None)
+    if isinstance(given, type) or not _is_tokenizer(tokenizer):
+        raise ConfigError(
+            f"{argument} is {_named(given)}; expected a tokenizer of transformers, or a processor that has one"
+            f"{_way_to_one(given)}."
+        )
+    template = getattr(given, "chat_template", None)
+    if template and template != tokenizer.chat_template:
+        tokenizer = copy.deepcopy(tokenizer)  # the user's own keeps its template
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def encode_prompt(
@@ -201,6 +223,27 @@ def pad_id(tokenizer: Tokenizer) -> int:
         if token_id is not None:
             return token_id
     return 0
+
+
+def _is_tokenizer(given: Any) -> bool:
+    needed = ("encode", "decode", "apply_chat_template", "save_pretrained", "eos_token_id", "pad_token_id")
+    return not isinstance(given, type) and all(hasattr(given, name) for name in needed)
+
+
+def _named(given: Any) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    kind = type(given)
+    of = "" if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}."
+    return f"{shortened(repr(given))} ({kind.__name__})" if of == "" else f"a {of}{kind.__name__}"
+
+
+def _way_to_one(given: Any) -> str:
+    """How to make a tokenizer of what was given, where there is a way."""
+    if isinstance(given, str) and given:
+        return f": transformers.AutoTokenizer.from_pretrained({shortened(repr(given))})"
+    is_backend = type(given).__module__.partition(".")[0] == "tokenizers"
+    return ": transformers.PreTrainedTokenizerFast(tokenizer_object=...)" if is_backend else ""
 
 
 def _encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from .chat import as_tokenizer
 from .config import GRPOConfig, Recipe
 from .data import Order, load_problems
 from .data.prepare import PreparedProblems
@@ -61,8 +62,8 @@ class GRPOTrainer:
             `module:function`, `file.py:function`, reward models.
         args: the `GRPOConfig`.
         train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name.
-        processing_class: the tokenizer; by default the model's own.
-        reward_processing_classes: tokenizers of reward models.
+        processing_class: the tokenizer, or a processor with one; by default the model's own.
+        reward_processing_classes: tokenizers of reward models, or processors.
         callbacks: `transformers.TrainerCallback`s.
         optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
         peft_config: wraps the model with a fresh adapter.
@@ -90,6 +91,7 @@ class GRPOTrainer:
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
         assert model is not None
+        tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         check_single_process()
         if peft_config is not None:
             require_trainable_adapter(peft_config)
@@ -115,7 +117,7 @@ class GRPOTrainer:
         check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
-        self.processing_class = processing_class if processing_class is not None else self._load_tokenizer(name)
+        self.processing_class = tokenizer if tokenizer is not None else self._load_tokenizer(name)
         self.judge.load()
         for line in sandbox_notes():
             self._note(line)

@@ -143,13 +143,14 @@ def test_several_rewards_are_weighted_and_summed(tmp_path: Path) -> None:
     assert entry["reward"] == pytest.approx(parts, abs=1e-9)
 
 
-def test_a_reward_model_judges_with_its_own_tokenizer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [lambda tokenizer: tokenizer, lambda tokenizer: TextProcessor(tokenizer)])
+def test_a_reward_model_judges_with_its_own_tokenizer(given: Any, tmp_path: Path) -> None:
     judge_config = transformers.LlamaConfig(**tiny_model().config.to_dict() | {"num_labels": 1})
     with torch.random.fork_rng():
         torch.manual_seed(3)
         judge = transformers.LlamaForSequenceClassification(judge_config).eval()
     tokenizer = tiny_tokenizer()
-    rest = {"reward_processing_classes": [tokenizer]}
+    rest = {"reward_processing_classes": [given(tokenizer)]}
     run = trainer(tmp_path, rewards=[judge], max_steps=1, rest=rest)
     run.train()
     groups = [json.loads(line) for line in (tmp_path / "completions/step-000001.jsonl").read_text().splitlines()]
@@ -184,6 +185,55 @@ def test_args_and_tokenizer_are_those_that_were_given(tmp_path: Path) -> None:
     assert run.args is args
     assert run.processing_class is tokenizer
     assert repr(run) == "GRPOTrainer(LlamaForCausalLM, 19,616 of 19,616 parameters are trained (100.00 %))"
+
+
+class TextProcessor(transformers.ProcessorMixin):
+    """A processor without images."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+
+def test_of_a_processor_the_tokenizer_is_taken_and_saved(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(chat=True)
+    run = trainer(tmp_path, data=CHATS, rest={"processing_class": TextProcessor(tokenizer)})
+    assert run.processing_class is tokenizer
+    run.train()
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "final")
+    assert saved.get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_chat_template_of_a_processor_is_used_and_the_tokenizer_stays_as_it_was(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
+    run = trainer(tmp_path, data=CHATS, rest={"processing_class": TextProcessor(tokenizer, chat_template=template)})
+    assert run.processing_class.decode(run.problems[0].prompt_ids) == "say one!"
+    assert tokenizer.chat_template is None
+
+
+NO_TOKENIZERS: dict[str, tuple[Any, str]] = {
+    "a name": ("gpt2", r"'gpt2' \(str\).*AutoTokenizer.from_pretrained\('gpt2'\)"),
+    "nothing": ("", r"'' \(str\)"),
+    "false": (False, r"False \(bool\)"),
+    "a dict": ({"pad_token_id": 0}, r"\{'pad_token_id': 0\} \(dict\)"),
+    "a backend": (
+        tiny_tokenizer().backend_tokenizer,
+        r"a tokenizers.Tokenizer;.*PreTrainedTokenizerFast\(tokenizer_object",
+    ),
+    "a class": (transformers.PreTrainedTokenizerFast, r"the class .*Tokeniz"),
+    "a model": (tiny_model(), r"a transformers.LlamaForCausalLM"),
+    "a processor of images": (transformers.ViTImageProcessorPil(), r"a transformers.ViTImageProcessor"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TOKENIZERS)
+def test_what_is_no_tokenizer_is_refused_by_name_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
+    given, said = NO_TOKENIZERS[name]
+    with pytest.raises(ConfigError, match=rf"^processing_class is {said}"):
+        trainer(tmp_path, model="./absent", data="absent.jsonl", rest={"processing_class": given})
+    if name != "a name":  # of a reward model, a tokenizer may be named
+        with pytest.raises(ConfigError, match=rf"^reward_processing_classes is {said}"):
+            trainer(tmp_path, rest={"reward_processing_classes": [given]})
 
 
 def test_without_args_the_defaults_are_used() -> None:

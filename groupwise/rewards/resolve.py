@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from groupwise.chat import as_tokenizer
 from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.load import is_function_name, load_function
@@ -176,14 +177,20 @@ def _with_weights(
 
 
 def _one_each(processing_classes: Any, count: int) -> list[Any]:
+    """A tokenizer, the name of one, or None for each reward."""
     if not isinstance(processing_classes, list | tuple):
-        return [processing_classes] * count
+        return [_tokenizer(processing_classes)] * count
     if len(processing_classes) != count:
         raise ConfigError(
             f"reward_processing_classes has {len(processing_classes)} entries for {count} reward functions; give "
             "one for each, None for those that are not models."
         )
-    return list(processing_classes)
+    return list(map(_tokenizer, processing_classes))
+
+
+def _tokenizer(given: Any) -> Any:
+    is_name = given is None or (isinstance(given, str) and given)
+    return given if is_name else as_tokenizer(given, "reward_processing_classes")
 
 
 def _is_module(spec: object) -> bool:
