@@ -64,7 +64,7 @@ class RunFields(Section):
     """The run and its record"""
 
     output_dir: Annotated[str, Field(min_length=1)] = "runs/grpo"
-    """Folder of the run: configuration, metrics, completions, checkpoints and the trained model."""
+    """Folder of the run: configuration, metrics, completions, checkpoints and the trained model; `~` is your home."""
     run_name: str | None = None
     """Name of the run on screen and in trackers; null takes the name of the folder."""
     seed: NonNegativeInt = 42
