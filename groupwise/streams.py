@@ -61,6 +61,42 @@ def lasting_output() -> Iterator[None]:
         yield
     finally:
         for stream in inside:
-            stream.flush()
+            Stream(stream).flush()
         if (sys.stdout, sys.stderr) == inside:
             sys.stdout, sys.stderr = before
+
+
+class Stream:
+    """Standard output, or what stands in its place. What cannot be written is lost, and nothing is written after it.
+
+    `stream` needs a method `write` alone: editors, services and loggers put such objects there, and services None.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        ask = getattr(self._stream, "isatty", None)
+        return not getattr(self._stream, "closed", False) and ask is not None and bool(ask())
+
+    def write(self, text: str) -> int:
+        """What the stream's encoding lacks becomes a question mark."""
+        self._attempt("write", text.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt("flush")
+
+    def _attempt(self, name: str, *arguments: str) -> None:
+        method = getattr(self._stream, name, None)
+        if method is None:
+            return
+        try:
+            method(*arguments)
+        except (OSError, ValueError):  # the reader has gone (`| head`), the log's disk is full, somebody has closed it
+            lead_nowhere(self._stream)
+            self._stream = None

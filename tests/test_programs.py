@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,56 @@ def test_the_run_stays_in_its_folder_when_the_working_directory_changes(
     checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
     assert checkpoints == ["step-000001", "step-000002", "step-000003"]
     assert (tmp_path / "run/final/model.safetensors").is_file()
+
+
+class OnlyWrites:
+    """As editors and services put in the place of standard output: no `isatty`, no `encoding`, no `flush`."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+class Tee(OnlyWrites):
+    """As loggers put there: it looks like a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        pass
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    "stream", [lambda: None, OnlyWrites, Tee, closed], ids=["none", "only writes", "tee", "closed"]
+)
+def test_a_run_needs_no_standard_output(
+    stream: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", stream())
+    trainer(tmp_path, eval_steps=1, rest={"eval_dataset": ROWS[:2]}).train()
+    assert [entry["step"] for entry in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_reward_that_closes_standard_output_does_not_end_the_run(
+    is_terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr("sys.stdout", stream)
+
+    def closing(completions: list[str], **columns: Any) -> list[float]:
+        stream.close()
+        return short(completions)
+
+    trainer(tmp_path, rewards=closing, eval_steps=1, rest={"eval_dataset": ROWS[:2]}).train()
+    assert [entry["step"] for entry in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert (tmp_path / "final/model.safetensors").is_file()

@@ -9,7 +9,7 @@ from typing import Any, Self, TextIO
 
 from groupwise.runs.progress import Progress
 from groupwise.runs.text import clean, duration, number
-from groupwise.streams import lasting_output, lead_nowhere
+from groupwise.streams import Stream, lasting_output
 from groupwise.types import Group
 
 HEADER_EVERY = 20
@@ -22,7 +22,7 @@ class PlainScreen:
     """Prints lines to `stream`; to nowhere when it is None."""
 
     def __init__(self, stream: TextIO | None, progress: Progress | None = None) -> None:
-        self._stream = stream
+        self._stream = Stream(stream)
         self._progress = progress or Progress()
         self._lines_since_header = HEADER_EVERY
         self._open = contextlib.ExitStack()
@@ -86,15 +86,8 @@ class PlainScreen:
         return line + "".join(f"  {name} {number(mean)}" for name, mean in state.functions.items())
 
     def _print(self, text: str) -> None:
-        if self._stream is None:
-            return
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        try:
-            self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-            self._stream.flush()
-        except OSError:  # the reader has gone (`| head`), or the log's disk is full: training outlives its screen
-            lead_nowhere(self._stream)
-            self._stream = None
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
 
 
 def evaluation_text(metrics: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import IO, Any, Protocol, Self, TextIO, cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -27,7 +27,7 @@ from groupwise.forks import not_in_children
 from groupwise.runs.plain import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
-from groupwise.streams import lasting
+from groupwise.streams import Stream, lasting
 from groupwise.types import Group
 
 REFRESH_SECONDS = 0.25
@@ -84,14 +84,14 @@ class Screen(Protocol):
 
 def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Screen:
     """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines."""
-    stream = stream or sys.stdout
-    if is_quiet or stream is None:
+    if is_quiet:
         return PlainScreen(None)
-    console = Console(file=lasting(stream))
-    can_draw = stream.isatty() and not console.is_dumb_terminal and not console.is_jupyter
+    outlived = Stream(lasting(stream or sys.stdout))
+    console = Console(file=cast(IO[str], outlived))
+    can_draw = outlived.isatty() and not console.is_dumb_terminal and not console.is_jupyter
     if can_draw and console.encoding.startswith("utf"):
         return LiveScreen(console)
-    return PlainScreen(stream)
+    return PlainScreen(stream or sys.stdout)
 
 
 class LiveScreen:

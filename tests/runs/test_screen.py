@@ -300,3 +300,12 @@ def test_a_terminal_that_is_closed_does_not_stop_training(tmp_path: Path) -> Non
     os.close(ours)
     assert child.wait(timeout=60) == 0
     assert (tmp_path / "result").read_text() == "False 1"
+
+
+def test_half_a_character_does_not_silence_the_screen() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    screen = make_screen(stream)
+    screen.note("half \ud83d")
+    screen.note("whole")
+    stream.seek(0)
+    assert stream.read() == "half ?\nwhole\n"
