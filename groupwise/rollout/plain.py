@@ -10,18 +10,23 @@ import torch
 from ..policy.deterministic import deterministic
 from ..types import Completion, Request
 from .engine import Capabilities
+from .growing import Growing, Way, choose_way
 from .sequences import Sequence as Row
 from .sequences import draw_tokens, open_sequences
 
 
 class PlainEngine:
-    """One request at a time through the model's own `forward` and key/value cache."""
+    """One request at a time through the model's own `forward`.
+
+    Raises ModelError, when it is made, for a model that cannot be sampled and scored by its own code.
+    """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
         self.version = 0
-        self.capabilities = Capabilities("transformers")
+        self.way: Way = choose_way(model)
+        self.capabilities = Capabilities("transformers" if self.way.has_cache else "transformers, without its cache")
 
     def load_weights(self, policy: Any, version: int) -> None:
         self.version = version
@@ -38,15 +43,12 @@ class PlainEngine:
     @torch.no_grad()
     def _run(self, request: Request, rows: list[Row]) -> None:
         device = next(self.model.parameters()).device
-        ids = torch.tensor([request.prompt_ids] * len(rows), device=device)
-        cache = None
+        texts = Growing(self.model, self.way, torch.tensor([request.prompt_ids] * len(rows), device=device))
         with (
             deterministic(self.model),
             torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
             while not all(row.is_finished for row in rows):
-                output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
-                cache = output.past_key_values
                 live = [r for r, row in enumerate(rows) if not row.is_finished]
-                draw_tokens(output.logits[live, -1].float(), [rows[r] for r in live])
-                ids = torch.tensor([[row.token_ids[-1]] for row in rows], device=device)
+                draw_tokens(texts.next_logits()[live], [rows[r] for r in live])
+                texts.append(torch.tensor([row.token_ids[-1] for row in rows], device=device))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ..errors import ModelError
 from ..policy.compute import ComputeModel
 from ..policy.network import Network, Scoring
 from ..policy.packing import Rows
@@ -31,7 +32,12 @@ def build_network(
     sampling: Sampling = PLAIN,
     notify: Callable[[str], None] = print,
 ) -> Network:
-    """The model with its fast path when it earns it under the run's sampling, else with one sentence why not."""
+    """The model with its fast path when it earns it under the run's sampling, else with one sentence why not.
+
+    Raises:
+        ModelError: a pass would change the model's weights.
+    """
+    _refuse_scaling_in_place(model)
     if engine == "transformers":
         return Network(model, dtype, None, "the recipe asks for engine: transformers")
     why = why_not_fast(model, sampling)
@@ -42,6 +48,18 @@ def build_network(
         return Network(model, dtype, compute)
     notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
     return Network(model, dtype, None, why)
+
+
+def _refuse_scaling_in_place(model: nn.Module) -> None:
+    """RWKV divides the weights of its later layers when it leaves training mode, and would be saved like that."""
+    for module in model.modules():
+        every = getattr(getattr(module, "config", None), "rescale_every", 0)
+        if hasattr(module, "layers_are_rescaled") and 0 < every < len(module.blocks):  # type: ignore[arg-type]
+            raise ModelError(
+                f"{type(model).__name__} scales its weights in place outside of training mode (its configuration has "
+                f"rescale_every: {every}), so the saved model would be another one. Set that to 0, for example by "
+                "model_init_kwargs: {rescale_every: 0}."
+            )
 
 
 def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:

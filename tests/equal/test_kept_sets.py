@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,21 @@ def test_a_set_of_tokens_is_the_same_sequence_however_it_is_held(ids: tuple[int,
         assert hash(held) == hash(as_ids)
     assert as_ids == as_mask
     assert as_ids != (*ids, 200)
+
+
+def test_a_row_without_sets_keeps_everything_beside_one_that_has_some() -> None:
+    small, rows = tiny_model(), random_rows()
+    sets = tuple(TokenSet.of({token, 5, 9}) for token in rows.token_ids[0])
+    mixed = replace(rows, kept_ids=[None if n != 2 else sets for n in range(len(rows))], token_ids=_moved(rows))
+    for way in (ComputeModel(small, torch.float32), None):
+        network = Network(small, torch.float32, way)
+        found = network.score(mixed, Scoring()).logprob_NT
+        free = network.score(replace(mixed, kept_ids=None), Scoring()).logprob_NT
+        others = [n for n in range(len(rows)) if n != 2]
+        torch.testing.assert_close(found[others], free[others], rtol=0, atol=2e-5)
+        assert (found[2, : len(sets)] > free[2, : len(sets)]).all()
+
+
+def _moved(rows: Rows) -> list[tuple[int, ...]]:
+    """The completions with the first one's tokens in the third place too."""
+    return [rows.token_ids[0] if n == 2 else ids for n, ids in enumerate(rows.token_ids)]
