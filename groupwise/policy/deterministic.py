@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -30,8 +30,17 @@ def deterministic(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         undo()
+        _let_go(model)
         for module in trained:
             module.training = True
+
+
+def _let_go(model: nn.Module) -> None:
+    """Free the graph of a pass whose state a module keeps (RecurrentGemma's do): it holds memory and forbids copies."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
 
 
 def recompute_layers(model: nn.Module) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_runs_start_without_a_gap(name: str, adapter: bool, tmp_path: Path) -> N
     assert first["kl"] == pytest.approx(0, abs=1e-7)
     for record in (first, second):
         assert record["sampling/mismatch"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_model_that_keeps_its_state_in_its_modules_can_be_copied_after_a_pass(tmp_path: Path) -> None:
+    """A reference that follows the policy is a copy."""
+    model = random_model("recurrent_gemma").train()
+    settings = {"beta": 0.04, "sync_ref_model": True, "ref_model_sync_steps": 1, "max_steps": 2}
+    trainer(tmp_path, model=model, **settings).train()
+    assert len(RunReader(tmp_path).metrics()) == 2
+    copy.deepcopy(model)
 
 
 def test_a_cache_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
