@@ -44,6 +44,7 @@ from .train.collect import Collector
 from .train.evaluate import Evaluator
 from .train.ingredients import Ingredients, check_parts, load_named_model, read_ingredients, tell_of_used_folder
 from .train.loop import Run, train
+from .train.optim import check_schedule
 from .train.origin import origin_of
 from .train.record import Recorder
 from .train.resume import resume
@@ -113,6 +114,8 @@ class GRPOTrainer:
         problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
+        if optimizers[1] is None:
+            check_schedule(self.args, Schedule(self.args, len(problems), None).num_updates, self._note)
         self.judge = Judge(rewards, problems.column_names)
         check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)

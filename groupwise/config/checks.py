@@ -112,6 +112,7 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
     changed = {name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default}
     usual = guards.defaults()
     asked = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}
+    is_constant = config.lr_scheduler_type == "constant"
     adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
     said = [
         (
@@ -129,6 +130,15 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
         (
             "kl_horizon" in changed and config.kl_target is None,
             "kl_horizon without effect: there is no kl_target.",
+        ),
+        (
+            is_constant and bool(config.warmup_steps or config.warmup_ratio),
+            f"{'warmup_steps' if config.warmup_steps else 'warmup_ratio'} without effect: lr_scheduler_type is "
+            "constant; constant_with_warmup warms up.",
+        ),
+        (
+            config.lr_scheduler_type in ("constant", "constant_with_warmup") and bool(config.lr_scheduler_kwargs),
+            f"lr_scheduler_kwargs without effect: lr_scheduler_type {config.lr_scheduler_type} takes none.",
         ),
         (
             config.kl_metric_steps is not None and "ref" in objective.needs,

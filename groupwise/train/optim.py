@@ -93,11 +93,34 @@ def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -
     """transformers' schedule of that name over `num_updates` optimizer steps."""
     from transformers import get_scheduler
 
-    warmup = config.warmup_steps or round(config.warmup_ratio * num_updates)
     return get_scheduler(  # type: ignore[no-any-return]
         config.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=warmup,
+        num_warmup_steps=_num_warmup_steps(config, num_updates),
         num_training_steps=num_updates,
         scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs) or None,
     )
+
+
+def check_schedule(config: GRPOConfig, num_updates: int, notify: Callable[[str], None]) -> None:
+    """Raise `ConfigError` where the schedule cannot be set up; note a warm-up that is not over when the run is."""
+    peak = FULL_LEARNING_RATE if config.learning_rate is None else config.learning_rate
+    try:
+        scheduler = make_scheduler(config, torch.optim.SGD([torch.zeros(1)], lr=peak), num_updates)
+        for factor in getattr(scheduler, "lr_lambdas", ()):
+            factor(num_updates)  # where the last step leaves it; some fail only after the warm-up
+    except Exception as error:  # each schedule is a function of its own
+        raise ConfigError(
+            f"lr_scheduler_type {config.lr_scheduler_type} cannot be set up with learning_rate {peak:g} and "
+            f"lr_scheduler_kwargs {config.lr_scheduler_kwargs}: {error}."
+        ) from error
+    warmup = _num_warmup_steps(config, num_updates)
+    if warmup >= num_updates and config.lr_scheduler_type != "constant":
+        notify(
+            f"The warm-up takes {warmup} optimizer steps and the run has {num_updates}: the learning rate only rises, "
+            f"to {(num_updates - 1) / warmup:.0%} of learning_rate."
+        )
+
+
+def _num_warmup_steps(config: GRPOConfig, num_updates: int) -> int:
+    return config.warmup_steps or round(config.warmup_ratio * num_updates)

@@ -9,8 +9,9 @@ from api_helpers import draw_no_report, trainer
 from tiny import tiny_model, with_lora
 
 from groupwise.config import GRPOConfig
+from groupwise.config.names import SCHEDULERS
 from groupwise.errors import ConfigError
-from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
+from groupwise.train.optim import check_own_optimizer, check_schedule, make_optimizer, make_scheduler
 
 
 def make(model=None, notes=None, **settings):
@@ -127,3 +128,53 @@ def test_an_optimizer_never_moves_what_is_frozen(tmp_path, monkeypatch):
     moved = dict(model.named_parameters())
     assert all(torch.equal(moved[n], p) for n, p in frozen.items())
     assert not torch.equal(moved["lm_head.weight"], tiny_model().lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycle": 2}}, "unexpected keyword argument"),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "must be smaller than initial lr"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "two"}}, "'two'"),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "division by zero"),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-3, "warmup_steps": 2}, "division by zero"),  # 2 of 2
+        ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 2, "x": 1}}, "'x'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_set_up_is_refused_before_anything_is_loaded(settings, said, tmp_path):
+    with pytest.raises(ConfigError, match=f"lr_scheduler_type {settings['lr_scheduler_type']} .*{said}"):
+        trainer(tmp_path, model="no-such-owner/no-such-model", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_schedule_can_be_set_up(tmp_path):
+    needed = {"warmup_stable_decay": {"num_decay_steps": 2}}
+    for name in SCHEDULERS:
+        kwargs = needed.get(name, {"min_lr": 1e-7} if "min_lr" in name else {})
+        for warmup in (0, 3, 6, 9):
+            config = GRPOConfig(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, warmup_steps=warmup)
+            check_schedule(config, 7, lambda note: None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"warmup_steps": 100}, "warm-up takes 100 optimizer steps and the run has 4"),
+        ({"warmup_steps": 4}, "warm-up takes 4 optimizer steps and the run has 4"),
+        ({"warmup_steps": 3}, None),
+        ({"warmup_ratio": 0.99}, "warm-up takes 4 optimizer steps and the run has 4"),
+        ({"warmup_steps": 100, "lr_scheduler_type": "constant"}, "warmup_steps without effect"),
+        ({"warmup_ratio": 0.1, "lr_scheduler_type": "constant"}, "warmup_ratio without effect"),
+        ({"lr_scheduler_kwargs": {"power": 2}, "lr_scheduler_type": "constant"}, "lr_scheduler_kwargs without effect"),
+        ({"warmup_steps": 2, "lr_scheduler_type": "constant_with_warmup"}, None),
+    ],
+)
+def test_a_warm_up_that_does_not_end_or_begin_is_noted(settings, note, tmp_path, capsys):
+    run = trainer(tmp_path, num_iterations=2, max_steps=2, **settings)
+    run.train()
+    printed = capsys.readouterr().out
+    assert ("warm-up takes" in printed or "without effect" in printed) == (note is not None)
+    assert note is None or note in printed
+    if "warm-up takes" in printed:
+        peak = max(entry["learning_rate"] for entry in run.state.log_history)
+        assert peak < run.args.learning_rate
