@@ -53,6 +53,11 @@ class PreparedProblems:
         """Length of the longest prompt, after cutting."""
         return max(len(ids) for ids in self._ids)
 
+    @property
+    def min_prompt_tokens(self) -> int:
+        """Length of the shortest prompt, after cutting."""
+        return min(len(ids) for ids in self._ids)
+
     def find_id(self, least: int) -> tuple[int, int] | None:
         """The first problem with a token id of `least` or more in its prompt: number in the data set, and the id."""
         found = ((row, max(ids)) for row, ids in zip(self._rows, self._ids, strict=True))

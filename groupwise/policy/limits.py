@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,31 @@ def context_length(config: Any) -> int | None:
     known = {*inspect.signature(type(text)).parameters, *getattr(text, "attribute_map", {})}
     lengths = (getattr(text, name, None) for name in _CONTEXT_NAMES if name in known)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
+
+
+def rotation_bound(config: Any) -> tuple[str, int] | None:
+    """Name of a rotation that is another one for longer sequences, and the length up to which it is the first; or None.
+
+    longrope changes at `original_max_position_embeddings`, dynamic grows beyond `max_position_embeddings`. A sequence
+    that crosses the bound while it grows is sampled under the first rotation and scored under the second.
+    """
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    written = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = [written, *(value for value in written.values() if isinstance(value, dict))]  # one a type of layer
+    found = [(kind, bound) for each in kinds if (kind := _rotation(each)) and (bound := _bound_of(kind, each, text))]
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
+def _rotation(written: Mapping[str, Any]) -> str | None:
+    kind = str(written.get("rope_type", written.get("type", "")))
+    return kind if kind in ("longrope", "su") or "dynamic" in kind else None
+
+
+def _bound_of(kind: str, written: Mapping[str, Any], config: Any) -> int | None:
+    original = written.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return context_length(config) if "dynamic" in kind else original
 
 
 def num_embeddings(model: nn.Module) -> int:

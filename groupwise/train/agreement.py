@@ -2,12 +2,14 @@
 
 Everything the loss makes of old and new probabilities rests on it, and no curve shows it. A model's packed pass and
 engine are compared in float32 when it is loaded (`fastpath.py`); here the run's own engine and learner are compared, on
-a real prompt and in the run's own precision.
+the shortest and the longest of its prompts and in the run's own precision. Guard `gap` then looks at every token of
+every step.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -25,8 +27,10 @@ from .watch import Watch
 NUM_COMPLETIONS = 4
 NUM_TOKENS = 8
 """Of each completion: 32 tokens tell the sides apart, and more would be felt at the start of a run."""
+NUM_OF_LONGEST = 2
+"""Completions of the longest prompt, whose prefill costs more than their tokens."""
 NUM_PROMPTS = 64
-"""The shortest of so many prompts is taken."""
+"""The shortest and the longest of so many prompts are taken."""
 
 Trial = tuple[str, Callable[[], float]]
 """A likely cause, and the gap that is left if it is the cause."""
@@ -54,22 +58,30 @@ def _judge(names: tuple[str, ...], collector: Collector, engine: Engine, network
     names = tuple(name for name in names if watch.is_on(name))
     if not names:
         return
-    group = _sample(collector, engine)
     scoring = Scoring(collector.sampling.temperature, collector.sampling.repetition_penalty, with_entropy=False)
-    value = gap(network, group, scoring)
+    gaps = [(gap(network, group, scoring), group) for group in _sample(collector, engine)]
+    value, worst = max(gaps, key=lambda found: math.inf if math.isnan(found[0]) else found[0])
     for name in names:
-        watch.start(name, value, lambda bound: likely_cause(network, group, scoring, bound))
+        watch.start(name, value, lambda bound: likely_cause(network, worst, scoring, bound))
 
 
-def _sample(collector: Collector, engine: Engine) -> Group:
-    """A short group of a real prompt, sampled as the recipe says."""
+def _sample(collector: Collector, engine: Engine) -> list[Group]:
+    """Short groups of real prompts, sampled as the recipe says: of the shortest, and of the longest if it is longer."""
     config, problems = collector.config, collector.problems
-    rows = range(min(len(problems), NUM_PROMPTS))
-    prepared = min((problems[row] for row in rows), key=lambda problem: len(problem.prompt_ids))
+    ordered = sorted(
+        (problems[row] for row in range(min(len(problems), NUM_PROMPTS))), key=lambda problem: len(problem.prompt_ids)
+    )
+    is_longer = len(ordered[-1].prompt_ids) > len(ordered[0].prompt_ids)
+    chosen = [(ordered[0], NUM_COMPLETIONS), *([(ordered[-1], NUM_OF_LONGEST)] if is_longer else [])]
     sampling = replace(collector.sampling, max_tokens=min(NUM_TOKENS, config.max_completion_length), stop=())
-    request = Request(prepared.prompt_ids, min(NUM_COMPLETIONS, config.num_generations), sampling, (config.seed, 0))
-    ((_, completions),) = engine.generate([request])
-    return Group(-1, prepared.problem, prepared.prompt_ids, tuple(completions))
+    requests = [
+        Request(prepared.prompt_ids, min(count, config.num_generations), sampling, (config.seed, 0))
+        for prepared, count in chosen
+    ]
+    answers = dict(engine.generate(requests))
+    return [
+        Group(-1, prepared.problem, prepared.prompt_ids, tuple(answers[i])) for i, (prepared, _) in enumerate(chosen)
+    ]
 
 
 def gap(network: Network, group: Group, scoring: Scoring, rows: Rows | None = None) -> float:

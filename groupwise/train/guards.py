@@ -24,6 +24,8 @@ FIRST_STEPS = 5
 """Steps that say how far engine and learner of this run are apart."""
 SMALLEST_GAP = 2.5e-4
 """A smaller gap counts as this one: growing from rounding to a little more rounding is no growth."""
+LARGEST_GAP = {True: 1e-3, False: 0.15}
+"""In float32, and in lower precision: the bounds of the guards `agreement` and `precision_limit`."""
 FEWEST_TOKENS = 8
 """A shorter completion may repeat a token without being degenerate."""
 REPEATED_SHARE = 0.9
@@ -36,6 +38,8 @@ class Seen:
     metrics: Mapping[str, Any]
     groups: Sequence[Group]
     update: Update
+    is_float32: bool = False
+    """Whether the run multiplies in float32, where engine and learner differ by less."""
 
 
 Measure = Callable[[Seen, list[float]], float | None]
@@ -102,6 +106,12 @@ def mismatch(seen: Seen, memory: list[float]) -> float | None:
     return (float(value) - 1) / max(median(memory), SMALLEST_GAP)
 
 
+def gap(seen: Seen, memory: list[float]) -> float | None:
+    """(mismatch - 1) of the step as a multiple of what its precision allows: every token, row and position of it."""
+    value = seen.metrics["sampling/mismatch"]
+    return None if value is None else (float(value) - 1) / LARGEST_GAP[seen.is_float32]
+
+
 def metric(key: str) -> Measure:
     """A number of the step's record as it is."""
 
@@ -123,5 +133,6 @@ MEASURES: dict[str, Measure] = {
     "grad_norm": grad_norm,
     "entropy": metric("entropy"),
     "mismatch": mismatch,
+    "gap": gap,
 }
 """Guard -> its measure, for the guards that look at every step."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..data import Order
 from ..policy.network import Network
 from ..rollout.engine import Engine
@@ -59,6 +61,6 @@ def train(run: Run) -> None:
             run.engine.load_weights(run.network, version=step)
         collected.groups = with_advantages(collected.groups, batch)
         metrics = step_metrics(step, collected, update, clock)
-        run.recorder.watch.look(step, Seen(metrics, collected.all_groups, update))
+        run.recorder.watch.look(step, Seen(metrics, collected.all_groups, update, run.network.dtype == torch.float32))
         run.recorder.end_step(metrics, collected, update)
     run.recorder.end()

@@ -21,7 +21,7 @@ from ..data.prepare import PreparedProblems
 from ..data.problems import Problems
 from ..errors import ConfigError, DataError, ModelError
 from ..policy.compute import ComputeModel
-from ..policy.limits import context_length, num_embeddings, num_logits
+from ..policy.limits import context_length, num_embeddings, num_logits, rotation_bound
 from ..policy.load import checkpoint_layers, count_parameters
 from ..policy.network import Network
 from ..policy.reference import Reference
@@ -123,7 +123,22 @@ def prepare_problems(
             f"{config.max_completion_length} need {needed} tokens, but the model's context is {context}. "
             f"Set max_prompt_length to {context - config.max_completion_length} or less."
         )
+    _check_rotation(prepared, model, config)
     return prepared
+
+
+def _check_rotation(prepared: PreparedProblems, model: nn.Module, config: GRPOConfig) -> None:
+    """Refuse completions that grow past the length at which the model's rotation becomes another one."""
+    kind, bound = rotation_bound(model.config) or ("", None)
+    longest = prepared.max_prompt_tokens + config.max_completion_length
+    if bound is None or longest <= bound or prepared.min_prompt_tokens > bound:
+        return
+    raise ConfigError(
+        f"The model's rotation ({kind}) changes beyond {bound} tokens, so a completion that crosses them is sampled "
+        f"under one rotation and scored under another. The longest prompt ({prepared.max_prompt_tokens} tokens) and "
+        f"max_completion_length {config.max_completion_length} need {longest} tokens. Let max_prompt_length and "
+        f"max_completion_length add up to {bound} or less, or train on prompts that are all longer than that."
+    )
 
 
 def training_problems(problems: Problems, policy: Policy, config: GRPOConfig, notify: Notify) -> PreparedProblems:

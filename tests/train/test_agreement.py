@@ -70,7 +70,8 @@ CAUSES: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_likely_cause_is_named(name: str, tmp_path: Path, monkeypatch: Any) -> None:
     settings, cause = CAUSES[name]
     model = with_lora(tiny_model()) if name == "adapter" else tiny_model()
-    grpo = trainer(tmp_path, model=model, rewards=letters, **settings)
+    data = [{"prompt": "say one"}] * 6  # rescored with the one prompt that there is
+    grpo = trainer(tmp_path, model=model, rewards=letters, data=data, **settings)
     scores = _as_if(name, grpo)
     sabotage(monkeypatch, scores)
     with pytest.raises(GuardError, match=cause):
@@ -123,5 +124,51 @@ def test_what_is_off_is_not_even_sampled_and_the_check_changes_no_bit(tmp_path: 
         requests.clear()
         grpo.train()
         models.append(weights(grpo.model))
-        assert requests == ([1] if number else []) + [2, 2]
+        assert requests == ([2] if number else []) + [2, 2]
     assert same(*models)
+
+
+def after(tokens: int) -> Callable[[int, Completion], Completion]:
+    """An engine that is wrong from that token on."""
+    return lambda version, c: replace(
+        c, rollout_logprob=tuple(x + 0.5 * (t >= tokens) for t, x in enumerate(c.rollout_logprob))
+    )
+
+
+def from_step(step: int) -> Callable[[int, Completion], Completion]:
+    """Weights that are no longer taken over, say: wrong from a step on."""
+    return lambda version, c: shifted(0.5)(version, c) if version >= step - 1 else c
+
+
+def test_an_engine_that_is_wrong_for_the_longest_prompt_alone_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    generate = NativeEngine.generate
+
+    def wrong(self: NativeEngine, requests: Any) -> Any:
+        for number, found in generate(self, requests):
+            is_long = len(requests[number].prompt_ids) > 20
+            yield number, [shifted(0.5)(0, c) if is_long else c for c in found]
+
+    monkeypatch.setattr(NativeEngine, "generate", wrong)
+    data = [{"prompt": "say one"}] * 5 + [{"prompt": "say it with many more words"}]
+    with pytest.raises(GuardError, match=r"This run was not started\. Guard agreement"):
+        trainer(tmp_path, rewards=letters, data=data).train()
+
+
+@pytest.mark.parametrize(("change", "step"), [(after(20), 1), (from_step(3), 3)])
+def test_a_gap_that_begins_late_ends_the_run_in_its_step(
+    change: Any, step: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    grpo = trainer(tmp_path, rewards=letters, max_completion_length=40, max_steps=6, learning_rate=1e-4)
+    sabotage(monkeypatch, change)
+    with pytest.raises(GuardError, match=rf"Guard gap \(stop\) at step {step}: "):
+        grpo.train()
+    assert [metrics["step"] for metrics in RunReader(tmp_path).metrics()] == list(range(1, step + 1))
+
+
+def test_bfloat16_may_differ_by_more_in_every_step(tmp_path: Path, monkeypatch: Any) -> None:
+    grpo = trainer(tmp_path, model=tiny_model(initializer_range=0.05), rewards=letters, dtype="bfloat16")
+    sabotage(monkeypatch, after(2))
+    with pytest.raises(GuardError, match=r"Guard (gap|precision_limit)"):
+        grpo.train()
+    calm = trainer(tmp_path / "calm", model=tiny_model(initializer_range=0.05), rewards=letters, dtype="bfloat16")
+    calm.train()
