@@ -34,7 +34,7 @@ from .runs import disk
 from .runs import folder as run_folder
 from .runs.reader import RunReader
 from .runs.screen import Screen, make_screen
-from .runs.trackers import open_trackers
+from .runs.trackers import Trackers, open_trackers
 from .runs.writer import RunWriter
 from .train import setup
 from .train.arguments import check_arguments
@@ -217,8 +217,9 @@ class GRPOTrainer:
                 train(run)
                 self.save_model()
             self._finish(run, folder)
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        return TrainOutput(run.schedule.step, fmean(losses or [0.0]), dict((self.state.log_history or [{}])[-1]))
+        logged = [entry for entry in self.state.log_history if "loss" in entry]
+        loss = fmean([entry["loss"] for entry in logged] or [0.0])
+        return TrainOutput(run.schedule.step, loss, dict((logged or [{}])[-1]))
 
     @settings_of_training()
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
@@ -232,16 +233,17 @@ class GRPOTrainer:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
         self.engine.load_weights(self.policy.network, version=self.state.global_step)
         metrics = self._evaluator(problems).evaluate(self.state)
-        self.log({k: v for k, v in metrics.items() if v is not None})
-        self._callbacks.call("on_evaluate", metrics=metrics)
+        self._callbacks.evaluated(metrics, self._open_trackers)
         return metrics
 
     def log(self, logs: Mapping[str, float]) -> None:
         """Add numbers to `state.log_history`, the trackers and the callbacks' log."""
-        self.state.log_history.append({**logs, "step": self.state.global_step})
-        if self._writer is not None:  # trackers are open while a run is
-            self.trackers.log(logs, self.state.global_step)
-        self._callbacks.call("on_log", logs=dict(logs))
+        self._callbacks.log(logs, self._open_trackers)
+
+    @property
+    def _open_trackers(self) -> Trackers | None:
+        """The trackers while a run is under way: before and after it there is nothing to send to."""
+        return None if self._writer is None else self.trackers
 
     def save_model(self, output_dir: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write adapter (or model) and tokenizer; `merge` writes a plain model with the adapter multiplied in.

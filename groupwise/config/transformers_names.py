@@ -52,7 +52,10 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("torch_empty_cache_steps", None, "memory follows `micro_batch_tokens`"),
     refused("auto_find_batch_size", False, "memory follows `micro_batch_tokens`: set it, and the batch stays as it is"),
     translated("logging_strategy", "steps", "`logging_steps`: 0 for no"),
-    same("logging_steps", "screen and trackers only; the run folder has every step"),
+    same(
+        "logging_steps",
+        "trackers and `log_history`; the run folder has every step, and each evaluation is logged when it happens",
+    ),
     ignored("logging_first_step", False, "the first step is always shown"),
     ignored("log_on_each_node", True, _ONE_PROCESS),
     ignored("logging_nan_inf_filter", True, "numbers are recorded as they are"),

@@ -87,7 +87,7 @@ def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
     for old, new in _RENAMED.items():
         if (value := state.asked(old)) is not None:
             state.set(new, value, old)
-    for topic in (_generation, _model_arguments, _precision, _schedule, _order):
+    for topic in (_generation, _model_arguments, _precision, _schedule, _best, _order):
         topic(state)
     return state
 
@@ -181,6 +181,15 @@ def _schedule(state: Translation) -> None:
     elif fields.get("eval_strategy") == "steps":
         fields["eval_steps"] = fields.get("logging_steps") or 500
         state.notes.append(f"eval_strategy steps without eval_steps: every {fields['eval_steps']} steps.")
+
+
+def _best(state: Translation) -> None:
+    """What evaluations are compared by, spelt out for callbacks: `EarlyStoppingCallback` takes a null for "less"."""
+    fields = state.fields
+    if fields.get("load_best_model_at_end") and fields.get("metric_for_best_model") is None:
+        fields["metric_for_best_model"] = "eval_reward"
+    if fields.get("metric_for_best_model") is not None and fields.get("greater_is_better") is None:
+        fields["greater_is_better"] = True
 
 
 def _order(state: Translation) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoint evaluated best."""
+"""Which checkpoint evaluated best, and when one evaluation is better than another."""
 
 from __future__ import annotations
 
@@ -19,22 +19,33 @@ class Best:
         self.value: float | None = None
 
     def is_better(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether an evaluation beats the best one; the earlier of two equal ones stays."""
-        value = metrics.get(self.metric)
-        if value is None or self.value is None:
+        """Whether an evaluation beats that of the best checkpoint; the earlier of two equal ones stays."""
+        return self.is_above(metrics.get(self.metric), self.value)
+
+    def is_above(self, value: float | None, best: float | None) -> bool:
+        """Whether a value was measured and is better than the best so far, None where there is none yet."""
+        if value is None or best is None:
             return value is not None
-        return bool(value > self.value if self.is_higher_better else value < self.value)
+        return (value > best) is self.is_higher_better and value != best
 
     def take(self, step: int, metrics: Mapping[str, Any]) -> None:
         self.step, self.value = step, float(metrics[self.metric])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.metric, "step": self.step, "value": self.value}
+        return {
+            "metric": self.metric,
+            "is_higher_better": self.is_higher_better,
+            "step": self.step,
+            "value": self.value,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Values of another metric say nothing."""
-        if state["metric"] == self.metric:
-            self.step, self.value = state["step"], state["value"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Whether it is of the same metric in the same direction; another one's values say nothing."""
+        is_same_way = state.get("is_higher_better", self.is_higher_better) == self.is_higher_better
+        if state["metric"] != self.metric or not is_same_way:
+            return False
+        self.step, self.value = state["step"], state["value"]
+        return True
 
 
 def metric_name(config: GRPOConfig) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from ..runs.trackers import Trackers
+from .metrics import finite
 from .settings import settings_of_program
 
 _PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
@@ -39,6 +41,20 @@ class Callbacks:
                 answer = method(self.args, self.state, self.control, **self.context, **kwargs)
             if answer is not None:
                 self.control = answer
+
+    def log(self, numbers: Mapping[str, float], trackers: Trackers | None = None) -> None:
+        """Add an entry of the step that the state is at to `log_history`, the trackers and `on_log`."""
+        step = self.state.global_step
+        self.state.log_history.append({**numbers, "step": step})
+        if trackers is not None:
+            trackers.log(numbers, step)
+        self.call("on_log", logs=dict(numbers))
+
+    def evaluated(self, metrics: Mapping[str, Any], trackers: Trackers | None = None) -> None:
+        """Log an evaluation as an entry of its own, whatever `logging_steps` says, then call `on_evaluate`."""
+        numbers = {**finite(metrics), "epoch": float(self.state.epoch or 0)}
+        self.log(numbers, trackers)
+        self.call("on_evaluate", metrics=numbers)
 
     def take(self, wish: str) -> bool:
         """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""

@@ -137,6 +137,16 @@ def num_tokens(groups: Sequence[Group]) -> int:
     return sum(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
 
 
+def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a step says about an evaluation; empty where there was none."""
+    return {k: v for k, v in metrics.items() if k.startswith("eval_") or k == "time/eval"}
+
+
+def without_evaluation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a step as it was before an evaluation was added to it."""
+    return {k: v for k, v in metrics.items() if k not in evaluation_of(metrics)}
+
+
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among the metrics, for `log_history` and trackers."""
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -27,7 +27,7 @@ from .collect import Collected
 from .curriculum import follow
 from .evaluate import Evaluator
 from .learner import Learner, Update
-from .metrics import finite, num_tokens
+from .metrics import finite, num_tokens, without_evaluation
 from .origin import Origin
 from .rescue import Rescue
 from .schedule import Schedule
@@ -70,7 +70,8 @@ class Recorder:
         self.reserve = Reserve(folder.reserve)
         self.origin: Origin = {}
         """What the checkpoints of this run belong to."""
-        self._evaluated: dict[str, float | None] = {}
+        self.at_start: dict[str, float] = {}
+        """The evaluation before the first step, which stands in the record of that step."""
         self._unfinished: dict[str, Any] | None = None
         """What was left to do of the step that the checkpoint is of."""
 
@@ -80,11 +81,11 @@ class Recorder:
         return self.callbacks.state
 
     def begin(self) -> None:
-        self.callbacks.state.max_steps = self.schedule.num_steps
-        self.callbacks.state.global_step = self.schedule.step
+        self.state.max_steps = self.schedule.num_steps
+        self.state.global_step, self.state.epoch = self.schedule.step, self.order.epoch
         self.callbacks.call("on_train_begin")
         if self.config.eval_on_start and self.schedule.step == 0:
-            self._evaluated = self.evaluate()
+            self.at_start = finite(self.evaluate())
         self._hold_room()
         if self._unfinished is not None:
             self._finish_step(**self._unfinished, groups=(), write_groups=lambda: None)
@@ -100,8 +101,7 @@ class Recorder:
         self._count(collected, update, step)
         metrics |= self._totals(step)
         metrics |= follow(self.order, self.config, collected, self.writer, self.screen, step)
-        metrics |= self._evaluated
-        self._evaluated = {}
+        metrics |= self.at_start if step == 1 else {}
         self._finish_step(
             metrics,
             self._is_eval_due(step),
@@ -122,13 +122,16 @@ class Recorder:
         left = {"metrics": metrics, "is_eval_due": is_eval_due}
         self.rescue.finish(step, {**self._state(), "unfinished": left}, write_groups)
         write_groups()
-        evaluated = self.evaluate() if is_eval_due else {}
+        self.callbacks.call("on_optimizer_step")
+        self.callbacks.call("on_step_end")
+        self._log(metrics)
+        is_asked = self.callbacks.take("should_evaluate")
+        evaluated = self.evaluate() if is_eval_due or is_asked else {}
+        self._follow_best(step, evaluated)
         metrics |= evaluated
         self.writer.step(metrics)
         self.rescue.finish(step, self._state())
-        self.callbacks.call("on_optimizer_step")
-        self.callbacks.call("on_step_end")
-        self._log(metrics, groups)
+        self.screen.step(metrics, groups)
         if self.callbacks.control.should_training_stop:
             self.schedule.stop()
         is_better = self.best.is_better(evaluated)
@@ -143,11 +146,16 @@ class Recorder:
         is_asked = self.callbacks.take("should_save") or self.schedule.is_stopping
         return is_due or is_last or is_asked
 
+    def _follow_best(self, step: int, evaluated: Mapping[str, Any]) -> None:
+        """The state's best is that of all evaluations, with a checkpoint or without, as callbacks expect it."""
+        value = evaluated.get(self.best.metric)
+        if self.best.is_above(value, self.state.best_metric):
+            self.state.best_metric, self.state.best_global_step = value, step
+
     def _take_best(self, step: int, evaluated: Mapping[str, Any]) -> None:
+        """This step's checkpoint, which is about to be written, is the best one."""
         self.best.take(step, evaluated)
-        state = self.callbacks.state
-        state.best_metric, state.best_global_step = self.best.value, step
-        state.best_model_checkpoint = str(self.folder.checkpoint_of(step))
+        self.state.best_model_checkpoint = str(self.folder.checkpoint_of(step))
 
     def end(self) -> None:
         self.watch.end(self.folder, self.learner)
@@ -170,13 +178,13 @@ class Recorder:
         self.screen.note(text)
 
     def evaluate(self) -> dict[str, float | None]:
-        """Evaluate now; empty without held-out problems."""
+        """Evaluate now, with an entry of its own in every log; empty without held-out problems."""
         if self.evaluator is None:
             return {}
         self.screen.progress("evaluate", 0, len(self.evaluator.rows))
         metrics = self.evaluator.evaluate(self.state)
         self.screen.evaluation(metrics)
-        self.callbacks.call("on_evaluate", metrics=finite(metrics))
+        self.callbacks.evaluated(metrics, self.trackers)
         return metrics
 
     def save(self, step: int) -> None:
@@ -202,8 +210,10 @@ class Recorder:
         self.num_tokens, self.num_updates = state["num_tokens"], state["num_updates"]
         self.schedule.step = state["step"]
         self.watch.load_state_dict(state["watch"])
-        self.best.load_state_dict(state["best"])
         self.callbacks.load_state_dict(state["callbacks"])
+        if not self.best.load_state_dict(state["best"]):
+            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
+        self.at_start = state.get("at_start", {})
         self._unfinished = state.get("unfinished")
         self.learner.network.refresh()
 
@@ -216,6 +226,7 @@ class Recorder:
             "watch": self.watch.state_dict(),
             "best": self.best.state_dict(),
             "callbacks": self.callbacks.state_dict(),
+            "at_start": self.at_start,
             **learner_state(self.learner),
         }
 
@@ -260,10 +271,8 @@ class Recorder:
         asked = self.callbacks.take("should_evaluate")
         return asked or self.schedule.is_due(step, self.config.eval_steps, self.config.eval_strategy)
 
-    def _log(self, metrics: dict[str, Any], groups: Sequence[Group]) -> None:
-        self.screen.step(metrics, groups)
+    def _log(self, metrics: Mapping[str, Any]) -> None:
+        """The step's own numbers: an evaluation has an entry of its own."""
         every = self.config.logging_steps
         if self.callbacks.take("should_log") or (every and metrics["step"] % every == 0):
-            self.trackers.log(finite(metrics), metrics["step"])
-            self.state.log_history.append(finite(metrics))
-            self.callbacks.call("on_log", logs=finite(metrics))
+            self.callbacks.log(finite(without_evaluation(metrics)), self.trackers)

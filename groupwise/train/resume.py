@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from ..runs.folder import RunFolder
 from ..runs.reader import RunReader
 from .checkpoint import clear_leftovers, read_state, restore
 from .learner import Learner
-from .metrics import finite
+from .metrics import evaluation_of, finite, without_evaluation
 from .origin import Origin, about_length, about_machine, compare, refuse_another_experiment
 from .record import Recorder
 from .rollback import set_aside_after
@@ -51,7 +51,7 @@ def resume(
         which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
         notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
-    recorder.state.log_history = logged(folder, recorder.config.logging_steps)
+    recorder.state.log_history = logged(folder, recorder.config.logging_steps, recorder.at_start)
     for change in differences:
         _tell(recorder, notify, "recipe_changed", f"{change}.")
     for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
@@ -101,10 +101,18 @@ def cut(folder: RunFolder, step: int, *, is_unfinished: bool = False) -> None:
     RunReader(folder).cut_after(step, last_metrics=step - 1 if is_unfinished else step)
 
 
-def logged(folder: RunFolder, every: int) -> list[dict[str, float]]:
-    """What `state.log_history` held when these records were written."""
-    records = [finite(m) for m in RunReader(folder).metrics() if every and m["step"] % every == 0]
-    return [{k: v for k, v in record.items() if k != "schema_version"} for record in records]
+def logged(folder: RunFolder, every: int, at_start: Mapping[str, float]) -> list[dict[str, float]]:
+    """What `state.log_history` held when these records were written; `at_start` is an evaluation before step 1."""
+    entries = [{**at_start, "epoch": 0.0, "step": 0}] if at_start else []
+    for record in RunReader(folder).metrics():
+        numbers = finite(record)
+        numbers.pop("schema_version", None)
+        evaluated = evaluation_of(numbers)
+        if every and record["step"] % every == 0:
+            entries.append(without_evaluation(numbers))
+        if evaluated and evaluated != at_start:
+            entries.append({**evaluated, "epoch": numbers["epoch"], "step": record["step"]})
+    return entries
 
 
 def _begin_again(recorder: Recorder, notify: Notify) -> None:

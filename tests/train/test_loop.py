@@ -59,15 +59,15 @@ def test_callbacks_hear_the_documented_events_in_order(tmp_path):
     settings = {"max_steps": 2, "save_steps": 2, "eval_steps": 1, "eval_on_start": True, "logging_steps": 1}
     grpo = trainer(tmp_path, rewards=letters, rest={"callbacks": [listener], "eval_dataset": ROWS[:2]}, **settings)
     grpo.train()
-    step = "on_step_begin {0} on_evaluate {1} on_optimizer_step {1} on_step_end {1} on_log {1}"
+    step = "on_step_begin {0} on_optimizer_step {1} on_step_end {1} on_log {1} on_log {1} on_evaluate {1}"
     expected = (
-        "on_init_end 0 on_train_begin 0 on_evaluate 0 on_epoch_begin 0 "
+        "on_init_end 0 on_train_begin 0 on_log 0 on_evaluate 0 on_epoch_begin 0 "
         f"{step.format(0, 1)} {step.format(1, 2)} on_save 2 on_train_end 2"
     )
     assert " ".join(listener.heard) == expected
-    assert [log["step"] for log in listener.logs] == [1, 2]
-    assert all({"loss", "reward", "eval_reward"} <= log.keys() for log in listener.logs)
-    assert [entry["step"] for entry in grpo.state.log_history] == [1, 2]
+    assert [entry["step"] for entry in grpo.state.log_history] == [0, 1, 1, 2, 2]
+    assert ["eval_reward" in log for log in listener.logs] == [True, False, True, False, True]
+    assert ["loss" in log for log in listener.logs] == [False, True, False, True, False]
 
 
 def test_a_callback_can_ask_for_a_checkpoint_an_evaluation_and_the_end(tmp_path):
