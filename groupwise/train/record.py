@@ -91,7 +91,7 @@ class Recorder:
             self._finish_step(**self._unfinished, groups=(), write_groups=lambda: None)
 
     def begin_step(self, step: int) -> None:
-        if int(self.order.epoch) > int(self.callbacks.state.epoch or 0) or step == 1:
+        if step == 1 or self.schedule.is_due(step - 1, None, "epoch"):
             self.callbacks.call("on_epoch_begin")
         self.callbacks.call("on_step_begin")
         self.rescue.begin(step - 1, self._state())

@@ -70,6 +70,13 @@ def test_callbacks_hear_the_documented_events_in_order(tmp_path):
     assert ["loss" in log for log in listener.logs] == [False, True, False, True, False]
 
 
+def test_every_pass_over_the_data_begins_with_its_event(tmp_path):
+    listener = Listener()
+    rest = {"callbacks": [listener]}
+    trainer(tmp_path, rewards=letters, rest=rest, max_steps=8, prompts_per_step=2).train()  # 6 rows: 3 steps a pass
+    assert [heard for heard in listener.heard if "epoch" in heard] == [f"on_epoch_begin {step}" for step in (0, 3, 6)]
+
+
 def test_a_callback_can_ask_for_a_checkpoint_an_evaluation_and_the_end(tmp_path):
     class Asks(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
