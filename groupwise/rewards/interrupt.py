@@ -87,11 +87,12 @@ class _Watched:
             signal.pthread_kill(self.main, SIGNAL)
             if self.done.wait(1.0):
                 return
-        print(
+        why = (
             f"groupwise: {self.what} did not return within {self.seconds:g} s and cannot be broken off, so the program "
             "ends here. The run can go on from its last checkpoint. With isolated: true a reward function runs in a "
-            "process of its own, which can be ended.",
-            file=sys.stderr,
-            flush=True,
+            "process of its own, which can be ended."
         )
-        os._exit(EXIT_STATUS)
+        try:
+            print(why, file=sys.stderr, flush=True)
+        finally:  # whoever reads it
+            os._exit(EXIT_STATUS)

@@ -13,8 +13,10 @@ from ..data.pools import PoolRules, Pools
 from ..data.prepare import PreparedProblems
 from ..data.problems import Problems
 from ..errors import ConfigError, did_you_mean
+from ..rewards.copies import without_arrays
 from ..runs.screen import Screen
 from ..runs.writer import RunWriter
+from ..types import Problem
 from .collect import Collected
 
 
@@ -29,7 +31,7 @@ def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculu
     if config.curriculum == "pools":
         names = ("easy_at", "hard_at", "margin", "patience", "easy_weight", "hard_weight")
         return Pools(problems.indices, PoolRules(**_settings(config, names)))
-    values = [problems[row].problem.columns.get(COLUMN) for row in range(len(problems))]
+    values = [_level(problems[row].problem) for row in range(len(problems))]
     levels = check_levels(values, problems.problems.name, config.prompts_per_step)
     return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
 
@@ -42,7 +44,11 @@ def check_curriculum(config: GRPOConfig, names: Sequence[str], problems: Problem
     """
     check_reward(config, names)
     if config.curriculum == "levels":
-        check_levels([problem.columns.get(COLUMN) for problem in problems], problems.name, config.prompts_per_step)
+        check_levels([_level(problem) for problem in problems], problems.name, config.prompts_per_step)
+
+
+def _level(problem: Problem) -> Any:
+    return without_arrays(problem.columns.get(COLUMN))
 
 
 def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:

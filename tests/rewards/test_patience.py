@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -159,19 +158,29 @@ def test_a_function_that_catches_everything_is_broken_off_again():
     assert seen == [1]
 
 
+DEAF = """
+import signal
+from groupwise.rewards import interrupt
+interrupt.GRACE_S = 1
+def deaf():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [interrupt.SIGNAL])
+    signal.pause()
+interrupt.call_within(0.1, deaf, 'reward function "deaf"')
+"""
+
+
 def test_where_it_cannot_be_broken_off_the_program_ends_and_says_why():
-    program = """
-        import signal
-        from groupwise.rewards import interrupt
-        interrupt.GRACE_S = 1
-        def deaf():
-            signal.pthread_sigmask(signal.SIG_BLOCK, [interrupt.SIGNAL])
-            signal.pause()
-        interrupt.call_within(0.1, deaf, 'reward function "deaf"')
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", DEAF], capture_output=True, text=True, timeout=30)
     assert done.returncode == interrupt.EXIT_STATUS
     assert 'reward function "deaf" did not return within 0.1 s' in done.stderr
+
+
+def test_it_ends_although_nobody_reads_why():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", DEAF], stderr=writing, timeout=30)
+    os.close(writing)
+    assert done.returncode == interrupt.EXIT_STATUS
 
 
 def test_the_handler_of_the_signal_is_put_back():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from api_helpers import ROWS, trainer
+from datasets import Dataset
 
 from groupwise import GRPOConfig
 from groupwise.errors import ConfigError, DataError
@@ -41,12 +42,14 @@ def test_dropped_pools_are_drawn_no_more_and_the_record_shows_them(tmp_path: Pat
     assert "learning to easy" in " ".join(e["change"] for e in events if e["kind"] == "curriculum")
 
 
-def test_levels_rise_when_the_reward_named_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [None, "numpy", "torch"])
+def test_levels_rise_when_the_reward_named_says_so(kind: str | None, tmp_path: Path) -> None:
     def always(completions: list[str], **columns: Any) -> list[float]:
         return [2.0] * len(completions)
 
+    data = Dataset.from_list(LEVELLED).with_format(kind)
     settings = {"curriculum": "levels", "curriculum_window": 2, "curriculum_reward": "always", "curriculum_review": 0}
-    trainer(tmp_path, rewards=[never, always], data=LEVELLED, max_steps=3, **settings).train()
+    trainer(tmp_path, rewards=[never, always], data=data, max_steps=3, **settings).train()
     assert [record["curriculum/level"] for record in RunReader(tmp_path).metrics()] == [1.0, 2.0, 2.0]
     assert [drawn(tmp_path, step) for step in (1, 2, 3)] == [{0, 1}, {2, 3}, {4, 5}]
 
