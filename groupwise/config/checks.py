@@ -141,6 +141,10 @@ def _without_effect(config: GRPOConfig) -> tuple[str, ...]:
             f"lr_scheduler_kwargs without effect: lr_scheduler_type {config.lr_scheduler_type} takes none.",
         ),
         (
+            config.as_written.get("max_grad_norm", 0) is None,
+            f"max_grad_norm null is the default, {config.max_grad_norm:g}: write 0 to leave gradients as they are.",
+        ),
+        (
             config.kl_metric_steps is not None and "ref" in objective.needs,
             f"kl_metric_steps without effect: with beta {objective.beta:g} the KL is measured every step.",
         ),

@@ -31,7 +31,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     refused("optim_target_modules", None, _OWN_OPTIMIZER),
     translated("gradient_accumulation_steps", 1, "a factor of `prompts_per_step` x `num_generations`"),
     ignored("average_tokens_across_devices", True, "every mean is over the whole step already"),
-    same("max_grad_norm"),
+    same("max_grad_norm", "None is the default, 1; 0 leaves gradients as they are"),
     refused("label_smoothing_factor", 0.0, "GRPO has no labels to smooth; leave it out"),
     translated("bf16", None, "`dtype`: auto (bfloat16 where the machine is fast at it), or float32 when false"),
     refused("fp16", False, _FP16),

@@ -174,3 +174,11 @@ def test_schedules_are_those_of_transformers() -> None:
 
     follow_a_metric = {"reduce_lr_on_plateau", "greedy"}
     assert set(SCHEDULERS) == {kind.value for kind in SchedulerType} - follow_a_metric
+
+
+def test_no_bound_for_the_gradient_is_written_as_zero() -> None:
+    """Where others read None as no clipping, null is the default here, which clips."""
+    config = GRPOConfig(max_grad_norm=None)
+    assert config == GRPOConfig()
+    assert config.notes == ("max_grad_norm null is the default, 1: write 0 to leave gradients as they are.",)
+    assert GRPOConfig(max_grad_norm=0).notes == GRPOConfig().notes == ()
