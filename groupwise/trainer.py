@@ -42,7 +42,14 @@ from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
 from .train.evaluate import Evaluator
-from .train.ingredients import Ingredients, check_parts, load_named_model, read_ingredients, tell_of_used_folder
+from .train.ingredients import (
+    Ingredients,
+    check_held_out,
+    check_parts,
+    load_named_model,
+    read_ingredients,
+    tell_of_used_folder,
+)
 from .train.loop import Run, train
 from .train.optim import check_schedule
 from .train.origin import origin_of
@@ -117,6 +124,7 @@ class GRPOTrainer:
         if optimizers[1] is None:
             check_schedule(self.args, Schedule(self.args, len(problems), None).num_updates, self._note)
         self.judge = Judge(rewards, problems.column_names)
+        check_held_out(self.judge, eval_problems)
         check_parts(self.args, self.judge.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
@@ -227,6 +235,7 @@ class GRPOTrainer:
         problems = self.eval_problems
         if eval_dataset is not None:
             given = load_problems(eval_dataset, notify=self._note)
+            check_held_out(self.judge, given)
             self.judge.check_rows(given.name, given)
             problems = self._prepare(given)
         if problems is None:

@@ -13,6 +13,8 @@ import pytest
 from api_helpers import ROWS, short, trainer
 from transformers import TrainerCallback
 
+from groupwise.errors import RewardError
+
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +106,18 @@ def test_a_reward_that_closes_standard_output_does_not_end_the_run(
     trainer(tmp_path, rewards=closing, eval_steps=1, rest={"eval_dataset": ROWS[:2]}).train()
     assert [entry["step"] for entry in lines(tmp_path / "metrics.jsonl")] == [1, 2]
     assert (tmp_path / "final/model.safetensors").is_file()
+
+
+def asks_for_answers(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+    return [float(len(text)) for text in answer]
+
+
+def test_held_out_problems_without_a_column_that_a_reward_asks_for_are_refused(tmp_path: Path) -> None:
+    without = [{"prompt": row["prompt"]} for row in ROWS[:2]]
+    said = 'asks for "answer", and the evaluation data set has no such column'
+    rest = {"eval_dataset": without}
+    with pytest.raises(RewardError, match=said):  # before the model is looked for
+        trainer(tmp_path, model="no-such-owner/no-such-model", rewards=asks_for_answers, rest=rest)
+    with pytest.raises(RewardError, match=said):
+        trainer(tmp_path, rewards=asks_for_answers).evaluate(without)
+    trainer(tmp_path, rewards=short, rest=rest, eval_steps=1).train()  # nobody asks for it

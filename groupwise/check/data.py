@@ -13,7 +13,7 @@ from ..data.problems import Problems
 from ..errors import RewardError
 from ..json_values import as_text
 from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
-from ..train.ingredients import Ingredients
+from ..train.ingredients import EVALUATION_DATA, Ingredients
 from ..types import Problem, Prompt
 from .finding import Finding, Level
 from .gold import USUAL_NAMES, columns_read, gold_column, golds, is_announced, occurs, prompt_words
@@ -45,11 +45,11 @@ def wrong_column(parts: Ingredients) -> list[Finding]:
     found = []
     columns = parts.problems.column_names
     for function in parts.rewards:
-        try:
-            function.check(columns)
-        except RewardError as error:
-            remedy = _own_column(function, columns) or _rename(function.missing(columns), columns)
-            found.append(Finding("wrong_column", "fail", str(error), remedy))
+        lacking = _lacking(function, columns, "data set")
+        if not lacking and parts.eval_problems is not None:
+            lacking = _lacking(function, parts.eval_problems.column_names, EVALUATION_DATA)
+        if lacking:
+            found += lacking
             continue
         found += [
             Finding(
@@ -62,6 +62,16 @@ def wrong_column(parts: Ingredients) -> list[Finding]:
             for name in _never_filled(function, columns)
         ]
     return found
+
+
+def _lacking(function: RewardFunction, columns: Sequence[str], data: str) -> list[Finding]:
+    """The finding where these columns cannot call the function."""
+    try:
+        function.check(columns, data)
+    except RewardError as error:
+        remedy = _own_column(function, columns) or _rename(function.missing(columns), columns)
+        return [Finding("wrong_column", "fail", str(error), remedy)]
+    return []
 
 
 def _never_filled(function: RewardFunction, columns: Sequence[str]) -> list[str]:

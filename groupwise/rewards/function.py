@@ -76,18 +76,18 @@ class RewardFunction:
         """Keywords without which it cannot be called and that a data set with these columns does not give."""
         return sorted(self.required - {*SAMPLED, *columns, *ON_REQUEST})
 
-    def check(self, columns: Collection[str]) -> None:
-        """Raise when a data set with these columns cannot call the function."""
+    def check(self, columns: Collection[str], data: str = "data set") -> None:
+        """Raise when a data set with these columns cannot call the function; `data` is what an error calls it."""
         for column in columns:
             if column in (*SAMPLED, *ON_REQUEST) and (self.takes_all_columns or column in self.accepted):
                 raise RewardError(
-                    f'The data set has a column "{column}", and reward function "{self.name}" is handed something else '
+                    f'The {data} has a column "{column}", and reward function "{self.name}" is handed something else '
                     f"under that name. Rename the column with columns: {{data_{column}: {column}}}."
                 )
         available = [*SAMPLED, *sorted(columns), *ON_REQUEST]
         for missing in self.missing(columns):
             raise RewardError(
-                f'Reward function "{self.name}" asks for "{missing}", and the data set has no such column. Available: '
+                f'Reward function "{self.name}" asks for "{missing}", and the {data} has no such column. Available: '
                 f"{', '.join(available)}.{did_you_mean(missing, available)} Give the parameter a default if it "
                 "is not a column."
             )

@@ -62,10 +62,10 @@ class Judge:
         more.functions = with_unique_names([*self.functions, function])
         return more
 
-    def check(self, column_names: Collection[str]) -> None:
+    def check(self, column_names: Collection[str], data: str = "data set") -> None:
         """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
         for function in self.functions:
-            function.check(column_names)
+            function.check(column_names, data)
 
     def check_rows(self, name: str, problems: Iterable[Problem]) -> None:
         """Raise `DataError` with the row, counted from 1, where a function cannot read the right answer of a problem.

@@ -28,6 +28,9 @@ from .curriculum import check_curriculum
 
 Notify = Callable[[str], None]
 
+EVALUATION_DATA = "evaluation data set"
+"""What errors call the held-out problems."""
+
 
 @dataclass(frozen=True)
 class Ingredients:
@@ -45,7 +48,7 @@ class Ingredients:
         Raises:
             ConfigError, DataError, RewardError: as for the whole run, but before anything is loaded or shown.
         """
-        Judge(self.rewards, self.problems.column_names)
+        check_held_out(Judge(self.rewards, self.problems.column_names), self.eval_problems)
         Order(len(self.problems), self.config.prompts_per_step)
 
 
@@ -77,6 +80,12 @@ def check_parts(
     """
     check_rewards(rewards, [problems, *([] if eval_problems is None else [eval_problems])])
     check_curriculum(config, [reward.name for reward in rewards], problems)
+
+
+def check_held_out(judge: Judge, eval_problems: Problems | None) -> None:
+    """Raise `RewardError` where a reward asks for a column that the held-out problems do not have."""
+    if eval_problems is not None:
+        judge.check(eval_problems.column_names, EVALUATION_DATA)
 
 
 def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -> None:

@@ -53,6 +53,12 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     assert result.evidence is None  # nothing can be judged, so nothing is sampled
 
 
+def test_a_column_that_the_held_out_problems_lack(tmp_path: Path) -> None:
+    result = checked(tmp_path, right, held_out=[{"prompt": f"held out {row['prompt']}"} for row in ROWS])
+    assert names(result, "fail") == {"wrong_column"}
+    assert "the evaluation data set has no such column" in result.findings[0].what
+
+
 def test_a_parameter_that_no_column_fills(tmp_path: Path) -> None:
     def asks(completions: Sequence[str], answers: Any = None, answer: Any = None) -> list[float]:
         return right(completions, answer)
