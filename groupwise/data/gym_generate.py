@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 MAX_MISSES = 2000
@@ -51,23 +53,35 @@ def decode(value: Any) -> Any:
     return {key: decode(each) for key, each in value.items()}
 
 
+def gym() -> Any:
+    """The package reasoning-gym, with `sat.py` instead of pycosat where that is missing: it has to be compiled."""
+    if importlib.util.find_spec("pycosat") is None:
+        spec = importlib.util.spec_from_file_location("pycosat", Path(__file__).with_name("sat.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["pycosat"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["pycosat"])
+    import reasoning_gym.factory
+
+    return reasoning_gym
+
+
 def problem(task: str, params: dict[str, Any]) -> dict[str, Any] | None:
     """What does not exist, the task or a parameter of it, and what does; None where all is well."""
-    from reasoning_gym.factory import DATASETS
-
-    if task not in DATASETS or task in NOT_A_TASK:
-        names = sorted(set(DATASETS) - NOT_A_TASK)
+    datasets = gym().factory.DATASETS
+    if task not in datasets or task in NOT_A_TASK:
+        names = sorted(set(datasets) - NOT_A_TASK)
         return {"unknown": task, "what": "task", "known": names}
-    known = sorted({field.name for field in dataclasses.fields(DATASETS[task][1])} - {"seed", "size"})
+    known = sorted({field.name for field in dataclasses.fields(datasets[task][1])} - {"seed", "size"})
     unknown = sorted(params.keys() - set(known))
     return {"unknown": unknown[0], "what": "parameter", "known": known} if unknown else None
 
 
 def make(task: str, params: dict[str, Any], seed: int, size: int) -> Any:
     """The data set of a task."""
-    from reasoning_gym import create_dataset
-
-    return create_dataset(task, seed=seed, size=size, **{name: _as_tuple(value) for name, value in params.items()})
+    return gym().create_dataset(
+        task, seed=seed, size=size, **{name: _as_tuple(value) for name, value in params.items()}
+    )
 
 
 def entries(task: str, params: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:

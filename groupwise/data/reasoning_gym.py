@@ -38,7 +38,10 @@ def generate(task: str, params: dict[str, Any], *, size: int, eval_size: int, se
 def installed_version(task: str) -> str:
     """The version of the package, `unknown` where it has no record of one; `DataError` where it is not installed."""
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise DataError(f'{PREFIX}{task} needs the package reasoning-gym: pip install "groupwise[reasoning]".')
+        raise DataError(
+            f'{PREFIX}{task} needs the package reasoning-gym: pip install "groupwise[reasoning]". Where there is no C '
+            'compiler: pip install "groupwise[reasoning-parts]", then pip install --no-deps reasoning-gym==0.1.25.'
+        )
     try:
         return importlib.metadata.version("reasoning-gym")
     except importlib.metadata.PackageNotFoundError:

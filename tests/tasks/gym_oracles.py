@@ -10,9 +10,7 @@ import json
 import sys
 from typing import Any
 
-from reasoning_gym.factory import DATASETS
-
-from groupwise.data.gym_generate import NOT_A_TASK, decode, rows
+from groupwise.data.gym_generate import NOT_A_TASK, decode, gym, rows
 from groupwise.tasks.asking import Asking
 from groupwise.tasks.gym_scorer import score
 
@@ -55,7 +53,7 @@ def judged(task: str) -> dict[str, Any]:
 
 def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
-        found = {task: judged(task) for task in sys.argv[1:] or sorted(set(DATASETS) - NOT_A_TASK)}
+        found = {task: judged(task) for task in sys.argv[1:] or sorted(set(gym().factory.DATASETS) - NOT_A_TASK)}
     print(json.dumps(found))
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import builtins
 import importlib.metadata
+import importlib.util
 import json
 import subprocess
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from groupwise.data.gym_generate import gym
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards.sandbox import choice
 from groupwise.rewards.sandbox.choice import Choice, sandboxes_in_use, use
@@ -21,7 +25,9 @@ from groupwise.tasks.reasoning_gym import EVALUATE, READ_VERSION
 
 from .gym_sources import used
 
-pytest.importorskip("reasoning_gym")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not here")
+
+ROOT = Path(__file__).parents[2]
 
 HARMLESS = {
     *("AttributeError", "Exception", "IndexError", "KeyError", "TypeError", "ValueError", "ZeroDivisionError"),
@@ -49,15 +55,22 @@ EVALUATORS = {
 
 def test_the_scorers_that_evaluate_are_those_of_the_list() -> None:
     """A scorer that uses anything new stands in neither set, and fails here until somebody has read it."""
-    from reasoning_gym.factory import DATASETS
-
     assert importlib.metadata.version("reasoning-gym") == READ_VERSION
-    beyond = {task: used(scorer) - HARMLESS for task, (scorer, _) in DATASETS.items() if task != "composite"}
+    beyond = {
+        task: used(scorer) - HARMLESS for task, (scorer, _) in gym().factory.DATASETS.items() if task != "composite"
+    }
     evaluating = {task: names for task, names in beyond.items() if names}
     assert set(evaluating) == EVALUATE
     assert set.union(*evaluating.values()) == EVALUATORS
     for task, names in evaluating.items():
         assert names & {"eval", "sympy.parsing.sympy_parser.parse_expr"}, task
+
+
+def test_the_extra_for_machines_without_a_compiler_lacks_pycosat_alone() -> None:
+    asked_for = [each for each in importlib.metadata.requires("reasoning-gym") or () if "extra ==" not in each]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert sorted(extras["reasoning-parts"]) == sorted(each for each in asked_for if not each.startswith("pycosat"))
+    assert extras["reasoning"] == [f"reasoning-gym=={READ_VERSION}"]
 
 
 def helper(answer: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from groupwise.errors import DataError
 from groupwise.rewards.sandbox import Outcome
 from groupwise.tasks import load_task
 
-pytest.importorskip("reasoning_gym")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not here")
 
 NUM_TASKS = 105
 NO_ANSWER_KNOWN = {"boxnet", "rush_hour"}
