@@ -47,7 +47,7 @@ OBJECTS = {
     ),
     "not causal": (
         lambda: transformers.BertLMHeadModel(transformers.BertConfig(**SMALL)),
-        "lets a token see the tokens after it",
+        r"BertLMHeadModel is no causal language model.*is_decoder: true",
     ),
     "base": (lambda: tiny_model().model, "LlamaModel gives no next-token probabilities"),
     "meta": (on_meta, "not in memory"),
