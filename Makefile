@@ -91,6 +91,6 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing groupwise and its development tools into $(VENV): once, a few minutes."
-	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) -e '.[dev,reasoning-parts]'
 	@$(INSTALL) --no-deps reasoning-gym  # without pycosat, which has to be compiled and can be missed (pyproject.toml)
 	@touch $@ $(VENV)/installed
