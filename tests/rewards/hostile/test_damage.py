@@ -74,7 +74,7 @@ CAUGHT = {
 def test_using_everything_up(arena, name):
     free = shutil.disk_usage(tempfile.gettempdir()).free
     start = time.process_time()
-    limit_s = 10.0 if name in CAUGHT else LIMIT_S
+    limit_s = 30.0 if name in CAUGHT else LIMIT_S  # time enough on a busy machine
     reward, why = arena.attack(USES_UP[name], PRINTS, limit_s)
     assert reward == 0, why
     assert re.search(CAUGHT.get(name, ""), why)
