@@ -39,6 +39,11 @@ class Problem:
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Every other column: answers and metadata, handed to the reward functions by name."""
 
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return f"row {self.index + 1} of the data"
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -74,6 +79,8 @@ class Request:
     """Randomness belongs to the completion: number i draws from the stream (*seed, i), wherever it is batched."""
     decode: Callable[[Sequence[int]], str] | None = None
     """Needed for stop strings alone."""
+    label: str = "a prompt"
+    """What errors call it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

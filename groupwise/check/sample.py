@@ -84,6 +84,7 @@ def _roll_out(subject: Subject, draws: Sequence[Draw]) -> list[Group]:
             subject.sampling,
             seed=(config.seed, 1, draw.number),
             decode=subject.decode,
+            label=subject.problems[draw.row].problem.label,
         )
         for draw in draws
     ]

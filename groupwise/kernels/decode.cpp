@@ -204,7 +204,7 @@ struct Attention {
         for (auto [scores, num] : parts)
             for (int64_t t = 0; t < num; t += LANES) {
                 const Vec inside = mul(sub(load(scores + t), largest), all(layer.scaling));
-                const Vec weight = only(above(inside, -1e30f), exponential(inside));
+                const Vec weight = only(above_or_nan(inside, -1e30f), exponential(inside));
                 total = add(total, weight);
                 store(scores + t, weight);
             }

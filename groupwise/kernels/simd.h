@@ -41,6 +41,7 @@ inline float max_of(Vec v) { return _mm512_reduce_max_ps(v); }
 
 inline Mask first(int64_t n) { return n >= LANES ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }  // the first n numbers
 inline Mask above(Vec v, float limit) { return _mm512_cmp_ps_mask(v, all(limit), _CMP_GT_OQ); }
+inline Mask above_or_nan(Vec v, float limit) { return _mm512_cmp_ps_mask(v, all(limit), _CMP_NLE_UQ); }
 inline Vec only(Mask kept, Vec v) { return _mm512_maskz_mov_ps(kept, v); }                 // 0 elsewhere
 inline Vec load_or(Vec other, Mask kept, const float* from) { return _mm512_mask_loadu_ps(other, kept, from); }
 
@@ -101,6 +102,7 @@ inline Mask first(int64_t n) {  // the first n numbers
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(kept, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
 }
 inline Mask above(Vec v, float limit) { return _mm256_cmp_ps(v, all(limit), _CMP_GT_OQ); }
+inline Mask above_or_nan(Vec v, float limit) { return _mm256_cmp_ps(v, all(limit), _CMP_NLE_UQ); }
 inline Vec only(Mask kept, Vec v) { return _mm256_and_ps(kept, v); }  // 0 elsewhere
 inline Vec load_or(Vec other, Mask kept, const float* from) {
     return _mm256_blendv_ps(other, _mm256_maskload_ps(from, _mm256_castps_si256(kept)), kept);
@@ -123,9 +125,9 @@ inline Vec sum_each(const Vec (&v)[LANES]) {
 
 inline int64_t whole_registers(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// e^x to 2 units in the last place: 2^n times a polynomial of the rest.
+// e^x to 2 units in the last place: 2^n times a polynomial of the rest. NaN stays NaN: max() gives back its second number.
 inline Vec exponential(Vec x) {
-    x = max(x, all(-87.0f));
+    x = max(all(-87.0f), x);
     const Vec n = round_to_integer(mul(x, all(1.44269504f)));
     Vec r = neg_mul_add(n, all(0.693359375f), x);
     r = neg_mul_add(n, all(-2.12194440e-4f), r);

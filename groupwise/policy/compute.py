@@ -33,9 +33,10 @@ class ComputeModel:
     """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
-        base = base_of(model)
+        self.source = model
+        """The user's model."""
         self.dtype = dtype
-        self.model = share_copy(base)
+        self.model = share_copy(base_of(model))
         self.head = Head.of(self.model, dtype)
         self.projections = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
         self._holder = install(self.model)

@@ -11,6 +11,7 @@ from ..policy.deterministic import deterministic
 from ..types import Completion, Request
 from .engine import Capabilities
 from .growing import Growing, Way, choose_way
+from .not_finite import telling_where
 from .sequences import Sequence as Row
 from .sequences import draw_tokens, open_sequences
 
@@ -37,7 +38,8 @@ class PlainEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         for number, request in enumerate(requests):
             rows = open_sequences(number, request)
-            self._run(request, rows)
+            with telling_where(self.model, self.dtype):
+                self._run(request, rows)
             yield number, [row.finish(self.version) for row in rows]
 
     @torch.no_grad()

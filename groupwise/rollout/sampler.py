@@ -78,13 +78,17 @@ def invert_cdf(logits_RV: Tensor, uniform_R: np.ndarray) -> tuple[Tensor, Tensor
     start_R1 = torch.where(block_R1 > 0, before_RB.gather(1, (block_R1 - 1).clamp(min=0)), 0.0)
     inside_RK = weight_RBK[torch.arange(len(weight_RBK)), block_R1[:, 0]].double().cumsum(-1)
     token_R1 = block_R1 * BLOCK + _first_above(inside_RK, target_R1 - start_R1)
+    token_R1 = token_R1.clamp(max=logits_RV.shape[1] - 1)
     logprob_R1 = logits_RV.gather(1, token_R1) - max_R1 - total_R1.log().float()
     return token_R1[:, 0], logprob_R1[:, 0]
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First index whose value exceeds the target; rounding past the end falls back to the last one that adds weight."""
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    """First index whose value exceeds the target; rounding past the end falls back to the last one that adds weight.
+
+    Where the values are NaN it is an index all the same; the log-prob is NaN then.
+    """
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).clamp(max=cumulative.shape[1] - 1)
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
 
 

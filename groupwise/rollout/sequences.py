@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..types import Completion, Request, StopReason, TokenSet
+from .not_finite import NotFiniteError
 from .sampler import sample, uniforms
 
 TAIL_MARGIN = 8
@@ -71,6 +73,9 @@ def draw_tokens(logits_RV: Tensor, rows: list[Sequence], kernels: torch.dtype | 
     """Append one sampled token to every row. The rows sample alike; `logits_RV` may be overwritten.
 
     `kernels`: see `sample`.
+
+    Raises:
+        NotFiniteError: a row's logits are NaN or infinite, and so the log-prob of what was drawn.
     """
     sampling = rows[0].request.sampling
     uniform_R = np.array([row.next_uniform() for row in rows]) if sampling.temperature > 0 else np.zeros(len(rows))
@@ -81,4 +86,6 @@ def draw_tokens(logits_RV: Tensor, rows: list[Sequence], kernels: torch.dtype | 
             seen_RV[r, list(row.request.prompt_ids) + row.token_ids] = True
     drawn = sample(logits_RV, sampling, uniform_R, seen_RV, kernels)
     for r, (row, token, logprob) in enumerate(zip(rows, drawn.token_R, drawn.logprob_R, strict=True)):
+        if not math.isfinite(logprob):
+            raise NotFiniteError(row.request, row.index, row.token_ids)
         row.append(token, logprob, drawn.kept_R[r] if drawn.kept_R is not None else None)

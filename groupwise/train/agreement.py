@@ -75,7 +75,13 @@ def _sample(collector: Collector, engine: Engine) -> list[Group]:
     chosen = [(ordered[0], NUM_COMPLETIONS), *([(ordered[-1], NUM_OF_LONGEST)] if is_longer else [])]
     sampling = replace(collector.sampling, max_tokens=min(NUM_TOKENS, config.max_completion_length), stop=())
     requests = [
-        Request(prepared.prompt_ids, min(count, config.num_generations), sampling, (config.seed, 0))
+        Request(
+            prepared.prompt_ids,
+            min(count, config.num_generations),
+            sampling,
+            (config.seed, 0),
+            label=prepared.problem.label,
+        )
         for prepared, count in chosen
     ]
     answers = dict(engine.generate(requests))

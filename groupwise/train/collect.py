@@ -127,6 +127,7 @@ class Collector:
             self.sampling,
             seed=(self.config.seed, step, draw.number),
             decode=self.decode,
+            label=self.problems[draw.row].problem.label,
         )
 
 

@@ -61,6 +61,7 @@ class Evaluator:
                 sampling,
                 seed=(self.config.seed, EVALUATION, draw.row),
                 decode=self.decode,
+                label=self.problems[draw.row].problem.label,
             )
             for draw in draws
         ]

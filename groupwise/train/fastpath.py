@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -91,6 +92,8 @@ def _why_not(model: nn.Module, sampling: Sampling) -> str | None:
 def _gap_too_large(whose: str, gap: float, tolerance: float) -> str | None:
     if gap <= tolerance:
         return None
+    if math.isnan(gap):
+        return "its log-probs are not finite"
     return f"{whose} log-probs differ from the model's own by {gap:.2g} (at most {tolerance:g} is allowed)"
 
 

@@ -6,11 +6,21 @@ import math
 
 from torch import nn
 
+from .batch import Batch
 
-def why_not_finite(loss: float, norm: float, model: nn.Module) -> str | None:
+
+def why_not_finite(loss: float, norm: float, model: nn.Module, batch: Batch) -> str | None:
     """None when loss and gradient norm are finite; else what is not, by the name of the first weight concerned."""
     if not math.isfinite(loss):
-        return f"the loss is {loss}"
+        given = {
+            "engine": batch.rollout_logprob_NT,
+            "old policy": batch.old_logprob_NT,
+            "reference": batch.ref_logprob_NT,
+        }
+        odd = [
+            whose for whose, logprob_NT in given.items() if logprob_NT is not None and not logprob_NT.isfinite().all()
+        ]
+        return f"the loss is {loss}" + (f" (log-probs of the {odd[0]} are not finite)" if odd else "")
     if math.isfinite(norm):
         return None
     trained = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

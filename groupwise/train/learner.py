@@ -190,7 +190,7 @@ class Learner:
             self.on_progress(number + 1, len(passes))
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         measured = Stats.merge_all(stats)
-        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.network.model)
+        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.network.model, batch)
         if why is None:  # else nothing moves: neither weights nor the optimizer's state nor the schedule
             nn.utils.clip_grads_with_norm_(self.trained, self.config.max_grad_norm or float("inf"), norm)
             self.optimizer.step()

@@ -77,6 +77,16 @@ def test_an_update_that_is_not_finite_touches_nothing(lost: str, tmp_path: Path,
     assert seen_states[1][2].num_skipped == 1
 
 
+def test_a_reference_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    grpo = trainer(tmp_path, model=tiny_model(), rewards=letters, beta=0.04, max_steps=1)
+    with torch.no_grad():
+        grpo.reference._frozen.model.model.norm.weight.fill_(math.nan)
+    grpo.reference._frozen.refresh()
+    grpo.train()
+    (event,) = said(tmp_path, "update_skipped")
+    assert "the loss is nan (log-probs of the reference are not finite)" in event["message"]
+
+
 def _loss_that_is_lost_in_rollout_2(policy_loss: Any) -> Any:
     calls = []
 

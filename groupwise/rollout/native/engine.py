@@ -13,6 +13,7 @@ from ...policy.compute import ComputeModel
 from ...policy.packing import BUCKET
 from ...types import Completion, Request, Sampling
 from ..engine import Capabilities
+from ..not_finite import telling_where
 from ..sequences import Sequence as Row
 from ..sequences import draw_tokens, open_sequences
 from .cache import PrefillPlan, PromptCache, choose_slots
@@ -52,7 +53,8 @@ class NativeEngine:
             generation = _Generation(
                 self.compute, self.version, self._max_rows, sampling, list(chosen), self._step_class
             )
-            yield from generation.run()
+            with telling_where(self.compute.source, self.compute.dtype):
+                yield from generation.run()
 
 
 class _Generation:
