@@ -137,7 +137,6 @@ class GRPOTrainer:
         self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
         self._recipe = setup.recipe_of(self.args, name, problems, self.judge, _adapter_config(self.model))
         self.engine = self.policy.engine(self.args)
-        self.order = setup.make_order(self.problems, self.args)
         self.reference = setup.make_reference(self.policy, self.args)
         self._callbacks = Callbacks(callbacks or (), self.args)
         self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
@@ -202,6 +201,8 @@ class GRPOTrainer:
         require_saveable(self.model, self.processing_class)
         warn_of_dropout(self.model, self._note)
         self.policy.network.refresh()
+        self._callbacks.begin_run()
+        self.order = setup.make_order(self.problems, self.args)  # an earlier run of this trainer has drawn from its own
         folder = run_folder.create(
             self.output_dir,
             overwrite=overwrite,

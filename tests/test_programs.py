@@ -121,3 +121,51 @@ def test_held_out_problems_without_a_column_that_a_reward_asks_for_are_refused(t
     with pytest.raises(RewardError, match=said):
         trainer(tmp_path, rewards=asks_for_answers).evaluate(without)
     trainer(tmp_path, rewards=short, rest=rest, eval_steps=1).train()  # nobody asks for it
+
+
+def prompts_of(folder: Path) -> list[list[str]]:
+    return [[line["prompt_ids"] for line in lines(path)] for path in sorted((folder / "completions").glob("*.jsonl"))]
+
+
+def test_a_second_run_of_a_trainer_is_a_run_of_its_own(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=2, learning_rate=0.0)
+    run.train()
+    first, drawn = [entry["epoch"] for entry in run.state.log_history], prompts_of(tmp_path)
+    run.train(overwrite=True)
+    assert prompts_of(tmp_path) == drawn
+    assert [entry["epoch"] for entry in lines(tmp_path / "metrics.jsonl")] == first
+    assert [entry["step"] for entry in run.state.log_history] == [1, 2]
+    assert run.state.epoch == first[-1]
+
+
+def test_a_run_after_one_that_failed_draws_from_the_first_problem(tmp_path: Path) -> None:
+    is_broken = True
+
+    def breaks(completions: list[str], **columns: Any) -> list[float]:
+        if is_broken:
+            raise ValueError("not yet")
+        return short(completions)
+
+    run = trainer(tmp_path / "again", rewards=breaks)
+    with pytest.raises(RewardError):
+        run.train()
+    is_broken = False
+    run.train()
+    trainer(tmp_path / "usual").train()
+    assert prompts_of(tmp_path / "again") == prompts_of(tmp_path / "usual")
+
+
+def test_a_callback_that_stopped_one_run_does_not_stop_the_next(tmp_path: Path) -> None:
+    class StopsOnce(TrainerCallback):
+        has_stopped = False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2 and not self.has_stopped:
+                self.has_stopped = control.should_training_stop = True
+
+    run = trainer(tmp_path, max_steps=5, rest={"callbacks": [StopsOnce()]})
+    run.train()
+    assert run.state.global_step == 2
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == 5
+    assert [entry["step"] for entry in run.state.log_history] == [1, 2, 3, 4, 5]

@@ -32,6 +32,12 @@ class Callbacks:
     def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         self._callbacks.append(callback() if isinstance(callback, type) else callback)
 
+    def begin_run(self) -> None:
+        """Forget what an earlier run of the same trainer has left: its place, its log, and a wish to stop."""
+        if self.state.global_step > 0:
+            self.state = TrainerState()
+        self.control.should_training_stop = False
+
     def call(self, event: str, **kwargs: Any) -> None:
         for callback in self._callbacks:
             method = getattr(callback, event, None)
