@@ -37,7 +37,7 @@ from .runs.screen import Screen, make_screen
 from .runs.trackers import Trackers, open_trackers
 from .runs.writer import RunWriter
 from .train import setup
-from .train.arguments import check_arguments
+from .train.arguments import check_arguments, check_objects
 from .train.broken_off import telling_what_is_kept, what_is_done
 from .train.callbacks import Callbacks
 from .train.collect import Collector
@@ -98,6 +98,7 @@ class GRPOTrainer:
         **unknown: Any,
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
+        check_objects(callbacks, optimizers)
         assert model is not None
         tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         check_single_process()
@@ -177,6 +178,7 @@ class GRPOTrainer:
 
     def add_callback(self, callback: Any) -> None:
         """Add a `transformers.TrainerCallback`, an object or a class."""
+        check_objects([callback], (None, None))
         self._callbacks.add(callback)
 
     @settings_of_training()

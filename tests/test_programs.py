@@ -10,10 +10,11 @@ from typing import Any
 
 import api_helpers
 import pytest
+import torch
 from api_helpers import ROWS, short, trainer
 from transformers import TrainerCallback
 
-from groupwise.errors import RewardError
+from groupwise.errors import ConfigError, RewardError
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +170,43 @@ def test_a_callback_that_stopped_one_run_does_not_stop_the_next(tmp_path: Path) 
     run.train(resume_from_checkpoint=True)
     assert run.state.global_step == 5
     assert [entry["step"] for entry in run.state.log_history] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"callbacks": [print]}, r"callbacks\[0\] is .*print.*; expected a TrainerCallback"),
+        ({"callbacks": [TrainerCallback(), "early"]}, r"callbacks\[1\] is 'early'"),
+        ({"callbacks": [dict]}, r"callbacks\[0\] is <class 'dict'>"),
+        ({"callbacks": TrainerCallback()}, r"callbacks is .*; expected a list"),
+        ({"optimizers": None}, r"optimizers is None; expected a pair"),
+        ({"optimizers": ()}, r"optimizers is \(\); expected a pair"),
+        (
+            {"optimizers": (torch.optim.AdamW, None)},
+            r"optimizers\[0\] is <class .*AdamW'>; expected an optimizer",
+        ),
+        ({"optimizers": (None, "cosine")}, r"optimizers\[1\] is 'cosine'; expected a schedule"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named_before_anything_is_loaded(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        trainer(tmp_path, model="no-such-owner/no-such-model", rest=arguments)
+
+
+def test_a_callback_that_hears_of_nothing_is_refused_when_it_is_added(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a TrainerCallback"):
+        trainer(tmp_path).add_callback(print)
+
+
+def test_an_object_with_one_event_is_a_callback(tmp_path: Path) -> None:
+    class Ear:
+        heard = 0
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.heard += 1
+
+    ear = Ear()
+    trainer(tmp_path, rest={"callbacks": (ear,)}).train()
+    assert ear.heard == 2
