@@ -210,3 +210,43 @@ def test_an_object_with_one_event_is_a_callback(tmp_path: Path) -> None:
     ear = Ear()
     trainer(tmp_path, rest={"callbacks": (ear,)}).train()
     assert ear.heard == 2
+
+
+def test_callbacks_find_the_plan_of_the_run_in_its_state(tmp_path: Path) -> None:
+    names = ("max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "train_batch_size")
+    seen = []
+
+    class Reads(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append({name: getattr(state, name) for name in names})
+
+    settings = {"max_steps": 4, "logging_steps": 2, "eval_steps": 3, "save_steps": 2}
+    run = trainer(tmp_path, rest={"callbacks": [Reads()], "eval_dataset": ROWS[:2]}, **settings)
+    run.train()
+    assert seen == [{**settings, "num_train_epochs": 2, "train_batch_size": 4}]  # 4 steps of 2 of 6 problems
+
+
+def test_a_run_that_was_moved_finds_its_best_checkpoint(tmp_path: Path) -> None:
+    rest, settings = {"eval_dataset": ROWS[:2]}, {"eval_steps": 1, "load_best_model_at_end": True}
+    trainer(tmp_path / "run", rest=rest, **settings).train()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run = trainer(tmp_path / "moved", rest=rest, max_steps=2, **settings)
+    run.train(resume_from_checkpoint=True)
+    best = Path(run.state.best_model_checkpoint)
+    assert best.parent == tmp_path / "moved/checkpoints"
+    assert best.is_dir()
+
+
+EVENTS = ["on_train_begin", "on_epoch_begin", "on_step_begin", "on_step_end", "on_log", "on_evaluate", "on_save"]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_can_stop_the_run_at_every_event_of_a_step(event: str, tmp_path: Path) -> None:
+    def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = True
+
+    callback = type("Stops", (TrainerCallback,), {event: stop})()
+    rest = {"callbacks": [callback], "eval_dataset": ROWS[:2]}
+    run = trainer(tmp_path, rest=rest, max_steps=4, eval_steps=1, save_steps=1)
+    run.train()
+    assert run.state.global_step == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,15 @@ class Callbacks:
         if self.state.global_step > 0:
             self.state = TrainerState()
         self.control.should_training_stop = False
+
+    def plan(self, num_steps: int, steps_per_epoch: float) -> None:
+        """Write into the state what the run is going to do."""
+        self.state.max_steps = num_steps
+        self.state.num_train_epochs = math.ceil(num_steps / steps_per_epoch)
+        self.state.train_batch_size = self.args.per_device_train_batch_size
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            if (every := getattr(self.args, name)) is not None:
+                setattr(self.state, name, every)
 
     def call(self, event: str, **kwargs: Any) -> None:
         for callback in self._callbacks:

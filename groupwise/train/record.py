@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -81,7 +82,7 @@ class Recorder:
         return self.callbacks.state
 
     def begin(self) -> None:
-        self.state.max_steps = self.schedule.num_steps
+        self.callbacks.plan(self.schedule.num_steps, self.schedule.steps_per_epoch)
         self.state.global_step, self.state.epoch = self.schedule.step, self.order.epoch
         self.callbacks.call("on_train_begin")
         if self.config.eval_on_start and self.schedule.step == 0:
@@ -191,6 +192,8 @@ class Recorder:
         """Write a checkpoint of the finished step."""
         self._write_checkpoint(step, self._state())
         self.callbacks.call("on_save")
+        if self.callbacks.control.should_training_stop:
+            self.schedule.stop()
 
     def save_what_is_exact(self) -> int | None:
         """Write the checkpoint that can still be written exactly when a run breaks off; the step it is of."""
@@ -214,6 +217,8 @@ class Recorder:
         if not self.best.load_state_dict(state["best"]):
             self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
         self.at_start = state.get("at_start", {})
+        if best := self.state.best_model_checkpoint:  # the run may have been moved since
+            self.state.best_model_checkpoint = str(self.folder.checkpoints / Path(best).name)
         self._unfinished = state.get("unfinished")
         self.learner.network.refresh()
 
