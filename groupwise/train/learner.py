@@ -138,14 +138,16 @@ class Learner:
     def update(self, batch: Batch) -> Update:
         """Every optimizer step that the rollout pays for."""
         parts = [batch.select(rows) for rows in self._minibatches(batch)]
-        stats, norms, skipped = [], [], []
+        stats: list[Stats] = []
+        norms, skipped = [], []
         lr = float(self.scheduler.get_last_lr()[0])
         beta, entropy_coef = self.coefficients.beta, self.coefficients.entropy_coef
         for iteration in range(self.config.num_iterations):
             for number, part in enumerate(parts):
                 entropy_coef = self.coefficients.entropy_coef
                 measured, norm, why = self._optimizer_step(part)
-                stats.append(measured)
+                is_sampled_from = not stats or part.old_logprob_NT is not None
+                stats.append(measured if is_sampled_from else _without_mismatch(measured))
                 norms.append(norm)
                 skipped.append(why)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
@@ -257,6 +259,11 @@ class Learner:
             )
             loss.backward()
         return stats
+
+
+def _without_mismatch(measured: Stats) -> Stats:
+    """Without the comparison of engine and learner: the weights have been updated since the engine sampled."""
+    return Stats({name: stat for name, stat in measured.items() if not name.startswith("sampling/")})
 
 
 def _stats_of_skipped(batch: Batch, weights: StepWeights, rows_passed: list[int]) -> Stats:

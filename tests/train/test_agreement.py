@@ -172,3 +172,9 @@ def test_bfloat16_may_differ_by_more_in_every_step(tmp_path: Path, monkeypatch: 
         grpo.train()
     calm = trainer(tmp_path / "calm", model=tiny_model(initializer_range=0.05), rewards=letters, dtype="bfloat16")
     calm.train()
+
+
+@pytest.mark.parametrize("settings", [{"anchor": "rollout"}, {}, {"objective": "cispo"}])
+def test_updates_of_a_step_are_no_gap_of_its_engine(settings: dict[str, Any], tmp_path: Path) -> None:
+    trainer(tmp_path, rewards=letters, num_iterations=3, learning_rate=1e-2, **settings).train()
+    assert max(metrics["sampling/mismatch"] for metrics in RunReader(tmp_path).metrics()) < 1.0001
