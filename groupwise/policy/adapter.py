@@ -175,20 +175,20 @@ def why_start_is_lost(init: bool | str) -> str | None:
     )
 
 
-def require_saved_modules(model: nn.Module, adapter: str) -> None:
-    """Refuse a name in `modules_to_save` that no module has: peft passes over it, so nothing would be trained there.
+def require_named_modules(model: nn.Module, adapter: str, key: str) -> None:
+    """Refuse a name in that list of the adapter's configuration that no module has: peft passes over it without a word.
 
     Raises:
         ModelError: with the names that there are.
     """
-    wanted = getattr(model.peft_config[adapter], "modules_to_save", None) or ()  # type: ignore[index]
+    wanted = getattr(model.peft_config[adapter], key, None) or ()  # type: ignore[index]
     base = [name for name, _ in base_of(model).named_modules()]
-    for name in wanted:
+    for name in [] if isinstance(wanted, str) else sorted(wanted):  # a text is one pattern
         if not any(path == name or path.endswith(f".{name}") for path in base):
             ends = dict.fromkeys(path.rpartition(".")[2] for path in base if not path.rpartition(".")[2].isdigit())
             known = [end for end in ends if end and end not in ("modules_to_save", "original_module", "base_layer")]
             raise ModelError(
-                f'modules_to_save names "{name}", which is no module of the model.{did_you_mean(str(name), known)} '
+                f'{key} names "{name}", which is no module of the model.{did_you_mean(str(name), known)} '
                 f"It has, for example, {', '.join(known[:12])}."
             )
 

@@ -13,8 +13,8 @@ from .adapter import (
     active_adapter,
     base_of,
     has_adapter,
+    require_named_modules,
     require_plain_adapter,
-    require_saved_modules,
     require_trainable_adapter,
     trained_parameters,
 )
@@ -34,7 +34,8 @@ def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
         model = add_adapter(model, peft_config, seed)
     if (name := active_adapter(model)) is not None:
         require_trainable_adapter(model.peft_config[name])
-        require_saved_modules(model, name)
+        for key in ("modules_to_save", *(["target_modules"] if peft_config is not None else [])):
+            require_named_modules(model, name, key)
     trained_parameters(model)
     return model  # type: ignore[no-any-return]
 
@@ -81,6 +82,11 @@ def require_causal_lm(model: Any) -> None:
         raise ModelError(
             f"The weights of the {name} are not in memory (device meta). Load it without offloading and not under "
             'torch.device("meta").'
+        )
+    if any(p.is_inference() for p in model.parameters()):
+        raise ModelError(
+            f"The {name} was made inside torch.inference_mode(), where no tensor can take part in training. Load it "
+            "outside of it."
         )
     base = base_of(model)
     if base.get_output_embeddings() is None or not getattr(base, "can_generate", lambda: True)():

@@ -369,9 +369,10 @@ def test_an_adapter_that_does_not_fit_is_told_as_such() -> None:
 
 def test_a_module_to_save_that_is_not_there_is_refused() -> None:
     for name in ("lm_haed", "nope"):
-        config = LoraConfig(r=2, target_modules=QV, task_type="CAUSAL_LM", modules_to_save=["norm", name])
-        with pytest.raises(ModelError, match=rf'names "{name}", which is no module.*It has, for example'):
-            trainable_model(tiny_model(), config, seed=0)
+        for lists in ({"modules_to_save": ["norm", name]}, {"target_modules": ["q_proj", name]}):
+            config = LoraConfig(r=2, task_type="CAUSAL_LM", **{"target_modules": QV, **lists})
+            with pytest.raises(ModelError, match=rf'names "{name}", which is no module.*It has, for example'):
+                trainable_model(tiny_model(), config, seed=0)
 
 
 def test_an_adapter_that_cannot_be_merged_is_saved_and_not_merged(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ def on_meta() -> Any:
         return transformers.AutoModelForCausalLM.from_config(CONFIGS["llama"]())
 
 
+def in_inference_mode() -> Any:
+    with torch.inference_mode():
+        return tiny_model()
+
+
 T5 = transformers.T5Config(vocab_size=64, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=16)
 OBJECTS = {
     "data parallel": (lambda: nn.DataParallel(tiny_model()), r"wrapped in DataParallel.*model\.module"),
@@ -51,6 +56,7 @@ OBJECTS = {
     ),
     "base": (lambda: tiny_model().model, "LlamaModel gives no next-token probabilities"),
     "meta": (on_meta, "not in memory"),
+    "inference mode": (in_inference_mode, "made inside torch.inference_mode"),
     "layer": (lambda: nn.Linear(4, 4), "Linear is not a transformers model"),
     "dict": (lambda: {"model": 1}, "model is a dict; expected a Hub id"),
     "class": (lambda: transformers.LlamaForCausalLM, "expected a Hub id"),
