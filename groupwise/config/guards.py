@@ -220,7 +220,7 @@ GUARDS = (
         "the precision allows, 0.001 in float32 and 0.15 in bfloat16",
         "engine and learner differ by {value:.3g} times what the precision allows, over all tokens of the step",
         "above",
-        GuardSetting("stop", 1.0),
+        GuardSetting("rollback", 1.0),
         "the bounds of `agreement` and `precision_limit`, which look at a few tokens before the first step: a gap that "
         "begins at a later token, at another row or in a later step is seen here",
         "Go on from a checkpoint with engine: transformers; if the gap stays there, set dtype: float32 or report it.",

@@ -70,14 +70,17 @@ class Call:
         """What the action returns; where it fails, what counts instead, or the error in words.
 
         `sys.exit` and other exceptions that end programs are failures of the function: only Ctrl-C is the user's wish.
+        In a child that the function has forked they end the child.
         """
-        start = time.perf_counter()
+        start, owner = time.perf_counter(), os.getpid()
         try:
             try:
                 return action()
             except (GroupwiseError, KeyboardInterrupt):
                 raise
             except BaseException as error:
+                if os.getpid() != owner:
+                    raise
                 raise self.explain(error) from error
         except RewardError as error:
             if self.instead is None:

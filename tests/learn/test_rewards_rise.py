@@ -23,7 +23,8 @@ LENGTH = 8
 
 
 def vowels(completions: list[str], **columns: Any) -> list[float]:
-    return [sum(letter in "aeiou" for letter in completion) / LENGTH for completion in completions]
+    """The share of vowels among the letters that were sampled: `<unk>` is the name of a token."""
+    return [sum(letter in "aeiou" for letter in text.replace("<unk>", "")) / LENGTH for text in completions]
 
 
 def brevity(completions: list[str], **columns: Any) -> list[float]:

@@ -27,7 +27,7 @@ from groupwise.policy.trainable import trainable_model
 
 pytestmark = [
     pytest.mark.filterwarnings(
-        "ignore:.*(tie|tied|rank|Careful|initial|merge|MiSS|Fourier|bias|AdaLora|Unsupported layer).*"
+        "ignore:.*(tie|tied|rank|Careful|initial|merge|MiSS|Fourier|bias|AdaLora|Unsupported layer|Sparse).*"
     ),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]

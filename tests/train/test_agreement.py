@@ -160,7 +160,7 @@ def test_a_gap_that_begins_late_ends_the_run_in_its_step(
 ) -> None:
     grpo = trainer(tmp_path, rewards=letters, max_completion_length=40, max_steps=6, learning_rate=1e-4)
     sabotage(monkeypatch, change)
-    with pytest.raises(GuardError, match=rf"Guard gap \(stop\) at step {step}: "):
+    with pytest.raises(GuardError, match=rf"Guard gap \(rollback\) at step {step}: "):
         grpo.train()
     assert [metrics["step"] for metrics in RunReader(tmp_path).metrics()] == list(range(1, step + 1))
 

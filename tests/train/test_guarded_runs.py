@@ -206,7 +206,7 @@ def test_an_exploding_gradient_is_told(tmp_path: Path, monkeypatch: Any) -> None
 # --- going back
 
 
-ROLLBACK = {"kl": {"action": "rollback", "threshold": 1.0, "steps": 2}}
+ROLLBACK = {"kl": {"action": "rollback", "threshold": 1.0, "steps": 2}, "gap": "off"}
 
 
 def exploding_kl(folder: Path, monkeypatch: pytest.MonkeyPatch, from_step: int = 4, **settings: Any) -> Any:

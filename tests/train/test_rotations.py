@@ -59,7 +59,7 @@ def test_without_the_refusal_the_guard_of_every_step_ends_the_run(
     draw_no_report(monkeypatch)
     monkeypatch.setattr(setup, "_check_rotation", lambda *_: None)
     run = trainer(tmp_path, model=phi3(), data=ROWS, rewards=letters, max_completion_length=40, max_steps=9)
-    with pytest.raises(GuardError, match=r"Guard gap \(stop\) at step 1"):
+    with pytest.raises(GuardError, match=r"Guard gap \(rollback\) at step 1"):
         run.train()
 
 
