@@ -74,8 +74,8 @@ def load_policy(name: str, tokenizer: Any, config: Any, run: Path | None) -> Any
     """The base model, or with `run` what the run has trained, ready to be sampled from."""
     from peft import PeftModel
 
-    from groupwise.policy.load import load_model
-    from groupwise.train.setup import Policy
+    from groupwise.lifecycle.build import Policy
+    from groupwise.policy.load_model import load_model
     from groupwise.world import pick_device
 
     device = pick_device(use_cpu=config.use_cpu)
@@ -99,7 +99,7 @@ def held_out_prompts(recipe: Any, tokenizer: Any, count: int) -> list[tuple[int,
 def measure(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """All answers of base, trained policy and merged model, as distances."""
     from groupwise.config import Recipe
-    from groupwise.policy.load import load_tokenizer
+    from groupwise.policy.load_model import load_tokenizer
     from groupwise.policy.save import save_merged
     from groupwise.runs import RunReader
 

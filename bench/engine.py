@@ -145,8 +145,8 @@ def load_policy(name: str, config: Any) -> Any:
     """The model with a fresh LoRA adapter and its fast path, as a run has it."""
     from peft import LoraConfig
 
-    from groupwise.policy.load import add_adapter, hold_trained_weights_in_float32, load_model, load_tokenizer
-    from groupwise.train.setup import Policy
+    from groupwise.lifecycle.build import Policy
+    from groupwise.policy.load_model import add_adapter, hold_trained_weights_in_float32, load_model, load_tokenizer
     from groupwise.world import pick_device
 
     model, _ = load_model(name, device=pick_device(), full=False)

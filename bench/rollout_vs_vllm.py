@@ -43,7 +43,7 @@ def groupwise_side(model: str, dtype: str, max_rows: int) -> Generate:
     import torch
 
     from groupwise.policy.compute import ComputeModel
-    from groupwise.policy.load import load_model
+    from groupwise.policy.load_model import load_model
     from groupwise.rollout.native import NativeEngine
     from groupwise.types import Request, Sampling
 

@@ -15,23 +15,23 @@ import common
 common.measure_this_checkout()
 
 
-class ShuffledJudge:
+class ShuffledScorer:
     """Judges like the one it wraps, then deals the rewards out anew over all completions of the step.
 
     The mean reward stays what the completions earned; which completion gets the credit says nothing any more.
     """
 
-    def __init__(self, judge: Any, seed: int) -> None:
+    def __init__(self, scorer: Any, seed: int) -> None:
         from numpy.random import default_rng
 
-        self._judge = judge
+        self._scorer = scorer
         self._random = default_rng(seed)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._judge, name)
+        return getattr(self._scorer, name)
 
-    def judge(self, groups: Sequence[Any], *, trainer_state: Any = None) -> Any:
-        judged = self._judge.judge(groups, trainer_state=trainer_state)
+    def score(self, groups: Sequence[Any], *, trainer_state: Any = None) -> Any:
+        judged = self._scorer.score(groups, trainer_state=trainer_state)
         order = self._random.permutation(sum(len(group.reward) for group in judged.groups))
         return replace(judged, groups=_deal_out(judged.groups, [int(i) for i in order]))
 
@@ -62,7 +62,7 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.set)
     trainer = GRPOTrainer.from_recipe(recipe, folder=recipe.folder)
     if arguments.shuffle_rewards:
-        trainer.judge = ShuffledJudge(trainer.judge, trainer.args.seed)  # type: ignore[assignment]
+        trainer.scorer = ShuffledScorer(trainer.scorer, trainer.args.seed)  # type: ignore[assignment]
     trainer.train()
 
 

@@ -36,12 +36,12 @@ ByProblem = dict[str, list[float]]
 
 
 def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> Sequence[Any]:
-    """Judged groups of `count` sampled answers to at most `most` held-out problems; one greedy answer for count 0."""
+    """Scored groups of `count` sampled answers to at most `most` held-out problems; one greedy answer for count 0."""
     from groupwise.chat import completion_decoder
     from groupwise.data.order import Draw
-    from groupwise.rewards import Judge
+    from groupwise.lifecycle.build import prepare_problems
+    from groupwise.rewards import RewardScorer
     from groupwise.train.collect import as_greedy, make_group, make_sampling
-    from groupwise.train.setup import prepare_problems
     from groupwise.types import Request
 
     problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config, print)
@@ -57,7 +57,7 @@ def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> S
     engine.load_weights(policy.network, version=0)
     found = dict(engine.generate(requests))
     groups = [make_group(Draw(row, row), problems, found[row], decode) for row in rows]
-    return Judge(parts.rewards, parts.eval_problems.column_names).judge(groups).groups
+    return RewardScorer(parts.rewards, parts.eval_problems.column_names).score(groups).groups
 
 
 def by_problem(groups: Sequence[Any], task_reward: str | None) -> ByProblem:
@@ -107,8 +107,8 @@ def constant_answer(problems: Any) -> float | None:
 def measure(name: str, seeds: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any]:
     """One recipe: the untrained model once, then a run and its model for each seed."""
     from groupwise.config import load_recipe
-    from groupwise.policy.load import load_tokenizer
-    from groupwise.train.ingredients import read_ingredients
+    from groupwise.lifecycle.inputs import read_ingredients
+    from groupwise.policy.load_model import load_tokenizer
 
     path = common.ROOT / "recipes" / f"{name}.yaml"
     recipe = load_recipe(path, arguments.set)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import __version__
-from .errors import ConfigError, GroupwiseError, GuardError
-from .redact import redact, without_hidden
-from .streams import lasting_output
+from groupwise import __version__
+from groupwise.errors import ConfigError, GroupwiseError, GuardError
+from groupwise.redact import redact, without_hidden
+from groupwise.streams import lasting_output
 
 if TYPE_CHECKING:
-    from .config import Recipe
+    from groupwise.config import Recipe
 
 USER_ERROR = 2
 ENDED_BY_GUARD = 3
@@ -85,9 +85,9 @@ def train(
     settings = _read_recipe(recipe, changes or [], resume=resume)
     _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
-    from .runs.screen import make_screen
-    from .train.ingredients import read_ingredients
-    from .trainer import GRPOTrainer
+    from groupwise.lifecycle.inputs import read_ingredients
+    from groupwise.runs.screen import make_screen
+    from groupwise.trainer import GRPOTrainer
 
     screen = make_screen(is_quiet=quiet)
     parts = read_ingredients(settings, settings.folder, screen.note)
@@ -111,10 +111,10 @@ def check(
     ] = None,
 ) -> None:
     """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1 says that it fails."""
-    from .check.page import write_page
-    from .check.run import check as look_at
-    from .check.run import make_folder
-    from .check.screen import show
+    from groupwise.check.check_page import write_page
+    from groupwise.check.check_screen import show
+    from groupwise.check.run_checks import check as look_at
+    from groupwise.check.run_checks import make_folder
 
     settings = _read_recipe(recipe, changes or [], resume=False)
     page = make_folder(settings) / "index.html"
@@ -136,7 +136,7 @@ def reward(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each completion instead.")] = False,
 ) -> None:
     """Score completions of a file as a recipe would, and show why. Exit code 1: one of them could not be judged."""
-    from . import offline
+    from groupwise import offline
 
     scored, weights = offline.score_file(_read_recipe(recipe, changes or [], resume=False), completions)
     lines = map(offline.as_json, scored) if as_json else offline.table(scored, weights, num)
@@ -160,10 +160,10 @@ def generate(
     plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as it stands, without a chat.")] = False,
 ) -> None:
     """Let a model answer: one that a run has trained, or any other."""
-    from .generate import generate as answer
-    from .generate import load_trained, make_prompt, make_streamer
-    from .types import Sampling
-    from .world import pick_device
+    from groupwise.generate import generate as answer
+    from groupwise.generate import load_trained, make_prompt, make_streamer
+    from groupwise.types import Sampling
+    from groupwise.world import pick_device
 
     text = sys.stdin.read() if prompt == "-" else prompt
     policy, tokenizer = load_trained(model, device=pick_device(), notify=_print_note)
@@ -179,9 +179,9 @@ def generate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
     """Draw the curves of a run into its report page. Needs no torch."""
-    from .report import write_report
-    from .report.history import in_short, reward_change
-    from .runs.reader import RunReader
+    from groupwise.report import write_report
+    from groupwise.report.history import in_short, reward_change
+    from groupwise.runs.reader import RunReader
 
     page = write_report(run)
     records = RunReader(run).metrics()
@@ -215,7 +215,7 @@ def export(
 
     import torch
 
-    from .export import export_run, upload
+    from groupwise.export import export_run, upload
 
     with TemporaryDirectory() as scratch:
         target = export_run(
@@ -234,9 +234,9 @@ def export(
 
 def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
     """The recipe in a file, or the one that a run folder recorded."""
-    from .config import Recipe, load_recipe
-    from .config.overrides import apply_overrides
-    from .runs.reader import RunReader
+    from groupwise.config import Recipe, load_recipe
+    from groupwise.config.overrides import apply_overrides
+    from groupwise.runs.reader import RunReader
 
     if resume and not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder. Give the recipe, or the folder of the run.")
@@ -255,7 +255,7 @@ def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
 
 def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
     """What can be refused is refused before a model is loaded; nothing is deleted yet."""
-    from .runs import folder as run_folder
+    from groupwise.runs import folder as run_folder
 
     was_there = Path(output_dir).exists()
     folder = run_folder.create(output_dir, resume=resume or overwrite)

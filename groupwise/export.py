@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from .errors import RunError
-from .generate import load_trained, recorded_model
-from .hub import why_unreachable
-from .policy.save import read_in_float32, save_merged, save_policy
-from .report import model_card, write_report
-from .report.about import origin, public
-from .runs.folder import RunFolder, open_run
-from .waiting import within
+from groupwise.errors import RunError
+from groupwise.generate import load_trained, recorded_model
+from groupwise.hub import why_unreachable
+from groupwise.policy.save import read_in_float32, save_merged, save_policy
+from groupwise.report import model_card, write_report
+from groupwise.report.about import origin, public
+from groupwise.runs.folder import RunFolder, open_run
+from groupwise.waiting import within
 
 Notify = Callable[[str], None]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from .chat import beyond_embedding, completion_decoder, encode_prompt, pad_id, stop_ids
-from .errors import ConfigError, DataError, ModelError, RunError, can_name_file, shortened, words_of
-from .policy.limits import context_length, num_embeddings
-from .policy.load import load_model, load_tokenizer
-from .runs.folder import RunFolder
-from .runs.reader import RunReader
-from .types import Prompt, Sampling
+from groupwise.chat import beyond_embedding, completion_decoder, encode_prompt, pad_id, stop_ids
+from groupwise.errors import ConfigError, DataError, ModelError, RunError, can_name_file, shortened, words_of
+from groupwise.policy.bounds import context_length, num_embeddings
+from groupwise.policy.load_model import load_model, load_tokenizer
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.reader import RunReader
+from groupwise.types import Prompt, Sampling
 
 Notify = Callable[[str], None]
 

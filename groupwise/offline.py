@@ -9,17 +9,17 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from .chat import CompletionValue
-from .config import Recipe
-from .errors import DataError
-from .json_values import plain_value
-from .rewards import Judge
-from .rewards.given import given_group
-from .rewards.sandbox.choice import use_sandbox
-from .rewards.shorten import shortened
-from .runs.folder import RunFolder
-from .tasks import recipe_rewards
-from .types import Group
+from groupwise.chat import CompletionValue
+from groupwise.config import Recipe
+from groupwise.errors import DataError
+from groupwise.json_values import plain_value
+from groupwise.rewards import RewardScorer
+from groupwise.rewards.given import given_group
+from groupwise.rewards.sandbox.backend_choice import use_sandbox
+from groupwise.rewards.shorten import shortened
+from groupwise.runs.folder import RunFolder
+from groupwise.tasks import recipe_rewards
+from groupwise.types import Group
 
 _NOT_COLUMNS = {"prompt", "completion", "completions", "completion_ids", "rewards", "reward"}
 """Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
@@ -48,16 +48,16 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     """
     use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
-    judge = Judge(recipe_rewards(recipe.task, own, recipe.config.reward_weights, recipe.folder))
+    scorer = RewardScorer(recipe_rewards(recipe.task, own, recipe.config.reward_weights, recipe.folder))
     groups = list(read_groups(file))
     if not groups:
         raise DataError(f'"{file}" holds no completions. Expected one JSON object a line: {_FORM}.')
-    judge.check_rows(f'"{file}"', (group.problem for group in groups))
-    judge.load()
+    scorer.check_rows(f'"{file}"', (group.problem for group in groups))
+    scorer.load()
     scored: list[Scored] = []
-    for group in judge.judge(groups).groups:
+    for group in scorer.score(groups).groups:
         scored += _scored(group, len(scored) + 1)
-    return scored, {function.name: function.weight for function in judge.functions}
+    return scored, {function.name: function.weight for function in scorer.functions}
 
 
 _FORM = '{"completion": "...", "prompt": "...", "answer": ...}, or a line of the completions that a run recorded'

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groupwise.chat import CompletionValue
-from groupwise.rewards import Judge, completion_text, resolve_rewards
+from groupwise.rewards import RewardScorer, completion_text, resolve_rewards
 from groupwise.rewards.given import given_group
 from groupwise.types import Group, Message, Prompt
 
@@ -83,10 +83,10 @@ def assert_independent(reward: Any, completions: Sequence[CompletionValue], **co
     """Assert that a completion gets the same whatever else is judged with it: alone, and in the opposite order."""
     prompts, ids = columns.pop("prompts", ""), columns.pop("completion_ids", None)
     groups = _groups(completions, prompts, ids, columns)
-    judge = Judge(resolve_rewards(reward))
-    together = [group.reward[0] for group in judge.judge(groups).groups]
-    backwards = [group.reward[0] for group in judge.judge(groups[::-1]).groups][::-1]
-    alone = [judge.judge([group]).groups[0].reward[0] for group in groups]
+    scorer = RewardScorer(resolve_rewards(reward))
+    together = [group.reward[0] for group in scorer.score(groups).groups]
+    backwards = [group.reward[0] for group in scorer.score(groups[::-1]).groups][::-1]
+    alone = [scorer.score([group]).groups[0].reward[0] for group in groups]
     for row, (one, other, third) in enumerate(zip(together, backwards, alone, strict=True)):
         assert one == other == third, (
             f"completion {row} gets {one} among the others, {other} with them in the opposite order, {third} alone: "
@@ -108,7 +108,7 @@ def _judged(
 ) -> list[tuple[float | None, str | None]]:
     """Each completion's reward and, where a function said it, why."""
     listed = [completions] if isinstance(completions, str) or _is_chat(completions) else list(completions)
-    groups = Judge(resolve_rewards(reward)).judge(_groups(listed, prompts, ids, columns)).groups
+    groups = RewardScorer(resolve_rewards(reward)).score(_groups(listed, prompts, ids, columns)).groups
     return [(group.reward[0], _why(group)) for group in groups]
 
 

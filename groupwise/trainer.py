@@ -16,33 +16,20 @@ from typing import Any
 
 from torch import nn
 
-from .chat import as_tokenizer
-from .config import GRPOConfig, Recipe
-from .data import Order, load_problems
-from .data.prepare import PreparedProblems
-from .data.problems import Problems
-from .errors import ConfigError
-from .policy.adapter import active_adapter, require_trainable_adapter
-from .policy.load import count_parameters, hold_trained_weights_in_float32, load_tokenizer, warn_of_dropout
-from .policy.save import require_saveable, save_merged, save_policy
-from .policy.trainable import trainable_model
-from .redact import redact, without_secrets
-from .rewards import Judge, resolve_rewards
-from .rewards.sandbox.choice import sandbox_notes, use_sandbox
-from .rewards.sandbox.held import check_sandboxes
-from .runs import disk
-from .runs import folder as run_folder
-from .runs.reader import RunReader
-from .runs.screen import Screen, make_screen
-from .runs.trackers import Trackers, open_trackers
-from .runs.writer import RunWriter
-from .train import setup
-from .train.arguments import check_arguments, check_objects
-from .train.broken_off import telling_what_is_kept, what_is_done
-from .train.callbacks import Callbacks
-from .train.collect import Collector
-from .train.evaluate import Evaluator
-from .train.ingredients import (
+from groupwise.chat import as_tokenizer
+from groupwise.checkpoint.fingerprint import origin_of
+from groupwise.checkpoint.resume import resume
+from groupwise.config import GRPOConfig, Recipe
+from groupwise.data import Order, load_problems
+from groupwise.data.prepare import PreparedProblems
+from groupwise.data.problems import Problems
+from groupwise.errors import ConfigError
+from groupwise.lifecycle import build as setup
+from groupwise.lifecycle.abort import telling_what_is_kept, what_is_done
+from groupwise.lifecycle.arguments import check_arguments, check_objects
+from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.lifecycle.evaluate import Evaluator
+from groupwise.lifecycle.inputs import (
     Ingredients,
     check_held_out,
     check_parts,
@@ -50,15 +37,33 @@ from .train.ingredients import (
     read_ingredients,
     tell_of_used_folder,
 )
-from .train.loop import Run, train
-from .train.optim import check_schedule
-from .train.origin import origin_of
-from .train.record import Recorder
-from .train.resume import resume
-from .train.schedule import Schedule
-from .train.settings import settings_of_program, settings_of_training
-from .train.signals import finish_step_first
-from .world import check_single_process
+from groupwise.lifecycle.record import Recorder
+from groupwise.lifecycle.signals import finish_step_first
+from groupwise.policy.adapter import active_adapter, require_trainable_adapter
+from groupwise.policy.load_model import (
+    count_parameters,
+    hold_trained_weights_in_float32,
+    load_tokenizer,
+    warn_of_dropout,
+)
+from groupwise.policy.save import require_saveable, save_merged, save_policy
+from groupwise.policy.trainable import trainable_model
+from groupwise.redact import redact, without_secrets
+from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.rewards.sandbox.backend_choice import sandbox_notes, use_sandbox
+from groupwise.rewards.sandbox.held import check_sandboxes
+from groupwise.runs import disk
+from groupwise.runs import folder as run_folder
+from groupwise.runs.reader import RunReader
+from groupwise.runs.screen import Screen, make_screen
+from groupwise.runs.trackers import Trackers, open_trackers
+from groupwise.runs.writer import RunWriter
+from groupwise.torch_settings import settings_of_program, settings_of_training
+from groupwise.train.collect import Collector
+from groupwise.train.loop import Run, train
+from groupwise.train.optim import check_schedule
+from groupwise.train.schedule import Schedule
+from groupwise.world import check_single_process
 
 
 class GRPOTrainer:
@@ -124,19 +129,19 @@ class GRPOTrainer:
         Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
         if optimizers[1] is None:
             check_schedule(self.args, Schedule(self.args, len(problems), None).num_updates, self._note)
-        self.judge = Judge(rewards, problems.column_names)
-        check_held_out(self.judge, eval_problems)
-        check_parts(self.args, self.judge.functions, problems, eval_problems)
+        self.scorer = RewardScorer(rewards, problems.column_names)
+        check_held_out(self.scorer, eval_problems)
+        check_parts(self.args, self.scorer.functions, problems, eval_problems)
         self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
         self.model, name = self._load(model, peft_config)
         self.processing_class = tokenizer if tokenizer is not None else self._load_tokenizer(name)
-        self.judge.load()
+        self.scorer.load()
         for line in sandbox_notes():
             self._note(line)
         self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
         self.problems = setup.training_problems(problems, self.policy, self.args, self._note)
         self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
-        self._recipe = setup.recipe_of(self.args, name, problems, self.judge, _adapter_config(self.model))
+        self._recipe = setup.recipe_of(self.args, name, problems, self.scorer, _adapter_config(self.model))
         self.engine = self.policy.engine(self.args)
         self.reference = setup.make_reference(self.policy, self.args)
         self._callbacks = Callbacks(callbacks or (), self.args)
@@ -238,8 +243,8 @@ class GRPOTrainer:
         problems = self.eval_problems
         if eval_dataset is not None:
             given = load_problems(eval_dataset, notify=self._note)
-            check_held_out(self.judge, given)
-            self.judge.check_rows(given.name, given)
+            check_held_out(self.scorer, given)
+            self.scorer.check_rows(given.name, given)
             problems = self._prepare(given)
         if problems is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
@@ -273,7 +278,7 @@ class GRPOTrainer:
 
     def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
         """Upload model, tokenizer and model card to the Hub; returns the address. `merge` uploads a plain model."""
-        from .export import push
+        from groupwise.export import push
 
         target = name or self.args.hub_model_id or self.output_dir.resolve().name
         is_private = self.args.hub_private_repo if private is None else private
@@ -304,7 +309,7 @@ class GRPOTrainer:
         return setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
 
     def _evaluator(self, problems: PreparedProblems) -> Evaluator:
-        return Evaluator(problems, self.engine, self.judge, self.args, self.processing_class, self.policy.stop_ids)
+        return Evaluator(problems, self.engine, self.scorer, self.args, self.processing_class, self.policy.stop_ids)
 
     @contextmanager
     def _writing(self, writer: RunWriter) -> Iterator[None]:
@@ -319,10 +324,10 @@ class GRPOTrainer:
         config, policy = self.args, self.policy
         schedule = Schedule(config, len(self.problems), self.reference)
         learner, optimizer = setup.make_learner(
-            policy, self.reference, schedule, self.judge, config, self._optimizers, self._note
+            policy, self.reference, schedule, self.scorer, config, self._optimizers, self._note
         )
         collector = Collector(
-            self.problems, self.order, self.engine, self.judge, config, self.processing_class, policy.stop_ids
+            self.problems, self.order, self.engine, self.scorer, config, self.processing_class, policy.stop_ids
         )
         collector.on_progress = self.screen.progress
         learner.on_progress = lambda done, total: self.screen.progress("learn", done, total)
@@ -357,8 +362,8 @@ class GRPOTrainer:
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
         """Record the end, write the report and upload."""
-        from .export import push_or_tell
-        from .report import write_report
+        from groupwise.export import push_or_tell
+        from groupwise.report import write_report
 
         assert self._writer is not None
         if self.interrupted.signal is not None:

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from .errors import ConfigError
+from groupwise.errors import ConfigError
 
 
 def check_single_process() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from groupwise.config import load_recipe
-from groupwise.rewards.judge import Judged
+from groupwise.rewards.scorer import ScoredGroups
 from groupwise.types import Group, Problem
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -185,16 +185,16 @@ def test_shuffling_deals_out_the_same_rewards_to_others(load: Any) -> None:
         for draw, rewards in enumerate([(1.0, 2.0, None), (4.0, 5.0, 6.0)])
     )
 
-    class Judge:
+    class RewardScorer:
         functions = ("length",)
 
-        def judge(self, given: Any, *, trainer_state: Any = None) -> Judged:
-            return Judged(given, {"length": 0.0})
+        def score(self, given: Any, *, trainer_state: Any = None) -> ScoredGroups:
+            return ScoredGroups(given, {"length": 0.0})
 
-    judge = load("run_recipe").ShuffledJudge(Judge(), seed=1)
-    dealt = judge.judge(groups).groups
+    scorer = load("run_recipe").ShuffledScorer(RewardScorer(), seed=1)
+    dealt = scorer.score(groups).groups
     flat = [r for group in dealt for r in group.reward]
-    assert judge.functions == ("length",)
+    assert scorer.functions == ("length",)
     assert sorted(flat, key=str) == sorted([1.0, 2.0, None, 4.0, 5.0, 6.0], key=str)
     assert flat != [1.0, 2.0, None, 4.0, 5.0, 6.0]
     assert [group.rewards["length"] for group in dealt] == [group.reward for group in dealt]

@@ -19,7 +19,7 @@ from groupwise import hub
 from groupwise.data import load_problems
 from groupwise.errors import DataError, ModelError
 from groupwise.hub import hub_or_cache, offline_if_unreachable, why_unreachable
-from groupwise.policy.load import load_model, load_tokenizer
+from groupwise.policy.load_model import load_model, load_tokenizer
 from groupwise.rewards.model import RewardModel
 from groupwise.waiting import within
 

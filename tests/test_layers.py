@@ -39,8 +39,8 @@ sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
-rewards/math_check.py  -                                                     math_verify
-rewards/reply_cache.py  errors sources                                       -
+rewards/shipped/math_check.py  -                                                     math_verify
+rewards/llm/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task        -
@@ -55,7 +55,7 @@ report/style.py      types errors runs report                                mat
 report               types errors redact runs report                         -
 train                types errors rounding forks json_values config algo world sources chat rewards data tasks \
     policy rollout runs train torch transformers safetensors | bitsandbytes torchao
-check/screen.py      runs check                                              rich
+check/check_screen.py      runs check                                              rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train check                                          torch | transformers peft
 offline              *                                                       -

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from groupwise.algo import advantages, groups_with_signal, process_advantages
 from groupwise.algo.groups import batch_std
-from groupwise.check.scores import Scores, histogram
+from groupwise.check.reward_stats import Scores, histogram
 from groupwise.config import GRPOConfig
 from groupwise.data.curriculum import successes
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.lifecycle.iterate_reward_model import comparisons_of
+from groupwise.lifecycle.step_metrics import rewards as reward_metrics
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rounding import differ, is_equal, reaches
-from groupwise.train.iterate_reward_model import comparisons_of
-from groupwise.train.judged import signal_test
-from groupwise.train.metrics import rewards as reward_metrics
+from groupwise.train.signal import signal_test
 from groupwise.types import Completion, Group, Problem
 
 PAIRS = [
@@ -176,7 +176,7 @@ def test_a_function_on_the_scale_of_its_group_is_0_where_the_group_is_equal() ->
         return [0.1 + 0.2, 0.3]
 
     spec = {"function": sums, "normalise": "group"}
-    assert Judge(resolve_rewards([spec])).judge([group_of([0, 0])]).groups[0].reward == (0.0, 0.0)
+    assert RewardScorer(resolve_rewards([spec])).score([group_of([0, 0])]).groups[0].reward == (0.0, 0.0)
 
 
 def test_a_gate_and_a_solved_problem_are_reached_up_to_rounding() -> None:
@@ -187,7 +187,7 @@ def test_a_gate_and_a_solved_problem_are_reached_up_to_rounding() -> None:
         return [1.0, 1.0]
 
     specs = [{"function": almost, "weight": 0}, {"function": one, "when": {"almost": 0.8}}]
-    assert Judge(resolve_rewards(specs)).judge([group_of([0, 0])]).groups[0].reward == (1.0, 0.0)
+    assert RewardScorer(resolve_rewards(specs)).score([group_of([0, 0])]).groups[0].reward == (1.0, 0.0)
     assert successes([group_of([0.7 + 0.2 + 0.1, 0.9])], None, 1.0)[0].success == 0.5
 
 

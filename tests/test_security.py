@@ -27,7 +27,7 @@ from groupwise.data import load_problems
 from groupwise.errors import ConfigError, DataError, GroupwiseError, ModelError, RunError
 from groupwise.export import export_run
 from groupwise.generate import load_trained
-from groupwise.policy.load import load_model, load_tokenizer
+from groupwise.policy.load_model import load_model, load_tokenizer
 from groupwise.policy.save import save_policy
 from groupwise.redact import redact, without_hidden, without_secrets
 from groupwise.report import write_report
@@ -53,7 +53,7 @@ RUNS_CODE = {
 }  # fmt: skip
 LISTENS = {"http.server", "socketserver", "wsgiref", "xmlrpc", "aiohttp", "flask", "fastapi", "uvicorn"}
 MAY = {
-    ("rewards/load.py", "import_module(name)"),  # module:function, a reward that the user names
+    ("rewards/import_function.py", "import_module(name)"),  # module:function, a reward that the user names
     ("rewards/extras.py", "import_module(module)"),  # from a table of its own
     ("__init__.py", "import_module(_HOMES[name])"),  # likewise
 }
@@ -289,7 +289,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
             patch.setenv(name, value)
         said: list[str] = []
         _listening = []
-        patch.setattr("groupwise.runs.plain.PlainScreen._print", lambda self, text: said.append(text))
+        patch.setattr("groupwise.runs.plain_screen.PlainScreen._print", lambda self, text: said.append(text))
         base = model_folder(place / "base", chat=True)
         rows = [{"prompt": f"{SCRIPT} {i}", ASTRAY: SCRIPT, "answer": SECRETS["OPENAI_API_KEY"][:3]} for i in range(6)]
         config = GRPOConfig(

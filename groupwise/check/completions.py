@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from ..policy.limits import context_length
-from .evidence import Evidence
-from .finding import Finding
+from groupwise.check.evidence import Evidence
+from groupwise.check.finding import Finding
+from groupwise.policy.bounds import context_length
 
 CUT_WARN = 0.5
 """Share of completions cut off at max_completion_length. From half on, most of what is judged has no end and, where

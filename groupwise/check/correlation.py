@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from ..rounding import differ
-from .scores import Scores
+from groupwise.check.reward_stats import Scores
+from groupwise.rounding import differ
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ from time import perf_counter
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..config import GRPOConfig
-from ..policy.network import Scoring
-from ..train import setup
-from ..train.agreement import likely_cause
-from ..train.batch import Batch
-from ..train.learner import Learner
-from ..train.optim import make_optimizer
-from ..train.schedule import Schedule
-from ..types import Group
-from ..world import peak_memory_bytes
-from .sample import Sampled
-from .subject import Notify, Subject
+from groupwise.check.sample import Sampled
+from groupwise.check.subject import Notify, Subject
+from groupwise.config import GRPOConfig
+from groupwise.guards.agreement import likely_cause
+from groupwise.lifecycle import build as setup
+from groupwise.policy.network import Scoring
+from groupwise.train.batch import Batch
+from groupwise.train.learner import Learner
+from groupwise.train.optim import make_optimizer
+from groupwise.train.schedule import Schedule
+from groupwise.types import Group
+from groupwise.world import peak_memory_bytes
 
 FEW = 4
 """Completions of the group in which the cause of a disagreement is looked for."""
@@ -90,7 +90,7 @@ def _learner_at_rest(subject: Subject, schedule: Schedule, notify: Notify) -> Le
     optimizer, _ = make_optimizer(config.replace(learning_rate=0.0), subject.policy.model, notify)
     scheduler = LambdaLR(optimizer, lambda update: 1.0)
     learner, _ = setup.make_learner(
-        subject.policy, schedule.reference, schedule, subject.judge, config, (optimizer, scheduler), notify
+        subject.policy, schedule.reference, schedule, subject.scorer, config, (optimizer, scheduler), notify
     )
     return learner
 

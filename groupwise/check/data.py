@@ -9,14 +9,22 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from statistics import fmean
 
-from ..data.problems import Problems
-from ..errors import RewardError
-from ..json_values import as_text
-from ..rewards.function import ON_REQUEST, SAMPLED, RewardFunction
-from ..train.ingredients import EVALUATION_DATA, Ingredients
-from ..types import Problem, Prompt
-from .finding import Finding, Level
-from .gold import USUAL_NAMES, columns_read, gold_column, golds, is_announced, occurs, prompt_words
+from groupwise.check.finding import Finding, Level
+from groupwise.check.gold_answers import (
+    USUAL_NAMES,
+    columns_read,
+    gold_column,
+    golds,
+    is_announced,
+    occurs,
+    prompt_words,
+)
+from groupwise.data.problems import Problems
+from groupwise.errors import RewardError
+from groupwise.json_values import as_text
+from groupwise.lifecycle.inputs import EVALUATION_DATA, Ingredients
+from groupwise.rewards.function import ON_REQUEST, SAMPLED, RewardFunction
+from groupwise.types import Problem, Prompt
 
 LOOK_AT = 2000
 """Rows that the slower checks read: a share of them is known to 2 points, and they take under a second."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..rewards.isolated import Isolated
-from ..rounding import differ
-from .correlation import Agreement, agreements
-from .probes import Probed
-from .sample import Sampled
-from .scores import Scores, scores_of, total_of
-from .subject import Subject
+from groupwise.check.correlation import Agreement, agreements
+from groupwise.check.probes import Probed
+from groupwise.check.reward_stats import Scores, scores_of, total_of
+from groupwise.check.sample import Sampled
+from groupwise.check.subject import Subject
+from groupwise.rewards.isolated import Isolated
+from groupwise.rounding import differ
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Evidence:
     @cached_property
     def functions(self) -> list[Scores]:
         """One a reward function, in their order."""
-        weights = {function.name: function.weight for function in self.subject.training_judge.functions}
+        weights = {function.name: function.weight for function in self.subject.training_scorer.functions}
         return scores_of(self.sampled, weights)
 
     @cached_property
@@ -41,7 +41,7 @@ class Evidence:
 
     def is_shipped(self, name: str) -> bool:
         """Whether a function is one of ours, whose rewards differ for sure between some completions."""
-        function = next(each for each in self.subject.training_judge.functions if each.name == name)
+        function = next(each for each in self.subject.training_scorer.functions if each.name == name)
         return function.is_shipped and not isinstance(function.call, Isolated)
 
     def usual_reason(self, name: str) -> str | None:
@@ -73,7 +73,7 @@ class Evidence:
         return self.subject.parts.config.num_generations
 
     def by_problem(self, name: str | None) -> list[list[float]]:
-        """Judged rewards of a function (None: the sum) for each problem, sampled completions and probes together."""
+        """Scored rewards of a function (None: the sum) for each problem, sampled completions and probes together."""
         rows = []
         for group, probed in zip(self.sampled.groups, self.probed, strict=True):
             pair = (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ..config.guards import BY_NAME
-from ..runs.folder import RunFolder
-from ..runs.text import duration
-from .cost import Cost, cause_of_gap
-from .evidence import Evidence
-from .finding import Finding, Level
+from groupwise.check.cost import Cost, cause_of_gap
+from groupwise.check.evidence import Evidence
+from groupwise.check.finding import Finding, Level
+from groupwise.config.guards import BY_NAME
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.text import duration
 
 MEMORY_WARN = 0.9
 """Share of the machine's memory: beyond it longer completions than those of the check do not fit."""

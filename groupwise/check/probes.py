@@ -9,13 +9,13 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from ..rewards.function import RewardFunction
-from ..rewards.opened import tags_of
-from ..train.collect import judge_as_the_program
-from ..types import Completion, Group
-from .gold import gold_column, gold_text, prompt_words
-from .sample import Sampled
-from .subject import Subject
+from groupwise.check.gold_answers import gold_column, gold_text, prompt_words
+from groupwise.check.sample import Sampled
+from groupwise.check.subject import Subject
+from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.opened import tags_of
+from groupwise.train.collect import score_as_the_program
+from groupwise.types import Completion, Group
 
 EMPTY = "empty"
 PROMPT = "the prompt repeated"
@@ -51,7 +51,7 @@ class Probed:
     """The probes as completions, judged."""
     kinds: tuple[str, ...]
     sampled: tuple[float, ...]
-    """Judged rewards of the sampled completions, counted in the same way."""
+    """Scored rewards of the sampled completions, counted in the same way."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Reward function -> seconds of its call on the probes of all problems."""
 
@@ -79,7 +79,7 @@ class ProbeRow:
 
 def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
     """Make up the probes of every sampled problem and have them judged, all in one call."""
-    relative = any(f.shaping.normalise in ("group", "batch") for f in subject.training_judge.functions)
+    relative = any(f.shaping.normalise in ("group", "batch") for f in subject.training_scorer.functions)
     probes = [list(_probes(subject, group)) for group in sampled.groups]
     groups = []
     for group, made in zip(sampled.groups, probes, strict=True):
@@ -88,7 +88,7 @@ def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list
         company = group.completions if relative else ()
         made_up = (*completions, *company)
         groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
-    judged = judge_as_the_program(subject.training_judge, groups, trainer_state)
+    judged = score_as_the_program(subject.training_scorer, groups, trainer_state)
     return [
         _probed(after, before, [each.kind for each in made], judged.seconds)
         for after, before, made in zip(judged.groups, sampled.groups, probes, strict=True)

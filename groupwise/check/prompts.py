@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from ..chat import decode_completion
-from ..data import prepare
-from ..policy.limits import context_length
-from .finding import Finding, Level
-from .subject import Subject
+from groupwise.chat import decode_completion
+from groupwise.check.finding import Finding, Level
+from groupwise.check.subject import Subject
+from groupwise.data import prepare
+from groupwise.policy.bounds import context_length
 
 CUT_FAIL = 0.1
 """Share of prompts that are cut or left out. A cut prompt has lost its beginning: the instruction, or the front of the

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .cost import Cost
-from .evidence import Evidence
-from .finding import Finding, has_passed, worst_first
-from .prompts import Lengths, ShownPrompt
+from groupwise.check.cost import Cost
+from groupwise.check.evidence import Evidence
+from groupwise.check.finding import Finding, has_passed, worst_first
+from groupwise.check.prompts import Lengths, ShownPrompt
 
 
 @dataclass(frozen=True)

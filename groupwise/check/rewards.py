@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..rewards.shaping import Shaping
-from ..rounding import differ
-from .evidence import Evidence
-from .finding import Finding, Level
-from .scores import OTHER_SIZES, Scores
+from groupwise.check.evidence import Evidence
+from groupwise.check.finding import Finding, Level
+from groupwise.check.reward_stats import OTHER_SIZES, Scores
+from groupwise.rewards.shaping_rules import Shaping
+from groupwise.rounding import differ
 
 NOT_JUDGED_FAIL, NOT_JUDGED_WARN = 0.5, 0.1
 """Share of completions that a function returns None for. From half on, most groups have fewer judged members than
@@ -52,7 +52,7 @@ def not_judged(evidence: Evidence) -> list[Finding]:
 def gate_shut(evidence: Evidence) -> list[Finding]:
     """A gate that no completion opens, sampled or made up, the right answer included."""
     found = []
-    for function in evidence.subject.training_judge.functions:
+    for function in evidence.subject.training_scorer.functions:
         gates = [*function.shaping.when, *function.shaping.unless]
         returned = {v for row in evidence.by_problem(function.name) for v in row}
         if not gates or not returned - {0.0} or any(evidence.counted(function.name)):

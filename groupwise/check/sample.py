@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from ..data.order import Draw
-from ..train import setup
-from ..train.collect import judge_as_the_program, make_group
-from ..train.judged import SignalTest, signal_test
-from ..types import Group, Request
-from .subject import Subject
+from groupwise.check.subject import Subject
+from groupwise.data.order import Draw
+from groupwise.lifecycle import build as setup
+from groupwise.train.collect import make_group, score_as_the_program
+from groupwise.train.signal import SignalTest, signal_test
+from groupwise.types import Group, Request
 
 FEWEST, MOST = 4, 8
 """Groups that are sampled when nobody says how many: as many as a step has, within these bounds. More than eight would
@@ -24,7 +24,7 @@ FEWEST_COMPLETIONS = 32
 
 @dataclass(frozen=True)
 class Sampled:
-    """Judged groups and what they took."""
+    """Scored groups and what they took."""
 
     groups: tuple[Group, ...]
     rollout_s: float
@@ -68,9 +68,9 @@ def sample(subject: Subject, count: int, trainer_state: Any = None) -> Sampled:
         groups += _roll_out(subject, part)
         seconds = (perf_counter() - begun) * config.prompts_per_step / len(part)
     begun = perf_counter()
-    judged = judge_as_the_program(subject.training_judge, groups, trainer_state)
+    judged = score_as_the_program(subject.training_scorer, groups, trainer_state)
     reward_s = perf_counter() - begun
-    test = signal_test(config, [function.weight for function in subject.training_judge.functions])
+    test = signal_test(config, [function.weight for function in subject.training_scorer.functions])
     return Sampled(judged.groups, seconds, judged.seconds, reward_s, test)
 
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..chat import completion_decoder
-from ..config import Recipe
-from ..data.prepare import PreparedProblems
-from ..policy.load import hold_trained_weights_in_float32, load_tokenizer
-from ..policy.save import require_saveable
-from ..policy.trainable import trainable_model
-from ..rewards import Judge
-from ..rollout.engine import Engine
-from ..train import setup
-from ..train.collect import make_sampling
-from ..train.ingredients import Ingredients, load_named_model
-from ..train.overlong import with_shaping
-from ..types import Sampling
+from groupwise.chat import completion_decoder
+from groupwise.config import Recipe
+from groupwise.data.prepare import PreparedProblems
+from groupwise.lifecycle import build as setup
+from groupwise.lifecycle.inputs import Ingredients, load_named_model
+from groupwise.policy.load_model import hold_trained_weights_in_float32, load_tokenizer
+from groupwise.policy.save import require_saveable
+from groupwise.policy.trainable import trainable_model
+from groupwise.rewards import RewardScorer
+from groupwise.rollout.engine import Engine
+from groupwise.train.collect import make_sampling
+from groupwise.train.overlong import with_overlong_penalty
+from groupwise.types import Sampling
 
 Notify = Callable[[str], None]
 
@@ -32,9 +32,9 @@ class Subject:
     policy: setup.Policy
     problems: PreparedProblems
     engine: Engine
-    judge: Judge
+    scorer: RewardScorer
     """Of the recipe's functions."""
-    training_judge: Judge
+    training_scorer: RewardScorer
     """With the punishment of overlong completions, where the recipe asks for it."""
 
     @cached_property
@@ -48,10 +48,14 @@ class Subject:
         return completion_decoder(self.policy.tokenizer, self.sampling)
 
     @classmethod
-    def of(cls, parts: Ingredients, policy: setup.Policy, judge: Judge, engine: Engine, notify: Notify) -> Subject:
+    def of(
+        cls, parts: Ingredients, policy: setup.Policy, scorer: RewardScorer, engine: Engine, notify: Notify
+    ) -> Subject:
+        cls, parts: Ingredients, policy: setup.Policy, scorer: RewardScorer, engine: Engine, notify: Notify
+    ) -> Subject:
         """Encode the prompts; everything else is there."""
         problems = setup.training_problems(parts.problems, policy, parts.config, notify)
-        return cls(parts, policy, problems, engine, judge, with_shaping(judge, parts.config))
+        return cls(parts, policy, problems, engine, scorer, with_overlong_penalty(scorer, parts.config))
 
 
 def load_subject(recipe: Recipe, parts: Ingredients, notify: Notify) -> Subject:
@@ -61,7 +65,7 @@ def load_subject(recipe: Recipe, parts: Ingredients, notify: Notify) -> Subject:
         ModelError, ConfigError, DataError, RewardError: what stops training from starting.
     """
     config = parts.config
-    judge = Judge(parts.rewards, parts.problems.column_names)
+    scorer = RewardScorer(parts.rewards, parts.problems.column_names)
     model: Any = load_named_model(recipe.model, config, full=parts.peft_config is None, notify=notify)
     model = trainable_model(model, parts.peft_config, config.seed)
     hold_trained_weights_in_float32(model, notify)
@@ -69,6 +73,6 @@ def load_subject(recipe: Recipe, parts: Ingredients, notify: Notify) -> Subject:
         recipe.tokenizer or recipe.model, trust_remote_code=config.trust_remote_code, notify=notify
     )
     require_saveable(model, tokenizer)
-    judge.load()
+    scorer.load()
     policy = setup.Policy.of(model, recipe.model, tokenizer, config, notify)
-    return Subject.of(parts, policy, judge, policy.engine(config), notify)
+    return Subject.of(parts, policy, scorer, policy.engine(config), notify)

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from groupwise.config import guards
-from groupwise.config.curriculum import check_curriculum, without_effect
-from groupwise.config.problems import Problems
+from groupwise.config.curriculum_rules import check_curriculum, without_effect
+from groupwise.config.mistakes import Problems
 from groupwise.errors import ConfigError
 
 if TYPE_CHECKING:

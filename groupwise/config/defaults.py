@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import gcd
 
 from groupwise.algo.objective import Objective
-from groupwise.config.batch import WORDS as BATCH_WORDS
+from groupwise.config.compat.batch_words import WORDS as BATCH_WORDS
+from groupwise.config.compat.translate import FIELDS, Translation
 from groupwise.config.fields import StepFields
-from groupwise.config.translate import FIELDS, Translation
 
 
 def adopt_recipe_defaults(state: Translation, preset: str) -> None:

@@ -11,9 +11,11 @@ from pydantic import PrivateAttr, ValidationError
 
 from groupwise.algo.objective import Objective
 from groupwise.config import guards
-from groupwise.config import objective as objectives
-from groupwise.config.batch import translate_batch
+from groupwise.config import objective_keys as objectives
 from groupwise.config.checks import check_together
+from groupwise.config.compat.batch_words import translate_batch
+from groupwise.config.compat.foreign_getters import ONE_PROCESS, read_foreign
+from groupwise.config.compat.translate import FOREIGN, Translation, translate
 from groupwise.config.defaults import adopt_recipe_defaults
 from groupwise.config.fields import (
     SECTIONS,
@@ -27,9 +29,7 @@ from groupwise.config.fields import (
     SamplingFields,
     StepFields,
 )
-from groupwise.config.problems import Problems
-from groupwise.config.reading import ONE_PROCESS, read_foreign
-from groupwise.config.translate import FOREIGN, Translation, translate
+from groupwise.config.mistakes import Problems
 from groupwise.errors import ConfigError
 
 

@@ -1,7 +1,7 @@
 """The guards: what each one watches, from which value on it acts, and where that bound comes from.
 
-`docs/guards.md` is made from this table. What computes the watched values stands in `train/guards.py` and
-`train/agreement.py`; a test holds the names equal.
+`docs/guards.md` is made from this table. What computes the watched values stands in `guards/measures.py` and
+`guards/agreement.py`; a test holds the names equal.
 """
 
 from __future__ import annotations

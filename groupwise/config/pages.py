@@ -15,16 +15,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from groupwise.algo.objective import Objective
+from groupwise.config.compat.foreign import Foreign
+from groupwise.config.compat.loss_aliases import LOSS_TYPES, WORDS
+from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
+from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import SECTIONS
 from groupwise.config.grpo import GRPOConfig
 from groupwise.config.guards import guards_table
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
-from groupwise.config.tables import Foreign
-from groupwise.config.task import TaskSpec
-from groupwise.config.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
-from groupwise.config.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
-from groupwise.config.words import LOSS_TYPES, WORDS
+from groupwise.config.task_spec import TaskSpec
 
 _INTRODUCTION = """# Configuration
 

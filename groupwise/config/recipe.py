@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
+from groupwise.config.compat.translate import KNOWN_KEYS
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
+from groupwise.config.mistakes import ConfigProblemsError, Problems
 from groupwise.config.names import GYM
 from groupwise.config.overrides import apply_overrides
-from groupwise.config.problems import ConfigProblemsError, Problems
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
-from groupwise.config.task import TaskSpec
-from groupwise.config.translate import KNOWN_KEYS
+from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
 
 __all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from groupwise.data import python_docs, reasoning_gym
+from groupwise.data import gym as reasoning_gym
+from groupwise.data import python_docs
 from groupwise.errors import DataError, did_you_mean
 
 _LOADERS = {"python-docs": python_docs.load}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .learner import call
+from groupwise.kernels.learner import call
 
 
 def packed_attention(

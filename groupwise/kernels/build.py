@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ModelError
-from ..sources import default_cache_dir
+from groupwise.errors import ModelError
+from groupwise.sources import default_cache_dir
 
 _HERE = Path(__file__).parent
 SOURCES = tuple(sorted(_HERE.glob("*.cpp")))

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .build import compiled
-from .panels import Panels, lay_out
+from groupwise.kernels.build import compiled
+from groupwise.kernels.panels import Panels, lay_out
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64

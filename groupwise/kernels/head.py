@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .build import compiled
-from .panels import Panels
+from groupwise.kernels.build import compiled
+from groupwise.kernels.panels import Panels
 
 
 @dataclass(frozen=True)

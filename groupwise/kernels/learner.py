@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .build import compiled
+from groupwise.kernels.build import compiled
 
 _Int = ctypes.c_int64
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .build import compiled
+from groupwise.kernels.build import compiled
 
 _Int = ctypes.c_int64
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, did_you_mean
+from groupwise.errors import ModelError, did_you_mean
 
 _REFUSED: Mapping[str, str] = {
     "ADAPTION_PROMPT": "its prompts enter every attention layer, which neither engine nor learner follows",

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import kernels
-from .adapter import base_of
-from .attention import Plan, install
-from .decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
-from .deterministic import recompute_layers
-from .head import Head
-from .load import checkpoint_layers
-from .projection import Part, Projection, read_source
+from groupwise import kernels
+from groupwise.policy.adapter import base_of
+from groupwise.policy.attention import Plan, install
+from groupwise.policy.decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
+from groupwise.policy.deterministic import recompute_layers
+from groupwise.policy.head import Head
+from groupwise.policy.load_model import checkpoint_layers
+from groupwise.policy.projection import Part, Projection, read_source
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that read the same input and are computed as one product."""

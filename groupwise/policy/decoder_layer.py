@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import kernels
-from ..kernels.attention import packed_attention
-from ..kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
-from ..kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
-from .attention import Layer, Pieces, Plan, PlanHolder
-from .projection import Part, Projection
+from groupwise import kernels
+from groupwise.kernels.attention import packed_attention
+from groupwise.kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
+from groupwise.kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
+from groupwise.policy.attention import Layer, Pieces, Plan, PlanHolder
+from groupwise.policy.projection import Part, Projection
 
 TOLERANCE = 0.02
 """Largest difference between a layer and its reconstruction, as a share of the largest change the layer makes."""

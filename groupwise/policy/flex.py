@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Layer
+from groupwise.policy.attention import Layer
 
 
 class FlexAttention:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..kernels import head as kernel
-from ..kernels.panels import Panels
-from .pages import release
-from .projection import can_pack, linear
+from groupwise.kernels import head as kernel
+from groupwise.kernels.panels import Panels
+from groupwise.policy.memory_pages import release
+from groupwise.policy.projection import can_pack, linear
 
 CHUNK = 128
 """Rows of logits that exist at a time: 25 MB at a vocabulary of 49,152."""

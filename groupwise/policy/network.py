@@ -1,6 +1,6 @@
 """Log-probabilities of completions under one set of weights: the packed fast pass and the plain slow one.
 
-Both answer the same question and agree to rounding; `train/fastpath.py` holds them to it when a model is loaded.
+Both answer the same question and agree to rounding; `rollout/fastpath.py` holds them to it when a model is loaded.
 Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .compute import ComputeModel
-from .deterministic import deterministic
-from .head import token_logprobs
-from .packing import Pack, Rows
-from .restrict import restriction
+from groupwise.policy.compute import ComputeModel
+from groupwise.policy.deterministic import deterministic
+from groupwise.policy.head import token_logprobs
+from groupwise.policy.packing import Pack, Rows
+from groupwise.policy.restrict import restriction
 
 
 @dataclass(frozen=True)

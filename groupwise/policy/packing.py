@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..types import TokenSet
-from .attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
-from .flex import FlexAttention
+from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from groupwise.policy.flex import FlexAttention
+from groupwise.types import TokenSet
 
 BUCKET = 64
 """Packed tokens are padded to a multiple: kernels are built and kept for each new shape (0.2 GB a step, unpadded)."""

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.panels import Panels
-from .pages import release
+from groupwise.kernels.panels import Panels
+from groupwise.policy.memory_pages import release
 
 FEW_ROWS = 16
 """Up to here a CPU multiplies low-rank factors faster in float32 than in bfloat16 (4 to 11 us against 14 to 38)."""

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..algo import mix_reference
-from ..errors import ModelError
-from .adapter import base_of, has_adapter, starts_as_base, why_not_merged
-from .network import Network, Scoring, TokenScores
-from .packing import Rows
+from groupwise.algo import mix_reference
+from groupwise.errors import ModelError
+from groupwise.policy.adapter import base_of, has_adapter, starts_as_base, why_not_merged
+from groupwise.policy.network import Network, Scoring, TokenScores
+from groupwise.policy.packing import Rows
 
 Build = Callable[[nn.Module], Network]
 """How a frozen model becomes a network like the policy's."""

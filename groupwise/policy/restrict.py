@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..types import TokenSet
-from .packing import Rows
+from groupwise.policy.packing import Rows
+from groupwise.types import TokenSet
 
 
 def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> Callable[[Tensor, int], Tensor] | None:

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import ModelError, words_of
-from ..hub import offline_if_unreachable
-from ..quiet import without_bars
-from .adapter import active_adapter, base_of, has_adapter, trained_parameters
-from .reference import effective_model
+from groupwise.errors import ModelError, words_of
+from groupwise.hub import offline_if_unreachable
+from groupwise.policy.adapter import active_adapter, base_of, has_adapter, trained_parameters
+from groupwise.policy.reference import effective_model
+from groupwise.quiet import without_bars
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 

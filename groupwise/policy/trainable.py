@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ModelError, words_of
-from .adapter import (
+from groupwise.errors import ModelError, words_of
+from groupwise.policy.adapter import (
     active_adapter,
     base_of,
     has_adapter,

@@ -1,34 +1,34 @@
 """How completions are judged: callables, shipped rewards and reward models behind one signature.
 
-`judge.py` is the place to start; `function.py` says what a reward function is, `resolve.py` where it may come from.
+`scorer.py` is the place to start; `function.py` says what a reward function is, `resolve.py` where it may come from.
 """
 
 from __future__ import annotations
 
 from groupwise.chat import completion_text
-from groupwise.rewards.choice import Choice
-from groupwise.rewards.consistency import AnswerConsistency
-from groupwise.rewards.cosine_length import CosineLength
-from groupwise.rewards.exact_match import ExactMatch
-from groupwise.rewards.format import Format
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.fuzzy_match import FuzzyMatch
-from groupwise.rewards.json_schema import JsonSchema
-from groupwise.rewards.judge import Judge, Judged
-from groupwise.rewards.language import Language
-from groupwise.rewards.length import Length
-from groupwise.rewards.llm_judge import LlmJudge
-from groupwise.rewards.math_accuracy import MathAccuracy
-from groupwise.rewards.number import Number
-from groupwise.rewards.r1_format import R1Format
-from groupwise.rewards.reasoning_steps import ReasoningSteps
-from groupwise.rewards.regex import Regex
-from groupwise.rewards.repetition import Repetition
+from groupwise.rewards.llm.llm_judge import LlmJudge
 from groupwise.rewards.resolve import resolve_rewards
-from groupwise.rewards.rouge import Rouge
-from groupwise.rewards.shaping import Shaping
+from groupwise.rewards.scorer import RewardScorer, ScoredGroups
+from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rewards.shipped import SHIPPED
-from groupwise.rewards.tag_count import TagCount
+from groupwise.rewards.shipped.choice import Choice
+from groupwise.rewards.shipped.consistency import AnswerConsistency
+from groupwise.rewards.shipped.cosine_length import CosineLength
+from groupwise.rewards.shipped.exact_match import ExactMatch
+from groupwise.rewards.shipped.format import Format
+from groupwise.rewards.shipped.fuzzy_match import FuzzyMatch
+from groupwise.rewards.shipped.json_schema import JsonSchema
+from groupwise.rewards.shipped.language import Language
+from groupwise.rewards.shipped.length import Length
+from groupwise.rewards.shipped.math_accuracy import MathAccuracy
+from groupwise.rewards.shipped.number import Number
+from groupwise.rewards.shipped.r1_format import R1Format
+from groupwise.rewards.shipped.reasoning_steps import ReasoningSteps
+from groupwise.rewards.shipped.regex import Regex
+from groupwise.rewards.shipped.repetition import Repetition
+from groupwise.rewards.shipped.rouge import Rouge
+from groupwise.rewards.shipped.tag_count import TagCount
 
 __all__ = [
     "SHIPPED",
@@ -39,8 +39,8 @@ __all__ = [
     "Format",
     "FuzzyMatch",
     "JsonSchema",
-    "Judge",
-    "Judged",
+    "RewardScorer",
+    "ScoredGroups",
     "Language",
     "Length",
     "LlmJudge",

@@ -6,11 +6,11 @@ import traceback
 from typing import Any
 
 from groupwise.errors import RewardError, words_of
+from groupwise.rewards.flat_groups import Rows
 from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.import_function import failing_line, source_file
 from groupwise.rewards.interrupt import BrokenOffError
 from groupwise.rewards.isolated import FailedInWorkerError, Isolated
-from groupwise.rewards.load import failing_line, source_file
-from groupwise.rewards.rows import Rows
 
 _JUDGE_OR_NONE = "Mend the function, or let it return None for a completion that it cannot judge."
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError, did_you_mean
-from groupwise.rewards.patience import Patience
-from groupwise.rewards.shaping import Shaping
+from groupwise.rewards.call_limits import Patience
+from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import LARGEST
 
 SAMPLED = ("prompts", "completions", "completion_ids")

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from groupwise.errors import ConfigError, RewardError
+from groupwise.rewards.call_limits import TIMEOUT_S
 from groupwise.rewards.interrupt import BrokenOffError
-from groupwise.rewards.patience import TIMEOUT_S
 from groupwise.rewards.sandbox.backend import Launch
-from groupwise.rewards.sandbox.choice import chosen
+from groupwise.rewards.sandbox.backend_choice import chosen
 from groupwise.rewards.sandbox.inside.frames import packed
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
+from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError
 
 START_S = 300.0
 """Seconds to start and import the function: it may load a model."""

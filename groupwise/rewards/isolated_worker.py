@@ -14,8 +14,8 @@ from typing import Any
 from groupwise.errors import GroupwiseError
 from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.load import failing_line, load_function, source_file
-from groupwise.rewards.sandbox.choice import Choice, use
+from groupwise.rewards.import_function import failing_line, load_function, source_file
+from groupwise.rewards.sandbox.backend_choice import Choice, use
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
 from groupwise.rewards.sandbox.inside.parent import end_with_parent

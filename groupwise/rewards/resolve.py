@@ -9,10 +9,10 @@ from typing import Any
 
 from groupwise.chat import as_tokenizer
 from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
+from groupwise.rewards.call_limits import PATIENCE_SETTINGS, Patience
 from groupwise.rewards.function import RewardFunction, with_unique_names
-from groupwise.rewards.load import is_function_name, load_function
-from groupwise.rewards.patience import PATIENCE_SETTINGS, Patience
-from groupwise.rewards.shaping import SETTINGS, Shaping
+from groupwise.rewards.import_function import is_function_name, load_function
+from groupwise.rewards.shaping_rules import SETTINGS, Shaping
 from groupwise.rewards.shipped import SHIPPED, build_shipped
 
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction

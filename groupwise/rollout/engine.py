@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..types import Completion, Request
+from groupwise.types import Completion, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, words_of
-from ..policy.deterministic import deterministic
-from ..policy.network import Scoring, plain_scores
-from ..policy.packing import Rows
-from ..policy.shorten import shortened
+from groupwise.errors import ModelError, words_of
+from groupwise.policy.deterministic import deterministic
+from groupwise.policy.network import Scoring, plain_scores
+from groupwise.policy.packing import Rows
+from groupwise.policy.shallow_copy import shortened
 
 CACHES = ("past_key_values", "cache_params", "state")
 """Names under which a causal language model gives its cache and takes it back: attention's, Mamba's, RWKV's."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RolloutError
-from ..policy.deterministic import deterministic
-from ..types import Request
+from groupwise.errors import RolloutError
+from groupwise.policy.deterministic import deterministic
+from groupwise.types import Request
 
 
 class NotFiniteError(Exception):

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..policy.deterministic import deterministic
-from ..types import Completion, Request
-from .engine import Capabilities
-from .growing import Growing, Way, choose_way
-from .not_finite import telling_where
-from .sequences import Sequence as Row
-from .sequences import draw_tokens, open_sequences
+from groupwise.policy.deterministic import deterministic
+from groupwise.rollout.engine import Capabilities
+from groupwise.rollout.growing import Growing, Way, choose_way
+from groupwise.rollout.not_finite import telling_where
+from groupwise.rollout.sequences import Sequence as Row
+from groupwise.rollout.sequences import draw_tokens, open_sequences
+from groupwise.types import Completion, Request
 
 
 class PlainEngine:

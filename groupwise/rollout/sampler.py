@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels import head as kernel
-from ..policy.restrict import penalise
-from ..types import Sampling, TokenSet
+from groupwise.kernels import head as kernel
+from groupwise.policy.restrict import penalise
+from groupwise.types import Sampling, TokenSet
 
 BLOCK = 256
 

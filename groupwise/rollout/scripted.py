@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..types import Completion, Request
-from .engine import Capabilities
+from groupwise.rollout.engine import Capabilities
+from groupwise.types import Completion, Request
 
 Script = Callable[[Request, int], Sequence[int]]
 """(request, index of the completion) -> token ids."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..types import Completion, Request, StopReason, TokenSet
-from .not_finite import NotFiniteError
-from .sampler import sample, uniforms
+from groupwise.rollout.not_finite import NotFiniteError
+from groupwise.rollout.sampler import sample, uniforms
+from groupwise.types import Completion, Request, StopReason, TokenSet
 
 TAIL_MARGIN = 8
 """Tokens decoded before a stop string: they take what a decoder does to the first of a text, half characters too."""

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groupwise.forks import not_in_children
-from groupwise.runs.plain import PlainScreen
+from groupwise.runs.plain_screen import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
 from groupwise.streams import Stream, lasting

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from groupwise.config.task import TaskSpec
+from groupwise.config.task_spec import TaskSpec
 from groupwise.data.problems import Notify, _log
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.function import RewardFunction

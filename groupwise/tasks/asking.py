@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.extract import answer_text, last_number
-from groupwise.rewards.number import Number
+from groupwise.rewards.shipped.number import Number
 from groupwise.types import Prompt
 
 Place = Literal["last", "line", "tag", "boxed", "hashes", "phrase", "whole", "auto"]

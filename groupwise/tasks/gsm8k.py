@@ -11,7 +11,7 @@ from groupwise.rewards.extract import after_hashes
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.gold import gold_number
 from groupwise.tasks.asking import Place
-from groupwise.tasks.hub import FromHub
+from groupwise.tasks.hub_tasks import FromHub
 
 
 @dataclass(frozen=True)

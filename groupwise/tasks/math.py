@@ -11,7 +11,7 @@ from groupwise.rewards import resolve_rewards
 from groupwise.rewards.extract import boxed
 from groupwise.rewards.function import RewardFunction
 from groupwise.tasks.asking import Place
-from groupwise.tasks.hub import FromHub
+from groupwise.tasks.hub_tasks import FromHub
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.data.reasoning_gym import generate, installed_version
+from groupwise.data.gym import generate, installed_version
 from groupwise.errors import ConfigError
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox import Sandboxed

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..algo import objective_advantages, process_advantages
-from ..config import GRPOConfig
-from ..types import Group
-from .batch import Batch
-from .judged import weighted_steps
+from groupwise.algo import objective_advantages, process_advantages
+from groupwise.config import GRPOConfig
+from groupwise.train.batch import Batch
+from groupwise.train.signal import weighted_steps
+from groupwise.types import Group
 
 
 def step_advantages(

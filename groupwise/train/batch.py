@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..policy.network import completion_mask
-from ..policy.packing import Rows
-from ..types import Group
+from groupwise.policy.network import completion_mask
+from groupwise.policy.packing import Rows
+from groupwise.types import Group
 
 
 @dataclass(frozen=True)

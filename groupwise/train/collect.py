@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from ..chat import completion_decoder
-from ..config import GRPOConfig
-from ..data import Order
-from ..data.order import Draw
-from ..data.prepare import PreparedProblems
-from ..rewards import Judge
-from ..rewards.judge import Judged
-from ..rollout.engine import Engine
-from ..types import Completion, Group, Request, Sampling
-from .judged import SignalTest, signal_test
-from .overlong import with_shaping
-from .settings import settings_of_program
+from groupwise.chat import completion_decoder
+from groupwise.config import GRPOConfig
+from groupwise.data import Order
+from groupwise.data.order import Draw
+from groupwise.data.prepare import PreparedProblems
+from groupwise.rewards import RewardScorer
+from groupwise.rewards.scorer import ScoredGroups
+from groupwise.rollout.engine import Engine
+from groupwise.torch_settings import settings_of_program
+from groupwise.train.overlong import with_overlong_penalty
+from groupwise.train.signal import SignalTest, signal_test
+from groupwise.types import Completion, Group, Request, Sampling
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,18 +51,18 @@ class Collector:
         problems: PreparedProblems,
         order: Order,
         engine: Engine,
-        judge: Judge,
+        scorer: RewardScorer,
         config: GRPOConfig,
         tokenizer: Any,
         stop_ids: tuple[int, ...],
     ) -> None:
         self.problems, self.order, self.engine = problems, order, engine
-        self.judge = with_shaping(judge, config)
+        self.scorer = with_overlong_penalty(scorer, config)
         self.config = config
         self.sampling = make_sampling(config, stop_ids)
         self.decode = completion_decoder(tokenizer, self.sampling)
         self.greedy = as_greedy(self.sampling) if config.resolved_objective.baseline == "greedy" else None
-        self.has_signal = signal_test(config, [f.weight for f in self.judge.functions])
+        self.has_signal = signal_test(config, [f.weight for f in self.scorer.functions])
         self.on_progress: Progress = lambda phase, done, total: None
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
@@ -89,9 +89,9 @@ class Collector:
         greedy = self._roll_out_greedily(draws)
         middle = perf_counter()
         self.on_progress("reward", 0, len(groups))
-        judged = judge_as_the_program(self.judge, groups, trainer_state)
+        judged = score_as_the_program(self.scorer, groups, trainer_state)
         if greedy:
-            rewards = [g.reward[0] for g in judge_as_the_program(self.judge, greedy, trainer_state).groups]
+            rewards = [g.reward[0] for g in score_as_the_program(self.scorer, greedy, trainer_state).groups]
             collected.groups += [replace(g, greedy_reward=r) for g, r in zip(judged.groups, rewards, strict=True)]
         else:
             collected.groups += judged.groups
@@ -131,10 +131,10 @@ class Collector:
         )
 
 
-def judge_as_the_program(judge: Judge, groups: Sequence[Group], trainer_state: Any) -> Judged:
+def score_as_the_program(scorer: RewardScorer, groups: Sequence[Group], trainer_state: Any) -> ScoredGroups:
     """The groups with their rewards; the functions see the program's settings of torch."""
     with settings_of_program():
-        return judge.judge(groups, trainer_state=trainer_state)
+        return scorer.score(groups, trainer_state=trainer_state)
 
 
 def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:

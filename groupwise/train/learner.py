@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..algo import Objective, StepWeights, policy_loss, step_weights
-from ..algo.advantage import combine_rewards, moving_average
-from ..algo.stats import Mean, Stats, Sum
-from ..config import GRPOConfig
-from ..policy.network import Network, Scoring, completion_mask
-from ..policy.packing import Rows, group_tokens, micro_batches
-from ..policy.reference import Reference
-from ..types import Group
-from .advantages import step_advantages
-from .batch import Batch, Scores, make_batch, rows_of
-from .controllers import Coefficients, objective_of
-from .finite import why_not_finite
+from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
+from groupwise.algo.advantage import combine_rewards, moving_average
+from groupwise.algo.stats import Mean, Stats, Sum
+from groupwise.config import GRPOConfig
+from groupwise.policy.network import Network, Scoring, completion_mask
+from groupwise.policy.packing import Rows, group_tokens, micro_batches
+from groupwise.policy.reference import Reference
+from groupwise.train.advantages import step_advantages
+from groupwise.train.batch import Batch, Scores, make_batch, rows_of
+from groupwise.train.coefficients import Coefficients, objective_of
+from groupwise.train.nonfinite import why_not_finite
+from groupwise.types import Group
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ..data import Order
-from ..policy.network import Network
-from ..rollout.engine import Engine
-from .agreement import require_agreement
-from .collect import Collector
-from .guards import Seen
-from .learner import Learner
-from .metrics import Clock, step_metrics
-from .record import Recorder, with_advantages
-from .schedule import Schedule
+from groupwise.data import Order
+from groupwise.guards.agreement import require_agreement
+from groupwise.guards.measures import Seen
+from groupwise.lifecycle.record import Recorder, with_advantages
+from groupwise.lifecycle.step_metrics import Clock, step_metrics
+from groupwise.policy.network import Network
+from groupwise.rollout.engine import Engine
+from groupwise.train.collect import Collector
+from groupwise.train.learner import Learner
+from groupwise.train.schedule import Schedule
 
 
 @dataclass

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..config import GRPOConfig
-from ..errors import ConfigError
-from ..runs.trackers import is_installed
+from groupwise.config import GRPOConfig
+from groupwise.errors import ConfigError
+from groupwise.runs.trackers import is_installed
 
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
 

@@ -5,18 +5,18 @@ Training alone is judged with it: evaluation keeps to the rewards of the task.
 
 from __future__ import annotations
 
-from ..algo import overlong_penalty
-from ..config import GRPOConfig
-from ..rewards import Judge
-from ..rewards.function import RewardFunction
+from groupwise.algo import overlong_penalty
+from groupwise.config import GRPOConfig
+from groupwise.rewards import RewardScorer
+from groupwise.rewards.function import RewardFunction
 
 NAME = "overlong"
 
 
-def with_shaping(judge: Judge, config: GRPOConfig) -> Judge:
-    """The judge, with the punishment as its last function where `overlong_cache` asks for it."""
+def with_overlong_penalty(scorer: RewardScorer, config: GRPOConfig) -> RewardScorer:
+    """The scorer, with the punishment as its last function where `overlong_cache` asks for it."""
     if config.overlong_cache is None:
-        return judge
+        return scorer
     longest = config.max_completion_length
     cache = max(round(config.overlong_cache * longest), 1)
 
@@ -24,4 +24,4 @@ def with_shaping(judge: Judge, config: GRPOConfig) -> Judge:
         penalties: list[float] = overlong_penalty([len(ids) for ids in completion_ids], longest, cache).tolist()
         return penalties
 
-    return judge.with_function(RewardFunction.of(overlong, name=NAME))
+    return scorer.with_function(RewardFunction.of(overlong, name=NAME))

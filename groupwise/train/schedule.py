@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ..config import GRPOConfig
-from ..policy.reference import Reference
+from groupwise.config import GRPOConfig
+from groupwise.policy.reference import Reference
 
 
 class Schedule:

@@ -10,15 +10,15 @@ from typing import Any
 from tiny import EOS, tiny_model, tiny_tokenizer, with_lora
 
 from groupwise.check.result import Result
-from groupwise.check.run import check
+from groupwise.check.run_checks import check
 from groupwise.check.subject import Subject
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import load_problems
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.lifecycle import build as setup
+from groupwise.lifecycle.inputs import Ingredients
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.scripted import ScriptedEngine
-from groupwise.train import setup
-from groupwise.train.ingredients import Ingredients
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 ROWS = [{"prompt": f"write {word} in digits", "answer": str(number)} for number, word in enumerate(WORDS, start=1)]
@@ -85,8 +85,8 @@ def checked(
     parts = Ingredients(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
 
     def load(recipe: Recipe, parts: Ingredients, notify: Callable[[str], None]) -> Subject:
-        judge = Judge(parts.rewards, parts.problems.column_names)
-        return Subject.of(parts, policy(), judge, engine or Reciting(say), notify)
+        scorer = RewardScorer(parts.rewards, parts.problems.column_names)
+        return Subject.of(parts, policy(), scorer, engine or Reciting(say), notify)
 
     recipe = Recipe(data="python-docs", rewards=["length"], **{**SETTINGS, "output_dir": config.output_dir})
     return check(recipe, groups=groups, notify=lambda text: None, load=load, read=lambda *_: parts)

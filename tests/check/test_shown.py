@@ -13,15 +13,15 @@ import pytest
 from api_helpers import ROWS as SAID
 from api_helpers import draw_no_report, model_folder, write_recipe
 
+from groupwise.check.check_page import page
+from groupwise.check.check_screen import show
 from groupwise.check.finding import Finding, worst_first
-from groupwise.check.page import page
 from groupwise.check.result import Result
-from groupwise.check.screen import show
 from groupwise.cli import main
 from groupwise.config import GRPOConfig
+from groupwise.lifecycle import build as setup
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.native import NativeEngine
-from groupwise.train import setup
 from groupwise.train.collect import Collector
 from groupwise.types import Completion
 
@@ -111,7 +111,7 @@ def test_the_first_step_would_sample_the_same(tmp_path: Path) -> None:
         subject.problems,
         setup.make_order(subject.problems, settings),
         subject.engine,
-        subject.judge,
+        subject.scorer,
         settings,
         policy().tokenizer,
         policy().stop_ids,

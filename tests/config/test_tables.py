@@ -14,7 +14,7 @@ from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMET
 from groupwise.config.pages import config_page, fill, from_trl_tables, meanings
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
-from groupwise.config.task import TaskSpec
+from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import parse
 from groupwise.data import packaged
 from groupwise.rewards.shipped import SHIPPED

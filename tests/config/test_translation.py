@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from groupwise.config import GRPOConfig
-from groupwise.config.objective import KEYS
-from groupwise.config.tables import Foreign
-from groupwise.config.transformers_names import TRANSFORMERS_FIELDS
-from groupwise.config.translate import FIELDS, FOREIGN, KNOWN_KEYS
-from groupwise.config.trl_names import TRL_FIELDS
+from groupwise.config.compat.foreign import Foreign
+from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS
+from groupwise.config.compat.translate import FIELDS, FOREIGN, KNOWN_KEYS
+from groupwise.config.compat.trl_names import TRL_FIELDS
+from groupwise.config.objective_keys import KEYS
 from groupwise.errors import ConfigError
 
 TRL_1_16_NAMES = """

@@ -19,7 +19,7 @@ from groupwise.data import load_problems
 from groupwise.data.arrow import cleaned_rows
 from groupwise.data.problems import Problems
 from groupwise.errors import DataError, RewardError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.given import given_group
 
 
@@ -87,9 +87,9 @@ def seen_by_a_reward(problems: Problems) -> list[dict[str, Any]]:
         seen.append({"prompt": prompts[0]} | {name: values[0] for name, values in columns.items()})
         return [0.0]
 
-    judge = Judge(resolve_rewards(reward), problems.column_names)
+    scorer = RewardScorer(resolve_rewards(reward), problems.column_names)
     for problem in problems:
-        judge.judge([given_group(problem.index, problem.prompt, ["x"], None, problem.columns)])
+        scorer.score([given_group(problem.index, problem.prompt, ["x"], None, problem.columns)])
     return seen
 
 
@@ -252,4 +252,4 @@ def test_the_users_data_set_keeps_its_format() -> None:
 def test_a_column_that_no_row_has_is_named_under_a_format_too() -> None:
     problems = load_problems(data().with_format("torch"))
     with pytest.raises(RewardError, match='asks for "gold"'):
-        Judge(resolve_rewards(lambda completions, gold: [0.0]), problems.column_names)
+        RewardScorer(resolve_rewards(lambda completions, gold: [0.0]), problems.column_names)

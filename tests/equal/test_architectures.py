@@ -15,8 +15,8 @@ from torch import Tensor
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.packing import Rows
+from groupwise.rollout.fastpath import why_not_fast
 from groupwise.rollout.native import NativeEngine
-from groupwise.train.fastpath import why_not_fast
 from groupwise.types import Request, Sampling
 
 REQUIRED = [

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.deterministic import deterministic
-from groupwise.policy.load import checkpoint_layers, warn_of_dropout
+from groupwise.policy.load_model import checkpoint_layers, warn_of_dropout
 from groupwise.policy.network import Network, Scoring
+from groupwise.rollout.fastpath import why_not_fast
 from groupwise.runs.reader import RunReader
-from groupwise.train.fastpath import why_not_fast
 
 ROWS = random_rows()
 HALF = 0.5

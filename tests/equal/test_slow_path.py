@@ -11,12 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
+from groupwise.lifecycle.build import Policy
 from groupwise.policy import packing
 from groupwise.policy.network import Scoring
 from groupwise.policy.packing import Rows
+from groupwise.rollout.fastpath import build_network, why_not_fast
 from groupwise.rollout.plain import PlainEngine
-from groupwise.train.fastpath import build_network, why_not_fast
-from groupwise.train.setup import Policy
 from groupwise.types import Request, Sampling
 
 SLOW = {

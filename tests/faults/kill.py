@@ -12,8 +12,10 @@ from typing import Any
 
 import safetensors.torch
 
+from groupwise.checkpoint import resume
+from groupwise.checkpoint import store as checkpoint
+from groupwise.lifecycle import record
 from groupwise.runs.writer import RunWriter
-from groupwise.train import checkpoint, record, resume
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 

@@ -125,7 +125,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def judge(name: str, found: Path, wanted: dict[str, Any], num_steps: int, figures: Figures) -> None:
+def count_differences(name: str, found: Path, wanted: dict[str, Any], num_steps: int, figures: Figures) -> None:
     """Count what a resumed run has that the uninterrupted one has not."""
     end = end_of(found)
     differing = [key for key in wanted if end.get(key) != wanted[key]] + [key for key in end if key not in wanted]
@@ -174,7 +174,7 @@ def live(name: str, folder: Path, whole: Uninterrupted, chance: random.Random, f
     else:
         attempt(name, folder)
     figures.lives += 1
-    judge(name, folder, whole.end, NUM_STEPS, figures)
+    count_differences(name, folder, whole.end, NUM_STEPS, figures)
 
 
 def every_change(folder: Path, figures: Figures, at_most: int | None) -> None:
@@ -192,7 +192,7 @@ def every_change(folder: Path, figures: Figures, at_most: int | None) -> None:
                 figures.kills_by_kind["every change of the disk"] += 1
         attempt(name, path, **settings)
         figures.lives += 1
-        judge(f"{name}, change {place}", path, whole.end, 2, figures)
+        count_differences(f"{name}, change {place}", path, whole.end, 2, figures)
 
 
 def names(chance: random.Random) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from faults.recipes import make_trainer
-from faults.suite import Figures, end_of, judge
+from faults.suite import Figures, end_of
 
 TESTS = Path(__file__).parents[1]
 
@@ -37,10 +37,10 @@ def test_the_suite_sees_a_difference(tmp_path, monkeypatch):
         return tmp_path / name
 
     figures, wanted = Figures(), end_of(finished("whole"))
-    judge("same", finished("same"), wanted, 2, figures)
+    count_differences("same", finished("same"), wanted, 2, figures)
     assert (figures.differing_runs, figures.problems) == (0, [])
-    judge("other", finished("other", learning_rate=0.03), wanted, 2, figures)
+    count_differences("other", finished("other", learning_rate=0.03), wanted, 2, figures)
     lines = (tmp_path / "same/metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "same/metrics.jsonl").write_text(lines[1] + lines[1])
-    judge("doubled", tmp_path / "same", wanted, 2, figures)
+    count_differences("doubled", tmp_path / "same", wanted, 2, figures)
     assert (figures.differing_runs, figures.lost_steps, figures.doubled_steps) == (2, 1, 1)

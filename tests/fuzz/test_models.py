@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer, with_lora
 
 from groupwise.generate import load_trained
-from groupwise.policy.load import load_model, load_tokenizer
+from groupwise.policy.load_model import load_model, load_tokenizer
 from groupwise.policy.save import save_policy
 from groupwise.sources import _read_record, resolve_model
 

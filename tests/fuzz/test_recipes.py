@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from groupwise import GRPOConfig
 from groupwise.config import Recipe, load_recipe
+from groupwise.config.compat.translate import KNOWN_KEYS
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.recipe import RecipeFields
-from groupwise.config.translate import KNOWN_KEYS
 from groupwise.config.yaml_file import parse
 
 from .harness import any_values, attempt, damage, fuzz, plain_values, texts

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model, with_lora
 
+from groupwise.checkpoint.store import read_state, restore
 from groupwise.report import model_card
 from groupwise.report.about import about
 from groupwise.report.history import evaluation_rows, in_short, reward_change
 from groupwise.report.page import page
 from groupwise.report.samples import pairs
 from groupwise.runs import RunFolder, RunReader, RunWriter, create, manifest
-from groupwise.train.checkpoint import read_state, restore
 
 from .harness import as_json, attempt, contents, damage, fuzz, retyped
 
@@ -108,7 +108,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         draw_no_report(patch)
         made = trainer(path / "run", model=with_lora(tiny_model(), rank=2), max_steps=1, save_steps=1)
         kept: list[Any] = []
-        patch.setattr("groupwise.train.checkpoint.read_state", read_state)
+        patch.setattr("groupwise.checkpoint.store.read_state", read_state)
         patch.setattr(type(made), "_finish", lambda self, run, folder: kept.append(run))
         made.train()
     (path / "run/checkpoints/step-000001").rename(path / "good")

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 
 from .harness import any_values, attempt, fuzz, plain_values, texts
 
@@ -44,8 +44,8 @@ def test_returns_of_any_kind(value: Any) -> None:
     def strange(completions: list[Any], **columns: Any) -> Any:
         return value
 
-    judge = Judge(resolve_rewards([strange]), ["answer"])
-    judged = attempt("reward returns", lambda: judge.judge(GROUPS))
+    scorer = RewardScorer(resolve_rewards([strange]), ["answer"])
+    judged = attempt("reward returns", lambda: scorer.score(GROUPS))
     if judged is not None:
         for group in judged.groups:
             assert len(group.reward) == 2
@@ -60,7 +60,7 @@ def test_what_is_logged_is_of_any_kind(name: str, number: Any, column: Any, valu
         log_extra(column, values)
         return [1.0] * len(completions)
 
-    attempt("reward logs", lambda: Judge(resolve_rewards([tells]), ["answer"]).judge(GROUPS))
+    attempt("reward logs", lambda: RewardScorer(resolve_rewards([tells]), ["answer"]).score(GROUPS))
 
 
 class Raises:
@@ -84,7 +84,7 @@ ERRORS = [ValueError("\ud800"), KeyError(b"\xff"), RecursionError(), MemoryError
 @fuzz
 @given(st.sampled_from(range(len(ERRORS))))
 def test_exceptions_of_any_kind(number: int) -> None:
-    attempt("reward exceptions", lambda: Judge(resolve_rewards([Raises(ERRORS[number])]), []).judge(GROUPS))
+    attempt("reward exceptions", lambda: RewardScorer(resolve_rewards([Raises(ERRORS[number])]), []).score(GROUPS))
 
 
 FORMS = st.sampled_from(

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tiny import tiny_model, with_lora
 
-from groupwise.policy.limits import context_length, num_embeddings, num_logits
+from groupwise.policy.bounds import context_length, num_embeddings, num_logits
 
 TEXT = {"max_position_embeddings": 24}
 

@@ -9,7 +9,7 @@ from tiny import random_rows, tiny_model, tiny_tokenizer, with_lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groupwise.errors import ModelError
-from groupwise.policy.load import (
+from groupwise.policy.load_model import (
     checkpoint_layers,
     count_parameters,
     hold_trained_weights_in_float32,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupwise.policy.pages import release
+from groupwise.policy.memory_pages import release
 
 
 def mapped_bytes(path: Path) -> int:

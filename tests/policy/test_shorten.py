@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model, with_lora
 
-from groupwise.policy.shorten import shortened
+from groupwise.policy.shallow_copy import shortened
 
 
 def num_layers(model: torch.nn.Module) -> int:

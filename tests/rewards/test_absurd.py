@@ -15,7 +15,7 @@ from torch import nn
 
 from groupwise.algo import advantages, process_advantages
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rounding import LARGEST
 
 from .groups import make_group
@@ -34,9 +34,9 @@ def returning(values: list[Any], name: str = "mine") -> Any:
     return function
 
 
-def judge(*specs: Any, num: int = 2) -> Any:
+def score(*specs: Any, num: int = 2) -> Any:
     group = make_group("p", [f"text {i}" for i in range(num)])
-    return Judge(resolve_rewards(list(specs))).judge([group]).groups[0]
+    return RewardScorer(resolve_rewards(list(specs))).score([group]).groups[0]
 
 
 @pytest.mark.parametrize("value", ABSURD, ids=repr)
@@ -46,28 +46,28 @@ def test_a_reward_too_large_for_statistics_gets_the_message_of_an_infinite_one(v
         r"finite number instead, of at most 1e\+15 in size\. It was for row 1 .*'text 1'"
     )
     with pytest.raises(RewardError, match=pattern):
-        judge(returning([1.0, value]))
+        score(returning([1.0, value]))
 
 
 @pytest.mark.parametrize("value", [1e15, -1e15, 1e-320, 0, -1e9])
 def test_a_large_number_that_statistics_can_carry_is_taken(value: float) -> None:
-    assert judge(returning([1.0, value])).reward == (1.0, value)
+    assert score(returning([1.0, value])).reward == (1.0, value)
 
 
 def test_a_mixture_is_refused_by_its_absurd_one() -> None:
     with pytest.raises(RewardError, match=r'"mine" returned 1e\+200, .*row 2'):
-        judge(returning([None, 1.0, 1e200, float("nan")]), num=4)
+        score(returning([None, 1.0, 1e200, float("nan")]), num=4)
 
 
 def test_the_reward_of_a_step_too() -> None:
     with pytest.raises(RewardError, match=r'"mine" returned -1e\+308, which no baseline'):
-        judge(returning([[(1, 0.5), (2, -1e308)], 1.0]))
+        score(returning([[(1, 0.5), (2, -1e308)], 1.0]))
 
 
 def test_clipping_does_not_save_it() -> None:
     """What a function returned is recorded and averaged as it is, clipped or not."""
     with pytest.raises(RewardError, match=r"1e\+308, which no baseline"):
-        judge({"function": returning([1.0, 1e308]), "clip": [-1, 1]})
+        score({"function": returning([1.0, 1e308]), "clip": [-1, 1]})
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_clipping_does_not_save_it() -> None:
 )
 def test_what_weights_and_products_make_absurd_is_refused(specs: Any, words: str) -> None:
     with pytest.raises(RewardError, match=words):
-        judge(*specs)
+        score(*specs)
 
 
 def test_a_product_that_overflows_is_refused() -> None:
     specs = [{"function": returning([1e15] * 2, "a"), "times": ["b"] * 25}, {"function": returning([1e15] * 2, "b")}]
     with pytest.raises(RewardError, match='"a" counts inf x weight 1 = inf'):
-        judge(*specs)
+        score(*specs)
 
 
 @pytest.mark.parametrize("weight", [1e308, -1e16])
@@ -159,7 +159,7 @@ def test_a_reward_model_stops_too(tmp_path: Path) -> None:
     tokenizer = trainer(tmp_path).processing_class
     rewards = resolve_rewards([Huge()], processing_classes=[tokenizer])
     with pytest.raises(RewardError, match=r"e\+3\d, which no baseline"):
-        Judge(rewards).judge([make_group("p", ["x"])])
+        RewardScorer(rewards).score([make_group("p", ["x"])])
 
 
 @pytest.mark.usefixtures("_no_report")

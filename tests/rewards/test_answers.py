@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from groupwise.errors import ConfigError, DataError, RewardError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 
 from .groups import CHAT, make_group
 
@@ -15,7 +15,7 @@ NATALIA = (
 
 
 def score(spec, text, prompt="p", **columns):
-    group = Judge(resolve_rewards([spec])).judge([make_group(prompt, [text], **columns)]).groups[0]
+    group = RewardScorer(resolve_rewards([spec])).score([make_group(prompt, [text], **columns)]).groups[0]
     return group.reward[0]
 
 
@@ -70,7 +70,7 @@ def test_a_number_that_the_data_lacks_is_told():
     with pytest.raises(DataError, match="the data set's answer 'unknown' has no number in it"):
         score("number", "3", answer="unknown")
     with pytest.raises(RewardError, match=r'"number" asks for "answer".* Did you mean "answers"'):
-        Judge(resolve_rewards(["number"]), ["answers"])
+        RewardScorer(resolve_rewards(["number"]), ["answers"])
 
 
 CHOICES = ["Mercury", "Venus", "Earth", "The Sun"]

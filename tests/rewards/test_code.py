@@ -8,10 +8,10 @@ import pytest
 
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards import resolve_rewards
-from groupwise.rewards.code import Code, last_python_block
-from groupwise.rewards.sandbox.choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import Choice, use
 from groupwise.rewards.sandbox.detect import find_bubblewrap
 from groupwise.rewards.sandbox.tests import Asserts, Prints, read_tests
+from groupwise.rewards.shipped.code import Code, last_python_block
 
 
 @pytest.fixture(scope="module", autouse=True)

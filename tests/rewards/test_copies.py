@@ -18,7 +18,7 @@ import torch
 from api_helpers import trainer
 
 from groupwise.data import load_problems
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.copies import copies, without_arrays
 from groupwise.rewards.given import given_group
 from groupwise.testing import score
@@ -156,9 +156,9 @@ def group(row: int) -> Any:
 
 def test_functions_completions_and_calls_do_not_see_what_another_did() -> None:
     before = copy.deepcopy(ROWS)
-    judge = Judge(resolve_rewards([spoils, spoils_later, spoils]))
+    scorer = RewardScorer(resolve_rewards([spoils, spoils_later, spoils]))
     for _ in range(2):
-        judged = judge.judge([group(0), group(1)])
+        judged = scorer.score([group(0), group(1)])
         assert all(rewards == (1.0, 1.0, 1.0) for g in judged.groups for rewards in g.rewards.values())
     assert before == ROWS
 
@@ -190,5 +190,5 @@ def test_shipped_rewards_read_the_answers_of_a_tensor_format() -> None:
     for kind in ("torch", "numpy"):
         problems = load_problems(datasets.Dataset.from_list(rows).with_format(kind))
         groups = [given_group(p.index, p.prompt, ["3", "4"], None, p.columns) for p in problems]
-        judged = Judge(resolve_rewards(["number", "exact_match"]), problems.column_names).judge(groups)
+        judged = RewardScorer(resolve_rewards(["number", "exact_match"]), problems.column_names).score(groups)
         assert [g.reward for g in judged.groups] == [(2.0, 0.0), (0.0, 2.0)]

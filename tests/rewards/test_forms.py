@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from groupwise.errors import ConfigError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.shipped import SHIPPED
 
 from .groups import CHAT, make_group
@@ -18,7 +18,7 @@ RIGHT = "<think>6 * 7 = 42</think>\n<answer>42</answer>"
 
 
 def score(spec, *texts, prompt="p", **columns):
-    group = Judge(resolve_rewards([spec])).judge([make_group(prompt, list(texts), **columns)]).groups[0]
+    group = RewardScorer(resolve_rewards([spec])).score([make_group(prompt, list(texts), **columns)]).groups[0]
     return group.reward[0] if len(texts) == 1 else group.reward
 
 
@@ -180,7 +180,7 @@ def test_the_two_halves_of_the_paper_are_two_gated_rewards():
         {**length, "start": -10, "end": 0, "exceed": -10, "unless": {"number": 1}},
     ]
     group = make_group("p", ["7", "7 " * 8, "8", "8 or so it seems"], answer=7)
-    reward = Judge(resolve_rewards(rewards)).judge([group]).groups[0].reward
+    reward = RewardScorer(resolve_rewards(rewards)).score([group]).groups[0].reward
     assert reward[0] > reward[1] == 1 > reward[3] > reward[2]
 
 

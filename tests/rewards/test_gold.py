@@ -10,10 +10,10 @@ import pytest
 
 from groupwise.data import load_problems
 from groupwise.errors import DataError
+from groupwise.lifecycle.inputs import check_rewards
 from groupwise.rewards import ExactMatch, MathAccuracy, resolve_rewards
 from groupwise.rewards.gold import gold_number
 from groupwise.testing import score
-from groupwise.train.ingredients import check_rewards
 
 RATIONALE = "She sold 48/2 = <<48/2=24>>24 clips in May, and 48+24 = 72 in all, 3 times as many.\n#### 72"
 

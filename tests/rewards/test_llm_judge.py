@@ -7,8 +7,9 @@ import time
 import pytest
 
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards import Judge, endpoint, resolve_rewards
-from groupwise.rewards.llm_score import read_score
+from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.rewards.llm import endpoint
+from groupwise.rewards.llm.llm_score import read_score
 
 from .chat_server import chat_server, completion
 from .groups import CHAT, make_group
@@ -28,7 +29,7 @@ def _alone(tmp_path, monkeypatch):
 
 def judge_with(server, **settings):
     spec = {"name": "llm_judge", "llm": "tiny", "base_url": server.url, "api_key_env": "JUDGE_KEY", **settings}
-    return Judge(resolve_rewards([spec]))
+    return RewardScorer(resolve_rewards([spec]))
 
 
 def rewards(judged):

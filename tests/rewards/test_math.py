@@ -8,7 +8,7 @@ import time
 import pytest
 
 from groupwise.errors import ConfigError
-from groupwise.rewards import Judge, MathAccuracy, resolve_rewards
+from groupwise.rewards import MathAccuracy, RewardScorer, resolve_rewards
 
 from .groups import CHAT, make_group
 
@@ -69,15 +69,15 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return Judge(resolve_rewards(["math"]))
+def score():
+    return RewardScorer(resolve_rewards(["math"]))
 
 
 @pytest.fixture(scope="module")
-def scored(judge):
+def scored(scorer):
     """All cases in one call: two workers read them."""
     groups = [make_group("p", [text], draw, answer=answer) for draw, (text, answer, _) in enumerate(CASES)]
-    return [(g.reward[0], g.extras["math/why"][0]) for g in judge.judge(groups).groups]
+    return [(g.reward[0], g.extras["math/why"][0]) for g in scorer.score(groups).groups]
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{t[:30]!r} for {str(a)[-20:]!r}" for t, a, _ in CASES])
@@ -86,20 +86,20 @@ def test_the_answer_is_compared_as_mathematics(scored, number):
     assert reward == CASES[number][2], why
 
 
-def test_chats_and_named_places(judge):
+def test_chats_and_named_places(scorer):
     group = make_group(CHAT, ["\\boxed{3}", "3"], answer="3")
-    assert judge.judge([group]).groups[0].reward == (1, 1)
-    boxed = Judge(resolve_rewards([{"name": "math", "place": "boxed", "column": "gold"}]))
+    assert scorer.score([group]).groups[0].reward == (1, 1)
+    boxed = RewardScorer(resolve_rewards([{"name": "math", "place": "boxed", "column": "gold"}]))
     group = make_group("p", ["\\boxed{3}", "3", "<answer>3</answer>"], gold="3")
-    assert boxed.judge([group]).groups[0].reward == (1, 0, 0)
+    assert boxed.score([group]).groups[0].reward == (1, 0, 0)
 
 
 @pytest.mark.slow
 def test_an_answer_that_would_take_for_ever_is_wrong_and_the_next_one_is_judged():
-    judge = Judge(resolve_rewards([{"name": "math", "limit_s": 1.5}]))
+    scorer = RewardScorer(resolve_rewards([{"name": "math", "limit_s": 1.5}]))
     start = time.monotonic()
     group = make_group("p", ["\\boxed{9^{9^{9^{9}}}}", "\\boxed{3}"], answer="3")
-    judged = judge.judge([group]).groups[0]
+    judged = scorer.score([group]).groups[0]
     assert judged.reward == (0, 1), judged.extras
     assert time.monotonic() - start < 30
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from groupwise.errors import ModelError
-from groupwise.rewards import Judge, RewardModel, resolve_rewards
+from groupwise.rewards import RewardModel, RewardScorer, resolve_rewards
 
 from .groups import CHAT, make_group
 
@@ -75,7 +75,7 @@ def test_plain_text_is_prompt_and_completion_and_padding_changes_nothing(model, 
 
 def test_chats_go_through_the_chat_template(model, tokenizer):
     functions = resolve_rewards([model], processing_classes=tokenizer)
-    group = Judge(functions).judge([make_group(CHAT, TEXTS)]).groups[0]
+    group = RewardScorer(functions).score([make_group(CHAT, TEXTS)]).groups[0]
     start = "<system>Be brief.</s>\n<user>Name a colour.</s>\n<assistant>"
     expected = [score_alone(model, tokenizer, f"{start}{text}</s>\n") for text in TEXTS]
     assert group.reward == pytest.approx(expected, abs=1e-6)
@@ -83,11 +83,11 @@ def test_chats_go_through_the_chat_template(model, tokenizer):
 
 
 def test_plain_and_chat_rows_may_be_mixed(model, tokenizer):
-    judge = Judge(resolve_rewards([model], processing_classes=[tokenizer]))
+    scorer = RewardScorer(resolve_rewards([model], processing_classes=[tokenizer]))
     plain, chat = make_group("p ", TEXTS), make_group(CHAT, TEXTS, 1)
-    together = judge.judge([plain, chat]).groups
+    together = scorer.score([plain, chat]).groups
     for group, alone in zip(together, [plain, chat], strict=True):
-        assert group.reward == pytest.approx(judge.judge([alone]).groups[0].reward, abs=1e-6)
+        assert group.reward == pytest.approx(scorer.score([alone]).groups[0].reward, abs=1e-6)
 
 
 def test_a_missing_pad_token_is_replaced_by_the_end_token(model, tokenizer):
@@ -149,7 +149,7 @@ def test_a_folder_is_loaded_at_the_first_call_with_its_own_tokenizer(model, toke
     tokenizer.save_pretrained(folder)
     (function,) = resolve_rewards(["my-reward"], folder=tmp_path)
     assert function.name == "my-reward"
-    scores = Judge([function]).judge([make_group("sky ", TEXTS)]).groups[0].reward
+    scores = RewardScorer([function]).score([make_group("sky ", TEXTS)]).groups[0].reward
     assert scores == pytest.approx(RewardModel(model, tokenizer)(["sky "] * len(TEXTS), TEXTS), abs=1e-6)
 
 
@@ -161,17 +161,17 @@ def test_a_folder_that_is_no_model_is_an_error_at_once(tmp_path):
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
-    judge = Judge(resolve_rewards([str(tmp_path)]))
+    scorer = RewardScorer(resolve_rewards([str(tmp_path)]))
     with pytest.raises(ModelError, match=f'reward model "{tmp_path}" cannot be loaded'):
-        judge.load()
+        scorer.load()
 
 
 def test_an_object_without_a_name_needs_its_tokenizer(model):
     with pytest.raises(ModelError, match="needs its tokenizer in reward_processing_classes"):
-        Judge(resolve_rewards([model])).load()
+        RewardScorer(resolve_rewards([model])).load()
 
 
 def test_chats_need_a_template(model, tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
     with pytest.raises(ModelError, match="no chat template"):
-        Judge(resolve_rewards([model], processing_classes=bare)).judge([make_group(CHAT, ["a"])])
+        RewardScorer(resolve_rewards([model], processing_classes=bare)).score([make_group(CHAT, ["a"])])

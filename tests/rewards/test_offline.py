@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from groupwise import cli
 from groupwise.offline import read_groups
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.runs.records import group_record
 
 from .groups import CHAT, make_group
@@ -102,14 +102,14 @@ def test_what_a_run_recorded_is_scored_again_as_it_was(folder):
     """The records of judged groups, read back, get the same rewards; a run folder gives its last step."""
     specs = ["number", {"name": "length", "unit": "tokens", "target": 2, "normalise": "group"}]
     groups = [make_group(prompt, ["2", "so it is 3"], draw, answer="2") for draw, prompt in enumerate(["1 + 1?", CHAT])]
-    judged = Judge(resolve_rewards(specs)).judge(groups).groups
+    judged = RewardScorer(resolve_rewards(specs)).score(groups).groups
     run_folder = folder / "run"
     (run_folder / "completions").mkdir(parents=True)
     write(run_folder / "completions" / "step-000001.jsonl", [{"torn": True}])
     write(run_folder / "completions" / "step-000002.jsonl", [group_record(group, 1) for group in judged])
     again = list(read_groups(run_folder))
     assert [group.problem.prompt for group in again] == ["1 + 1?", CHAT]
-    assert [g.counted for g in Judge(resolve_rewards(specs)).judge(again).groups] == [g.counted for g in judged]
+    assert [g.counted for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.counted for g in judged]
 
 
 def test_simple_rows_of_one_problem_are_one_group(folder):

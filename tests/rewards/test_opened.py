@@ -13,7 +13,7 @@ from groupwise.data import load_problems, prepare
 from groupwise.data.order import Draw
 from groupwise.errors import ConfigError
 from groupwise.offline import score_file
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.runs.records import group_record
 from groupwise.testing import score
 from groupwise.train.collect import make_group
@@ -33,7 +33,7 @@ def sampled(spec, text, ending="", prompt=None, **columns):
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     completion = Completion(ids, (0.0,) * len(ids), "stop", 0)
     group = make_group(Draw(0, 0), problems, [completion], tokenizer.decode)
-    return Judge(resolve_rewards([spec])).judge([group]).groups[0]
+    return RewardScorer(resolve_rewards([spec])).score([group]).groups[0]
 
 
 def reward(*arguments, **settings):

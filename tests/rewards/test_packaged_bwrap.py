@@ -14,7 +14,7 @@ import pytest
 
 from groupwise.rewards.sandbox import detect
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
-from groupwise.rewards.sandbox.packaged import PACKAGE, PROGRAM, SHA256, VERSION, packaged_bwrap
+from groupwise.rewards.sandbox.packaged_bwrap import PACKAGE, PROGRAM, SHA256, VERSION, packaged_bwrap
 
 from .namespaces import can_make_namespaces
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards import Judge, interrupt, resolve_rewards
+from groupwise.rewards import RewardScorer, interrupt, resolve_rewards
 from groupwise.rewards import isolated as isolated_process
 from groupwise.rewards.interrupt import BrokenOffError, call_within
 from tests.rewards import groups
@@ -64,7 +64,7 @@ def make_group(*texts, **columns):
 
 
 def values(functions, *texts):
-    group = Judge(functions).judge([make_group(*texts)]).groups[0]
+    group = RewardScorer(functions).score([make_group(*texts)]).groups[0]
     return list(next(iter(group.rewards.values())))
 
 
@@ -104,7 +104,7 @@ def test_the_completion_it_hangs_at_is_named():
 def test_with_on_failure_none_the_run_goes_on_and_says_so(function):
     spec = {"function": function, "timeout_s": 0.1, "on_failure": "none"}
     with pytest.warns(UserWarning, match="did not return within 0.1 s"):
-        result = Judge(resolve_rewards([spec, "length"])).judge([make_group("good", "bad")])
+        result = RewardScorer(resolve_rewards([spec, "length"])).score([make_group("good", "bad")])
     assert result.groups[0].rewards[function.__name__] == (None, None)
     assert None not in result.groups[0].rewards["length"]
     assert result.logged[f"{function.__name__}/failed"] == 1
@@ -115,12 +115,12 @@ def test_the_loop_that_a_function_blocks_is_left_for_another():
         return [2.0] * len(completions)
 
     specs = [{"function": hangs_blocking, "timeout_s": 0.1, "on_failure": "none"}]
-    judge = Judge(resolve_rewards(specs))
+    scorer = RewardScorer(resolve_rewards(specs))
     with pytest.warns(UserWarning, match="did not return"):
-        judge.judge([make_group("a", "b")])
-    judge = judge.with_function(resolve_rewards([quick])[0])
-    judge.functions = judge.functions[1:]
-    assert judge.judge([make_group("a", "b")]).groups[0].rewards["quick"] == (2.0, 2.0)
+        scorer.score([make_group("a", "b")])
+    scorer = scorer.with_function(resolve_rewards([quick])[0])
+    scorer.functions = scorer.functions[1:]
+    assert scorer.score([make_group("a", "b")]).groups[0].rewards["quick"] == (2.0, 2.0)
 
 
 def test_in_another_thread_it_is_left_behind_and_said_so():
@@ -211,9 +211,9 @@ def isolated(file, name, **more):
 def test_an_isolated_function_is_called_as_in_this_process(file, capfd):
     state = SimpleNamespace(global_step=7, log_history=[{}])
     rows = [make_group("a", "bcd")]
-    inside = Judge(resolve_rewards(f"{file}:length")).judge(rows, trainer_state=state)
+    inside = RewardScorer(resolve_rewards(f"{file}:length")).score(rows, trainer_state=state)
     capfd.readouterr()
-    outside = Judge(isolated(file, "length")).judge(rows, trainer_state=state)
+    outside = RewardScorer(isolated(file, "length")).score(rows, trainer_state=state)
     assert outside.groups == inside.groups
     assert outside.groups[0].rewards == {"length": (8.0, 10.0)}
     assert (outside.logged, outside.extras) == (inside.logged, inside.extras)
@@ -221,27 +221,27 @@ def test_an_isolated_function_is_called_as_in_this_process(file, capfd):
 
 
 def test_an_isolated_function_runs_in_one_process_of_its_own(file):
-    judge = Judge(isolated(file, "pid"))
-    first, second = (judge.judge([make_group("a", "b")]).groups[0].rewards["pid"] for _ in range(2))
+    scorer = RewardScorer(isolated(file, "pid"))
+    first, second = (scorer.score([make_group("a", "b")]).groups[0].rewards["pid"] for _ in range(2))
     assert first == second
     assert first[0] != os.getpid()
 
 
 def test_the_worker_of_an_isolated_function_outlives_a_forked_child(file):
-    judge = Judge(isolated(file, "pid"))
-    first = judge.judge([make_group("a")]).groups[0].reward
+    scorer = RewardScorer(isolated(file, "pid"))
+    first = scorer.score([make_group("a")]).groups[0].reward
     if (child := os.fork()) == 0:
-        isolated_process.close(judge.functions[0].call._workers)  # as at the end of a program
+        isolated_process.close(scorer.functions[0].call._workers)  # as at the end of a program
         os._exit(0)
     os.waitpid(child, 0)
-    assert judge.judge([make_group("a")]).groups[0].reward == first
+    assert scorer.score([make_group("a")]).groups[0].reward == first
 
 
 def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):
-    judge = Judge(isolated(file, "later"))
+    scorer = RewardScorer(isolated(file, "later"))
     with pytest.raises(RewardError, match='asks for "answer"'):
-        judge.check(["question"])
-    assert judge.judge([make_group("ab", answer="x")]).groups[0].rewards["later"] == (2.0,)
+        scorer.check(["question"])
+    assert scorer.score([make_group("ab", answer="x")]).groups[0].rewards["later"] == (2.0,)
 
 
 @pytest.mark.parametrize(
@@ -255,28 +255,28 @@ def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):
 def test_an_isolated_function_that_fails_costs_its_call_only(file, name, said):
     with pytest.raises(RewardError, match=said):
         values(isolated(file, name, timeout_s=0.3), "good", "bad")
-    judge = Judge(isolated(file, name, timeout_s=0.3, on_failure="none"))
+    scorer = RewardScorer(isolated(file, name, timeout_s=0.3, on_failure="none"))
     with pytest.warns(UserWarning, match=said):
-        assert judge.judge([make_group("good", "bad")]).groups[0].rewards[name] == (None, None)
+        assert scorer.score([make_group("good", "bad")]).groups[0].rewards[name] == (None, None)
     if name == "hang":  # in a new worker
-        assert judge.judge([make_group("good", "fine")]).groups[0].rewards[name] == (1.0, 1.0)
+        assert scorer.score([make_group("good", "fine")]).groups[0].rewards[name] == (1.0, 1.0)
 
 
 def test_what_cannot_travel_is_named(file):
     with pytest.raises(RewardError, match=r'asks for "answer".*JSON'):
-        Judge(isolated(file, "later")).judge([make_group("a", answer=Path("x"))])
+        RewardScorer(isolated(file, "later")).score([make_group("a", answer=Path("x"))])
 
 
 @pytest.mark.parametrize("value", [Path("x"), {(0, 1): "a"}, [{"deep": {1: "a"}}], {1: "a", "b": 2}, 1j, {2}, b"x"])
 def test_what_cannot_travel_is_named_with_its_row(file, value):
     rows = [make_group("a", answer="right"), make_group("b", answer=value)]
     with pytest.raises(RewardError, match=r'asks for "answer".*JSON \(row 1: '):
-        Judge(isolated(file, "later")).judge(rows)
+        RewardScorer(isolated(file, "later")).score(rows)
 
 
 def test_tensors_and_arrays_travel(file):
     rows = [make_group("a", answer=torch.eye(2)), make_group("bb", answer=[np.float32(1.5)])]
-    assert [g.reward for g in Judge(isolated(file, "later")).judge(rows).groups] == [(1.0,), (2.0,)]
+    assert [g.reward for g in RewardScorer(isolated(file, "later")).score(rows).groups] == [(1.0,), (2.0,)]
 
 
 def test_an_isolated_function_that_is_not_there_is_an_error_at_once(file):
@@ -333,10 +333,10 @@ def test_a_function_that_ends_the_program_is_an_error_of_that_function(function)
 
 @pytest.mark.parametrize("function", LEAVING, ids=lambda function: function.__name__)
 def test_with_on_failure_none_its_end_is_one_call_without_rewards(function):
-    judge = Judge(resolve_rewards([{"function": function, "timeout_s": 5, "on_failure": "none"}, later]))
+    scorer = RewardScorer(resolve_rewards([{"function": function, "timeout_s": 5, "on_failure": "none"}, later]))
     for _ in range(2):  # the loop lives on
         with pytest.warns(UserWarning, match="None of its completions is judged"):
-            (group,) = judge.judge([make_group("good", answer="x")]).groups
+            (group,) = scorer.score([make_group("good", answer="x")]).groups
         assert group.reward == (4.0,)
 
 

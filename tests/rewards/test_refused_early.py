@@ -10,20 +10,21 @@ import pytest
 import yaml
 from api_helpers import trainer
 
-import groupwise.data.reasoning_gym
-import groupwise.train.ingredients
+import groupwise.data.gym
+import groupwise.lifecycle.inputs
 from groupwise import GRPOTrainer
-from groupwise.check.run import check
+from groupwise.check.run_checks import check
 from groupwise.cli import main
 from groupwise.config import Recipe, load_recipe
 from groupwise.errors import ConfigError
+from groupwise.lifecycle.inputs import read_ingredients
 from groupwise.offline import score_file
 from groupwise.rewards import resolve_rewards
-from groupwise.rewards.sandbox import Sandboxed, choice
-from groupwise.rewards.sandbox.choice import Choice, use
+from groupwise.rewards.sandbox import Sandboxed
+from groupwise.rewards.sandbox import backend_choice as choice
+from groupwise.rewards.sandbox.backend_choice import Choice, use
 from groupwise.rewards.sandbox.detect import Found
 from groupwise.rewards.sandbox.held import check_sandboxes
-from groupwise.train.ingredients import read_ingredients
 
 SCORERS = "tests.rewards.scorers"
 
@@ -57,10 +58,10 @@ def no_sandbox(monkeypatch):
     monkeypatch.setattr(choice, "find_bubblewrap", lambda: Found(None, "There is no bubblewrap."))
     monkeypatch.setattr(choice, "find_docker", lambda: Found(None, "There is no Docker."))
     for module, name in (
-        (groupwise.data.reasoning_gym, "_generate"),
-        (groupwise.train.ingredients, "load_problems"),
-        (groupwise.train.ingredients, "load_task"),
-        (groupwise.train.ingredients, "load_model"),
+        (groupwise.data.gym, "_generate"),
+        (groupwise.lifecycle.inputs, "load_problems"),
+        (groupwise.lifecycle.inputs, "load_task"),
+        (groupwise.lifecycle.inputs, "load_model"),
         (groupwise.trainer, "load_problems"),
     ):
         monkeypatch.setattr(module, name, functools.partial(_too_far, name))

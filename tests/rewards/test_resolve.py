@@ -157,8 +157,8 @@ def test_a_single_spec_needs_no_list():
 
 def test_rewards_without_a_model_load_no_torch():
     code = (
-        "import sys; from groupwise.rewards import Judge, resolve_rewards; "
-        "Judge(resolve_rewards(['length', lambda completions: []])); "
+        "import sys; from groupwise.rewards import RewardScorer, resolve_rewards; "
+        "RewardScorer(resolve_rewards(['length', lambda completions: []])); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ import pytest
 from groupwise.config import GRPOConfig
 from groupwise.data import load_problems
 from groupwise.errors import ConfigError, DataError
+from groupwise.lifecycle.follow_curriculum import check_curriculum
+from groupwise.lifecycle.inputs import check_rewards
 from groupwise.rewards import resolve_rewards
-from groupwise.train.curriculum import check_curriculum
-from groupwise.train.ingredients import check_rewards
 
 SOUND: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "number": ({"name": "number"}, "7", "seven"),

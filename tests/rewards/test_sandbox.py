@@ -16,14 +16,16 @@ import pytest
 
 import groupwise
 from groupwise.errors import ConfigError
-from groupwise.rewards.sandbox import Sandboxed, choice, detect, process, usage
+from groupwise.rewards.sandbox import Sandboxed, detect, usage
+from groupwise.rewards.sandbox import backend_choice as choice
+from groupwise.rewards.sandbox import worker_process as process
 from groupwise.rewards.sandbox.backend import FILE_NUMBER
+from groupwise.rewards.sandbox.backend_choice import Choice, backend_for, sandbox_notes, sandboxes_in_use, use
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
-from groupwise.rewards.sandbox.choice import Choice, backend_for, sandbox_notes, sandboxes_in_use, use
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap
 from groupwise.rewards.sandbox.docker import Docker
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.packaged import PACKAGE, packaged_bwrap
+from groupwise.rewards.sandbox.packaged_bwrap import PACKAGE, packaged_bwrap
 from groupwise.rewards.sandbox.seccomp import filter_program
 
 from .namespaces import can_make_namespaces
@@ -228,7 +230,7 @@ def test_a_user_without_a_home_has_a_sandbox_all_the_same(monkeypatch):
 
 def test_a_sandbox_that_hides_nothing_is_none():
     """Detection starts a worker and looks from inside, so a backend that lets everything through is found out."""
-    from groupwise.rewards.sandbox.plain import Plain
+    from groupwise.rewards.sandbox.unconfined import Plain
 
     found = detect._tried(Plain())
     assert found.backend is None
@@ -254,7 +256,7 @@ def test_as_an_ordinary_user():
     ):
         pytest.skip("no Python here that every user may run")
     program = """
-        from groupwise.rewards.code import Code
+        from groupwise.rewards.shipped.code import Code
         from groupwise.rewards.sandbox.detect import find_bubblewrap
         print(find_bubblewrap())
         code = Code(limit_s=5)
@@ -319,7 +321,7 @@ def test_nothing_is_left_when_the_program_is_killed():
     """SIGKILL of the program that trains ends every sandbox with it."""
     program = textwrap.dedent("""
         import os, signal, threading
-        from groupwise.rewards.code import Code
+        from groupwise.rewards.shipped.code import Code
         code = Code(limit_s=60, num_workers=1)
         code.load()
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()

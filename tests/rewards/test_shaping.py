@@ -8,7 +8,7 @@ import pytest
 
 from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.runs.records import group_record
 from groupwise.train.batch import reward_matrix
 
@@ -27,7 +27,7 @@ def judged(*specs, num=4, groups=1):
     """One judged batch of groups of `num` completions; specs are (name, values, settings)."""
     rewards = [{"function": returning(name, values), **settings} for name, values, settings in specs]
     made = [make_group("p", ["x"] * num, draw=draw) for draw in range(groups)]
-    return Judge(resolve_rewards(rewards)).judge(made).groups
+    return RewardScorer(resolve_rewards(rewards)).score(made).groups
 
 
 def test_a_reward_without_settings_counts_as_it_is():
@@ -170,9 +170,9 @@ def test_the_record_keeps_what_was_returned_what_counted_and_why():
         return [3, 1]
 
     made = make_group("p", ["a b c", "a"])
-    group = Judge(resolve_rewards([{"function": why, "clip": [0, 2]}])).judge([made]).groups[0]
+    group = RewardScorer(resolve_rewards([{"function": why, "clip": [0, 2]}])).score([made]).groups[0]
     first, second = group_record(group, 1)["completions"]
     assert (first["rewards"], first["counted"], first["reward"]) == ({"why": 3}, {"why": 2}, 2)
     assert second["extra"] == {"why/why": "short", "words": 1}
-    plain = Judge(resolve_rewards([lambda completions: [1, 2]])).judge([made]).groups[0]
+    plain = RewardScorer(resolve_rewards([lambda completions: [1, 2]])).score([made]).groups[0]
     assert not {"counted", "extra"} & group_record(plain, 1)["completions"][0].keys()

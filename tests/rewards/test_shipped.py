@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards import SHIPPED, ExactMatch, Format, Judge, Length, RewardFunction, resolve_rewards
+from groupwise.rewards import SHIPPED, ExactMatch, Format, Length, RewardFunction, RewardScorer, resolve_rewards
 
 from .groups import CHAT, make_group
 
@@ -19,7 +19,7 @@ def test_the_registry_calls_each_reward_by_its_own_name():
 @pytest.mark.parametrize("prompt", ["p", CHAT])
 def test_length_is_the_distance_to_the_target_for_plain_text_and_chats_alike(prompt, unit, lengths):
     group = make_group(prompt, ["a green", "b", ""])
-    reward = Judge(resolve_rewards([Length(target=2, unit=unit)])).judge([group]).groups[0].reward
+    reward = RewardScorer(resolve_rewards([Length(target=2, unit=unit)])).score([group]).groups[0].reward
     assert reward == tuple(-abs(2 - length) for length in lengths)
 
 
@@ -98,14 +98,14 @@ def test_format_refuses_an_unknown_mode():
 @pytest.mark.parametrize("prompt", ["p", CHAT])
 def test_exact_match_compares_with_the_column(settings, text, answer, expected, prompt):
     group = make_group(prompt, [text], gold=answer)
-    judged = Judge(resolve_rewards([ExactMatch(column="gold", **settings)])).judge([group])
+    judged = RewardScorer(resolve_rewards([ExactMatch(column="gold", **settings)])).score([group])
     assert judged.groups[0].reward == (expected,)
 
 
 def test_exact_match_asks_for_its_own_column():
     with pytest.raises(RewardError, match=r'"exact_match" asks for "answer".* Did you mean "answers"'):
-        Judge(resolve_rewards(["exact_match"]), ["answers"])
-    Judge(resolve_rewards([{"name": "exact_match", "column": "answers"}]), ["answers"])
+        RewardScorer(resolve_rewards(["exact_match"]), ["answers"])
+    RewardScorer(resolve_rewards([{"name": "exact_match", "column": "answers"}]), ["answers"])
 
 
 @pytest.mark.parametrize("column", ["", "a b", "class", "completions", 3])

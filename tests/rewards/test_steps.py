@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from groupwise.errors import RewardError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.types import Completion, Group, Problem
 
 GROUP = Group(
@@ -17,7 +17,7 @@ GROUP = Group(
 
 def judged(*columns: list[Any], weights: list[float] | None = None) -> Group:
     functions = [lambda completions, column=column: column for column in columns]
-    return Judge(resolve_rewards(functions, weights=weights)).judge([GROUP]).groups[0]
+    return RewardScorer(resolve_rewards(functions, weights=weights)).score([GROUP]).groups[0]
 
 
 def test_the_reward_is_the_sum_of_its_judged_steps():

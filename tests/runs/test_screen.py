@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from groupwise.runs import make_screen
-from groupwise.runs.plain import HEADER_EVERY, PlainScreen
+from groupwise.runs.plain_screen import HEADER_EVERY, PlainScreen
 from groupwise.runs.progress import Progress, typical_sample
 from groupwise.runs.screen import Picture, set_size
 

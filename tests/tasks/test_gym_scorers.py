@@ -16,8 +16,8 @@ import pytest
 
 from groupwise.data.gym_generate import gym
 from groupwise.errors import ConfigError, DataError
-from groupwise.rewards.sandbox import choice
-from groupwise.rewards.sandbox.choice import Choice, sandboxes_in_use, use
+from groupwise.rewards.sandbox import backend_choice as choice
+from groupwise.rewards.sandbox.backend_choice import Choice, sandboxes_in_use, use
 from groupwise.rewards.sandbox.detect import Found
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.tasks import load_task, task_rewards

@@ -12,9 +12,9 @@ from api_helpers import draw_no_report, model_folder
 
 from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
-from groupwise.rewards.sandbox import choice
+from groupwise.rewards.sandbox import backend_choice as choice
 from groupwise.rewards.sandbox.detect import Found
-from groupwise.rewards.sandbox.plain import Plain
+from groupwise.rewards.sandbox.unconfined import Plain
 from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
 
@@ -52,7 +52,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
         assert unknown_keys(record) == []
         assert {f"rewards/{name}/mean" for name in ("gsm8k", "r1_format", "tag_count")} <= record.keys()
         assert record["eval_reward"] is not None
-    assert [(f.name, f.weight) for f in trainer.judge.functions] == [
+    assert [(f.name, f.weight) for f in trainer.scorer.functions] == [
         ("gsm8k", 1.0),
         ("r1_format", 0.2),
         ("tag_count", 0.1),

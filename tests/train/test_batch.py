@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groupwise.lifecycle.record import with_advantages
 from groupwise.train.batch import Scores, make_batch, reward_matrix, rows_of
-from groupwise.train.record import with_advantages
 from groupwise.types import Completion, Group, Problem
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from tiny import EOS, tiny_tokenizer
 
 from groupwise.config import GRPOConfig
 from groupwise.data import Order, load_problems, prepare
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.train.collect import Collector
 from groupwise.types import Request
@@ -37,7 +37,7 @@ def make_collector(
     problems = prepare(load_problems([{"prompt": p} for p in prompts]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)
     return Collector(
-        problems, order, ScriptedEngine(script), Judge(resolve_rewards(a_count)), config, TOKENIZER, (EOS,)
+        problems, order, ScriptedEngine(script), RewardScorer(resolve_rewards(a_count)), config, TOKENIZER, (EOS,)
     )
 
 

@@ -10,9 +10,9 @@ from tiny import EOS, tiny_tokenizer
 
 from groupwise.config import GRPOConfig
 from groupwise.data import load_problems, prepare
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.lifecycle.evaluate import Evaluator
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.scripted import ScriptedEngine
-from groupwise.train.evaluate import Evaluator
 from groupwise.types import Request
 
 TOKENIZER = tiny_tokenizer()
@@ -40,8 +40,8 @@ def evaluate(rewards: Any, **settings: Any) -> dict[str, float | None]:
     asked.clear()
     config = GRPOConfig(num_generations=2, temperature=0.9, top_k=5, seed=3, **settings)
     problems = prepare(load_problems([{"prompt": p} for p in LENGTHS]), TOKENIZER)
-    judge = Judge(resolve_rewards(rewards))
-    return Evaluator(problems, ScriptedEngine(script), judge, config, TOKENIZER, (EOS,)).evaluate()
+    scorer = RewardScorer(resolve_rewards(rewards))
+    return Evaluator(problems, ScriptedEngine(script), scorer, config, TOKENIZER, (EOS,)).evaluate()
 
 
 def test_the_error_is_that_of_the_mean_over_problems():

@@ -12,9 +12,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groupwise import GRPOConfig
 from groupwise.errors import RewardError
+from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.trackers import Trackers
-from groupwise.train.callbacks import Callbacks
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,14 @@ from groupwise.algo import AdaptiveKL, advantages, overlong_penalty, process_adv
 from groupwise.config import GRPOConfig
 from groupwise.data import Order, load_problems, prepare
 from groupwise.errors import ConfigError
-from groupwise.rewards import Judge, resolve_rewards
+from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
 from groupwise.train.batch import Scores
+from groupwise.train.coefficients import Coefficients
 from groupwise.train.collect import Collector
-from groupwise.train.controllers import Coefficients
-from groupwise.train.judged import signal_test
+from groupwise.train.signal import signal_test
 from groupwise.types import Group, Request
 
 from .test_collect import MIXED, TOKENIZER, a_count, say_as
@@ -119,8 +119,8 @@ def collect(rewards: Any, say: Callable[[Request, int], list[int]] = say_as, **s
     config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": 3, "shuffle_dataset": False} | settings)
     problems = prepare(load_problems([{"prompt": p} for p in MIXED]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), 4, 0, False)
-    judge = Judge(resolve_rewards(rewards))
-    return Collector(problems, order, ScriptedEngine(say), judge, config, TOKENIZER, (EOS,)).collect(1)
+    scorer = RewardScorer(resolve_rewards(rewards))
+    return Collector(problems, order, ScriptedEngine(say), scorer, config, TOKENIZER, (EOS,)).collect(1)
 
 
 def test_the_greedy_completion_of_each_problem_is_its_baseline():

@@ -17,14 +17,14 @@ from tiny import tiny_model
 from groupwise.cli import main
 from groupwise.config.guards import BY_NAME
 from groupwise.errors import GuardError
+from groupwise.guards import measures as guards
+from groupwise.guards import monitor as watch_module
 from groupwise.report.about import about
 from groupwise.report.history import ended_by_guard
 from groupwise.report.page import page
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
-from groupwise.train import guards
 from groupwise.train import learner as learner_module
-from groupwise.train import watch as watch_module
 from groupwise.train.learner import Learner, Update
 from groupwise.types import Completion
 

@@ -14,10 +14,10 @@ from groupwise import GRPOConfig
 from groupwise.config.guards import BY_NAME, GUARDS, WARN_EVERY, guards_table
 from groupwise.config.pages import fill
 from groupwise.errors import ConfigError
-from groupwise.train import guards
-from groupwise.train.guards import MEASURES, Seen
+from groupwise.guards import measures as guards
+from groupwise.guards.measures import MEASURES, Seen
+from groupwise.guards.monitor import Watch
 from groupwise.train.learner import Update
-from groupwise.train.watch import Watch
 from groupwise.types import Completion, Group, Problem
 
 ROOT = Path(__file__).parents[2]

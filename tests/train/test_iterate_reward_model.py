@@ -13,15 +13,15 @@ import transformers
 from tiny import _SHAPE, tiny_tokenizer
 
 from groupwise.errors import ConfigError
-from groupwise.rewards.model import RewardModel
-from groupwise.runs.reader import RunReader
-from groupwise.train.iterate_reward_model import (
+from groupwise.lifecycle.iterate_reward_model import (
     Comparison,
     ContinualRewardModel,
     IterateRewardModel,
     comparisons_of,
     preference_loss,
 )
+from groupwise.rewards.model import RewardModel
+from groupwise.runs.reader import RunReader
 
 PAIRS = [Comparison("say", "aa" * n, "b" * n) for n in (1, 2, 3)]
 

@@ -17,8 +17,8 @@ from groupwise.config import GRPOConfig
 from groupwise.policy.network import Network
 from groupwise.policy.packing import Rows
 from groupwise.policy.reference import Reference
+from groupwise.rollout.fastpath import build_network
 from groupwise.train.batch import Scores
-from groupwise.train.fastpath import build_network
 from groupwise.train.learner import Learner, auto_budget
 from groupwise.types import Completion, Group, Problem
 

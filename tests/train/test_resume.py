@@ -14,11 +14,11 @@ from histories import StopAfter, completions, history
 from tiny import tiny_model, with_lora
 from transformers import EarlyStoppingCallback
 
+from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, DataError, RunError
 from groupwise.runs import manifest
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
-from groupwise.train.state_tree import join, split
 
 Damage = Callable[[bytes], bytes]
 

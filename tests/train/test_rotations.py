@@ -12,9 +12,9 @@ from api_helpers import draw_no_report, short, trainer
 from tiny import CONFIGS, tiny_model
 
 from groupwise.errors import ConfigError, GuardError
-from groupwise.policy.limits import rotation_bound
+from groupwise.lifecycle import build as setup
+from groupwise.policy.bounds import rotation_bound
 from groupwise.runs.reader import RunReader
-from groupwise.train import setup
 
 from .guarded import letters
 

@@ -18,8 +18,8 @@ import pytest
 from api_helpers import trainer
 
 from groupwise.forks import not_in_children
+from groupwise.lifecycle.signals import finish_step_first
 from groupwise.runs.folder import RunFolder, locked
-from groupwise.train.signals import finish_step_first
 
 FORK = multiprocessing.get_context("fork")
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]

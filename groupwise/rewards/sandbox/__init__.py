@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from groupwise.rewards.sandbox.outcome import Outcome
-from groupwise.rewards.sandbox.scorer import Sandboxed
+from groupwise.rewards.sandbox.row_scorer import Sandboxed
 
 __all__ = ["Outcome", "Sandboxed"]

@@ -17,8 +17,8 @@ from groupwise.rewards.sandbox.backend import INSIDE, Backend, interpreter
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
 from groupwise.rewards.sandbox.docker import IMAGE, Docker
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.packaged import PACKAGE, VERSION, packaged_bwrap
-from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError
+from groupwise.rewards.sandbox.packaged_bwrap import PACKAGE, VERSION, packaged_bwrap
+from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError
 
 PROBE_S = 20.0
 

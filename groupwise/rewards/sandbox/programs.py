@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from groupwise.rewards.sandbox.choice import backend_for
+from groupwise.rewards.sandbox.backend_choice import backend_for
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.paths import installed_packages
-from groupwise.rewards.sandbox.process import Deadline, Process, WorkerError, ending
+from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError, ending
 
 START_S = 60.0
 """Seconds a worker may take to start, beside the time of its program: a busy machine is not the program's fault."""

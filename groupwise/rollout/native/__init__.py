@@ -1,5 +1,5 @@
 """Our engine: shared prompts, continuous batching, and the learner's own model definition."""
 
-from .engine import NativeEngine
+from groupwise.rollout.native.engine import NativeEngine
 
 __all__ = ["NativeEngine"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.decode import PROMPT_STEP, Caches
-from ...policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
-from ...policy.decoder_layer import Decoding
+from groupwise.kernels.decode import PROMPT_STEP, Caches
+from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from groupwise.policy.decoder_layer import Decoding
 
 FIRST_CAPACITY = 128
 """Own tokens that there is room for at first, at most."""

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...policy.compute import ComputeModel
-from ...policy.packing import BUCKET
-from ...types import Completion, Request, Sampling
-from ..engine import Capabilities
-from ..not_finite import telling_where
-from ..sequences import Sequence as Row
-from ..sequences import draw_tokens, open_sequences
-from .cache import PrefillPlan, PromptCache, choose_slots
-from .step import RecordedStep, Step
+from groupwise.policy.compute import ComputeModel
+from groupwise.policy.packing import BUCKET
+from groupwise.rollout.engine import Capabilities
+from groupwise.rollout.native.cache import PrefillPlan, PromptCache, choose_slots
+from groupwise.rollout.native.step import RecordedStep, Step
+from groupwise.rollout.not_finite import telling_where
+from groupwise.rollout.sequences import Sequence as Row
+from groupwise.rollout.sequences import draw_tokens, open_sequences
+from groupwise.types import Completion, Request, Sampling
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one prefill pass, at most (a longer prompt is a pass of its own)."""

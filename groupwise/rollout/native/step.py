@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...policy.compute import ComputeModel
-from .cache import DecodePlan, PromptCache
+from groupwise.policy.compute import ComputeModel
+from groupwise.rollout.native.cache import DecodePlan, PromptCache
 
 
 class Step:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from groupwise.rewards.code import Code
-from groupwise.rewards.sandbox.choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import Choice, use
 from groupwise.rewards.sandbox.detect import find_bubblewrap
 from groupwise.rewards.sandbox.usage import descendants
+from groupwise.rewards.shipped.code import Code
 
 LIMIT_S = 0.3
 MEMORY_MB = 256

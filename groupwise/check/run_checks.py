@@ -1,0 +1,149 @@
+"""The order of a check: what is cheap first, and no further than something makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+from groupwise.check import completions, cost, data, exploits, machine, prompts, rewards
+from groupwise.check.evidence import Evidence
+from groupwise.check.finding import Finding
+from groupwise.check.probes import probe
+from groupwise.check.result import Result
+from groupwise.check.sample import num_groups, sample
+from groupwise.check.subject import Notify, Subject, load_subject
+from groupwise.config import Recipe
+from groupwise.errors import RewardError, RunError
+from groupwise.lifecycle.inputs import Ingredients, read_ingredients
+from groupwise.policy.load_model import count_parameters
+from groupwise.redact import redact
+from groupwise.torch_settings import settings_of_program, settings_of_training
+
+FATAL = frozenset({"wrong_column", "too_few_problems"})
+"""Failures of the data after which nothing can be sampled or judged."""
+
+Read = Callable[[Recipe, Path | None, Notify], Ingredients]
+Load = Callable[[Recipe, Ingredients, Notify], Subject]
+
+
+@settings_of_training()
+def check(
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    groups: int | None = None,
+    notify: Notify = print,
+    read: Read = read_ingredients,
+    load: Load = load_subject,
+) -> Result:
+    """Look at a recipe as far as one can without changing a weight.
+
+    Args:
+        folder: where the recipe's own files are looked for.
+        groups: how many groups to sample; by default as many as a step has, 4 at least and 8 at most.
+        read, load: what brings in data and rewards, and then the model.
+
+    Raises:
+        ConfigError, DataError, ModelError, RewardError: what cannot be read or run at all.
+    """
+    begun = perf_counter()
+    notify("Reading data and rewards.")
+    with settings_of_program():  # the files of rewards are the program's
+        parts = read(recipe, folder, notify)
+    findings = [finding for each in data.CHECKS for finding in each(parts)]
+    about = _about(recipe, parts)
+    name = parts.config.run_name or Path(parts.config.output_dir).name
+    done = partial(Result, run_name=name, model=recipe.model)
+    if any(finding.level == "fail" and finding.name in FATAL for finding in findings):
+        return done(about=about, findings=findings, num_checks=len(data.CHECKS), seconds=perf_counter() - begun)
+    notify("Loading the model.")
+    subject = load(recipe, parts, notify)
+    findings += [finding for each in prompts.CHECKS for finding in each(subject)]
+    done = partial(
+        done,
+        about=[*about, *_about_subject(subject)],
+        prompts=prompts.shown_prompts(subject),
+        special_tokens=subject.policy.tokenizer.all_special_tokens,
+        lengths=prompts.lengths(subject),
+    )
+    num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
+    try:
+        evidence = _evidence(subject, groups, notify)
+    except RewardError as error:
+        findings.append(_reward_raises(error))
+        return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
+    of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
+    findings += [finding for each in of_evidence for finding in each(evidence)]
+    notify("Measuring a learner pass. No weight is changed.")
+    price = cost.measure_cost(subject, evidence.sampled, notify)
+    findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
+    return done(
+        findings=findings,
+        num_checks=num_checks + len(of_evidence) + len(machine.CHECKS),
+        seconds=perf_counter() - begun,
+        evidence=evidence,
+        cost=price,
+    )
+
+
+def _reward_raises(error: RewardError) -> Finding:
+    """A reward that fails on a completion fails in training too, where it would end the run."""
+    remedy = (
+        "Mend the function: it has to return one number for every completion, the empty one too, "
+        "and None where nobody could judge."
+    )
+    return Finding("reward_raises", "fail", str(error), remedy)
+
+
+def _evidence(subject: Subject, groups: int | None, notify: Notify) -> Evidence:
+    from transformers import TrainerState
+
+    count = num_groups(subject, groups)
+    notify(f"Sampling {count} groups of {subject.parts.config.num_generations} completions.")
+    state = TrainerState()
+    sampled = sample(subject, count, state)
+    notify("Trying exploits on the rewards.")
+    return Evidence(subject, sampled, probe(subject, sampled, state))
+
+
+def _about(recipe: Recipe, parts: Ingredients) -> list[tuple[str, str]]:
+    held_out = "" if parts.eval_problems is None else f", {len(parts.eval_problems):,} held out"
+    what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
+    lines = parts.config.describe()
+    rows = [
+        ("model", f"{recipe.model}, training {what}"),
+        ("data", f"{parts.problems.name}, {len(parts.problems):,} problems{held_out}"),
+        ("rewards", ", ".join(_weighted(f.name, f.weight) for f in parts.rewards)),
+        ("step", lines[0]),
+        *(("", line) for line in lines[1:]),
+    ]
+    return [(label, redact(value)) for label, value in rows]
+
+
+def _weighted(name: str, weight: float) -> str:
+    return name if weight == 1 else f"{name} (weight {weight:g})"
+
+
+def _about_subject(subject: Subject) -> list[tuple[str, str]]:
+    network = subject.policy.network
+    dtype = str(network.dtype).removeprefix("torch.")
+    return [
+        ("parameters", str(count_parameters(subject.policy.model))),
+        ("machine", f"{network.device.type}, {dtype}, engine {subject.engine.capabilities.name}"),
+    ]
+
+
+def make_folder(recipe: Recipe) -> Path:
+    """The folder of the check, inside that of the run, where it is in the way of no training.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    path = Path(recipe.config.output_dir) / "check"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f'Cannot make the folder "{path}": {error.strerror}. Set another output_dir.') from error
+    return path

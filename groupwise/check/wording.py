@@ -1,0 +1,102 @@
+"""What a check says in words, the same on the screen and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from groupwise.check.correlation import Agreement
+from groupwise.check.cost import Cost
+from groupwise.check.evidence import Evidence
+from groupwise.check.prompts import Lengths, ShownPrompt
+from groupwise.check.reward_stats import OTHER_SIZES, Scores, histogram
+from groupwise.runs.text import duration, number, percent
+
+REWARD_COLUMNS = ("reward", "mean", "lowest", "median", "highest", "spread", "None", "signal", "ms each")
+SPREAD = 5
+"""Place of the histogram among them."""
+GIB = 2**30
+
+
+def prompt_line(prompt: ShownPrompt) -> str:
+    cut = ", cut at its beginning" if prompt.is_truncated else ""
+    return f"{prompt.which}: problem {prompt.problem}, {prompt.num_tokens} tokens{cut}"
+
+
+def lengths_line(lengths: Lengths) -> str:
+    return f"{lengths.shortest} to {lengths.longest} tokens, median {lengths.median:g}. As the model will see them:"
+
+
+def sampled_line(evidence: Evidence) -> str:
+    completions = [c for group in evidence.sampled.groups for c in group.completions]
+    mean = fmean(len(c.token_ids) for c in completions)
+    cut = percent(fmean(c.is_truncated for c in completions))
+    groups = len(evidence.sampled.groups)
+    return f"{groups} groups x {evidence.num_generations} completions, {mean:.0f} tokens in the mean, {cut} cut off"
+
+
+def reward_rows(evidence: Evidence) -> list[tuple[str, list[str], list[int]]]:
+    """Name, cells but the histogram, and the histogram; the sum last where there are several functions."""
+    several = len(evidence.functions) > 1
+    rows = [*evidence.functions, *([evidence.total] if several else [])]
+    return [
+        (scores.name, _cells(scores, evidence), histogram(scores.judged) if scores.judged else []) for scores in rows
+    ]
+
+
+def _cells(scores: Scores, evidence: Evidence) -> list[str]:
+    five = scores.five or (None,) * 5
+    share = scores.signal_share if scores.seconds is not None else evidence.sampled.signal_share
+    each = None if scores.seconds is None else 1000 * scores.seconds / evidence.sampled.num_completions
+    return [
+        number(scores.mean),
+        number(five[0]),
+        number(five[2]),
+        number(five[4]),
+        percent(scores.not_judged),
+        percent(share),
+        "" if each is None else number(each, 2),
+    ]
+
+
+def signal_cells(evidence: Evidence) -> list[tuple[str, str]]:
+    """Group size and expected share of groups with signal, for the usual sizes and the recipe's own."""
+    sizes = sorted({*OTHER_SIZES, evidence.num_generations})
+    return [(str(size), percent(evidence.total.expected_signal(size))) for size in sizes]
+
+
+def signal_line(evidence: Evidence) -> str:
+    measured = percent(evidence.sampled.signal_share)
+    rate = evidence.total.success_rate
+    pooled = "the pooled rewards" if rate is None else f"a success rate of {percent(rate)}"
+    return (
+        f"Measured at num_generations {evidence.num_generations}: {measured} of the groups. By num_generations, "
+        f"estimated from {pooled}, at most:"
+    )
+
+
+def agreement_lines(agreements: Sequence[Agreement]) -> list[str]:
+    return [
+        f"{each.first} and {each.second}: rank correlation {each.rho:.2f} ± {each.error:.2f} inside groups"
+        for each in agreements
+    ]
+
+
+def cost_rows(cost: Cost) -> list[tuple[str, str]]:
+    parts = f"sampling {cost.rollout_s:.1f} s, rewards {cost.reward_s:.1f} s, learner {cost.learn_s:.1f} s"
+    evals = f", {cost.num_evals} evaluations of {cost.eval_s:.0f} s" if cost.num_evals else ""
+    rows = [
+        ("a step", f"about {cost.step_s:.1f} s: {parts}"),
+        ("the run", f"about {duration(cost.total_s)}: {cost.num_steps} steps{evals}"),
+    ]
+    if cost.memory_bytes is not None:
+        total = f" of {cost.memory_total_bytes / GIB:.1f}" if cost.memory_total_bytes else ""
+        rows.append(("memory", f"{cost.memory_bytes / GIB:.2f}{total} GiB used so far, optimizer state included"))
+    if cost.mismatch is not None:
+        rows.append(("engine", f"log-probs differ from the learner's by {cost.mismatch:.4f} (1 is no difference)"))
+    return rows
+
+
+def visible(text: str) -> str:
+    """Text that no terminal and no browser misreads: control and invisible characters by their codes."""
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)

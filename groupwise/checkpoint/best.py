@@ -1,0 +1,65 @@
+"""Which checkpoint evaluated best, and when one evaluation is better than another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groupwise.config import GRPOConfig
+from groupwise.errors import ConfigError, did_you_mean
+
+
+class Best:
+    """The best value of `metric_for_best_model` among the checkpoints so far, and its step."""
+
+    def __init__(self, config: GRPOConfig) -> None:
+        self.metric = metric_name(config)
+        self.is_higher_better = config.greater_is_better is not False
+        self.step: int | None = None
+        self.value: float | None = None
+
+    def is_better(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether an evaluation beats that of the best checkpoint; the earlier of two equal ones stays."""
+        return self.is_above(metrics.get(self.metric), self.value)
+
+    def is_above(self, value: float | None, best: float | None) -> bool:
+        """Whether a value was measured and is better than the best so far, None where there is none yet."""
+        if value is None or best is None:
+            return value is not None
+        return (value > best) is self.is_higher_better and value != best
+
+    def take(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.step, self.value = step, float(metrics[self.metric])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "is_higher_better": self.is_higher_better,
+            "step": self.step,
+            "value": self.value,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Whether it is of the same metric in the same direction; another one's values say nothing."""
+        is_same_way = state.get("is_higher_better", self.is_higher_better) == self.is_higher_better
+        if state["metric"] != self.metric or not is_same_way:
+            return False
+        self.step, self.value = state["step"], state["value"]
+        return True
+
+
+def metric_name(config: GRPOConfig) -> str:
+    """As the record of an evaluation spells it; the ecosystem lets `eval_` be left out."""
+    name = config.metric_for_best_model or "eval_reward"
+    return name if name.startswith("eval_") else f"eval_{name}"
+
+
+def check_metric(config: GRPOConfig, functions: Sequence[str]) -> None:
+    """Raise `ConfigError` when no evaluation will ever have the metric."""
+    known = ["eval_reward", "eval_greedy_reward", "eval_completions/mean_length"]
+    known += [f"eval_rewards/{name}/mean" for name in functions]
+    if metric_name(config) not in known:
+        raise ConfigError(
+            f'metric_for_best_model is "{config.metric_for_best_model}", which no evaluation measures; expected one of '
+            f"{', '.join(known)}.{did_you_mean(metric_name(config), known)}"
+        )

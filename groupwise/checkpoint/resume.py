@@ -1,0 +1,156 @@
+"""Going on with a run that was stopped: from the newest checkpoint that is whole, with one history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.optim.lr_scheduler import LambdaLR
+
+from groupwise.checkpoint.fingerprint import Origin, about_length, about_machine, compare, refuse_another_experiment
+from groupwise.checkpoint.rollback import set_aside_after
+from groupwise.checkpoint.store import clear_leftovers, read_state, restore
+from groupwise.config.changes import Change
+from groupwise.errors import ConfigError, RunError
+from groupwise.lifecycle.record import Recorder
+from groupwise.lifecycle.step_metrics import evaluation_of, finite, without_evaluation
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.reader import RunReader
+from groupwise.train.learner import Learner
+
+Notify = Callable[[str], None]
+
+_OF_OPTIMIZER = ("learning_rate", "lr_scheduler", "warmup_", "weight_decay", "adam_", "the optimizer")
+
+
+def resume(
+    recorder: Recorder, wanted: Literal[True] | str | Path, origin: Origin, *, allow_changes: bool, notify: Notify
+) -> Path | None:
+    """Go on after a checkpoint, True being the newest whole one; None where the run has none and begins again.
+
+    Raises:
+        ConfigError: there is nothing to resume, or it would be another experiment.
+        RunError: the checkpoint that was asked for is damaged, or another model's.
+    """
+    folder = recorder.folder
+    if wanted is True:
+        found = newest_whole(folder, lambda text: _tell(recorder, notify, "checkpoint_damaged", text))
+    else:
+        found = Path(wanted), read_state(Path(wanted))
+    if found is None:
+        _begin_again(recorder, notify)
+        return None
+    path, state = found
+    differences = compare(state["origin"], origin)
+    if not allow_changes:
+        refuse_another_experiment(differences)
+    _put_back(path, state, recorder, differences, origin)
+    again = [m["step"] for m in RunReader(folder).metrics() if m["step"] > state["step"]]
+    if again:
+        which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
+        notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
+    cut(folder, state["step"], is_unfinished="unfinished" in state)
+    recorder.state.log_history = logged(folder, recorder.config.logging_steps, recorder.at_start)
+    for change in differences:
+        _tell(recorder, notify, "recipe_changed", f"{change}.")
+    for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
+        if text is not None:
+            _tell(recorder, notify, "recipe_changed", text)
+    return path
+
+
+def newest_whole(folder: RunFolder, tell: Notify) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of which every byte is right, and its state; None where the run has not got so far.
+
+    Raises:
+        ConfigError: no run was ever started here.
+        RunError: there are checkpoints, and all of them are damaged.
+    """
+    if not folder.is_run:
+        raise ConfigError(
+            f'"{folder.path}" has no checkpoint to resume from: no run was started there. Train without resuming, or '
+            "look at output_dir."
+        )
+    damage = []
+    for step in reversed(folder.checkpoint_steps()):
+        try:
+            found = folder.checkpoint_of(step), read_state(folder.checkpoint_of(step))
+        except RunError as error:
+            damage.append(str(error))
+            continue
+        for text in damage:
+            tell(f"{text} The checkpoint of step {step} is used instead.")
+        return found
+    if damage:
+        raise RunError(
+            f"{' '.join(damage)} There is no other checkpoint to go on from: bring one back from a backup, or start "
+            "the run again (--overwrite, or train(overwrite=True))."
+        )
+    return None
+
+
+def cut(folder: RunFolder, step: int, *, is_unfinished: bool = False) -> None:
+    """Make one history: later checkpoints are set aside, then metrics and completions later than `step` deleted.
+
+    In this order: whatever a crash in between leaves has all the records of its newest checkpoint. The record of an
+    unfinished step is still to be written, and its completions are there.
+    """
+    clear_leftovers(folder)
+    set_aside_after(folder, step)
+    RunReader(folder).cut_after(step, last_metrics=step - 1 if is_unfinished else step)
+
+
+def logged(folder: RunFolder, every: int, at_start: Mapping[str, float]) -> list[dict[str, float]]:
+    """What `state.log_history` held when these records were written; `at_start` is an evaluation before step 1."""
+    entries = [{**at_start, "epoch": 0.0, "step": 0}] if at_start else []
+    for record in RunReader(folder).metrics():
+        numbers = finite(record)
+        numbers.pop("schema_version", None)
+        evaluated = evaluation_of(numbers)
+        if every and record["step"] % every == 0:
+            entries.append(without_evaluation(numbers))
+        if evaluated and evaluated != at_start:
+            entries.append({**evaluated, "epoch": numbers["epoch"], "step": record["step"]})
+    return entries
+
+
+def _begin_again(recorder: Recorder, notify: Notify) -> None:
+    cut(recorder.folder, 0)
+    recorder.state.log_history = []
+    notify(f'"{recorder.folder.path}" has no checkpoint yet, so the run begins again with step 1.')
+
+
+def _put_back(path: Path, state: dict[str, Any], recorder: Recorder, differences: list[Change], origin: Origin) -> None:
+    learner = recorder.learner
+    is_new_schedule = state["origin"]["num_steps"] != origin["num_steps"]
+    is_new_optimizer = any(change.key.startswith(_OF_OPTIMIZER) for change in differences)
+    groups, rates = _settings(learner)
+    restore(path, state, learner)
+    if is_new_schedule or is_new_optimizer:
+        _use(learner, groups, rates)
+    recorder.take_back(state)
+
+
+def _settings(learner: Learner) -> tuple[list[dict[str, Any]], list[Any]]:
+    """What the recipe of now says about the optimizer, and its peak learning rates."""
+    groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in learner.optimizer.param_groups]
+    return groups, list(getattr(learner.scheduler, "base_lrs", ()))
+
+
+def _use(learner: Learner, groups: list[dict[str, Any]], peaks: list[Any]) -> None:
+    """Put them above what the checkpoint says, at the place in the schedule that has been reached."""
+    for group, values in zip(learner.optimizer.param_groups, groups, strict=True):
+        group.update(values)
+    scheduler = learner.scheduler
+    if isinstance(scheduler, LambdaLR):  # every schedule of ours; a user's own goes its own way
+        place = scheduler.last_epoch
+        rates: list[Any] = [peak * f(place) for peak, f in zip(peaks, scheduler.lr_lambdas, strict=True)]
+        for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler.base_lrs, scheduler._last_lr = peaks, rates
+
+
+def _tell(recorder: Recorder, notify: Notify, kind: str, text: str) -> None:
+    recorder.writer.event(kind, message=text)
+    notify(text)

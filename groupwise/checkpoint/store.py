@@ -1,0 +1,218 @@
+"""Checkpoints: all that decides how a run goes on. A folder exists whole or not at all; tensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from groupwise.checkpoint.state_tree import join, split
+from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
+from groupwise.runs import disk, manifest
+from groupwise.runs.folder import RunFolder
+from groupwise.train.learner import Learner
+
+
+def save_checkpoint(
+    folder: RunFolder, step: int, learner: Learner, state: Mapping[str, Any], *, keep: int | None, best: int | None
+) -> Path:
+    """Write checkpoints/step-NNNNNN, then delete the oldest beyond `keep`, but never the one of step `best`.
+
+    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference.
+
+    Raises:
+        DiskFullError: and how many bytes are missing; what was there before is as it was.
+    """
+    target = folder.checkpoint_of(step)
+    files, optimizer_state = _tensors(learner)
+    text = json.dumps({"step": step, "optimizer": optimizer_state, **state}, default=_plain).encode()
+    num_bytes = sum(map(_num_bytes, files.values())) + len(text)
+    clear_leftovers(folder)
+    with disk.whole_folder(target, num_bytes) as scratch:
+        _write(scratch, files, text)
+    _delete_oldest(folder, keep, {step, best})
+    return target
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint, every byte of which is what was written.
+
+    Raises:
+        RunError: it is not a checkpoint, or damaged.
+    """
+    manifest.check(path)
+    state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+    return state
+
+
+def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
+    """Put weights, optimizer and schedule back and return the JSON state.
+
+    Raises:
+        RunError: the folder is not a checkpoint of this model and recipe, or damaged.
+    """
+    state = read_state(path)
+    restore(path, state, learner)
+    return state
+
+
+def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
+    """Put back what `read_state` has found good.
+
+    Raises:
+        RunError: every byte is what was written, and groupwise did not write it for this run.
+    """
+    try:
+        _restore(path, state, learner)
+    except (GroupwiseError, MemoryError, OSError):
+        raise
+    except Exception as error:  # what a stranger wrote fails in as many ways as it has keys
+        what = f"{type(error).__name__}: {words_of(error, 200)}"
+        raise RunError(
+            f'The checkpoint "{path}" is whole, but not one of this run ({what}). Resume from another one.'
+        ) from error
+
+
+def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
+    load_weights(path, learner.network.model)
+    moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
+    learner.optimizer.load_state_dict(join(state["optimizer"], moments))
+    learner.scheduler.load_state_dict(join(state["scheduler"], {}))
+    learner.load_state_dict(state["learner"])
+    if learner.reference is not None and (path / "reference.safetensors").is_file():
+        learner.reference.load_state_dict(load_file(path / "reference.safetensors"))
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: nn.Module) -> None:
+    """The trained weights of a checkpoint.
+
+    Raises:
+        RunError: they are another model's.
+    """
+    saved = load_file(path / "policy.safetensors")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    unknown = sorted(set(saved) - set(trained)) + sorted(
+        name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
+    )
+    if unknown or len(saved) != len(_trained_weights(model)):
+        detail = f"for example {unknown[0]}" if unknown else "some of its weights are missing"
+        raise RunError(
+            f'The checkpoint "{path}" belongs to another model or adapter ({detail}). Resume with the recipe it was '
+            "made with."
+        )
+    for name, tensor in saved.items():
+        trained[name].copy_(tensor)
+
+
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """The part of the learner's state that is plain JSON; small, so that it can be kept for every step."""
+    return {"learner": learner.state_dict(), "scheduler": split(learner.scheduler.state_dict(), {}, "scheduler")}
+
+
+def require_saveable(learner: Learner) -> None:
+    """Refuse an optimizer or schedule whose state is more than tensors and plain values, now or after its first step.
+
+    Raises:
+        ConfigError: naming the first part that is.
+    """
+    _check_saveable(learner.optimizer)
+    _check_saveable(learner.scheduler)
+    seen: list[bool] = []
+
+    def look_once(*_: Any) -> None:  # most optimizers make their state in their first step
+        if not seen:
+            seen.append(True)
+            _check_saveable(learner.optimizer)
+
+    learner.optimizer.register_step_post_hook(look_once)
+
+
+def _check_saveable(owner: Any) -> None:
+    try:
+        split(owner.state_dict(), {}, "")
+    except TypeError as error:
+        raise ConfigError(
+            f"{type(owner).__name__} cannot be saved in a checkpoint: {error} in its state, and checkpoints hold "
+            "tensors, numbers, text, lists and dicts only. Use one whose state_dict() holds nothing else."
+        ) from None
+
+
+def num_bytes_of(learner: Learner) -> int:
+    """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
+    files, _ = _tensors(learner)
+    policy, optimizer = _num_bytes(files["policy.safetensors"]), _num_bytes(files["optimizer.safetensors"])
+    rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
+    return policy + (optimizer or 2 * policy) + rest + _ROOM_FOR_JSON
+
+
+_ROOM_FOR_JSON = 2**20
+
+
+def _tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
+    """File -> its tensors, and the plain part of the optimizer's state."""
+    optimizer: dict[str, Tensor] = {}
+    plain = split(learner.optimizer.state_dict(), optimizer, "")
+    files = {"policy.safetensors": _trained_weights(learner.network.model), "optimizer.safetensors": optimizer}
+    if learner.reference is not None and learner.reference.is_copy:
+        files["reference.safetensors"] = _unshared(learner.reference.state_dict())
+    return files, plain
+
+
+def _write(scratch: Path, files: Mapping[str, Mapping[str, Tensor]], text: bytes) -> None:
+    for name, tensors in files.items():
+        save_file(_apart(tensors), scratch / name)
+    disk.replace(scratch / "state.json", text)
+    manifest.write(scratch)
+
+
+def _delete_oldest(folder: RunFolder, keep: int | None, spared: Iterable[int | None]) -> None:
+    if keep is not None:
+        for old in folder.checkpoint_steps()[:-keep]:
+            if old not in spared:
+                disk.remove(folder.checkpoint_of(old))
+
+
+def clear_leftovers(folder: RunFolder) -> None:
+    """Delete what a killed run left of checkpoints that it was writing or deleting."""
+    for path in folder.checkpoints.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    return _unshared({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One name for each storage: safetensors refuses tensors that share memory (tied embeddings)."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        kept[name] = tensor
+    return kept
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a storage each."""
+    ready = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    first = _unshared(ready)
+    return {name: tensor if name in first else tensor.clone() for name, tensor in ready.items()}
+
+
+def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written to a checkpoint")

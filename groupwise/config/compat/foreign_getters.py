@@ -1,0 +1,74 @@
+"""Reading a configuration by the ecosystem's names, as callbacks and users' scripts do (`trainer.args.<name>`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from groupwise.config.compat.loss_aliases import CHOICES, LOSS_TYPES, MISMATCHES
+from groupwise.config.compat.translate import FOREIGN
+from groupwise.config.objective_keys import AXES
+
+if TYPE_CHECKING:
+    from groupwise.config.grpo import GRPOConfig
+
+_DERIVED: dict[str, Callable[[GRPOConfig], Any]] = {
+    "per_device_train_batch_size": lambda config: config.completions_per_step // config.num_minibatches,
+    "gradient_accumulation_steps": lambda config: 1,
+    "generation_batch_size": lambda config: config.completions_per_step,
+    "steps_per_generation": lambda config: config.num_minibatches,
+    "bf16": lambda config: config.dtype != "float32",
+    "torch_dtype": lambda config: config.dtype,
+    "evaluation_strategy": lambda config: config.eval_strategy,
+    "logging_strategy": lambda config: "steps" if config.logging_steps else "no",
+    "logging_dir": lambda config: config.output_dir,
+    "loss_type": lambda config: _loss_type(config),
+    "scale_rewards": lambda config: _named(config, "scale_rewards"),
+    "importance_sampling_level": lambda config: _named(config, "importance_sampling_level"),
+    "multi_objective_aggregation": lambda config: _named(config, "multi_objective_aggregation"),
+    "mask_truncated_completions": lambda config: config.resolved_objective.mask_truncated,
+    "top_entropy_quantile": lambda config: config.resolved_objective.top_entropy or 1.0,
+    "off_policy_mask_threshold": lambda config: config.resolved_objective.off_policy_threshold,
+    "use_bias_correction_kl": lambda config: config.resolved_objective.kl == "k3_corrected",
+    "sapo_temperature_pos": lambda config: config.resolved_objective.tau_pos,
+    "sapo_temperature_neg": lambda config: config.resolved_objective.tau_neg,
+    "vespo_k_pos": lambda config: config.resolved_objective.gamma_pos[0],
+    "vespo_lambda_pos": lambda config: config.resolved_objective.gamma_pos[1],
+    "vespo_k_neg": lambda config: config.resolved_objective.gamma_neg[0],
+    "vespo_lambda_neg": lambda config: config.resolved_objective.gamma_neg[1],
+    "vllm_importance_sampling_correction": lambda config: config.resolved_objective.mismatch != "none",
+    "vllm_importance_sampling_mode": lambda config: _name_of(config.resolved_objective.mismatch, MISMATCHES),
+    "vllm_importance_sampling_clip_max": lambda config: config.resolved_objective.mismatch_max,
+    "vllm_importance_sampling_clip_min": lambda config: config.resolved_objective.mismatch_min,
+}
+ONE_PROCESS = {"process_index": 0, "local_process_index": 0, "world_size": 1, "should_log": True, "should_save": True}
+"""What callbacks ask about the process they run in."""
+
+
+def read_foreign(config: GRPOConfig, name: str) -> Any:
+    """An axis from the objective; another key as it was written, else as it follows from the fields."""
+    if name in ONE_PROCESS:
+        return ONE_PROCESS[name]
+    if name in AXES:
+        return getattr(config.resolved_objective, name)
+    if config.as_written.get(name) is not None:
+        return config.as_written[name]
+    return _DERIVED[name](config) if name in _DERIVED else FOREIGN[name].default
+
+
+def _loss_type(config: GRPOConfig) -> str:
+    """TRL's name of the loss, or the name of the algorithm where TRL has none."""
+    objective = config.resolved_objective
+    for name, axes in LOSS_TYPES.items():
+        if all(getattr(objective, axis) == value for axis, value in axes.items()):
+            return name
+    return config.objective
+
+
+def _named(config: GRPOConfig, word: str) -> str:
+    axis, names = CHOICES[word]
+    return _name_of(getattr(config.resolved_objective, axis), names)
+
+
+def _name_of(value: str, names: dict[str, str]) -> str:
+    return next((name for name, axis in names.items() if axis == value and name not in {"true", "false"}), value)

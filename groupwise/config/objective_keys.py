@@ -1,0 +1,159 @@
+"""From what the user wrote about the loss to one `groupwise.algo.Objective`.
+
+Three ways of writing it mix: the name of a published algorithm (`objective: dapo`), a mapping of axes
+(`objective: {preset: dapo, epsilon_high: 0.3}`), and single keys, either axes (`aggregation: token_mean`) or the
+ecosystem's words (`loss_type: dapo`). A single key wins over the mapping, and the mapping over its preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from groupwise.algo.objective import Objective, preset_name
+from groupwise.config.compat.loss_aliases import TOPICS, WORDS
+from groupwise.config.mistakes import Problems
+from groupwise.errors import ConfigError
+
+AXES = tuple(field.name for field in dataclasses.fields(Objective))
+"""Fields of `Objective`: every one is a key of the configuration too."""
+
+KEYS = frozenset({"objective", *AXES, *WORDS})
+"""Every key of the configuration that is about the objective."""
+
+_READ_BY = {
+    "epsilon_low": ("clip", "geo_clip", "luffy"),
+    "epsilon_high": ("clip", "geo_clip", "luffy"),
+    "weight_min": ("weight_clip",),
+    "weight_max": ("weight_clip",),
+    "tau_pos": ("sapo",),
+    "tau_neg": ("sapo",),
+    "gamma_pos": ("gamma",),
+    "gamma_neg": ("gamma",),
+    "divergence": ("div_mask",),
+    "divergence_low": ("div_mask",),
+    "divergence_high": ("div_mask",),
+    "weight_cap": ("div_mask",),
+    "band_low": ("band_mask",),
+    "band_high": ("band_mask",),
+    "threshold": ("abs_mask", "m2_mask"),
+    "shaping": ("luffy",),
+    "tau": ("squared", "dro"),
+}
+"""Number -> the trust regions that read it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Written:
+    """What was written about the objective: the algorithm it starts from, and every other key."""
+
+    preset: str
+    keys: dict[str, Any]
+
+
+def flatten(written: Mapping[str, Any], problems: Problems) -> Written:
+    """One preset and one flat mapping from a name, a mapping of axes, or an `Objective`, and single keys."""
+    chosen = written.get("objective") or "grpo"
+    single = {key: value for key, value in written.items() if key != "objective"}
+    if isinstance(chosen, Objective):
+        chosen = {"preset": _nearest_preset(chosen), **dataclasses.asdict(chosen)}
+    if isinstance(chosen, str):
+        chosen = {"preset": chosen}
+    if not isinstance(chosen, Mapping):
+        problems.add(f"objective is {chosen!r}; expected the name of an algorithm or a mapping of its axes.")
+        chosen = {}
+    known = ("preset", *sorted(KEYS - {"objective"}))
+    for key in chosen:
+        if key not in known:
+            problems.add_unknown(f"objective.{key}", [f"objective.{name}" for name in known])
+    inner = {key: value for key, value in chosen.items() if key in known and key != "preset"}
+    return Written(_preset(chosen.get("preset", "grpo"), problems), {**inner, **single})
+
+
+def resolve(written: Written, max_completion_length: Any, problems: Problems, notes: list[str]) -> Objective | None:
+    """The objective, or None with the reasons in `problems`."""
+    base = Objective.preset(written.preset)
+    axes = _axes(written.keys, base, problems)
+    _complete(axes, written.keys, base, max_completion_length, notes)
+    try:
+        objective = Objective.preset(written.preset, **axes)
+    except ConfigError as error:
+        problems.add(str(error))
+        return None
+    region = objective.trust_region
+    for axis in axes:
+        if region not in _READ_BY.get(axis, (region,)) and getattr(base, axis) != axes[axis]:
+            notes.append(f"{axis} has no effect: trust_region {region} does not read it.")
+    return objective
+
+
+def as_mapping(preset: str, objective: Objective) -> dict[str, Any]:
+    """The objective with every axis explicit, ready for JSON; `resolve` turns it back into the same objective."""
+    axes = dataclasses.asdict(objective)
+    return {"preset": preset, **{axis: list(v) if isinstance(v, tuple) else v for axis, v in axes.items()}}
+
+
+def describe(preset: str, objective: Objective) -> str:
+    """The algorithm by name, and every axis in which this one differs from it."""
+    base = Objective.preset(preset)
+    changed = [axis for axis in AXES if getattr(objective, axis) != getattr(base, axis)]
+    differences = ", ".join(f"{axis} {getattr(objective, axis)}" for axis in changed)
+    return f"objective {preset}" + (f" with {differences}" if changed else "")
+
+
+def _preset(name: Any, problems: Problems) -> str:
+    try:
+        return preset_name(name)
+    except ConfigError as error:
+        problems.add(str(error))
+        return "grpo"
+
+
+def _nearest_preset(objective: Objective) -> str:
+    """The algorithm that an objective is, or else the one that has no name of its own to mislead: grpo."""
+    return next((name for name in Objective.preset_names() if Objective.preset(name) == objective), "grpo")
+
+
+def _axes(keys: Mapping[str, Any], base: Objective, problems: Problems) -> dict[str, Any]:
+    """Axes from both vocabularies. One axis set to two values is a contradiction."""
+    words = {key: value for key, value in keys.items() if key in WORDS and value is not None}
+    axes = {key: _tidy(key, value) for key, value in keys.items() if key in AXES}
+    explicit = frozenset(axes)
+    for topic in TOPICS:
+        try:
+            translated = topic(words, base)
+        except ConfigError as error:
+            problems.add(str(error))
+            continue
+        for axis, value in translated.items():
+            is_default_of_epsilon = axis == "epsilon_high" and axis in explicit
+            if not is_default_of_epsilon and axes.setdefault(axis, value) != value:
+                problems.add(f"{axis} is {axes[axis]!r}, but other keys make it {value!r}. Keep one of them.")
+    return {axis: value for axis, value in axes.items() if value is not None or _may_be_none(axis)}
+
+
+def _may_be_none(axis: str) -> bool:
+    return any(field.name == axis and "None" in str(field.type) for field in dataclasses.fields(Objective))
+
+
+def _tidy(axis: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if axis == "scale" and isinstance(value, bool):
+        return "group_std" if value else "none"
+    return value
+
+
+def _complete(
+    axes: dict[str, Any], keys: Mapping[str, Any], base: Objective, max_completion_length: Any, notes: list[str]
+) -> None:
+    """What follows from the axes that were set, as the ecosystem's users expect it."""
+    if axes.get("aggregation", base.aggregation) == "constant" and axes.get("max_length", base.max_length) is None:
+        axes["max_length"] = max_completion_length
+    if axes.get("trust_region", base.trust_region) != "weight_clip":
+        return
+    cap = axes.pop("epsilon_high", None)
+    if cap is not None and keys.get("epsilon_high") is not None and "weight_max" not in axes:
+        axes["weight_max"] = cap
+        notes.append(f"epsilon_high is the cap of the weight itself here: weight_max {cap}.")

@@ -1,0 +1,1 @@
+"""Guards: measures of each step, and the monitor that warns, stops or rolls back."""

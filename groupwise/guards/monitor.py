@@ -1,0 +1,173 @@
+"""The watch of a run: lets every guard look at every step, and does what the recipe says when one is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from groupwise.checkpoint.rollback import roll_back
+from groupwise.config.guards import BY_NAME, WARN_EVERY, GuardSetting
+from groupwise.errors import GuardError
+from groupwise.guards.measures import MEASURES, Seen
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.writer import RunWriter
+from groupwise.train.learner import Learner
+
+Notify = Callable[[str], None]
+
+
+@dataclass
+class Record:
+    """What is remembered of one guard; plain JSON."""
+
+    num_beyond: int = 0
+    """Measured steps in a row beyond the threshold."""
+    since: int | None = None
+    """The first of them."""
+    last_warned: int | None = None
+    memory: list[float] = field(default_factory=list)
+    """Of its measure."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why a run ends, and from which step on it went wrong."""
+
+    action: str
+    sentence: str
+    since: int
+
+
+class Watch:
+    """All guards of a run. `stop` is called when one ends it; `stopped` then says why."""
+
+    def __init__(
+        self, settings: Mapping[str, GuardSetting], writer: RunWriter, notify: Notify, stop: Callable[[], None]
+    ) -> None:
+        self.settings, self.writer, self.notify, self.stop = settings, writer, notify, stop
+        self.stopped: Stop | None = None
+        self.outcome = ""
+        """What became of the weights of a run that was ended."""
+        self._records = {name: Record() for name in MEASURES}
+        self._last_told_of_skips: int | None = None
+
+    @property
+    def may_save(self) -> bool:
+        """Whether the weights as they are now may become a checkpoint."""
+        return self.stopped is None or self.stopped.action != "rollback"
+
+    def num_kept(self, limit: int | None) -> int | None:
+        """Checkpoints to keep; all of them while a guard may still want to go back to one."""
+        acting = {name for name, setting in self.settings.items() if setting.action in ("stop", "rollback")}
+        is_in_doubt = any(self._records[name].since is not None for name in acting & self._records.keys())
+        return None if is_in_doubt else limit
+
+    def is_on(self, name: str) -> bool:
+        return self.settings[name].action != "off"
+
+    def start(self, name: str, value: float, cause: Callable[[float], str]) -> None:
+        """Judge what was measured before the first step; `cause` looks for the likely one, given the threshold.
+
+        Raises:
+            GuardError: the guard does not let the run start.
+        """
+        guard, setting = BY_NAME[name], self.settings[name]
+        if not guard.is_beyond(value, setting.threshold):
+            return
+        sentence = self._tell(name, value, step=None, detail=f" Likely cause: {cause(setting.threshold)}")
+        if setting.action == "stop":
+            raise GuardError(f"This run was not started. {sentence}")
+
+    def look(self, step: int, seen: Seen) -> None:
+        """Let every guard look at a finished step, before it is recorded and saved."""
+        self._tell_of_skips(step, seen)
+        for name, measure in MEASURES.items():
+            value = measure(seen, self._records[name].memory) if self.is_on(name) else None
+            if value is not None:
+                self._judge(name, value, step)
+
+    def end(self, folder: RunFolder, learner: Learner) -> None:
+        """Go back to the last good checkpoint where a guard asks for it."""
+        if self.stopped is None:
+            return
+        self.outcome = "final/ holds the weights of the last step."
+        if self.stopped.action == "rollback":
+            good = roll_back(folder, learner, before=self.stopped.since, notify=self.notify)
+            if good is None:
+                self.outcome = (
+                    f"No checkpoint is older than step {self.stopped.since}, where it began (save_steps): final/ holds "
+                    "the weights of the last step, which are not to be trusted."
+                )
+            else:
+                self.outcome = f"Went back to the checkpoint of step {good}: final/ holds its weights."
+            self.writer.event("rollback", to_step=good, message=self.outcome)
+
+    def raise_if_stopped(self) -> None:
+        """Raise the reason for which a guard has ended the run, if one has."""
+        if self.stopped is not None:
+            raise GuardError(f"{self.stopped.sentence} {self.outcome}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON; part of the checkpoint."""
+        records = {name: asdict(record) for name, record in self._records.items()}
+        return {"records": records, "last_told_of_skips": self._last_told_of_skips}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        known = {name: values for name, values in state.get("records", {}).items() if name in MEASURES}
+        self._records |= {name: Record(**values) for name, values in known.items()}
+        self._last_told_of_skips = state.get("last_told_of_skips")
+
+    def _judge(self, name: str, value: float, step: int) -> None:
+        setting, record = self.settings[name], self._records[name]
+        if not BY_NAME[name].is_beyond(value, setting.threshold):
+            record.num_beyond, record.since = 0, None
+            return
+        record.num_beyond += 1
+        record.since = record.since or step
+        if record.num_beyond < setting.steps:
+            return
+        if setting.action == "warn":
+            if _is_due(record.last_warned, step):
+                record.last_warned = step
+                self._tell(name, value, step)
+            return
+        sentence = self._tell(name, value, step)
+        if self.stopped is None or self.stopped.action != "rollback":
+            self.stopped = Stop(setting.action, sentence, record.since)
+        self.stop()
+
+    def _tell(self, name: str, value: float, step: int | None, detail: str = "") -> str:
+        """Write and show what a guard says; returns it."""
+        guard, setting = BY_NAME[name], self.settings[name]
+        at = "" if step is None else f" at step {step}"
+        sentence = (
+            f"Guard {name} ({setting.action}){at}: {guard.says.format(value=value)} "
+            f"(it acts {guard.bound(setting)}).{detail} {guard.remedy}"
+        )
+        self.writer.event(
+            "guard",
+            step=step or 0,
+            guard=name,
+            action=setting.action,
+            value=value,
+            threshold=setting.threshold,
+            message=sentence,
+        )
+        self.notify(sentence)
+        return sentence
+
+    def _tell_of_skips(self, step: int, seen: Seen) -> None:
+        """An update that was left out is always recorded, and shown as often as a warning."""
+        reasons = [why for why in seen.update.why_skipped if why is not None]
+        if not reasons:
+            return
+        text = f"Step {step}: {len(reasons)} of {seen.update.num_updates} updates left out: {reasons[0]}."
+        self.writer.event("update_skipped", step=step, num_skipped=len(reasons), message=text)
+        if _is_due(self._last_told_of_skips, step):
+            self._last_told_of_skips = step
+            self.notify(f"{text} Weights, optimizer and schedule stay as they were.")
+
+
+def _is_due(last: int | None, step: int) -> bool:
+    return last is None or step - last >= WARN_EVERY

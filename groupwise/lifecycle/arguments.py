@@ -1,0 +1,54 @@
+"""What is given to a trainer, looked at before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from groupwise.config import GRPOConfig
+from groupwise.errors import ConfigError, did_you_mean, shortened
+
+_NAMES = (
+    "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
+    "callbacks", "optimizers", "peft_config", "screen",
+)  # fmt: skip
+
+
+EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
+
+
+def check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for an argument that is missing, unknown, or a configuration of another library."""
+    for name in unknown:
+        raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _NAMES)}')
+    if args is not None and not isinstance(args, GRPOConfig):
+        raise ConfigError(
+            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the "
+            "same arguments: change the import."
+        )
+    for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
+        if value is None:
+            raise ConfigError(f"GRPOTrainer needs {name}.")
+
+
+def check_objects(callbacks: Any, optimizers: Any) -> None:
+    """Raise `ConfigError` for callbacks that hear of no event, and for optimizers that are none."""
+    if not isinstance(callbacks or (), list | tuple):
+        raise ConfigError(f"callbacks is {shortened(repr(callbacks))}; expected a list of TrainerCallbacks.")
+    for number, callback in enumerate(callbacks or ()):
+        if not any(callable(getattr(callback, event, None)) for event in EVENTS):
+            raise ConfigError(
+                f"callbacks[{number}] is {shortened(repr(callback))}; expected a TrainerCallback, which has methods "
+                "such as on_step_end."
+            )
+    if not isinstance(optimizers, list | tuple) or len(optimizers) != 2:
+        raise ConfigError(
+            f"optimizers is {shortened(repr(optimizers))}; expected a pair (optimizer, scheduler), either of which may "
+            "be None."
+        )
+    wanted = (("an optimizer of torch", ("step", "param_groups")), ("a schedule of torch", ("step", "get_last_lr")))
+    for number, (given, (what, members)) in enumerate(zip(optimizers, wanted, strict=True)):
+        if given is not None and (isinstance(given, type) or not all(hasattr(given, name) for name in members)):
+            raise ConfigError(f"optimizers[{number}] is {shortened(repr(given))}; expected {what}, or None.")

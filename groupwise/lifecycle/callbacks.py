@@ -1,0 +1,93 @@
+"""Calls `transformers.TrainerCallback`s at the events they know; `docs/from-trl.md` lists them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+
+from groupwise.lifecycle.step_metrics import finite
+from groupwise.runs.trackers import Trackers
+from groupwise.torch_settings import settings_of_program
+
+_PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
+"""What the ecosystem's state says about a run beside its step and its log."""
+
+
+class Callbacks:
+    """The user's callbacks with the state and control objects of the ecosystem."""
+
+    def __init__(self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], args: Any) -> None:
+        self.args = args
+        self.state = TrainerState()
+        self.control = TrainerControl()
+        self.context: dict[str, Any] = {}
+        """Keyword arguments of every event: model, processing_class, optimizer, lr_scheduler."""
+        self._callbacks: list[TrainerCallback] = []
+        for callback in callbacks:
+            self.add(callback)
+
+    def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        self._callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def begin_run(self) -> None:
+        """Forget what an earlier run of the same trainer has left: its place, its log, and a wish to stop."""
+        if self.state.global_step > 0:
+            self.state = TrainerState()
+        self.control.should_training_stop = False
+
+    def plan(self, num_steps: int, steps_per_epoch: float) -> None:
+        """Write into the state what the run is going to do."""
+        self.state.max_steps = num_steps
+        self.state.num_train_epochs = math.ceil(num_steps / steps_per_epoch)
+        self.state.train_batch_size = self.args.per_device_train_batch_size
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            if (every := getattr(self.args, name)) is not None:
+                setattr(self.state, name, every)
+
+    def call(self, event: str, **kwargs: Any) -> None:
+        for callback in self._callbacks:
+            method = getattr(callback, event, None)
+            if method is None:
+                continue
+            with settings_of_program():
+                answer = method(self.args, self.state, self.control, **self.context, **kwargs)
+            if answer is not None:
+                self.control = answer
+
+    def log(self, numbers: Mapping[str, float], trackers: Trackers | None = None) -> None:
+        """Add an entry of the step that the state is at to `log_history`, the trackers and `on_log`."""
+        step = self.state.global_step
+        self.state.log_history.append({**numbers, "step": step})
+        if trackers is not None:
+            trackers.log(numbers, step)
+        self.call("on_log", logs=dict(numbers))
+
+    def evaluated(self, metrics: Mapping[str, Any], trackers: Trackers | None = None) -> None:
+        """Log an evaluation as an entry of its own, whatever `logging_steps` says, then call `on_evaluate`."""
+        numbers = {**finite(metrics), "epoch": float(self.state.epoch or 0)}
+        self.log(numbers, trackers)
+        self.call("on_evaluate", metrics=numbers)
+
+    def take(self, wish: str) -> bool:
+        """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""
+        asked = bool(getattr(self.control, wish))
+        setattr(self.control, wish, False)
+        return asked
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is, and the state of every callback that can export one; plain JSON."""
+        own = [c.state()["attributes"] if isinstance(c, ExportableState) else None for c in self._callbacks]
+        return {"own": own, **{name: getattr(self.state, name) for name in _PLACE}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back; the attributes of callbacks go to those that stand at the same places."""
+        for name in _PLACE:
+            setattr(self.state, name, state[name])
+        for callback, attributes in zip(self._callbacks, state["own"], strict=False):
+            if isinstance(callback, ExportableState) and attributes is not None:
+                for name, value in attributes.items():
+                    setattr(callback, name, value)

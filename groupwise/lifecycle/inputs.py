@@ -1,0 +1,149 @@
+"""What a recipe names, brought in: problems, rewards, the adapter's settings; then the model with its tokenizer.
+
+`GRPOTrainer.from_recipe` and `groupwise check` both start here, so that what is checked is what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from groupwise.config import GRPOConfig, Recipe
+from groupwise.data import Order, load_problems
+from groupwise.data.problems import Problems
+from groupwise.errors import ConfigError
+from groupwise.lifecycle.follow_curriculum import check_curriculum
+from groupwise.policy.adapter import lora_config, require_trainable_adapter
+from groupwise.policy.load_model import load_model
+from groupwise.rewards import RewardScorer
+from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.sandbox.backend_choice import use_sandbox
+from groupwise.runs.folder import RunFolder
+from groupwise.tasks import load_task, recipe_rewards
+from groupwise.world import pick_device
+
+Notify = Callable[[str], None]
+
+EVALUATION_DATA = "evaluation data set"
+"""What errors call the held-out problems."""
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """The parts of a run that cost little to read."""
+
+    config: GRPOConfig
+    problems: Problems
+    eval_problems: Problems | None
+    rewards: Sequence[RewardFunction]
+    peft_config: Any
+
+    def check(self) -> None:
+        """What can be found without a model: columns that a reward lacks, fewer problems than a step draws.
+
+        Raises:
+            ConfigError, DataError, RewardError: as for the whole run, but before anything is loaded or shown.
+        """
+        check_held_out(RewardScorer(self.rewards, self.problems.column_names), self.eval_problems)
+        Order(len(self.problems), self.config.prompts_per_step)
+
+
+def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ingredients:
+    """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
+
+    Raises:
+        ConfigError, DataError, RewardError: what cannot be read.
+    """
+    use_sandbox(recipe.config)
+    own = [reward.resolved() for reward in recipe.rewards]
+    rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
+    problems, eval_problems = _read_data(recipe, folder, notify)
+    check_parts(recipe.config, rewards, problems, eval_problems)
+    config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
+    peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
+    if peft_config is not None:
+        require_trainable_adapter(peft_config)
+    return Ingredients(config, problems, eval_problems, rewards, peft_config)
+
+
+def check_parts(
+    config: GRPOConfig, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
+) -> None:
+    """Whether rewards and curriculum can use the data, row by row.
+
+    Raises:
+        ConfigError, DataError: see `check_rewards`, `check_curriculum`.
+    """
+    check_rewards(rewards, [problems, *([] if eval_problems is None else [eval_problems])])
+    check_curriculum(config, [reward.name for reward in rewards], problems)
+
+
+def check_held_out(scorer: RewardScorer, eval_problems: Problems | None) -> None:
+    """Raise `RewardError` where a reward asks for a column that the held-out problems do not have."""
+    if eval_problems is not None:
+        scorer.check(eval_problems.column_names, EVALUATION_DATA)
+
+
+def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -> None:
+    """Whether there is something to reward, and every right answer can be read by the rewards that say so.
+
+    Raises:
+        ConfigError: there is no reward, or none that counts.
+        DataError: a row that a reward cannot use, with its number.
+    """
+    scorer = RewardScorer(rewards)
+    if not any(reward.weight for reward in rewards):
+        names = ", ".join(reward.name for reward in rewards)
+        raise ConfigError(f"Every reward has weight 0 ({names}), so nothing is rewarded. Give one of them a weight.")
+    for problems in data:
+        scorer.check_rows(problems.name, problems)
+
+
+def _read_data(recipe: Recipe, folder: Path | None, notify: Notify) -> tuple[Problems, Problems | None]:
+    """The problems to train on, and the held-out ones where the recipe names some."""
+    data = recipe.data
+    if recipe.task is not None:
+        task = load_task(recipe.task, folder, notify)
+        return task.problems, task.eval_problems
+    if data is None:
+        raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
+    common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
+    common["notify"] = notify
+    problems = load_problems(_located(data.path, folder), split=data.split, **common)
+    if not (data.eval_path or data.eval_split):
+        return problems, None
+    held_out = load_problems(_located(data.eval_path or data.path, folder), split=data.eval_split, **common)
+    return problems, held_out
+
+
+def _located(data: str, folder: Path | None) -> str:
+    """A data file beside the recipe; what is not there is looked for in the working directory, or is a name."""
+    beside = None if folder is None else folder / data
+    return str(beside) if beside is not None and beside.exists() else data
+
+
+def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
+    """The model of that name on the device that the configuration asks for; `full` trains its own weights."""
+    model, _ = load_model(
+        str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter names its base for ever
+        device=pick_device(use_cpu=config.use_cpu),
+        full=full,
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+        init_kwargs=config.model_init_kwargs,
+        notify=notify,
+    )
+    return model
+
+
+def tell_of_used_folder(output_dir: Path, notify: Notify) -> None:
+    """Say what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
+    if RunFolder(output_dir).has_trained:
+        notify(
+            f'"{output_dir}" already holds a run. train() will refuse it: give resume_from_checkpoint=True to go on '
+            "with it, overwrite=True to have it deleted, or another output_dir."
+        )

@@ -1,0 +1,153 @@
+"""The record of one step, from what the step left behind. `docs/metrics.md` explains every key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev, stdev
+from time import perf_counter
+from typing import Any
+
+from groupwise.rounding import is_equal
+from groupwise.train.collect import Collected
+from groupwise.train.learner import Update
+from groupwise.types import Group
+
+MEASURED_BY_PASSES = (
+    "kl",
+    "entropy",
+    "ratio/max",
+    "sampling/mismatch",
+    "sampling/sampling_logp_difference/mean",
+    "sampling/sampling_logp_difference/max",
+)
+"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts."""
+
+
+@dataclass
+class Clock:
+    """Seconds of a step by part."""
+
+    started: float = field(default_factory=perf_counter)
+    parts: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0, "learn": 0.0})
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.parts[name] += perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        total = perf_counter() - self.started
+        other = max(total - sum(self.parts.values()), 0.0)
+        return {"step_time": total, **{f"time/{n}": s for n, s in self.parts.items()}, "time/other": other}
+
+
+def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) -> dict[str, Any]:
+    """Everything that is known when a step ends, but for counters of the whole run."""
+    times = clock.read()
+    lengths = _lengths(collected.groups)
+    sampled = sum(len(c.token_ids) for g in collected.all_groups for c in g.completions)
+    trained = sum(len(c.token_ids) for g in collected.groups for c in g.completions)
+    return {
+        "step": step,
+        **rewards(collected),
+        **dict.fromkeys(MEASURED_BY_PASSES),
+        **update.stats,
+        "advantages/max": max(abs(a) for g in collected.groups for a in g.advantages),
+        "grad_norm": update.grad_norm,
+        "learning_rate": update.learning_rate,
+        **lengths,
+        **times,
+        "tokens_per_second": sampled / times["step_time"],
+        "learn_tokens_per_second": trained / times["time/learn"] if times["time/learn"] else None,
+        "rollout_tokens_per_second": sampled / times["time/rollout"] if times["time/rollout"] else None,
+        "groups_used": len(collected.groups),
+        "groups_dropped": len(collected.dropped),
+        "completions/dropped": sum(len(g.completions) for g in collected.dropped),
+        "staleness/max": max(step - 1 - c.policy_version for g in collected.groups for c in g.completions),
+        "prompts_truncated": collected.num_truncated_prompts,
+        **{f"extra/{name}": value for name, value in collected.logged.items()},
+    }
+
+
+def rewards(collected: Collected) -> dict[str, float | None]:
+    """Reward metrics over the groups trained on: means over completions, spread inside groups."""
+    groups = collected.groups
+    metrics: dict[str, float | None] = {"reward": _mean_of_judged([r for g in groups for r in g.reward])}
+    spreads = [stdev(judged) for g in groups if len(judged := [r for r in g.reward if r is not None]) > 1]
+    metrics["reward_std"] = fmean(spreads) if spreads else None
+    metrics["reward_not_judged"] = fmean(r is None for g in groups for r in g.reward)
+    metrics |= _without_signal(collected)
+    for name, seconds in collected.function_s.items():
+        values = [r for g in groups for r in g.rewards[name]]
+        judged = [r for r in values if r is not None]
+        metrics[f"rewards/{name}/mean"] = _mean_of_judged(values)
+        metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
+        metrics[f"rewards/{name}/seconds"] = seconds
+        metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
+        if name in groups[0].counted:
+            metrics[f"rewards/{name}/counted"] = _mean_of_judged([r for g in groups for r in g.counted[name]])
+    return metrics
+
+
+def _without_signal(collected: Collected) -> dict[str, float | None]:
+    """Shares of groups without signal, of those used and of all that were drawn."""
+    used = [g for g in collected.groups if not collected.has_signal(g)]
+    drawn = [g for g in collected.all_groups if not collected.has_signal(g)]
+    solved = [g for g in used if any(r is not None and r > 0 and not is_equal(r, 0) for r in g.reward)]
+    return {
+        "frac_reward_zero_std": len(used) / len(collected.groups),
+        "frac_reward_zero_std/solved": len(solved) / len(collected.groups),
+        "frac_reward_zero_std/drawn": len(drawn) / len(collected.all_groups),
+    }
+
+
+def _mean_of_judged(values: Sequence[float | None]) -> float | None:
+    judged = [v for v in values if v is not None]
+    return fmean(judged) if judged else None
+
+
+def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:
+    completions = [c for g in groups for c in g.completions]
+    lengths = [len(c.token_ids) for c in completions]
+    ended = [len(c.token_ids) for c in completions if not c.is_truncated]
+    return {
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": min(lengths),
+        "completions/max_length": max(lengths),
+        "completions/mean_terminated_length": fmean(ended) if ended else None,
+        "completions/mean_length_positive_advantage": _mean_length(groups, 1),
+        "completions/mean_length_negative_advantage": _mean_length(groups, -1),
+        "completions/clipped_ratio": 1 - len(ended) / len(lengths),
+    }
+
+
+def _mean_length(groups: Sequence[Group], sign: int) -> float | None:
+    """Mean length of the completions whose advantage has that sign."""
+    pairs = [(c, a) for g in groups for c, a in zip(g.completions, g.advantages, strict=True)]
+    lengths = [len(c.token_ids) for c, advantage in pairs if advantage * sign > 0]
+    return fmean(lengths) if lengths else None
+
+
+def num_tokens(groups: Sequence[Group]) -> int:
+    """Prompt and completion tokens, each prompt counted once a completion, as the ecosystem counts them."""
+    return sum(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
+
+
+def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a step says about an evaluation; empty where there was none."""
+    return {k: v for k, v in metrics.items() if k.startswith("eval_") or k == "time/eval"}
+
+
+def without_evaluation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a step as it was before an evaluation was added to it."""
+    return {k: v for k, v in metrics.items() if k not in evaluation_of(metrics)}
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among the metrics, for `log_history` and trackers."""
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: v for k, v in numbers.items() if math.isfinite(v)}

@@ -1,0 +1,1 @@
+"""Rewards that a language model gives, behind a server with the chat interface of OpenAI."""

@@ -1,0 +1,225 @@
+"""Judges groups: calls every reward function, checks what it returned, and adds the weighted rewards up."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from groupwise.errors import ConfigError, DataError, RewardError
+from groupwise.rewards.copies import without_arrays
+from groupwise.rewards.executor import Call, Caller
+from groupwise.rewards.failure import failure
+from groupwise.rewards.flat_groups import Rows
+from groupwise.rewards.function import RewardFunction, with_unique_names
+from groupwise.rewards.isolated import Isolated
+from groupwise.rewards.opened import opened_completions
+from groupwise.rewards.read_scores import Scores, read_scores
+from groupwise.rewards.shaping_rules import counted_values
+from groupwise.rounding import LARGEST
+from groupwise.types import Group, Problem
+
+
+@dataclass(frozen=True)
+class ScoredGroups:
+    """Groups with their rewards, and what the functions said on the way."""
+
+    groups: tuple[Group, ...]
+    seconds: dict[str, float]
+    """Function name -> the wall-clock seconds of its call."""
+    logged: dict[str, float] = field(default_factory=dict)
+    """Name given to `log_metric` -> the mean of its values."""
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+    """Column given to `log_extra` -> one value a completion, in the order of the groups."""
+
+
+class RewardScorer:
+    """The reward functions of a run.
+
+    `column_names`: the columns of the data set, where they are known; a function that asks for another one is then an
+    error at once. Without them, the columns are those of the problems at hand.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction], column_names: Collection[str] | None = None) -> None:
+        if not functions:
+            raise ConfigError("There is no reward function. Give at least one, such as rewards: [length].")
+        self.functions = with_unique_names(functions)
+        names = [function.name for function in self.functions]
+        for function in self.functions:
+            function.shaping.check(function.name, names)
+        self._column_names = column_names
+        self._caller = Caller()
+        if column_names is not None:
+            self.check(column_names)
+
+    def with_function(self, function: RewardFunction) -> RewardScorer:
+        """A judge with one function more; the asynchronous ones go on in the same event loop."""
+        more = copy.copy(self)
+        more.functions = with_unique_names([*self.functions, function])
+        return more
+
+    def check(self, column_names: Collection[str], data: str = "data set") -> None:
+        """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
+        for function in self.functions:
+            function.check(column_names, data)
+
+    def check_rows(self, name: str, problems: Iterable[Problem]) -> None:
+        """Raise `DataError` with the row, counted from 1, where a function cannot read the right answer of a problem.
+
+        A column that is missing is left to `check`, which names all that there are.
+        """
+        for problem in problems:
+            for function in self.functions:
+                check_row = getattr(function.call, "check_row", None)
+                if check_row is None or function.missing(problem.columns):
+                    continue
+                try:
+                    check_row(without_arrays(problem.columns))
+                except DataError as error:
+                    raise DataError(f"{name}, row {problem.index + 1}: {error}") from error
+
+    def load(self) -> None:
+        """Load the reward models now instead of at the first group."""
+        for function in self.functions:
+            if function.load is not None:
+                function.load()
+
+    def score(self, groups: Sequence[Group], *, trainer_state: Any = None) -> ScoredGroups:
+        """The groups with `rewards` (by function), what is `counted` of them, and `reward`, its weighted sum."""
+        rows = Rows.of(groups, self._column_names)
+        if not rows.rows:
+            return ScoredGroups(tuple(groups), {function.name: 0.0 for function in self.functions})
+        self.check(rows.column_names)
+        notes = [_Notes(function.name, len(rows.rows)) for function in self.functions]
+        calls = [_call(f, rows, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
+        names = [function.name for function in self.functions]
+        returned = dict(zip(names, self._caller.run(calls), strict=True))
+        scores = {name: read_scores(name, value, rows) for name, (value, _) in returned.items()}
+        extras = {column: values for note in notes for column, values in note.extras.items()}
+        return ScoredGroups(
+            groups=self._with_rewards(rows, scores, extras),
+            seconds={name: seconds for name, (_, seconds) in returned.items()},
+            logged=_means(notes),
+            extras=extras,
+        )
+
+    def _with_rewards(self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]) -> tuple[Group, ...]:
+        counted = self._counted(rows, scores)
+        counting = [counted.get(name, s.rewards) for name, s in scores.items()]
+        sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*counting, strict=True))])
+        rewards = {name: rows.split(s.rewards) for name, s in scores.items()}
+        steps = {name: rows.split(s.steps) for name, s in scores.items() if any(each is not None for each in s.steps)}
+        shaped = {name: rows.split(values) for name, values in counted.items()}
+        logged = {column: rows.split(values) for column, values in extras.items()}
+        return tuple(
+            replace(
+                group,
+                rewards={name: parts[index] for name, parts in rewards.items()},
+                reward=sums[index],
+                steps={name: parts[index] for name, parts in steps.items()},
+                counted={name: parts[index] for name, parts in shaped.items()},
+                extras={column: parts[index] for column, parts in logged.items()},
+            )
+            for index, group in enumerate(rows.groups)
+        )
+
+    def _total(self, rows: Rows, row: int, values: Sequence[float | None]) -> float | None:
+        """The weighted sum over the functions that judged; `RewardError` where a term of it is too large."""
+        terms = []
+        for function, value in zip(self.functions, values, strict=True):
+            if value is None:
+                continue
+            terms.append(function.weight * value)
+            if not abs(terms[-1]) <= LARGEST:
+                raise RewardError(
+                    f'Reward function "{function.name}" counts {value:g} x weight {function.weight:g} = {terms[-1]:g}, '
+                    f"which no baseline can be computed from; keep it at or below {LARGEST:g} in size. It was for "
+                    f"{rows.describe(row)}."
+                )
+        return math.fsum(terms) if terms else None
+
+    def _counted(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
+        """Function -> what counts of its rewards, where they do not count as they are."""
+        shapings = {function.name: function.shaping for function in self.functions}
+        for name, found in scores.items():
+            if not shapings[name].is_plain and any(each is not None for each in found.steps):
+                raise RewardError(
+                    f'Reward function "{name}" scored the steps of a completion, and only whole completions can be '
+                    "clipped, normalised or gated. Take clip, normalise, when, unless and times away from it."
+                )
+        group_N = [number for number, group in enumerate(rows.groups) for _ in group.completions]
+        return counted_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
+
+
+class _Notes:
+    """What one function logs during one call."""
+
+    def __init__(self, function_name: str, num_rows: int) -> None:
+        self.function_name = function_name
+        self.num_rows = num_rows
+        self.metrics: list[tuple[str, float]] = []
+        self.extras: dict[str, list[Any]] = {}
+
+    def log_metric(self, name: str, value: float) -> None:
+        """A number for the record of the step; several of one name are averaged."""
+        self.metrics.append((name, float(value)))
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """A column for the record of the completions: one value for each."""
+        if len(values) != self.num_rows:
+            raise RewardError(
+                f'Reward function "{self.function_name}" gave log_extra("{column}", ...) {len(values)} values for '
+                f"{self.num_rows} completions; give one for each."
+            )
+        self.extras[column] = list(values)
+
+    def not_judged(self, error: RewardError) -> list[None]:
+        """What a call that failed counts as where the run goes on, with a warning that says so."""
+        self.metrics, self.extras = [(f"{self.function_name}/failed", 1.0)], {}
+        warnings.warn(f"{error} None of its completions is judged this time (on_failure: none).", stacklevel=2)
+        return [None] * self.num_rows
+
+    def log_why(self, reasons: Sequence[str | None]) -> None:
+        """Why each completion got what it got, as the column `<function>/why`."""
+        self.log_extra(f"{self.function_name}/why", reasons)
+
+
+def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
+    offered = (
+        rows.keywords(function.accepts)
+        | opened_completions(function.call, rows.groups)
+        | {
+            "trainer_state": trainer_state,
+            "log_metric": notes.log_metric,
+            "log_extra": notes.log_extra,
+            "log_why": notes.log_why,
+        }
+    )
+    if "completion_ids" in function.required and "completion_ids" not in offered:
+        raise RewardError(
+            f'Reward function "{function.name}" asks for "completion_ids", and these completions have no token ids. '
+            "Give them with the completions."
+        )
+    keywords = {name: value for name, value in offered.items() if function.accepts(name)}
+    if function.is_shipped:  # they read texts and numbers
+        keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & rows.column_names}
+    return Call(
+        function.call,
+        keywords,
+        functools.partial(failure, function, rows, offered),
+        name=f'reward function "{function.name}"',
+        timeout_s=0.0 if isinstance(function.call, Isolated) else function.patience.timeout_s,  # it keeps it itself
+        instead=notes.not_judged if function.patience.on_failure == "none" else None,
+    )
+
+
+def _means(notes: Sequence[_Notes]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for note in notes:
+        for name, value in note.metrics:
+            values.setdefault(name, []).append(value)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}

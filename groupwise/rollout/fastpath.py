@@ -1,0 +1,135 @@
+"""A model earns its fast path: packed learner, engine and plain pass must agree before it is trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from groupwise.errors import ModelError
+from groupwise.policy.compute import ComputeModel
+from groupwise.policy.network import Network, Scoring
+from groupwise.policy.packing import Rows
+from groupwise.policy.shallow_copy import shortened
+from groupwise.rollout.native import NativeEngine
+from groupwise.types import Request, Sampling
+
+TOLERANCE = 1e-4
+"""Largest difference of a log-prob in float32, at a temperature of 1 or more; a lower one widens rounding too."""
+PLAIN = Sampling()
+
+
+def build_network(
+    model: nn.Module,
+    dtype: torch.dtype,
+    *,
+    gradient_checkpointing: bool = False,
+    engine: str = "auto",
+    sampling: Sampling = PLAIN,
+    notify: Callable[[str], None] = print,
+) -> Network:
+    """The model with its fast path when it earns it under the run's sampling, else with one sentence why not.
+
+    Raises:
+        ModelError: a pass would change the model's weights.
+    """
+    _refuse_scaling_in_place(model)
+    if engine == "transformers":
+        return Network(model, dtype, None, "the recipe asks for engine: transformers")
+    why = why_not_fast(model, sampling)
+    if why is None:
+        compute = ComputeModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
+        if compute.why_no_kernels is not None:
+            notify(f"No compiled kernels: {compute.why_no_kernels}. A step takes about twice as long without them.")
+        return Network(model, dtype, compute)
+    notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
+    return Network(model, dtype, None, why)
+
+
+def _refuse_scaling_in_place(model: nn.Module) -> None:
+    """RWKV divides the weights of its later layers when it leaves training mode, and would be saved like that."""
+    for module in model.modules():
+        every = getattr(getattr(module, "config", None), "rescale_every", 0)
+        if hasattr(module, "layers_are_rescaled") and 0 < every < len(module.blocks):  # type: ignore[arg-type]
+            raise ModelError(
+                f"{type(model).__name__} scales its weights in place outside of training mode (its configuration has "
+                f"rescale_every: {every}), so the saved model would be another one. Set that to 0, for example by "
+                "model_init_kwargs: {rescale_every: 0}."
+            )
+
+
+def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:
+    """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason.
+
+    A model of many layers is looked at with a few of them first: the whole of it in float32 can be too large.
+    """
+    with contextlib.suppress(Exception):  # a model that cannot be cut is looked at as it is
+        if _why_not(shortened(model), sampling) is None:
+            return None
+    return _why_not(model, sampling)
+
+
+def _why_not(model: nn.Module, sampling: Sampling) -> str | None:
+    tolerance = TOLERANCE / min(sampling.temperature, 1.0)
+    is_float32 = all(p.dtype == torch.float32 for p in model.parameters())
+    exact = model if is_float32 else copy.deepcopy(model).float()
+    try:
+        compute = ComputeModel(exact, torch.float32)
+        compute.refresh()
+        return _gap_too_large("packed", _learner_gap(exact, compute), TOLERANCE) or _gap_too_large(
+            "the engine's", _engine_gap(exact, compute, sampling), tolerance
+        )
+    except Exception as error:  # whatever a foreign architecture trips over is the reason not to trust it
+        detail = str(error).split("\n")[0]
+        return detail if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {detail}"
+
+
+def _gap_too_large(whose: str, gap: float, tolerance: float) -> str | None:
+    if gap <= tolerance:
+        return None
+    if math.isnan(gap):
+        return "its log-probs are not finite"
+    return f"{whose} log-probs differ from the model's own by {gap:.2g} (at most {tolerance:g} is allowed)"
+
+
+def _probe(model: nn.Module) -> Rows:
+    """Two groups of short, different completions from arbitrary ids."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = torch.randint(vocabulary // 8, vocabulary, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [tuple(ids[:11])] * 3 + [tuple(ids[11:18])] * 2
+    completions = [tuple(ids[20:26]), tuple(ids[26:27]), tuple(ids[27:31]), tuple(ids[31:34]), tuple(ids[34:40])]
+    return Rows(prompts, completions, [0, 0, 0, 1, 1])
+
+
+def _learner_gap(model: nn.Module, compute: ComputeModel) -> float:
+    rows, scoring = _probe(model), Scoring(temperature=0.7)
+    plain = Network(model, torch.float32, None).score(rows, scoring)
+    packed = Network(model, torch.float32, compute).score(rows, scoring)
+    return float((plain.logprob_NT - packed.logprob_NT).abs().max())
+
+
+def _engine_gap(model: nn.Module, compute: ComputeModel, sampling: Sampling) -> float:
+    """Over five tokens of each completion, sampled as the run samples."""
+    probe = _probe(model)
+    sampling = replace(sampling, max_tokens=5, stop_ids=(), stop=())
+    scoring = Scoring(sampling.temperature, sampling.repetition_penalty)
+    requests = [
+        Request(prompt, count, sampling) for prompt, count in ((probe.prompt_ids[0], 3), (probe.prompt_ids[3], 2))
+    ]
+    prompts, ids, groups, kept, logprobs = [], [], [], [], []
+    for number, completions in NativeEngine(compute, max_concurrent=3).generate(requests):
+        for completion in completions:
+            prompts.append(requests[number].prompt_ids)
+            ids.append(completion.token_ids)
+            groups.append(number)
+            kept.append(completion.kept_ids)
+            logprobs.append(torch.tensor(completion.rollout_logprob))
+    rows = Rows(prompts, ids, groups, kept if sampling.is_filtered else None)
+    plain = Network(model, torch.float32, None).score(rows, scoring)
+    rollout_NT = nn.utils.rnn.pad_sequence(logprobs, batch_first=True).to(plain.logprob_NT.device)
+    return float((plain.logprob_NT - rollout_NT).abs().max())
