@@ -51,8 +51,6 @@ class Subject:
     def of(
         cls, parts: Ingredients, policy: setup.Policy, scorer: RewardScorer, engine: Engine, notify: Notify
     ) -> Subject:
-        cls, parts: Ingredients, policy: setup.Policy, scorer: RewardScorer, engine: Engine, notify: Notify
-    ) -> Subject:
         """Encode the prompts; everything else is there."""
         problems = setup.training_problems(parts.problems, policy, parts.config, notify)
         return cls(parts, policy, problems, engine, scorer, with_overlong_penalty(scorer, parts.config))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from faults.recipes import make_trainer
-from faults.suite import Figures, end_of
+from faults.suite import Figures, count_differences, end_of
 
 TESTS = Path(__file__).parents[1]
 
