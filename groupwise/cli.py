@@ -85,16 +85,16 @@ def train(
     settings = _read_recipe(recipe, changes or [], resume=resume)
     _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
-    from groupwise.lifecycle.inputs import read_ingredients
+    from groupwise.lifecycle.inputs import read_inputs
     from groupwise.runs.screen import make_screen
     from groupwise.trainer import GRPOTrainer
 
     screen = make_screen(is_quiet=quiet)
-    parts = read_ingredients(settings, settings.folder, screen.note)
-    parts.check()
+    inputs = read_inputs(settings, settings.folder, screen.note)
+    inputs.check()
     if not quiet:
         print(redact("\n".join(_plan(settings))))
-    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, parts=parts)
+    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, inputs=inputs)
     trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
 

@@ -184,7 +184,7 @@ def _scored(group: Group, first: int) -> Iterator[Scored]:
             number=first + index,
             text=completion.text,
             rewards={name: values[index] for name, values in group.rewards.items()},
-            counted={name: values[index] for name, values in group.counting.items()},
+            counted={name: values[index] for name, values in group.shaped_rewards.items()},
             reward=group.reward[index],
             why={name: reason for name, reason in why.items() if reason != "None"},
             extra=extra,

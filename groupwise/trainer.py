@@ -18,36 +18,22 @@ from torch import nn
 
 from groupwise.chat import as_tokenizer
 from groupwise.checkpoint.fingerprint import origin_of
-from groupwise.checkpoint.resume import resume
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import Order, load_problems
-from groupwise.data.prepare import PreparedProblems
-from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
-from groupwise.lifecycle import build as setup
-from groupwise.lifecycle.abort import telling_what_is_kept, what_is_done
+from groupwise.lifecycle.abort import report_on_abort, what_is_done
 from groupwise.lifecycle.arguments import check_arguments, check_objects
+from groupwise.lifecycle.build import RunParts, build, make_learner, make_order, make_scorer, require_trainable
 from groupwise.lifecycle.callbacks import Callbacks
-from groupwise.lifecycle.evaluate import Evaluator
-from groupwise.lifecycle.inputs import (
-    Ingredients,
-    check_held_out,
-    check_parts,
-    load_named_model,
-    read_ingredients,
-    tell_of_used_folder,
-)
-from groupwise.lifecycle.record import Recorder
+from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
+from groupwise.lifecycle.fits import prepare_problems
+from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, read_inputs, warn_of_used_folder
+from groupwise.lifecycle.resume import resume
+from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.signals import finish_step_first
 from groupwise.policy.adapter import active_adapter, require_trainable_adapter
-from groupwise.policy.load_model import (
-    count_parameters,
-    hold_trained_weights_in_float32,
-    load_tokenizer,
-    warn_of_dropout,
-)
-from groupwise.policy.save import require_saveable, save_merged, save_policy
-from groupwise.policy.trainable import trainable_model
+from groupwise.policy.load_model import count_parameters, warn_of_dropout
+from groupwise.policy.save import save_merged, save_policy
 from groupwise.redact import redact, without_secrets
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.sandbox.backend_choice import sandbox_notes, use_sandbox
@@ -59,8 +45,7 @@ from groupwise.runs.screen import Screen, make_screen
 from groupwise.runs.trackers import Trackers, open_trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program, settings_of_training
-from groupwise.train.collect import Collector
-from groupwise.train.loop import Run, train
+from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
 from groupwise.world import check_single_process
@@ -75,7 +60,7 @@ class GRPOTrainer:
             `module:function`, `file.py:function`, reward models.
         args: the `GRPOConfig`.
         train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name.
-        processing_class: the tokenizer, or a processor with one; by default the model's own.
+        processing_class: the tokenizer, its name, or a processor with one; by default the model's own.
         reward_processing_classes: tokenizers of reward models, or processors.
         callbacks: `transformers.TrainerCallback`s.
         optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
@@ -104,20 +89,17 @@ class GRPOTrainer:
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
         check_objects(callbacks, optimizers)
-        assert model is not None
-        tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
+        is_named = processing_class is None or isinstance(processing_class, str)
+        tokenizer = processing_class if is_named else as_tokenizer(processing_class, "processing_class")
         check_single_process()
         if peft_config is not None:
             require_trainable_adapter(peft_config)
         self.args = args or GRPOConfig()
         self.screen: Screen = screen or make_screen()
-        self._recipe: dict[str, Any] | None = None
-        self._recipe_folder: Path | None = None
-        self._optimizers = optimizers
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
         if screen is None:  # the command, which brings one, has looked already
-            tell_of_used_folder(self.output_dir, self._note)
+            warn_of_used_folder(self.output_dir, self._note)
         use_sandbox(self.args)
         with settings_of_program():  # a file or module of rewards is the program's
             rewards = resolve_rewards(
@@ -126,25 +108,30 @@ class GRPOTrainer:
         check_sandboxes(rewards)
         problems = load_problems(train_dataset, notify=self._note)
         eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
-        Order(len(problems), self.args.prompts_per_step)  # a data set too small for a step is told before any loading
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        inputs = RunInputs(self.args, problems, eval_problems, rewards, peft_config, model, tokenizer)
+        self._set_up(inputs, callbacks or (), optimizers)
+
+    def _set_up(self, inputs: RunInputs, callbacks: Sequence[Any], optimizers: tuple[Any, Any]) -> None:
+        """Check what needs no model, then build the run."""
+        config, problems = inputs.config, inputs.problems
+        Order(len(problems), config.prompts_per_step)  # a data set too small for a step is an error before any loading
         if optimizers[1] is None:
-            check_schedule(self.args, Schedule(self.args, len(problems), None).num_updates, self._note)
-        self.scorer = RewardScorer(rewards, problems.column_names)
-        check_held_out(self.scorer, eval_problems)
-        check_parts(self.args, self.scorer.functions, problems, eval_problems)
-        self.trackers = open_trackers(self.args.report_to, self._on_tracker_failure)
-        self.model, name = self._load(model, peft_config)
-        self.processing_class = tokenizer if tokenizer is not None else self._load_tokenizer(name)
-        self.scorer.load()
+            check_schedule(config, Schedule(config, len(problems), None).num_updates, self._note)
+        scorer = make_scorer(inputs)
+        check_parts(config, scorer.functions, problems, inputs.eval_problems)
+        self.trackers = open_trackers(config.report_to, self._on_tracker_failure)
+        self._optimizers = optimizers
+        self.parts: RunParts = build(inputs, self._note, scorer)
+        """What the run is built of."""
         for line in sandbox_notes():
             self._note(line)
-        self.policy = setup.Policy.of(self.model, name, self.processing_class, self.args, self._note)
-        self.problems = setup.training_problems(problems, self.policy, self.args, self._note)
-        self.eval_problems = None if eval_problems is None else self._prepare(eval_problems)
-        self._recipe = setup.recipe_of(self.args, name, problems, self.scorer, _adapter_config(self.model))
-        self.engine = self.policy.engine(self.args)
-        self.reference = setup.make_reference(self.policy, self.args)
-        self._callbacks = Callbacks(callbacks or (), self.args)
+        self._reference = self.parts.reference  # made now: the policy as it is before any training
+        self._recipe: dict[str, Any] = recipe_of(
+            config, self.parts.policy.name, problems, scorer, _adapter_config(self.model)
+        )
+        self._recipe_folder: Path | None = None
+        self._callbacks = Callbacks(callbacks, config)
         self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
         self._callbacks.call("on_init_end")
         self._writer: RunWriter | None = None
@@ -156,25 +143,39 @@ class GRPOTrainer:
         *,
         folder: Path | None = None,
         screen: Screen | None = None,
-        parts: Ingredients | None = None,
+        inputs: RunInputs | None = None,
     ) -> GRPOTrainer:
-        """A trainer for a recipe; `folder` is where its own files are looked for, `parts` are what was read already."""
+        """A trainer for a recipe; its own files are looked for in `folder`; `inputs` are what was read already."""
         screen = screen or make_screen()
-        parts = parts or read_ingredients(recipe, folder, screen.note)
-        tokenizer = load_tokenizer(recipe.tokenizer, notify=screen.note) if recipe.tokenizer else None
+        inputs = inputs or read_inputs(recipe, folder, screen.note)
         trainer = cls(
-            recipe.model,
-            parts.rewards,
-            parts.config,
-            parts.problems,
-            parts.eval_problems,
-            tokenizer,
-            peft_config=parts.peft_config,
+            inputs.model,
+            inputs.rewards,
+            inputs.config,
+            inputs.problems,
+            inputs.eval_problems,
+            inputs.tokenizer,
+            peft_config=inputs.peft_config,
             screen=screen,
         )
         trainer._recipe = recipe.resolved()
         trainer._recipe_folder = None if folder is None else folder.resolve()
         return trainer
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, under its adapter."""
+        return self.parts.policy.model
+
+    @property
+    def scorer(self) -> RewardScorer:
+        """The reward functions."""
+        return self.parts.scorer
+
+    @property
+    def processing_class(self) -> Any:
+        """The tokenizer."""
+        return self.parts.policy.tokenizer
 
     @property
     def state(self) -> Any:
@@ -204,12 +205,10 @@ class GRPOTrainer:
         """
         from transformers.trainer_utils import TrainOutput
 
-        hold_trained_weights_in_float32(self.model, self._note)
-        require_saveable(self.model, self.processing_class)
+        require_trainable(self.model, self.processing_class, self._note)  # a script may have changed it since
         warn_of_dropout(self.model, self._note)
-        self.policy.network.refresh()
+        self.parts.policy.network.refresh()
         self._callbacks.begin_run()
-        self.order = setup.make_order(self.problems, self.args)  # an earlier run of this trainer has drawn from its own
         folder = run_folder.create(
             self.output_dir,
             overwrite=overwrite,
@@ -217,20 +216,14 @@ class GRPOTrainer:
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
         with RunWriter(folder) as writer, self.screen, self._writing(writer):
-            run, optimizer = self._build(folder, writer)
+            run, optimizer = self._make_run(folder, writer)
             checkpoint = None
             if resume_from_checkpoint:
-                checkpoint = resume(
-                    run.recorder,
-                    True if resume_from_checkpoint is True else resume_from_checkpoint,
-                    run.recorder.origin,
-                    allow_changes=allow_changes,
-                    notify=self._note,
-                )
+                checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
             self._start(run, folder, optimizer, checkpoint)
-            with telling_what_is_kept(run.recorder), finish_step_first(run.schedule.stop, self._note) as stop:
+            with report_on_abort(run), finish_step_first(run.schedule.stop, self._note) as stop:
                 self.interrupted = stop
-                train(run)
+                train(run.loop)
                 self.save_model()
             self._finish(run, folder)
         logged = [entry for entry in self.state.log_history if "loss" in entry]
@@ -240,16 +233,17 @@ class GRPOTrainer:
     @settings_of_training()
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""
-        problems = self.eval_problems
+        problems = None
         if eval_dataset is not None:
             given = load_problems(eval_dataset, notify=self._note)
             check_held_out(self.scorer, given)
             self.scorer.check_rows(given.name, given)
-            problems = self._prepare(given)
-        if problems is None:
+            problems = prepare_problems(given, self.processing_class, self.model, self.args, self._note)
+        evaluator = self.parts.evaluator(problems)
+        if evaluator is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
-        self.engine.load_weights(self.policy.network, version=self.state.global_step)
-        metrics = self._evaluator(problems).evaluate(self.state)
+        self.parts.engine.load_weights(self.parts.policy.network, version=self.state.global_step)
+        metrics = evaluator.evaluate(self.state)
         self._callbacks.evaluated(metrics, self._open_trackers)
         return metrics
 
@@ -284,33 +278,6 @@ class GRPOTrainer:
         is_private = self.args.hub_private_repo if private is None else private
         return push(self.model, self.processing_class, self.output_dir, target, merge=merge, private=is_private)
 
-    def _load(self, model: str | os.PathLike[str] | nn.Module, peft_config: Any) -> tuple[nn.Module, str]:
-        config = self.args
-        model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        if isinstance(model, str):
-            loaded = load_named_model(model, config, full=peft_config is None, notify=self._note)
-            name = model
-        else:
-            loaded = model
-            name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
-        return trainable_model(loaded, peft_config, config.seed), name
-
-    def _load_tokenizer(self, name: str) -> Any:
-        """The tokenizer that belongs to the model by its name."""
-        if name == type(self.model).__name__:
-            raise ConfigError(
-                f"The {name} given as model carries no name by which its tokenizer could be found. Give the tokenizer "
-                "as processing_class."
-            )
-        init_kwargs, trust = self.args.model_init_kwargs, self.args.trust_remote_code
-        return load_tokenizer(name, trust_remote_code=trust, init_kwargs=init_kwargs, notify=self._note)
-
-    def _prepare(self, problems: Problems) -> PreparedProblems:
-        return setup.prepare_problems(problems, self.processing_class, self.model, self.args, self._note)
-
-    def _evaluator(self, problems: PreparedProblems) -> Evaluator:
-        return Evaluator(problems, self.engine, self.scorer, self.args, self.processing_class, self.policy.stop_ids)
-
     @contextmanager
     def _writing(self, writer: RunWriter) -> Iterator[None]:
         """Inside, `writer` takes what happens."""
@@ -320,42 +287,36 @@ class GRPOTrainer:
         finally:
             self._writer = None
 
-    def _build(self, folder: run_folder.RunFolder, writer: RunWriter) -> tuple[Run, str]:
-        config, policy = self.args, self.policy
-        schedule = Schedule(config, len(self.problems), self.reference)
-        learner, optimizer = setup.make_learner(
-            policy, self.reference, schedule, self.scorer, config, self._optimizers, self._note
-        )
-        collector = Collector(
-            self.problems, self.order, self.engine, self.scorer, config, self.processing_class, policy.stop_ids
-        )
-        collector.on_progress = self.screen.progress
-        learner.on_progress = lambda done, total: self.screen.progress("learn", done, total)
-        evaluator = None if self.eval_problems is None else self._evaluator(self.eval_problems)
+    def _make_run(self, folder: run_folder.RunFolder, writer: RunWriter) -> tuple[Run, str]:
+        """Learner, order and hooks of one run, and the name of its optimizer: an earlier run has used up its own."""
+        parts, order = self.parts, make_order(self.parts.problems, self.args)
+        schedule = parts.schedule()
+        learner, optimizer = make_learner(parts, schedule, self._optimizers)
         self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}
-        takers = (self.screen, self.trackers, self._callbacks)
-        recorder = Recorder(config, folder, writer, *takers, schedule, learner, self.order, evaluator)
         own_optimizer = learner.optimizer if self._optimizers[0] is not None else None
-        assert self._recipe is not None
-        recipe, machine = without_secrets(self._recipe), setup.machine(self.model)
-        recorder.origin = origin_of(recipe, schedule.num_steps, self.problems, self.model, own_optimizer, machine)
-        return Run(policy.network, self.order, self.engine, collector, learner, schedule, recorder), optimizer
+        origin = origin_of(
+            without_secrets(self._recipe),
+            schedule.num_steps,
+            parts.problems,
+            self.model,
+            own_optimizer,
+            machine(self.model),
+        )
+        outputs = Outputs(folder, writer, self.screen, self.trackers, self._callbacks, self._note)
+        return start_run(parts, order, schedule, learner, origin, outputs), optimizer
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
         """Record and show what begins here."""
         assert self._writer is not None
-        assert self._recipe is not None
         run_name = self.args.run_name or folder.path.resolve().name
-        record = setup.record_of_start(
-            self._recipe, self._recipe_folder, self.policy, self.problems, self.engine, self.args, optimizer
-        )
+        record = record_of_start(self._recipe, self._recipe_folder, self.parts, optimizer)
         self._writer.config(record)
         self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
         self.trackers.start(record, run_name, folder)
-        about = without_secrets(setup.summary(self.policy, self.engine, run.schedule, self.args, run_name))
+        about = without_secrets(summary(self.parts, run.schedule, run_name))
         self.screen.start({**about, "history": RunReader(folder).metrics()})
         for line in self.args.describe()[1:]:
-            if line != f"objective {self.args.objective}":  # the header says it
+            if line != f"objective {self.args.objective}":  # it stands in the header
                 self._note(line)
         if checkpoint is not None:
             self._note(f"Going on after step {run.schedule.step}, from {checkpoint}.")
@@ -371,10 +332,10 @@ class GRPOTrainer:
         self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
         self.trackers.finish()
         page = write_report(folder)
-        if self.args.push_to_hub and self.interrupted.signal is None and run.recorder.watch.stopped is None:
+        if self.args.push_to_hub and self.interrupted.signal is None and not run.guards.is_stopped:
             push_or_tell(self.push_to_hub, self._writer.event, self._note)
-        self.screen.close(what_is_done(run.recorder, page))
-        run.recorder.watch.raise_if_stopped()
+        self.screen.close(what_is_done(run, page))
+        run.guards.raise_if_stopped()
 
     def _note(self, text: str) -> None:
         self.screen.note(redact(text))
@@ -387,7 +348,7 @@ class GRPOTrainer:
             self._writer.event("tracker_failed", tracker=tracker, error=what)
 
     def __repr__(self) -> str:
-        return f"GRPOTrainer({self.policy.name}, {count_parameters(self.model)})"
+        return f"GRPOTrainer({self.parts.policy.name}, {count_parameters(self.model)})"
 
 
 def _adapter_config(model: Any) -> Any:

@@ -1,8 +1,8 @@
 """The nouns, in the order the data meets them.
 
 A `Problem` is drawn; its prompt becomes a `Request`; the engine answers with `Completion`s; together they are a
-`Group`, which the rewards judge. Everything is frozen: a stage that knows more returns a new value. Standard library
-only; tensors live in `train/batch.py`.
+`Group`. The rewards make a `ScoredGroup` of it, the step a `StepGroup`. Everything is frozen: a stage that knows more
+returns a new value. Standard library only; tensors live in `train/batch.py`.
 
 Per-token tuples have one entry for each completion token; index t is always about completion token t.
 """
@@ -13,8 +13,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from groupwise.rounding import differ
 
 Message = dict[str, Any]
 """One chat message: `{"role": ..., "content": ...}`."""
@@ -152,38 +150,47 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G completions of one drawn problem, and what was thought of them."""
+    """G completions sampled for one draw."""
 
     draw: int
     """Running number of the draw: the identity of the group. Two draws of one problem are two groups."""
     problem: Problem
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
-    rewards: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-    """Reward function name -> one number a completion; `None` means that it could not be judged."""
-    reward: tuple[float | None, ...] = ()
-    """The weighted sum over functions of what counts; `None` when no function could judge."""
-    counted: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-    """Function that is clipped, normalised or gated -> what counts of its rewards; absent, they count as they are."""
+    opening: str = ""
+    """What the completions go on from: tags that the prompt ends in, or the assistant's message that they continue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup(Group):
+    """A group with its rewards."""
+
+    rewards: Mapping[str, tuple[float | None, ...]]
+    """Reward function -> one number a completion; `None` is unscored, which is not 0."""
+    reward: tuple[float | None, ...]
+    """Weighted sum of the shaped rewards of each completion; `None` where no function scored it."""
+    has_signal: bool
+    """Whether the advantages can tell the completions apart: two of their rewards differ by more than rounding."""
+    shaped: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Reward function -> its rewards after clipping, normalising and gating; absent where they are unshaped."""
     extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Column that a reward function logged -> its value for each completion."""
     steps: Mapping[str, tuple[Steps | None, ...]] = field(default_factory=dict)
     """Reward function that scores steps -> those of each completion; `None` where it gave one number."""
     greedy_reward: float | None = None
     """Reward of the greedy completion of the same prompt, where the objective compares with it."""
+
+    @property
+    def shaped_rewards(self) -> Mapping[str, tuple[float | None, ...]]:
+        """Reward function -> the rewards that its weight multiplies."""
+        return {**self.rewards, **self.shaped}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepGroup(ScoredGroup):
+    """A scored group and what its step made of it."""
+
     advantages: tuple[float, ...] = ()
-    """What the group makes of the rewards (the mean over tokens where they differ by token)."""
+    """One a completion (the mean over tokens where they differ by token); empty for a group that was dropped."""
     is_used: bool = True
-    """False for a group that was drawn and then dropped, or skipped for want of signal."""
-    opening: str = ""
-    """What the completions go on from: tags that the prompt ends in, or the assistant's message that they continue."""
-
-    @property
-    def counting(self) -> Mapping[str, tuple[float | None, ...]]:
-        """Function -> what its weight multiplies: what is `counted`, elsewhere the rewards."""
-        return {**self.rewards, **self.counted}
-
-    @property
-    def has_signal(self) -> bool:
-        """Whether two scored rewards differ by more than rounding."""
-        return differ(self.reward)
+    """False for a group that dynamic sampling dropped for want of signal."""

@@ -10,18 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored import scored_group
 
 from groupwise.algo import advantages, groups_with_signal, process_advantages
 from groupwise.algo.groups import batch_std
 from groupwise.check.reward_stats import Scores, histogram
-from groupwise.config import GRPOConfig
 from groupwise.data.curriculum import successes
 from groupwise.lifecycle.iterate_reward_model import comparisons_of
-from groupwise.lifecycle.step_metrics import rewards as reward_metrics
 from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.rewards.signal import has_signal, weighted_steps
 from groupwise.rounding import differ, is_equal, reaches
-from groupwise.train.signal import signal_test
-from groupwise.types import Completion, Group, Problem
+from groupwise.train.step_metrics import rewards as reward_metrics
+from groupwise.types import Completion, Problem, ScoredGroup
 
 PAIRS = [
     (0.1 + 0.2, 0.3, True),
@@ -65,10 +65,10 @@ GROUP_RELATIVE = [
 ]
 
 
-def group_of(reward: Sequence[float | None], **rewards: Sequence[float | None]) -> Group:
+def group_of(reward: Sequence[float | None], **rewards: Sequence[float | None]) -> ScoredGroup:
     completions = tuple(Completion((7, 0), (-1.0, -1.0), "stop", 0, text="x") for _ in reward)
     named = {name: tuple(values) for name, values in (rewards or {"f": reward}).items()}
-    return Group(0, Problem(0, "p"), (1,), completions, rewards=named, reward=tuple(reward))
+    return scored_group(0, Problem(0, "p"), (1,), completions, named, reward)
 
 
 @pytest.mark.parametrize(("a", "b", "expected"), PAIRS)
@@ -97,13 +97,13 @@ def test_lists_and_tensors_agree(a: float, b: float) -> None:
 def everywhere(rewards: Sequence[float | None]) -> dict[str, bool]:
     """Every place that decides whether a group has signal."""
     group = group_of(rewards)
-    steps = group_of(rewards)
+    steps = weighted_steps(group, [1.0])
     return {
         "group": group.has_signal,
         "algo": bool(groups_with_signal(list(rewards), [0] * len(rewards)).any()),
-        "sum": signal_test(GRPOConfig())(group),
-        "each function": signal_test(GRPOConfig(objective="gdpo"))(group),
-        "steps": signal_test(GRPOConfig(objective="grpo_process"))(steps),
+        "sum": has_signal("sum", group.reward, group.shaped_rewards, steps),
+        "each function": has_signal("any_function", group.reward, group.shaped_rewards, steps),
+        "steps": has_signal("steps", group.reward, group.shaped_rewards, steps),
         "check": Scores("f", (tuple(rewards),)).signal_share == 1,
     }
 

@@ -23,7 +23,7 @@ _HOMES = {
     "kl": "kl_penalty",
     "AdaptiveKL": "kl_penalty",
     "AdaptiveEntropy": "entropy",
-    "mix_reference": "reference",
+    "mix_reference": "reference_mixing",
     "overlong_penalty": "shaping",
     "Stats": "stats",
 }

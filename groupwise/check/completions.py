@@ -21,7 +21,7 @@ EMPTY_WARN = 0.25
 def completions_cut(evidence: Evidence) -> list[Finding]:
     """`max_completion_length` cuts answers off. It fails where no group has signal, though something is rewarded."""
     completions = [c for group in evidence.sampled.groups for c in group.completions]
-    share, limit = fmean(c.is_truncated for c in completions), evidence.subject.parts.config.max_completion_length
+    share, limit = fmean(c.is_truncated for c in completions), evidence.run.config.max_completion_length
     if share < CUT_WARN:
         return []
     what = f"{share:.0%} of the completions are cut off at max_completion_length {limit}"
@@ -37,9 +37,9 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
 
 def _more(evidence: Evidence) -> int:
     """Four times the limit, or what the context has room for."""
-    limit = evidence.subject.parts.config.max_completion_length
-    context = context_length(evidence.subject.policy.model.config)
-    room = 4 * limit if context is None else context - evidence.subject.problems.max_prompt_tokens
+    limit = evidence.run.config.max_completion_length
+    context = context_length(evidence.run.policy.model.config)
+    room = 4 * limit if context is None else context - evidence.run.problems.max_prompt_tokens
     return min(4 * limit, max(room, limit))
 
 

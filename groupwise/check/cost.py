@@ -11,12 +11,11 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.check.sample import Sampled
-from groupwise.check.subject import Notify, Subject
 from groupwise.config import GRPOConfig
 from groupwise.guards.agreement import likely_cause
-from groupwise.lifecycle import build as setup
+from groupwise.lifecycle.build import RunParts, make_learner
 from groupwise.policy.network import Scoring
-from groupwise.train.batch import Batch
+from groupwise.train.batch import Batch, Samples
 from groupwise.train.learner import Learner
 from groupwise.train.optim import make_optimizer
 from groupwise.train.schedule import Schedule
@@ -57,41 +56,37 @@ class Cost:
         return self.num_steps * self.step_s + self.num_evals * self.eval_s
 
 
-def measure_cost(subject: Subject, sampled: Sampled, notify: Notify) -> Cost:
+def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
     """Run the learner over one step's groups with learning rate 0; weights stay as they are, bit for bit."""
-    config = subject.parts.config
+    config = run.config
     groups = sampled.groups[: config.prompts_per_step]
     scale = config.prompts_per_step / len(groups)
-    reference = setup.make_reference(subject.policy, config)
-    schedule = Schedule(config, len(subject.problems), reference)
-    learner = _learner_at_rest(subject, schedule, notify)
+    schedule = run.schedule()
+    learner = _learner_at_rest(run, schedule)
     begun = perf_counter()
-    batch = _with_some_advantage(learner.prepare(groups, learner.score(groups)))
+    samples = Samples.of(groups, run.policy.network.device)
+    batch = _with_some_advantage(learner.prepare(samples, learner.score(samples)))
     update = learner.update(batch)
     learn_s = (perf_counter() - begun) * scale
-    device = subject.policy.network.device
+    device = run.policy.network.device
     return Cost(
         rollout_s=sampled.rollout_s,
         reward_s=sampled.reward_s * config.completions_per_step / sampled.num_completions,
         learn_s=learn_s,
         num_steps=schedule.num_steps,
-        eval_s=_eval_seconds(subject, sampled),
-        num_evals=_num_evals(config, schedule) if subject.parts.eval_problems is not None else 0,
+        eval_s=_eval_seconds(run, sampled),
+        num_evals=_num_evals(config, schedule) if run.inputs.eval_problems is not None else 0,
         memory_bytes=peak_memory_bytes(device),
         memory_total_bytes=memory_total_bytes(device),
-        mismatch=update.stats.get("sampling/mismatch") if subject.engine.capabilities.keeps_logprobs else None,
+        mismatch=update.stats.get("sampling/mismatch") if run.engine.capabilities.keeps_logprobs else None,
         why_skipped=next((why for why in update.why_skipped if why is not None), None),
     )
 
 
-def _learner_at_rest(subject: Subject, schedule: Schedule, notify: Notify) -> Learner:
+def _learner_at_rest(run: RunParts, schedule: Schedule) -> Learner:
     """The run's own learner and optimizer, whose steps have length 0."""
-    config = subject.parts.config
-    optimizer, _ = make_optimizer(config.replace(learning_rate=0.0), subject.policy.model, notify)
-    scheduler = LambdaLR(optimizer, lambda update: 1.0)
-    learner, _ = setup.make_learner(
-        subject.policy, schedule.reference, schedule, subject.scorer, config, (optimizer, scheduler), notify
-    )
+    optimizer, _ = make_optimizer(run.config.replace(learning_rate=0.0), run.policy.model, run.notify)
+    learner, _ = make_learner(run, schedule, (optimizer, LambdaLR(optimizer, lambda update: 1.0)))
     return learner
 
 
@@ -106,9 +101,9 @@ def _num_evals(config: GRPOConfig, schedule: Schedule) -> int:
     return due + bool(config.eval_on_start)
 
 
-def _eval_seconds(subject: Subject, sampled: Sampled) -> float:
+def _eval_seconds(run: RunParts, sampled: Sampled) -> float:
     """Sampled and greedy completions of the held-out problems, at the speed of a step's rollout."""
-    config, held_out = subject.parts.config, subject.parts.eval_problems
+    config, held_out = run.config, run.inputs.eval_problems
     if held_out is None:
         return 0.0
     problems = min(len(held_out), config.num_eval_problems or len(held_out))
@@ -126,9 +121,9 @@ def memory_total_bytes(device: torch.device) -> int | None:
         return None
 
 
-def cause_of_gap(subject: Subject, groups: Sequence[Group], bound: float) -> str:
+def cause_of_gap(run: RunParts, groups: Sequence[Group], bound: float) -> str:
     """Why engine and learner differ, looked for in a few completions."""
-    config, group = subject.parts.config, groups[0]
+    config, group = run.config, groups[0]
     few = replace(group, completions=group.completions[:FEW])
     scoring = Scoring(config.temperature, config.repetition_penalty, with_entropy=False)
-    return likely_cause(subject.policy.network, few, scoring, bound)
+    return likely_cause(run.policy.network, few, scoring, bound)

@@ -22,7 +22,7 @@ from groupwise.check.gold_answers import (
 from groupwise.data.problems import Problems
 from groupwise.errors import RewardError
 from groupwise.json_values import as_text
-from groupwise.lifecycle.inputs import EVALUATION_DATA, Ingredients
+from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
 from groupwise.rewards.function import ON_REQUEST, SAMPLED, RewardFunction
 from groupwise.types import Problem, Prompt
 
@@ -39,23 +39,23 @@ LEAK_WARN, LEAK_BY_CHANCE = 0.5, 0.3
 options of a multiple choice stand in every prompt and give nothing away."""
 
 
-def too_few_problems(parts: Ingredients) -> list[Finding]:
+def too_few_problems(inputs: RunInputs) -> list[Finding]:
     """A step draws different problems, so there must be enough for one."""
-    num, wanted = len(parts.problems), parts.config.prompts_per_step
+    num, wanted = len(inputs.problems), inputs.config.prompts_per_step
     if num >= wanted:
         return []
     what = f"The data has {num} problems, and a step draws {wanted} different ones."
     return [Finding("too_few_problems", "fail", what, f"Set prompts_per_step: {num}, or use more data.")]
 
 
-def wrong_column(parts: Ingredients) -> list[Finding]:
+def wrong_column(inputs: RunInputs) -> list[Finding]:
     """A reward that asks for a column the data does not have."""
     found = []
-    columns = parts.problems.column_names
-    for function in parts.rewards:
+    columns = inputs.problems.column_names
+    for function in inputs.rewards:
         lacking = _lacking(function, columns, "data set")
-        if not lacking and parts.eval_problems is not None:
-            lacking = _lacking(function, parts.eval_problems.column_names, EVALUATION_DATA)
+        if not lacking and inputs.eval_problems is not None:
+            lacking = _lacking(function, inputs.eval_problems.column_names, EVALUATION_DATA)
         if lacking:
             found += lacking
             continue
@@ -114,20 +114,20 @@ def _listed(names: Sequence[str]) -> str:
     return f"it has {', '.join(names)}" if names else "it has none but the prompt"
 
 
-def empty_column(parts: Ingredients) -> list[Finding]:
+def empty_column(inputs: RunInputs) -> list[Finding]:
     """A column that a reward reads and that has nothing in many rows."""
-    names = {name for function in parts.rewards for name in columns_read(function)}
-    gold = gold_column(parts.problems.column_names, parts.rewards)
-    wanted = sorted((names | ({gold} if gold else set())) & set(parts.problems.column_names))
+    names = {name for function in inputs.rewards for name in columns_read(function)}
+    gold = gold_column(inputs.problems.column_names, inputs.rewards)
+    wanted = sorted((names | ({gold} if gold else set())) & set(inputs.problems.column_names))
     found = []
-    rows = _first_rows(parts.problems)
+    rows = _first_rows(inputs.problems)
     for name in wanted:
         share = sum(_is_empty(problem.columns.get(name)) for problem in rows) / len(rows)
         if share < EMPTY_WARN:
             continue
         level: Level = "fail" if share >= EMPTY_FAIL else "warn"
         what = f'Column "{name}", which the rewards read, is empty in {share:.0%} of {len(rows)} rows.'
-        others = [column for column in parts.problems.column_names if column != name]
+        others = [column for column in inputs.problems.column_names if column != name]
         choice = ", ".join(others) or "there is no other"
         remedy = f"Set data.columns: {{{name}: COLUMN}} to the column that holds it ({choice})."
         found.append(Finding("empty_column", level, what, remedy))
@@ -138,47 +138,47 @@ def _is_empty(value: object) -> bool:
     return not value.strip() if isinstance(value, str) else value is None or value == []
 
 
-def duplicate_problems(parts: Ingredients) -> list[Finding]:
+def duplicate_problems(inputs: RunInputs) -> list[Finding]:
     """Prompts that the data holds more than once."""
-    counts = Counter(_key(problem.prompt) for problem in parts.problems)
-    repeated = len(parts.problems) - len(counts)
+    counts = Counter(_key(problem.prompt) for problem in inputs.problems)
+    repeated = len(inputs.problems) - len(counts)
     if not repeated:
         return []
-    share, most = repeated / len(parts.problems), max(counts.values())
+    share, most = repeated / len(inputs.problems), max(counts.values())
     what = (
-        f"{repeated} of {len(parts.problems)} problems ({share:.1%}) have a prompt that another row has too; "
+        f"{repeated} of {len(inputs.problems)} problems ({share:.1%}) have a prompt that another row has too; "
         f"one comes {most} times in an epoch."
     )
     level: Level = "warn" if share >= DUPLICATES_WARN else "note"
-    return [Finding("duplicate_problems", level, what, f"Leave the repeats out of {parts.problems.name}.")]
+    return [Finding("duplicate_problems", level, what, f"Leave the repeats out of {inputs.problems.name}.")]
 
 
-def contradicting_answers(parts: Ingredients) -> list[Finding]:
+def contradicting_answers(inputs: RunInputs) -> list[Finding]:
     """One prompt with several right answers: no completion can be right in all of its rows."""
-    column = gold_column(parts.problems.column_names, parts.rewards)
+    column = gold_column(inputs.problems.column_names, inputs.rewards)
     if column is None:
         return []
     answers = defaultdict(set)
-    for problem, gold in golds(parts.problems, column):
+    for problem, gold in golds(inputs.problems, column):
         answers[_key(problem.prompt)].add(gold)
     several = sum(len(found) > 1 for found in answers.values())
     if not several:
         return []
     what = f'{several} prompts stand in several rows with different values of "{column}".'
-    remedy = f"Keep one row of each such prompt in {parts.problems.name}, or say in the prompt what tells them apart."
+    remedy = f"Keep one row of each such prompt in {inputs.problems.name}, or say in the prompt what tells them apart."
     return [Finding("contradicting_answers", "warn", what, remedy)]
 
 
-def eval_in_train(parts: Ingredients) -> list[Finding]:
+def eval_in_train(inputs: RunInputs) -> list[Finding]:
     """Held-out problems that are trained on."""
-    if parts.eval_problems is None:
+    if inputs.eval_problems is None:
         return []
-    trained = {_key(problem.prompt) for problem in parts.problems}
-    seen = sum(_key(problem.prompt) in trained for problem in parts.eval_problems)
+    trained = {_key(problem.prompt) for problem in inputs.problems}
+    seen = sum(_key(problem.prompt) in trained for problem in inputs.eval_problems)
     if not seen:
         return []
-    share = seen / len(parts.eval_problems)
-    what = f"{seen} of {len(parts.eval_problems)} held-out prompts ({share:.0%}) stand in the training data too."
+    share = seen / len(inputs.eval_problems)
+    what = f"{seen} of {len(inputs.eval_problems)} held-out prompts ({share:.0%}) stand in the training data too."
     level: Level = "fail" if share >= EVAL_SEEN_FAIL else "warn"
     remedy = "Set data.split and data.eval_split to rows that do not overlap, such as [:90%] and [90%:]."
     return [Finding("eval_in_train", level, what, remedy)]
@@ -189,12 +189,12 @@ def _key(prompt: Prompt) -> str:
     return " ".join((prompt if isinstance(prompt, str) else as_text(prompt)).casefold().split())
 
 
-def answer_in_prompt(parts: Ingredients) -> list[Finding]:
+def answer_in_prompt(inputs: RunInputs) -> list[Finding]:
     """Prompts that hold the answer they ask for."""
-    column = gold_column(parts.problems.column_names, parts.rewards)
+    column = gold_column(inputs.problems.column_names, inputs.rewards)
     if column is None:
         return []
-    rows = [(prompt_words(problem.prompt), gold) for problem, gold in golds(_first_rows(parts.problems), column)]
+    rows = [(prompt_words(problem.prompt), gold) for problem, gold in golds(_first_rows(inputs.problems), column)]
     if len(rows) < 2:
         return []
     own = _share(occurs(gold, prompt) for prompt, gold in rows)
@@ -233,7 +233,7 @@ def _first_rows(problems: Problems) -> list[Problem]:
     return list(islice(problems, LOOK_AT))
 
 
-CHECKS: tuple[Callable[[Ingredients], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[RunInputs], list[Finding]], ...] = (
     wrong_column,
     too_few_problems,
     empty_column,

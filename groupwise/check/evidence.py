@@ -11,7 +11,7 @@ from groupwise.check.correlation import Agreement, agreements
 from groupwise.check.probes import Probed
 from groupwise.check.reward_stats import Scores, scores_of, total_of
 from groupwise.check.sample import Sampled
-from groupwise.check.subject import Subject
+from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.isolated import Isolated
 from groupwise.rounding import differ
 
@@ -20,14 +20,14 @@ from groupwise.rounding import differ
 class Evidence:
     """The run, what its untrained model answers, and what the rewards make of that and of made-up answers."""
 
-    subject: Subject
+    run: RunParts
     sampled: Sampled
     probed: Sequence[Probed]
 
     @cached_property
     def functions(self) -> list[Scores]:
         """One a reward function, in their order."""
-        weights = {function.name: function.weight for function in self.subject.training_scorer.functions}
+        weights = {function.name: function.weight for function in self.run.training_scorer.functions}
         return scores_of(self.sampled, weights)
 
     @cached_property
@@ -41,7 +41,7 @@ class Evidence:
 
     def is_shipped(self, name: str) -> bool:
         """Whether a function is one of ours, whose rewards differ for sure between some completions."""
-        function = next(each for each in self.subject.training_scorer.functions if each.name == name)
+        function = next(each for each in self.run.training_scorer.functions if each.name == name)
         return function.is_shipped and not isinstance(function.call, Isolated)
 
     def usual_reason(self, name: str) -> str | None:
@@ -57,7 +57,7 @@ class Evidence:
     def counted(self, name: str) -> list[float]:
         """What counts of a function's rewards, before the weight, of sampled completions and probes."""
         groups = [*self.sampled.groups, *(each.group for each in self.probed)]
-        return [v for group in groups for v in group.counted.get(name, group.rewards[name]) if v is not None]
+        return [v for group in groups for v in group.shaped.get(name, group.rewards[name]) if v is not None]
 
     def probe_seconds(self, name: str) -> float:
         """Seconds a probe: what the function starts at its first call is not in it."""
@@ -70,7 +70,7 @@ class Evidence:
 
     @property
     def num_generations(self) -> int:
-        return self.subject.parts.config.num_generations
+        return self.run.config.num_generations
 
     def by_problem(self, name: str | None) -> list[list[float]]:
         """Scored rewards of a function (None: the sum) for each problem, sampled completions and probes together."""

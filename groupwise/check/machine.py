@@ -25,14 +25,14 @@ def engines_disagree(evidence: Evidence, cost: Cost) -> list[Finding]:
     """Engine and learner give one token two probabilities. The bounds are those of the guards of the run."""
     if cost.mismatch is None:
         return []
-    is_exact = evidence.subject.policy.network.dtype == torch.float32
-    settings = evidence.subject.parts.config.guards
+    is_exact = evidence.run.policy.network.dtype == torch.float32
+    settings = evidence.run.config.guards
     for name in ("agreement",) if is_exact else ("precision_limit", "precision"):
         guard, setting = BY_NAME[name], settings[name]
         if setting.action == "off" or not guard.is_beyond(cost.mismatch, setting.threshold):
             continue
         level: Level = "fail" if setting.action == "stop" else "warn"
-        cause = cause_of_gap(evidence.subject, evidence.sampled.groups, setting.threshold)
+        cause = cause_of_gap(evidence.run, evidence.sampled.groups, setting.threshold)
         says = _capital(guard.says.format(value=cost.mismatch))
         what = f"{says} (guard {name}: {guard.bound(setting)}). {_capital(cause)}"
         return [Finding("engines_disagree", level, what, guard.remedy)]
@@ -59,7 +59,7 @@ def memory_short(evidence: Evidence, cost: Cost) -> list[Finding]:
     share = cost.memory_bytes / cost.memory_total_bytes
     if share < MEMORY_WARN:
         return []
-    config = evidence.subject.parts.config
+    config = evidence.run.config
     what = f"{cost.memory_bytes / 2**30:.1f} of {cost.memory_total_bytes / 2**30:.1f} GiB of memory are used."
     remedy = (
         f"Set max_concurrent_completions: {max(config.max_concurrent_completions // 2, 1)}, then a smaller "
@@ -79,7 +79,7 @@ def long_run(evidence: Evidence, cost: Cost) -> list[Finding]:
 
 def folder_taken(evidence: Evidence, cost: Cost) -> list[Finding]:
     """A run lies in `output_dir` already, so `train` would refuse it."""
-    path = evidence.subject.parts.config.output_dir
+    path = evidence.run.config.output_dir
     if not RunFolder(Path(path)).has_trained:
         return []
     what = f'"{path}" holds a run already, and `groupwise train` does not write over one.'

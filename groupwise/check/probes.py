@@ -11,7 +11,7 @@ from typing import Any
 
 from groupwise.check.gold_answers import gold_column, gold_text, prompt_words
 from groupwise.check.sample import Sampled
-from groupwise.check.subject import Subject
+from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.opened import tags_of
 from groupwise.train.collect import score_as_the_program
@@ -77,18 +77,18 @@ class ProbeRow:
     total: float | None
 
 
-def probe(subject: Subject, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
+def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
     """Make up the probes of every sampled problem and have them judged, all in one call."""
-    relative = any(f.shaping.normalise in ("group", "batch") for f in subject.training_scorer.functions)
-    probes = [list(_probes(subject, group)) for group in sampled.groups]
+    relative = any(f.shaping.normalise in ("group", "batch") for f in run.training_scorer.functions)
+    probes = [list(_probes(run, group)) for group in sampled.groups]
     groups = []
     for group, made in zip(sampled.groups, probes, strict=True):
-        completions = [_completion(subject, each) for each in made]
+        completions = [_completion(run, each) for each in made]
         # rewards that are relative to their group or batch can be compared only where they were judged together
         company = group.completions if relative else ()
         made_up = (*completions, *company)
         groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
-    judged = score_as_the_program(subject.training_scorer, groups, trainer_state)
+    judged = score_as_the_program(run.training_scorer, groups, trainer_state)
     return [
         _probed(after, before, [each.kind for each in made], judged.seconds)
         for after, before, made in zip(judged.groups, sampled.groups, probes, strict=True)
@@ -102,21 +102,21 @@ def _probed(judged: Group, before: Group, kinds: Sequence[str], seconds: Mapping
         judged,
         completions=judged.completions[:num],
         rewards={name: values[:num] for name, values in judged.rewards.items()},
-        counted={name: values[:num] for name, values in judged.counted.items()},
+        counted={name: values[:num] for name, values in judged.shaped.items()},
         reward=judged.reward[:num],
     )
     return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
 
 
-def _probes(subject: Subject, group: Group) -> Iterator[Probe]:
-    functions = subject.parts.rewards
+def _probes(run: RunParts, group: Group) -> Iterator[Probe]:
+    functions = run.inputs.rewards
     tags = _tags(functions)
     yield Probe(EMPTY, "")
     yield Probe(PROMPT, prompt_words(group.problem.prompt))
     yield Probe(TAGS, "".join(f"<{tag}></{tag}>" for tag in tags))
     yield Probe(STUFFED, "".join(f"<{tag}>{GUESSES}</{tag}>" for tag in tags))
-    yield Probe(NOISE, _noise(subject, group.draw), is_cut=True)
-    column = gold_column(subject.parts.problems.column_names, functions)
+    yield Probe(NOISE, _noise(run, group.draw), is_cut=True)
+    column = gold_column(run.inputs.problems.column_names, functions)
     gold = None if column is None else gold_text(group.problem.columns.get(column))
     if gold is not None:
         yield from (Probe(GOLD, form.format(gold)) for form in GOLD_FORMS)
@@ -133,22 +133,22 @@ def _tags(functions: Sequence[RewardFunction]) -> list[str]:
     return sorted(tags, key=lambda tag: tag == "answer")
 
 
-def _noise(subject: Subject, draw: int) -> str:
+def _noise(run: RunParts, draw: int) -> str:
     """Tokens drawn at random, as many as a completion may have."""
-    tokenizer = subject.policy.tokenizer
+    tokenizer = run.policy.tokenizer
     special = set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special]
     random = Random(f"noise/{draw}")
-    return subject.decode(random.choices(ids, k=subject.parts.config.max_completion_length))
+    return run.sampler.decode(random.choices(ids, k=run.config.max_completion_length))
 
 
-def _completion(subject: Subject, made: Probe) -> Completion:
+def _completion(run: RunParts, made: Probe) -> Completion:
     """The probe as if it had been sampled: cut at `max_completion_length`, else with an end token."""
-    tokenizer, limit = subject.policy.tokenizer, subject.parts.config.max_completion_length
+    tokenizer, limit = run.policy.tokenizer, run.config.max_completion_length
     ids = tokenizer.encode(made.text, add_special_tokens=False)
     is_cut = made.is_cut or len(ids) >= limit
-    ids = ids[:limit] if is_cut else [*ids, *subject.policy.stop_ids[:1]]
-    text = subject.decode(ids) if is_cut else made.text
+    ids = ids[:limit] if is_cut else [*ids, *run.policy.stop_ids[:1]]
+    text = run.sampler.decode(ids) if is_cut else made.text
     return Completion(tuple(ids), (0.0,) * len(ids), "length" if is_cut else "stop", 0, text)
 
 

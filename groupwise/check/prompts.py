@@ -8,8 +8,8 @@ from statistics import median
 
 from groupwise.chat import decode_completion
 from groupwise.check.finding import Finding, Level
-from groupwise.check.subject import Subject
 from groupwise.data import prepare
+from groupwise.lifecycle.build import RunParts
 from groupwise.policy.bounds import context_length
 
 CUT_FAIL = 0.1
@@ -37,28 +37,28 @@ class Lengths:
     longest: int
 
 
-def lengths(subject: Subject) -> Lengths:
-    counts = [len(subject.problems[row].prompt_ids) for row in range(len(subject.problems))]
+def lengths(run: RunParts) -> Lengths:
+    counts = [len(run.problems[row].prompt_ids) for row in range(len(run.problems))]
     return Lengths(min(counts), median(counts), max(counts))
 
 
-def shown_prompts(subject: Subject) -> list[ShownPrompt]:
+def shown_prompts(run: RunParts) -> list[ShownPrompt]:
     """The shortest, the middle and the longest prompt; fewer where the data has fewer."""
-    problems = subject.problems
+    problems = run.problems
     by_length = sorted(range(len(problems)), key=lambda row: (len(problems[row].prompt_ids), row))
     chosen = {by_length[0]: "shortest", by_length[-1]: "longest", by_length[len(by_length) // 2]: "middle"}
-    return [_shown(subject, row, which) for row, which in sorted(chosen.items(), key=lambda c: by_length.index(c[0]))]
+    return [_shown(run, row, which) for row, which in sorted(chosen.items(), key=lambda c: by_length.index(c[0]))]
 
 
-def _shown(subject: Subject, row: int, which: str) -> ShownPrompt:
-    prepared = subject.problems[row]
-    text = decode_completion(subject.policy.tokenizer, prepared.prompt_ids, skip_special_tokens=False)
+def _shown(run: RunParts, row: int, which: str) -> ShownPrompt:
+    prepared = run.problems[row]
+    text = decode_completion(run.policy.tokenizer, prepared.prompt_ids, skip_special_tokens=False)
     return ShownPrompt(which, prepared.problem.index, text, len(prepared.prompt_ids), prepared.is_truncated)
 
 
-def prompt_cut(subject: Subject) -> list[Finding]:
+def prompt_cut(run: RunParts) -> list[Finding]:
     """Prompts over `max_prompt_length`."""
-    problems, limit = subject.problems, subject.parts.config.max_prompt_length
+    problems, limit = run.problems, run.config.max_prompt_length
     total, found = len(problems.problems), []
     for count, what in ((problems.num_truncated, "lose their beginning"), (problems.num_dropped, "are left out")):
         if count:
@@ -66,25 +66,25 @@ def prompt_cut(subject: Subject) -> list[Finding]:
             sentence = (
                 f"{count} of {total} prompts ({count / total:.0%}) are over max_prompt_length {limit} and {what}."
             )
-            found.append(Finding("prompt_cut", level, sentence, _remedy(subject)))
+            found.append(Finding("prompt_cut", level, sentence, _remedy(run)))
     return found
 
 
-def _remedy(subject: Subject) -> str:
+def _remedy(run: RunParts) -> str:
     """The limit that cuts no prompt, or the largest that the model's context has room for."""
-    config = subject.parts.config
+    config = run.config
     whole = prepare(
-        subject.parts.problems,
-        subject.policy.tokenizer,
+        run.inputs.problems,
+        run.policy.tokenizer,
         system_prompt=config.system_prompt,
         chat_template_kwargs=config.chat_template_kwargs,
         notify=lambda text: None,
     )
-    context = context_length(subject.policy.model.config)
+    context = context_length(run.policy.model.config)
     room = None if context is None else context - config.max_completion_length
     if room is None or whole.max_prompt_tokens <= room:
         return f"Set max_prompt_length: {whole.max_prompt_tokens}, the longest prompt."
     return f"Set max_prompt_length: {room}, all that the context of {context} has room for, and overlong_prompts: drop."
 
 
-CHECKS: tuple[Callable[[Subject], list[Finding]], ...] = (prompt_cut,)
+CHECKS: tuple[Callable[[RunParts], list[Finding]], ...] = (prompt_cut,)

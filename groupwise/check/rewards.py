@@ -52,7 +52,7 @@ def not_judged(evidence: Evidence) -> list[Finding]:
 def gate_shut(evidence: Evidence) -> list[Finding]:
     """A gate that no completion opens, sampled or made up, the right answer included."""
     found = []
-    for function in evidence.subject.training_scorer.functions:
+    for function in evidence.run.training_scorer.functions:
         gates = [*function.shaping.when, *function.shaping.unless]
         returned = {v for row in evidence.by_problem(function.name) for v in row}
         if not gates or not returned - {0.0} or any(evidence.counted(function.name)):
@@ -136,7 +136,7 @@ def few_signals(evidence: Evidence) -> list[Finding]:
     what = f"{share:.0%} of the groups carry signal at num_generations {size}; pooled estimate {expected:.0%}"
     if total.success_rate is not None:
         what += f" from a success rate of {total.success_rate:.0%}"
-    level: Level = "fail" if max(share, expected) * evidence.subject.parts.config.prompts_per_step < 1 else "warn"
+    level: Level = "fail" if max(share, expected) * evidence.run.config.prompts_per_step < 1 else "warn"
     return [Finding("few_signals", level, f"{what}.", _more_generations(total, size))]
 
 
@@ -169,7 +169,7 @@ def _more_generations(total: Scores, size: int) -> str:
 
 def slow_reward(evidence: Evidence) -> list[Finding]:
     """A function that the machine would wait for."""
-    config, sampled = evidence.subject.parts.config, evidence.sampled
+    config, sampled = evidence.run.config, evidence.sampled
     found = []
     for function in evidence.functions:
         each = min((function.seconds or 0.0) / sampled.num_completions, evidence.probe_seconds(function.name))

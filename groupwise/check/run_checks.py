@@ -13,10 +13,10 @@ from groupwise.check.finding import Finding
 from groupwise.check.probes import probe
 from groupwise.check.result import Result
 from groupwise.check.sample import num_groups, sample
-from groupwise.check.subject import Notify, Subject, load_subject
 from groupwise.config import Recipe
 from groupwise.errors import RewardError, RunError
-from groupwise.lifecycle.inputs import Ingredients, read_ingredients
+from groupwise.lifecycle.build import Notify, RunParts, build
+from groupwise.lifecycle.inputs import RunInputs, read_inputs
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
 from groupwise.torch_settings import settings_of_program, settings_of_training
@@ -24,8 +24,8 @@ from groupwise.torch_settings import settings_of_program, settings_of_training
 FATAL = frozenset({"wrong_column", "too_few_problems"})
 """Failures of the data after which nothing can be sampled or judged."""
 
-Read = Callable[[Recipe, Path | None, Notify], Ingredients]
-Load = Callable[[Recipe, Ingredients, Notify], Subject]
+Read = Callable[[Recipe, Path | None, Notify], RunInputs]
+Load = Callable[[RunInputs, Notify], RunParts]
 
 
 @settings_of_training()
@@ -35,8 +35,8 @@ def check(
     folder: Path | None = None,
     groups: int | None = None,
     notify: Notify = print,
-    read: Read = read_ingredients,
-    load: Load = load_subject,
+    read: Read = read_inputs,
+    load: Load = build,
 ) -> Result:
     """Look at a recipe as far as one can without changing a weight.
 
@@ -51,33 +51,33 @@ def check(
     begun = perf_counter()
     notify("Reading data and rewards.")
     with settings_of_program():  # the files of rewards are the program's
-        parts = read(recipe, folder, notify)
-    findings = [finding for each in data.CHECKS for finding in each(parts)]
-    about = _about(recipe, parts)
-    name = parts.config.run_name or Path(parts.config.output_dir).name
+        inputs = read(recipe, folder, notify)
+    findings = [finding for each in data.CHECKS for finding in each(inputs)]
+    about = _about(recipe, inputs)
+    name = inputs.config.run_name or Path(inputs.config.output_dir).name
     done = partial(Result, run_name=name, model=recipe.model)
     if any(finding.level == "fail" and finding.name in FATAL for finding in findings):
         return done(about=about, findings=findings, num_checks=len(data.CHECKS), seconds=perf_counter() - begun)
     notify("Loading the model.")
-    subject = load(recipe, parts, notify)
-    findings += [finding for each in prompts.CHECKS for finding in each(subject)]
+    run = load(inputs, notify)
+    findings += [finding for each in prompts.CHECKS for finding in each(run)]
     done = partial(
         done,
-        about=[*about, *_about_subject(subject)],
-        prompts=prompts.shown_prompts(subject),
-        special_tokens=subject.policy.tokenizer.all_special_tokens,
-        lengths=prompts.lengths(subject),
+        about=[*about, *_about_subject(run)],
+        prompts=prompts.shown_prompts(run),
+        special_tokens=run.policy.tokenizer.all_special_tokens,
+        lengths=prompts.lengths(run),
     )
     num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
     try:
-        evidence = _evidence(subject, groups, notify)
+        evidence = _evidence(run, groups, notify)
     except RewardError as error:
         findings.append(_reward_raises(error))
         return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
     of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
     findings += [finding for each in of_evidence for finding in each(evidence)]
     notify("Measuring a learner pass. No weight is changed.")
-    price = cost.measure_cost(subject, evidence.sampled, notify)
+    price = cost.measure_cost(run, evidence.sampled)
     findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
     return done(
         findings=findings,
@@ -97,25 +97,25 @@ def _reward_raises(error: RewardError) -> Finding:
     return Finding("reward_raises", "fail", str(error), remedy)
 
 
-def _evidence(subject: Subject, groups: int | None, notify: Notify) -> Evidence:
+def _evidence(run: RunParts, groups: int | None, notify: Notify) -> Evidence:
     from transformers import TrainerState
 
-    count = num_groups(subject, groups)
-    notify(f"Sampling {count} groups of {subject.parts.config.num_generations} completions.")
+    count = num_groups(run, groups)
+    notify(f"Sampling {count} groups of {run.config.num_generations} completions.")
     state = TrainerState()
-    sampled = sample(subject, count, state)
+    sampled = sample(run, count, state)
     notify("Trying exploits on the rewards.")
-    return Evidence(subject, sampled, probe(subject, sampled, state))
+    return Evidence(run, sampled, probe(run, sampled, state))
 
 
-def _about(recipe: Recipe, parts: Ingredients) -> list[tuple[str, str]]:
-    held_out = "" if parts.eval_problems is None else f", {len(parts.eval_problems):,} held out"
+def _about(recipe: Recipe, inputs: RunInputs) -> list[tuple[str, str]]:
+    held_out = "" if inputs.eval_problems is None else f", {len(inputs.eval_problems):,} held out"
     what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
-    lines = parts.config.describe()
+    lines = inputs.config.describe()
     rows = [
         ("model", f"{recipe.model}, training {what}"),
-        ("data", f"{parts.problems.name}, {len(parts.problems):,} problems{held_out}"),
-        ("rewards", ", ".join(_weighted(f.name, f.weight) for f in parts.rewards)),
+        ("data", f"{inputs.problems.name}, {len(inputs.problems):,} problems{held_out}"),
+        ("rewards", ", ".join(_weighted(f.name, f.weight) for f in inputs.rewards)),
         ("step", lines[0]),
         *(("", line) for line in lines[1:]),
     ]
@@ -126,12 +126,12 @@ def _weighted(name: str, weight: float) -> str:
     return name if weight == 1 else f"{name} (weight {weight:g})"
 
 
-def _about_subject(subject: Subject) -> list[tuple[str, str]]:
-    network = subject.policy.network
+def _about_subject(run: RunParts) -> list[tuple[str, str]]:
+    network = run.policy.network
     dtype = str(network.dtype).removeprefix("torch.")
     return [
-        ("parameters", str(count_parameters(subject.policy.model))),
-        ("machine", f"{network.device.type}, {dtype}, engine {subject.engine.capabilities.name}"),
+        ("parameters", str(count_parameters(run.policy.model))),
+        ("machine", f"{network.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
     ]
 
 

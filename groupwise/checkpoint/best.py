@@ -1,12 +1,13 @@
-"""Which checkpoint evaluated best, and when one evaluation is better than another."""
+"""The best checkpoint by evaluation, and when one evaluation is better than another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.train.step import Idle, StepRecord
 
 
 class Best:
@@ -39,13 +40,29 @@ class Best:
             "value": self.value,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Whether it is of the same metric in the same direction; another one's values say nothing."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put it back, where its values can be compared with those of this run."""
+        if self.is_comparable(state):
+            self.step, self.value = state["step"], state["value"]
+
+    def is_comparable(self, state: Mapping[str, Any]) -> bool:
+        """Whether `state` is of the same metric in the same direction."""
         is_same_way = state.get("is_higher_better", self.is_higher_better) == self.is_higher_better
-        if state["metric"] != self.metric or not is_same_way:
-            return False
-        self.step, self.value = state["step"], state["value"]
-        return True
+        return bool(state["metric"] == self.metric and is_same_way)
+
+
+class FollowBest(Idle):
+    """Keeps the best of all evaluations in the trainer state, with a checkpoint or without, as callbacks expect it."""
+
+    def __init__(self, best: Best, callbacks: Any, evaluation_of_step: Callable[[int], Mapping[str, Any]]) -> None:
+        self._best, self._callbacks, self._evaluation_of_step = best, callbacks, evaluation_of_step
+
+    def after_step(self, record: StepRecord) -> Mapping[str, Any]:
+        value = self._evaluation_of_step(record.step).get(self._best.metric)
+        state = self._callbacks.state
+        if self._best.is_above(value, state.best_metric):
+            state.best_metric, state.best_global_step = value, record.step
+        return {}
 
 
 def metric_name(config: GRPOConfig) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from groupwise.checkpoint.parts import upgraded
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
 from groupwise.runs import disk, manifest
@@ -47,8 +48,7 @@ def read_state(path: Path) -> dict[str, Any]:
         RunError: it is not a checkpoint, or damaged.
     """
     manifest.check(path)
-    state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
-    return state
+    return upgraded(json.loads((path / "state.json").read_bytes()))
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
@@ -109,11 +109,6 @@ def load_weights(path: Path, model: nn.Module) -> None:
         )
     for name, tensor in saved.items():
         trained[name].copy_(tensor)
-
-
-def learner_state(learner: Learner) -> dict[str, Any]:
-    """The part of the learner's state that is plain JSON; small, so that it can be kept for every step."""
-    return {"learner": learner.state_dict(), "scheduler": split(learner.scheduler.state_dict(), {}, "scheduler")}
 
 
 def require_saveable(learner: Learner) -> None:

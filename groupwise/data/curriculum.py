@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from groupwise.rounding import reaches
-from groupwise.types import Group
+from groupwise.types import ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Curriculum(Protocol):
         ...
 
 
-def successes(groups: Sequence[Group], reward: str | None, solved_at: float) -> list[Seen]:
-    """What the groups say: a completion solves its problem with `solved_at` or more of that reward function.
+def successes(groups: Sequence[ScoredGroup], reward: str | None, solved_at: float) -> list[Seen]:
+    """Success rate of each problem: a completion solves it with `solved_at` or more of that reward function.
 
-    Without a function's name it is the weighted sum that counts. A group that nobody could judge says nothing.
+    Without a function's name the weighted sum is read. A group that is unscored is left out.
     """
     seen = []
     for group in groups:

@@ -1,9 +1,9 @@
-"""Before the first step: the learner must give the tokens the log-probs that the engine says it sampled them with.
+"""Before the first step: engine and learner must give the sampled tokens the same log-probs.
 
 Everything the loss makes of old and new probabilities rests on it, and no curve shows it. A model's packed pass and
-engine are compared in float32 when it is loaded (`fastpath.py`); here the run's own engine and learner are compared, on
-the shortest and the longest of its prompts and in the run's own precision. Guard `gap` then looks at every token of
-every step.
+engine are compared in float32 when it is loaded (`rollout/fastpath.py`); here the run's own engine and learner are
+compared, on the shortest and the longest of its prompts and in the run's own precision. Guard `gap` then checks every
+token of every step.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
-from groupwise.guards.monitor import Watch
+from groupwise.data.order import Draw
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.packing import Rows
-from groupwise.rollout.engine import Engine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.train.batch import rows_of
-from groupwise.train.collect import Collector
-from groupwise.types import Group, Request
+from groupwise.train.sampler import PROBE, GroupSampler
+from groupwise.types import Group
 
 NUM_COMPLETIONS = 4
 NUM_TOKENS = 8
@@ -36,57 +36,70 @@ Trial = tuple[str, Callable[[], float]]
 """A likely cause, and the gap that is left if it is the cause."""
 
 
-def require_agreement(collector: Collector, network: Network, watch: Watch) -> None:
-    """Let the guards judge how far engine and learner are apart.
+class Monitor(Protocol):
+    """What checks a value measured before the first step."""
+
+    def is_on(self, name: str) -> bool: ...
+
+    def check_start(self, name: str, value: float, cause: Callable[[float], str]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What samples and what scores, in the run that is about to start."""
+
+    sampler: GroupSampler
+    network: Network
+    num_generations: int
+
+    @property
+    def scoring(self) -> Scoring:
+        sampling = self.sampler.sampling
+        return Scoring(sampling.temperature, sampling.repetition_penalty, with_entropy=False)
+
+
+def require_agreement(probe: Probe, monitor: Monitor) -> None:
+    """Let the guards check how far the log-probs of engine and learner are apart.
 
     Raises:
         GuardError: too far to train.
     """
-    if not collector.engine.capabilities.keeps_logprobs:
+    engine, network = probe.sampler.engine, probe.network
+    if not engine.capabilities.keeps_logprobs:
         return
     if network.dtype == torch.float32:
-        _judge(("agreement",), collector, collector.engine, network, watch)
+        _check(("agreement",), probe, monitor)
         return
-    if network.compute is None and watch.is_on("agreement"):  # the fast path has been compared in float32 already
+    if network.compute is None and monitor.is_on("agreement"):  # the fast path has been compared in float32 already
         exact = copy.deepcopy(network.model).float()
-        slow = Network(exact, torch.float32, None)
-        _judge(("agreement",), collector, PlainEngine(exact, torch.float32), slow, watch)
-    _judge(("precision_limit", "precision"), collector, collector.engine, network, watch)
+        sampler = replace(probe.sampler, engine=PlainEngine(exact, torch.float32))
+        _check(("agreement",), replace(probe, sampler=sampler, network=Network(exact, torch.float32, None)), monitor)
+    _check(("precision_limit", "precision"), probe, monitor)
 
 
-def _judge(names: tuple[str, ...], collector: Collector, engine: Engine, network: Network, watch: Watch) -> None:
-    names = tuple(name for name in names if watch.is_on(name))
+def _check(names: tuple[str, ...], probe: Probe, monitor: Monitor) -> None:
+    names = tuple(name for name in names if monitor.is_on(name))
     if not names:
         return
-    scoring = Scoring(collector.sampling.temperature, collector.sampling.repetition_penalty, with_entropy=False)
-    gaps = [(gap(network, group, scoring), group) for group in _sample(collector, engine)]
+    gaps = [(gap(probe.network, group, probe.scoring), group) for group in _sample(probe)]
     value, worst = max(gaps, key=lambda found: math.inf if math.isnan(found[0]) else found[0])
     for name in names:
-        watch.start(name, value, lambda bound: likely_cause(network, worst, scoring, bound))
+        monitor.check_start(name, value, lambda bound: likely_cause(probe.network, worst, probe.scoring, bound))
 
 
-def _sample(collector: Collector, engine: Engine) -> list[Group]:
-    """Short groups of real prompts, sampled as the recipe says: of the shortest, and of the longest if it is longer."""
-    config, problems = collector.config, collector.problems
-    ordered = sorted(
-        (problems[row] for row in range(min(len(problems), NUM_PROMPTS))), key=lambda problem: len(problem.prompt_ids)
-    )
-    is_longer = len(ordered[-1].prompt_ids) > len(ordered[0].prompt_ids)
-    chosen = [(ordered[0], NUM_COMPLETIONS), *([(ordered[-1], NUM_OF_LONGEST)] if is_longer else [])]
-    sampling = replace(collector.sampling, max_tokens=min(NUM_TOKENS, config.max_completion_length), stop=())
-    requests = [
-        Request(
-            prepared.prompt_ids,
-            min(count, config.num_generations),
-            sampling,
-            (config.seed, 0),
-            label=prepared.problem.label,
-        )
-        for prepared, count in chosen
-    ]
-    answers = dict(engine.generate(requests))
+def _sample(probe: Probe) -> list[Group]:
+    """Short groups of real prompts, sampled as in training: of the shortest, and of the longest if it is longer."""
+    problems, sampling = probe.sampler.problems, probe.sampler.sampling
+    ordered = sorted(range(min(len(problems), NUM_PROMPTS)), key=lambda row: len(problems[row].prompt_ids))
+    shortest, longest = ordered[0], ordered[-1]
+    is_longer = len(problems[longest].prompt_ids) > len(problems[shortest].prompt_ids)
+    chosen = [(shortest, NUM_COMPLETIONS), *([(longest, NUM_OF_LONGEST)] if is_longer else [])]
+    short = replace(sampling, max_tokens=min(NUM_TOKENS, sampling.max_tokens), stop=())
+    sampler = replace(probe.sampler, sampling=short)
     return [
-        Group(-1, prepared.problem, prepared.prompt_ids, tuple(answers[i])) for i, (prepared, _) in enumerate(chosen)
+        group
+        for number, (row, count) in enumerate(chosen)
+        for group in sampler.sample([Draw(number, row)], min(count, probe.num_generations), PROBE)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The watch of a run: lets every guard look at every step, and does what the recipe says when one is called."""
+"""Checks every guard after every step, and warns, stops or rolls back as the recipe sets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from groupwise.checkpoint.rollback import roll_back
 from groupwise.config.guards import BY_NAME, WARN_EVERY, GuardSetting
 from groupwise.errors import GuardError
-from groupwise.guards.measures import MEASURES, Seen
-from groupwise.runs.folder import RunFolder
+from groupwise.guards.agreement import Probe, require_agreement
+from groupwise.guards.measures import MEASURES, StepView
 from groupwise.runs.writer import RunWriter
-from groupwise.train.learner import Learner
+from groupwise.train.step import Idle, StepRecord
 
 Notify = Callable[[str], None]
 
@@ -39,13 +38,23 @@ class Stop:
     since: int
 
 
-class Watch:
-    """All guards of a run. `stop` is called when one ends it; `stopped` then says why."""
+class GuardMonitor(Idle):
+    """All guards of a run. `stop` is called when one ends it; `stopped` is then the reason.
+
+    `probe` compares engine and learner before the first step; `roll_back` puts an earlier checkpoint back.
+    """
 
     def __init__(
-        self, settings: Mapping[str, GuardSetting], writer: RunWriter, notify: Notify, stop: Callable[[], None]
+        self,
+        settings: Mapping[str, GuardSetting],
+        writer: RunWriter,
+        notify: Notify,
+        stop: Callable[[], None],
+        probe: Probe | None = None,
+        roll_back: Callable[[int], int | None] = lambda before: None,
     ) -> None:
         self.settings, self.writer, self.notify, self.stop = settings, writer, notify, stop
+        self._probe, self._roll_back = probe, roll_back
         self.stopped: Stop | None = None
         self.outcome = ""
         """What became of the weights of a run that was ended."""
@@ -57,6 +66,11 @@ class Watch:
         """Whether the weights as they are now may become a checkpoint."""
         return self.stopped is None or self.stopped.action != "rollback"
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a guard has ended the run."""
+        return self.stopped is not None
+
     def num_kept(self, limit: int | None) -> int | None:
         """Checkpoints to keep; all of them while a guard may still want to go back to one."""
         acting = {name for name, setting in self.settings.items() if setting.action in ("stop", "rollback")}
@@ -66,8 +80,17 @@ class Watch:
     def is_on(self, name: str) -> bool:
         return self.settings[name].action != "off"
 
-    def start(self, name: str, value: float, cause: Callable[[float], str]) -> None:
-        """Judge what was measured before the first step; `cause` looks for the likely one, given the threshold.
+    def start(self) -> None:
+        """Compare the log-probs of engine and learner.
+
+        Raises:
+            GuardError: they differ by too much to train.
+        """
+        if self._probe is not None:
+            require_agreement(self._probe, self)
+
+    def check_start(self, name: str, value: float, cause: Callable[[float], str]) -> None:
+        """Check a value measured before the first step; `cause` looks for the likely one, given the threshold.
 
         Raises:
             GuardError: the guard does not let the run start.
@@ -75,25 +98,33 @@ class Watch:
         guard, setting = BY_NAME[name], self.settings[name]
         if not guard.is_beyond(value, setting.threshold):
             return
-        sentence = self._tell(name, value, step=None, detail=f" Likely cause: {cause(setting.threshold)}")
+        sentence = self._report(name, value, step=None, detail=f" Likely cause: {cause(setting.threshold)}")
         if setting.action == "stop":
             raise GuardError(f"This run was not started. {sentence}")
 
-    def look(self, step: int, seen: Seen) -> None:
-        """Let every guard look at a finished step, before it is recorded and saved."""
-        self._tell_of_skips(step, seen)
-        for name, measure in MEASURES.items():
-            value = measure(seen, self._records[name].memory) if self.is_on(name) else None
-            if value is not None:
-                self._judge(name, value, step)
+    def after_step(self, record: StepRecord) -> Mapping[str, Any]:
+        assert record.result is not None, "guards check a step in the process that took it"
+        self.check_step(
+            record.step,
+            StepView(record.metrics, record.groups, record.result.update, record.result.is_float32),
+        )
+        return {}
 
-    def end(self, folder: RunFolder, learner: Learner) -> None:
+    def check_step(self, step: int, view: StepView) -> None:
+        """Check every guard that is on, before the step is recorded and saved."""
+        self._report_skips(step, view)
+        for name, measure in MEASURES.items():
+            value = measure(view, self._records[name].memory) if self.is_on(name) else None
+            if value is not None:
+                self._check(name, value, step)
+
+    def end(self) -> None:
         """Go back to the last good checkpoint where a guard asks for it."""
         if self.stopped is None:
             return
         self.outcome = "final/ holds the weights of the last step."
         if self.stopped.action == "rollback":
-            good = roll_back(folder, learner, before=self.stopped.since, notify=self.notify)
+            good = self._roll_back(self.stopped.since)
             if good is None:
                 self.outcome = (
                     f"No checkpoint is older than step {self.stopped.since}, where it began (save_steps): final/ holds "
@@ -104,7 +135,7 @@ class Watch:
             self.writer.event("rollback", to_step=good, message=self.outcome)
 
     def raise_if_stopped(self) -> None:
-        """Raise the reason for which a guard has ended the run, if one has."""
+        """Raise the reason where a guard has ended the run."""
         if self.stopped is not None:
             raise GuardError(f"{self.stopped.sentence} {self.outcome}")
 
@@ -118,7 +149,7 @@ class Watch:
         self._records |= {name: Record(**values) for name, values in known.items()}
         self._last_told_of_skips = state.get("last_told_of_skips")
 
-    def _judge(self, name: str, value: float, step: int) -> None:
+    def _check(self, name: str, value: float, step: int) -> None:
         setting, record = self.settings[name], self._records[name]
         if not BY_NAME[name].is_beyond(value, setting.threshold):
             record.num_beyond, record.since = 0, None
@@ -130,15 +161,15 @@ class Watch:
         if setting.action == "warn":
             if _is_due(record.last_warned, step):
                 record.last_warned = step
-                self._tell(name, value, step)
+                self._report(name, value, step)
             return
-        sentence = self._tell(name, value, step)
+        sentence = self._report(name, value, step)
         if self.stopped is None or self.stopped.action != "rollback":
             self.stopped = Stop(setting.action, sentence, record.since)
         self.stop()
 
-    def _tell(self, name: str, value: float, step: int | None, detail: str = "") -> str:
-        """Write and show what a guard says; returns it."""
+    def _report(self, name: str, value: float, step: int | None, detail: str = "") -> str:
+        """Record and show the sentence of a guard; returns it."""
         guard, setting = BY_NAME[name], self.settings[name]
         at = "" if step is None else f" at step {step}"
         sentence = (
@@ -157,12 +188,12 @@ class Watch:
         self.notify(sentence)
         return sentence
 
-    def _tell_of_skips(self, step: int, seen: Seen) -> None:
+    def _report_skips(self, step: int, view: StepView) -> None:
         """An update that was left out is always recorded, and shown as often as a warning."""
-        reasons = [why for why in seen.update.why_skipped if why is not None]
+        reasons = [why for why in view.update.why_skipped if why is not None]
         if not reasons:
             return
-        text = f"Step {step}: {len(reasons)} of {seen.update.num_updates} updates left out: {reasons[0]}."
+        text = f"Step {step}: {len(reasons)} of {view.update.num_updates} updates left out: {reasons[0]}."
         self.writer.event("update_skipped", step=step, num_skipped=len(reasons), message=text)
         if _is_due(self._last_told_of_skips, step):
             self._last_told_of_skips = step

@@ -1,4 +1,4 @@
-"""When training ends or breaks off: record it, close what is open, and say what is kept."""
+"""Clean-up when a run ends or breaks off: the event, open files and trackers, and a report of what is kept."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from groupwise.errors import RunError
-from groupwise.lifecycle.record import Recorder
+from groupwise.lifecycle.run import Run
 from groupwise.runs.folder import RunFolder
 
 
 @contextmanager
-def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
+def report_on_abort(run: Run) -> Iterator[None]:
     """An error inside, a second Ctrl-C too, goes on when the run folder and the terminal are in order."""
     owner = os.getpid()
     try:
@@ -22,31 +22,31 @@ def telling_what_is_kept(recorder: Recorder) -> Iterator[None]:
         if os.getpid() != owner:  # a child that a reward has forked: the run goes on without it
             raise
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        problems = [] if kind == "interrupted" else _rescue(recorder)
-        recorder.reserve.release()
-        num_steps = recorder.schedule.step
+        problems = [] if kind == "interrupted" else _save_exact(run)
+        run.checkpoints.reserve.release()
+        num_steps = run.schedule.step
         try:
-            recorder.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")
+            run.outputs.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")
         except RunError as refused:  # the disk that ended the run; the error itself is on its way
             problems.append(str(refused))
-        recorder.trackers.finish()
-        recorder.screen.close("\n".join([what_is_kept(num_steps, recorder.folder), *problems]))
+        run.outputs.trackers.finish()
+        run.outputs.screen.close("\n".join([what_is_kept(num_steps, run.outputs.folder), *problems]))
         raise
 
 
-def _rescue(recorder: Recorder) -> list[str]:
+def _save_exact(run: Run) -> list[str]:
     """Save what can be saved exactly; what stands in the way is shown and hides nothing."""
     try:
-        recorder.save_what_is_exact()
+        run.checkpoints.save_exact()
     except (RunError, OSError, RuntimeError, MemoryError) as error:
         return [f"No checkpoint could be written on the way out. {error}"]
     return []
 
 
-def what_is_done(recorder: Recorder, report: Path) -> str:
+def what_is_done(run: Run, report: Path) -> str:
     """The last words on screen: what came of the run and where it lies."""
-    schedule, folder = recorder.schedule, recorder.folder
-    ended_by_guard = f"{recorder.watch.outcome}\n" if recorder.watch.stopped is not None else ""
+    schedule, folder = run.schedule, run.outputs.folder
+    ended_by_guard = f"{run.guards.outcome}\n" if run.guards.stopped is not None else ""
     return (
         f"{ended_by_guard}{schedule.step} of {schedule.num_steps} steps done.\n"
         f"model   {folder.final}\nreport  {report}\nrecords {folder.path}"

@@ -9,12 +9,15 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from groupwise.lifecycle.step_metrics import finite
+from groupwise.data import Order
 from groupwise.runs.trackers import Trackers
 from groupwise.torch_settings import settings_of_program
+from groupwise.train.schedule import Schedule
+from groupwise.train.step import Idle, StepRecord
+from groupwise.train.step_metrics import finite
 
 _PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
-"""What the ecosystem's state says about a run beside its step and its log."""
+"""Fields of the ecosystem's state that belong to a checkpoint, beside step and log."""
 
 
 class Callbacks:
@@ -78,6 +81,11 @@ class Callbacks:
         setattr(self.control, wish, False)
         return asked
 
+    def stop_if_asked(self, schedule: Schedule) -> None:
+        """End the run after this step where a callback has set `should_training_stop`."""
+        if self.control.should_training_stop:
+            schedule.stop()
+
     def state_dict(self) -> dict[str, Any]:
         """Where the run is, and the state of every callback that can export one; plain JSON."""
         own = [c.state()["attributes"] if isinstance(c, ExportableState) else None for c in self._callbacks]
@@ -91,3 +99,29 @@ class Callbacks:
             if isinstance(callback, ExportableState) and attributes is not None:
                 for name, value in attributes.items():
                     setattr(callback, name, value)
+
+
+class CallbackHook(Idle):
+    """Calls the user's callbacks before and after every step, and at both ends of the run."""
+
+    def __init__(self, callbacks: Callbacks, schedule: Schedule, order: Order) -> None:
+        self._callbacks, self._schedule, self._order = callbacks, schedule, order
+
+    def start(self) -> None:
+        callbacks, schedule = self._callbacks, self._schedule
+        callbacks.plan(schedule.num_steps, schedule.steps_per_epoch)
+        callbacks.state.global_step, callbacks.state.epoch = schedule.step, self._order.epoch
+        callbacks.call("on_train_begin")
+
+    def before_step(self, step: int) -> None:
+        if step == 1 or self._schedule.is_due(step - 1, None, "epoch"):
+            self._callbacks.call("on_epoch_begin")
+        self._callbacks.call("on_step_begin")
+
+    def after_step(self, record: StepRecord) -> Mapping[str, Any]:
+        self._callbacks.call("on_optimizer_step")
+        self._callbacks.call("on_step_end")
+        return {}
+
+    def end(self) -> None:
+        self._callbacks.call("on_train_end")

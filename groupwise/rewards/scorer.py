@@ -1,4 +1,4 @@
-"""Judges groups: calls every reward function, checks what it returned, and adds the weighted rewards up."""
+"""Scores groups: calls every reward function, checks what it returned, and adds the weighted rewards up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, DataError, RewardError
@@ -19,16 +19,17 @@ from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.isolated import Isolated
 from groupwise.rewards.opened import opened_completions
 from groupwise.rewards.read_scores import Scores, read_scores
-from groupwise.rewards.shaping_rules import counted_values
+from groupwise.rewards.shaping_rules import shaped_values
+from groupwise.rewards.signal import SignalOf, has_signal, weighted_steps
 from groupwise.rounding import LARGEST
-from groupwise.types import Group, Problem
+from groupwise.types import Group, Problem, ScoredGroup
 
 
 @dataclass(frozen=True)
 class ScoredGroups:
-    """Groups with their rewards, and what the functions said on the way."""
+    """Groups with their rewards, the time they took, and what the functions logged."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[ScoredGroup, ...]
     seconds: dict[str, float]
     """Function name -> the wall-clock seconds of its call."""
     logged: dict[str, float] = field(default_factory=dict)
@@ -41,26 +42,39 @@ class RewardScorer:
     """The reward functions of a run.
 
     `column_names`: the columns of the data set, where they are known; a function that asks for another one is then an
-    error at once. Without them, the columns are those of the problems at hand.
+    error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
+    differ for a group to have signal.
     """
 
-    def __init__(self, functions: Sequence[RewardFunction], column_names: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        functions: Sequence[RewardFunction],
+        column_names: Collection[str] | None = None,
+        *,
+        signal_of: SignalOf = "sum",
+    ) -> None:
         if not functions:
             raise ConfigError("There is no reward function. Give at least one, such as rewards: [length].")
         self.functions = with_unique_names(functions)
         names = [function.name for function in self.functions]
         for function in self.functions:
             function.shaping.check(function.name, names)
+        self.signal_of = signal_of
         self._column_names = column_names
         self._caller = Caller()
         if column_names is not None:
             self.check(column_names)
 
     def with_function(self, function: RewardFunction) -> RewardScorer:
-        """A judge with one function more; the asynchronous ones go on in the same event loop."""
+        """A scorer with one function more; the asynchronous ones run in the same event loop."""
         more = copy.copy(self)
         more.functions = with_unique_names([*self.functions, function])
         return more
+
+    @property
+    def weights(self) -> list[float]:
+        """One a function."""
+        return [function.weight for function in self.functions]
 
     def check(self, column_names: Collection[str], data: str = "data set") -> None:
         """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
@@ -89,10 +103,13 @@ class RewardScorer:
                 function.load()
 
     def score(self, groups: Sequence[Group], *, trainer_state: Any = None) -> ScoredGroups:
-        """The groups with `rewards` (by function), what is `counted` of them, and `reward`, its weighted sum."""
+        """The groups with the rewards of every function, their shaped rewards and the weighted sum."""
         rows = Rows.of(groups, self._column_names)
         if not rows.rows:
-            return ScoredGroups(tuple(groups), {function.name: 0.0 for function in self.functions})
+            return ScoredGroups(
+                tuple(_scored(group, rewards={}, reward=(), has_signal=False) for group in groups),
+                {function.name: 0.0 for function in self.functions},
+            )
         self.check(rows.column_names)
         notes = [_Notes(function.name, len(rows.rows)) for function in self.functions]
         calls = [_call(f, rows, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
@@ -107,28 +124,37 @@ class RewardScorer:
             extras=extras,
         )
 
-    def _with_rewards(self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]) -> tuple[Group, ...]:
-        counted = self._counted(rows, scores)
-        counting = [counted.get(name, s.rewards) for name, s in scores.items()]
-        sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*counting, strict=True))])
-        rewards = {name: rows.split(s.rewards) for name, s in scores.items()}
-        steps = {name: rows.split(s.steps) for name, s in scores.items() if any(each is not None for each in s.steps)}
-        shaped = {name: rows.split(values) for name, values in counted.items()}
-        logged = {column: rows.split(values) for column, values in extras.items()}
+    def _with_rewards(
+        self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]
+    ) -> tuple[ScoredGroup, ...]:
+        shaped = self._shaped(rows, scores)
+        weighted = [shaped.get(name, s.rewards) for name, s in scores.items()]
+        sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*weighted, strict=True))])
+        by_function = {
+            "rewards": {name: rows.split(s.rewards) for name, s in scores.items()},
+            "shaped": {name: rows.split(values) for name, values in shaped.items()},
+            "steps": {name: rows.split(s.steps) for name, s in scores.items() if any(e is not None for e in s.steps)},
+            "extras": {column: rows.split(values) for column, values in extras.items()},
+        }
         return tuple(
-            replace(
+            self._with_signal(
                 group,
-                rewards={name: parts[index] for name, parts in rewards.items()},
-                reward=sums[index],
-                steps={name: parts[index] for name, parts in steps.items()},
-                counted={name: parts[index] for name, parts in shaped.items()},
-                extras={column: parts[index] for column, parts in logged.items()},
+                sums[index],
+                {
+                    field: {name: parts[index] for name, parts in columns.items()}
+                    for field, columns in by_function.items()
+                },
             )
             for index, group in enumerate(rows.groups)
         )
 
+    def _with_signal(self, group: Group, reward: tuple[float | None, ...], values: dict[str, Any]) -> ScoredGroup:
+        scored = _scored(group, reward=reward, has_signal=False, **values)
+        steps = weighted_steps(scored, self.weights) if self.signal_of == "steps" else []
+        return replace(scored, has_signal=has_signal(self.signal_of, reward, scored.shaped_rewards, steps))
+
     def _total(self, rows: Rows, row: int, values: Sequence[float | None]) -> float | None:
-        """The weighted sum over the functions that judged; `RewardError` where a term of it is too large."""
+        """The weighted sum over the functions that gave a number; `RewardError` where a term of it is too large."""
         terms = []
         for function, value in zip(self.functions, values, strict=True):
             if value is None:
@@ -142,8 +168,8 @@ class RewardScorer:
                 )
         return math.fsum(terms) if terms else None
 
-    def _counted(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
-        """Function -> what counts of its rewards, where they do not count as they are."""
+    def _shaped(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
+        """Function -> its rewards after clipping, normalising and gating, where it has any of these."""
         shapings = {function.name: function.shaping for function in self.functions}
         for name, found in scores.items():
             if not shapings[name].is_plain and any(each is not None for each in found.steps):
@@ -152,7 +178,12 @@ class RewardScorer:
                     "clipped, normalised or gated. Take clip, normalise, when, unless and times away from it."
                 )
         group_N = [number for number, group in enumerate(rows.groups) for _ in group.completions]
-        return counted_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
+        return shaped_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
+
+
+def _scored(group: Group, **values: Any) -> ScoredGroup:
+    sampled = {field.name: getattr(group, field.name) for field in fields(Group)}
+    return ScoredGroup(**sampled, **values)
 
 
 class _Notes:
@@ -177,10 +208,10 @@ class _Notes:
             )
         self.extras[column] = list(values)
 
-    def not_judged(self, error: RewardError) -> list[None]:
-        """What a call that failed counts as where the run goes on, with a warning that says so."""
+    def unscored(self, error: RewardError) -> list[None]:
+        """The rewards of a call that failed, under `on_failure: none`: all None, with a warning."""
         self.metrics, self.extras = [(f"{self.function_name}/failed", 1.0)], {}
-        warnings.warn(f"{error} None of its completions is judged this time (on_failure: none).", stacklevel=2)
+        warnings.warn(f"{error} None of its completions is scored this time (on_failure: none).", stacklevel=2)
         return [None] * self.num_rows
 
     def log_why(self, reasons: Sequence[str | None]) -> None:
@@ -213,7 +244,7 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
         functools.partial(failure, function, rows, offered),
         name=f'reward function "{function.name}"',
         timeout_s=0.0 if isinstance(function.call, Isolated) else function.patience.timeout_s,  # it keeps it itself
-        instead=notes.not_judged if function.patience.on_failure == "none" else None,
+        instead=notes.unscored if function.patience.on_failure == "none" else None,
     )
 
 

@@ -115,7 +115,7 @@ SETTINGS = tuple(each.name for each in fields(Shaping))
 """Keys of a reward in a recipe that say how it counts."""
 
 
-def counted_values(
+def shaped_values(
     shapings: Mapping[str, Shaping], returned: Mapping[str, Values], group_N: Sequence[int]
 ) -> dict[str, list[float | None]]:
     """Function -> what counts of each of its values, where it is not plain. `group_N`: the group of each row."""

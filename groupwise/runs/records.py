@@ -71,8 +71,8 @@ def _completion_record(group: Group, index: int, completion: Completion) -> Comp
         "logprob_mean": math.fsum(logprobs) / len(logprobs) if logprobs else None,
         "logprob_min": min(logprobs, default=None),
     }
-    if group.counted:
-        record["counted"] = {name: values[index] for name, values in group.counted.items()}
+    if group.shaped:
+        record["counted"] = {name: values[index] for name, values in group.shaped.items()}
     if group.extras:
         record["extra"] = _short_columns({name: values[index] for name, values in group.extras.items()})
     return record

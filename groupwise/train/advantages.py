@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from groupwise.algo import objective_advantages, process_advantages
 from groupwise.config import GRPOConfig
-from groupwise.train.batch import Batch
-from groupwise.train.signal import weighted_steps
-from groupwise.types import Group
+from groupwise.rewards.signal import weighted_steps
+from groupwise.train.batch import LogProbs, Samples
 
 
 def step_advantages(
     config: GRPOConfig,
-    groups: Sequence[Group],
-    batch: Batch,
+    samples: Samples,
+    logprobs: LogProbs,
     reward_weights: Sequence[float] | None,
     *,
     beta: float,
@@ -25,34 +23,30 @@ def step_advantages(
 ) -> Tensor:
     """N, or NT where they differ by token. `beta` weighs a KL in the reward; `ema_start` is read by baseline ema."""
     objective = config.resolved_objective
+    group_N = samples.group_N.cpu()
     if config.process_rewards:
-        steps = [pairs for group in groups for pairs in weighted_steps(group, reward_weights)]
+        weights = reward_weights or [1.0] * samples.rewards_NK.shape[1]
+        scored = [steps for group in samples.groups for steps in weighted_steps(group, weights)]
         by_token: Tensor = process_advantages(
-            [[end for end, _ in pairs] for pairs in steps],
-            [[reward for _, reward in pairs] for pairs in steps],
-            batch.group_N.cpu(),
-            batch.mask_NT.sum(dim=1).cpu(),
+            [[end for end, _ in steps] for steps in scored],
+            [[reward for _, reward in steps] for steps in scored],
+            group_N,
+            samples.mask_NT.sum(dim=1).cpu(),
             ddof=objective.ddof,
             eps=objective.eps,
         )
         return by_token
+    is_each = objective.combine == "normalise_each"
     found: Tensor = objective_advantages(
         objective,
-        batch.rewards_NK,
-        batch.group_N.cpu(),
-        weights_K=reward_weights,
-        mask_NT=batch.mask_NT,
-        old_logprob_NT=batch.old_logprob_NT,
-        ref_logprob_NT=batch.ref_logprob_NT,
+        samples.rewards_NK if is_each else samples.reward_N,
+        group_N,
+        weights_K=reward_weights if is_each else None,
+        mask_NT=samples.mask_NT,
+        old_logprob_NT=logprobs.old_NT,
+        ref_logprob_NT=logprobs.ref_NT,
         beta=beta,
-        greedy_reward_N=_greedy_rewards(groups) if objective.baseline == "greedy" else None,
+        greedy_reward_N=samples.greedy_reward_N if objective.baseline == "greedy" else None,
         ema_start=ema_start,
     )
     return found
-
-
-def _greedy_rewards(groups: Sequence[Group]) -> Tensor:
-    """The greedy completion's reward for every completion of its group, N; NaN where it could not be judged."""
-    rewards = [(group.greedy_reward, len(group.completions)) for group in groups]
-    rows = [float("nan") if reward is None else reward for reward, count in rewards for _ in range(count)]
-    return torch.tensor(rows, dtype=torch.float64)

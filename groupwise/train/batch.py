@@ -1,4 +1,4 @@
-"""Groups as tensors for the learner.
+"""The completions of a step as tensors: `Samples` is what was sampled and scored, `Batch` what the learner trains on.
 
 Shapes: N completions of the step, T the longest of them, K reward functions. NT arrays hold completion tokens only.
 """
@@ -13,32 +13,81 @@ from torch import Tensor, nn
 
 from groupwise.policy.network import completion_mask
 from groupwise.policy.packing import Rows
-from groupwise.types import Group
+from groupwise.types import Group, ScoredGroup
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Log-probs of the step's completions under other policies than the one being trained; None where not needed."""
-
-    old_logprob_NT: Tensor | None = None
-    ref_logprob_NT: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One optimizer step's completions, or some rows of them."""
+class Samples:
+    """The completions of a step, one after another, with their rewards."""
 
     rows: Rows
     mask_NT: Tensor
     group_N: Tensor
     rewards_NK: Tensor
-    """NaN where a function could not judge."""
+    """Shaped rewards in float64; NaN is unscored."""
+    reward_N: Tensor
+    """The weighted sum over functions, in float64; NaN is unscored."""
+    is_truncated_N: Tensor
+    rollout_logprob_NT: Tensor
+    greedy_reward_N: Tensor
+    """Reward of the greedy completion of the same problem; NaN where there is none."""
+    groups: tuple[ScoredGroup, ...]
+    """Where they come from; rewards of steps are read here."""
+
+    @classmethod
+    def of(cls, groups: Sequence[ScoredGroup], device: torch.device) -> Samples:
+        """The only place where groups are laid flat for the learner."""
+        rows = rows_of(groups)
+        completions = [c for group in groups for c in group.completions]
+        rollout = [torch.tensor(c.rollout_logprob, dtype=torch.float32) for c in completions]
+        return cls(
+            rows=rows,
+            mask_NT=completion_mask(rows, device),
+            group_N=torch.tensor(rows.group, device=device),
+            rewards_NK=reward_matrix(groups),
+            reward_N=_numbers([reward for group in groups for reward in group.reward]),
+            is_truncated_N=torch.tensor([c.is_truncated for c in completions], device=device),
+            rollout_logprob_NT=nn.utils.rnn.pad_sequence(rollout, batch_first=True).to(device),
+            greedy_reward_N=_numbers([group.greedy_reward for group in groups for _ in group.completions]),
+            groups=tuple(groups),
+        )
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probs of the step's completions under other policies than the one being trained; None where not needed."""
+
+    old_NT: Tensor | None = None
+    ref_NT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The completions of one optimizer step, or some of them, as the loss reads them."""
+
+    rows: Rows
+    mask_NT: Tensor
+    group_N: Tensor
     is_truncated_N: Tensor
     rollout_logprob_NT: Tensor
     advantages: Tensor
     """N, or NT where they differ by token."""
     old_logprob_NT: Tensor | None = None
     ref_logprob_NT: Tensor | None = None
+
+    @classmethod
+    def of(cls, samples: Samples, logprobs: LogProbs, advantages: Tensor) -> Batch:
+        """The whole step."""
+        return cls(
+            samples.rows,
+            samples.mask_NT,
+            samples.group_N,
+            samples.is_truncated_N,
+            samples.rollout_logprob_NT,
+            advantages,
+            logprobs.old_NT,
+            logprobs.ref_NT,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,15 +97,21 @@ class Batch:
         picked = self.rows.select(rows)
         index = torch.tensor(rows, device=self.mask_NT.device)
         width = max((len(ids) for ids in picked.token_ids), default=0)
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        by_token = {name for name in tensors if name.endswith("_NT")} | (
-            {"advantages"} if self.advantages.dim() == 2 else set()
+
+        def by_token(tensor_NT: Tensor) -> Tensor:
+            return tensor_NT[index.to(tensor_NT.device), :width]
+
+        return replace(
+            self,
+            rows=picked,
+            mask_NT=by_token(self.mask_NT),
+            group_N=self.group_N[index],
+            is_truncated_N=self.is_truncated_N[index],
+            rollout_logprob_NT=by_token(self.rollout_logprob_NT),
+            advantages=by_token(self.advantages) if self.advantages.dim() == 2 else self.advantages[index],
+            old_logprob_NT=None if self.old_logprob_NT is None else by_token(self.old_logprob_NT),
+            ref_logprob_NT=None if self.ref_logprob_NT is None else by_token(self.ref_logprob_NT),
         )
-        cut = {
-            name: t[index.to(t.device), :width] if name in by_token else t[index.to(t.device)]
-            for name, t in tensors.items()
-        }
-        return replace(self, rows=picked, **cut)
 
 
 def rows_of(groups: Sequence[Group]) -> Rows:
@@ -71,30 +126,16 @@ def rows_of(groups: Sequence[Group]) -> Rows:
     )
 
 
-def reward_matrix(groups: Sequence[Group]) -> Tensor:
-    """What counts of the rewards, NK in float64, one column a function, NaN where it could not judge."""
-    columns = [group.counting for group in groups]
+def reward_matrix(groups: Sequence[ScoredGroup]) -> Tensor:
+    """Shaped rewards NK in float64, one column a function; NaN is unscored."""
+    by_group = [group.shaped_rewards for group in groups]
     rows = [
-        [values[i] for values in by_name.values()]
-        for by_name, g in zip(columns, groups, strict=True)
-        for i in range(len(g.completions))
+        [values[i] for values in by_function.values()]
+        for by_function, group in zip(by_group, groups, strict=True)
+        for i in range(len(group.completions))
     ]
-    return torch.tensor([[float("nan") if r is None else float(r) for r in row] for row in rows], dtype=torch.float64)
+    return torch.stack([_numbers(row) for row in rows]) if rows else torch.empty(0, 0, dtype=torch.float64)
 
 
-def make_batch(groups: Sequence[Group], scores: Scores, device: torch.device) -> Batch:
-    """Tensors of the step; `advantages` are still 0 (`Learner.prepare` fills them in)."""
-    rows = rows_of(groups)
-    completions = [c for group in groups for c in group.completions]
-    rollout = [torch.tensor(c.rollout_logprob, dtype=torch.float32) for c in completions]
-    return Batch(
-        rows=rows,
-        mask_NT=completion_mask(rows, device),
-        group_N=torch.tensor(rows.group, device=device),
-        rewards_NK=reward_matrix(groups),
-        is_truncated_N=torch.tensor([c.is_truncated for c in completions], device=device),
-        rollout_logprob_NT=nn.utils.rnn.pad_sequence(rollout, batch_first=True).to(device),
-        advantages=torch.zeros(len(rows), device=device),
-        old_logprob_NT=scores.old_logprob_NT,
-        ref_logprob_NT=scores.ref_logprob_NT,
-    )
+def _numbers(values: Sequence[float | None]) -> Tensor:
+    return torch.tensor([float("nan") if v is None else float(v) for v in values], dtype=torch.float64)

@@ -1,168 +1,132 @@
-"""Draws problems, has their groups sampled and judged; with dynamic sampling, again for groups without signal."""
+"""Collects the groups of a step: draws problems, samples and scores their groups; with dynamic sampling, draws again
+for groups without signal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from groupwise.chat import completion_decoder
 from groupwise.config import GRPOConfig
 from groupwise.data import Order
 from groupwise.data.order import Draw
-from groupwise.data.prepare import PreparedProblems
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.scorer import ScoredGroups
-from groupwise.rollout.engine import Engine
 from groupwise.torch_settings import settings_of_program
-from groupwise.train.overlong import with_overlong_penalty
-from groupwise.train.signal import SignalTest, signal_test
-from groupwise.types import Completion, Group, Request, Sampling
+from groupwise.train.sampler import PROBE, GroupSampler
+from groupwise.types import Group, ScoredGroup
 
 Progress = Callable[[str, int, int], None]
+"""(phase, done, total) of a step."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Collected:
-    """The groups of one step and what they cost."""
+    """The scored groups of one step and what they cost."""
 
-    groups: list[Group] = field(default_factory=list)
-    dropped: list[Group] = field(default_factory=list)
+    groups: tuple[ScoredGroup, ...] = ()
+    """Those that the step trains on."""
+    dropped: tuple[ScoredGroup, ...] = ()
     """Drawn and not trained on, for want of signal."""
     rollout_s: float = 0.0
     reward_s: float = 0.0
-    function_s: dict[str, float] = field(default_factory=dict)
-    logged: dict[str, float] = field(default_factory=dict)
+    function_s: Mapping[str, float] = field(default_factory=dict)
+    """Reward function -> seconds of its calls."""
+    logged: Mapping[str, float] = field(default_factory=dict)
+    """Name given to `log_metric` -> its mean in the last call."""
     num_truncated_prompts: int = 0
-    has_signal: SignalTest = field(default=lambda group: group.has_signal)
-    """The test that the step was collected with."""
 
     @property
-    def all_groups(self) -> list[Group]:
-        return [*self.groups, *self.dropped]
+    def all_groups(self) -> tuple[ScoredGroup, ...]:
+        return (*self.groups, *self.dropped)
+
+    def __add__(self, other: Collected) -> Collected:
+        names = {**self.function_s, **other.function_s}
+        return Collected(
+            (*self.groups, *other.groups),
+            (*self.dropped, *other.dropped),
+            self.rollout_s + other.rollout_s,
+            self.reward_s + other.reward_s,
+            {name: self.function_s.get(name, 0.0) + other.function_s.get(name, 0.0) for name in names},
+            {**self.logged, **other.logged},
+            self.num_truncated_prompts + other.num_truncated_prompts,
+        )
+
+    def without_signal(self) -> list[ScoredGroup]:
+        """The groups of the step whose advantages are all 0."""
+        return [group for group in self.groups if not group.has_signal]
+
+    def drop(self, dropped: Sequence[ScoredGroup]) -> Collected:
+        """These groups are not trained on; those without signal that stay come last."""
+        unused = {group.draw for group in dropped}
+        ordered = sorted(self.groups, key=lambda group: not group.has_signal)
+        kept = tuple(group for group in ordered if group.draw not in unused)
+        return replace(self, groups=kept, dropped=(*self.dropped, *dropped))
 
 
 class Collector:
-    """Makes groups out of drawn problems."""
+    """Draws, samples and scores the groups of each step."""
 
     def __init__(
         self,
-        problems: PreparedProblems,
         order: Order,
-        engine: Engine,
+        sampler: GroupSampler,
         scorer: RewardScorer,
         config: GRPOConfig,
-        tokenizer: Any,
-        stop_ids: tuple[int, ...],
+        on_progress: Progress = lambda phase, done, total: None,
     ) -> None:
-        self.problems, self.order, self.engine = problems, order, engine
-        self.scorer = with_overlong_penalty(scorer, config)
-        self.config = config
-        self.sampling = make_sampling(config, stop_ids)
-        self.decode = completion_decoder(tokenizer, self.sampling)
-        self.greedy = as_greedy(self.sampling) if config.resolved_objective.baseline == "greedy" else None
-        self.has_signal = signal_test(config, [f.weight for f in self.scorer.functions])
-        self.on_progress: Progress = lambda phase, done, total: None
+        self.order, self.sampler, self.scorer, self.config = order, sampler, scorer, config
+        self.on_progress = on_progress
+        self._greedy = sampler.greedy if config.resolved_objective.baseline == "greedy" else None
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
-        """The scored groups of one step; a draw is never counted twice, whatever became of it."""
-        collected = Collected(has_signal=self.has_signal)
-        wanted = self.config.prompts_per_step
-        self._add(collected, self.order.draw(), step, trainer_state)
+        """The scored groups of one step; a draw is counted once, whatever becomes of it."""
+        collected = self._round(self.order.draw(), step, trainer_state)
         if not self.config.dynamic_sampling:
             return collected
-        draws_left = wanted * (self.config.dynamic_sampling_max_draws - 1)
+        draws_left = self.config.prompts_per_step * (self.config.dynamic_sampling_max_draws - 1)
         while True:
-            without = [g for g in collected.groups if not self.has_signal(g)]
+            without = collected.without_signal()
             num = min(len(without), draws_left, self.order.num_left_in_step)
             if num == 0:
                 return collected
-            collected.groups = [g for g in collected.groups if self.has_signal(g)] + without[num:]
-            collected.dropped += [replace(g, is_used=False) for g in without[:num]]
             draws_left -= num
-            self._add(collected, self.order.draw(num, same_step=True), step, trainer_state)
+            more = self._round(self.order.draw(num, same_step=True), step, trainer_state)
+            collected = collected.drop(without[:num]) + more
 
-    def _add(self, collected: Collected, draws: Sequence[Draw], step: int, trainer_state: Any) -> None:
+    def _round(self, draws: Sequence[Draw], step: int, trainer_state: Any) -> Collected:
+        """The groups of these draws."""
         start = perf_counter()
-        groups = self._roll_out(draws, step)
-        greedy = self._roll_out_greedily(draws)
-        middle = perf_counter()
+        groups = self.sampler.sample(draws, self.config.num_generations, step, self._on_sampled)
+        greedy = [] if self._greedy is None else self._greedy.sample(draws, 1, PROBE)
+        sampled = perf_counter()
         self.on_progress("reward", 0, len(groups))
-        judged = score_as_the_program(self.scorer, groups, trainer_state)
-        if greedy:
-            rewards = [g.reward[0] for g in score_as_the_program(self.scorer, greedy, trainer_state).groups]
-            collected.groups += [replace(g, greedy_reward=r) for g, r in zip(judged.groups, rewards, strict=True)]
-        else:
-            collected.groups += judged.groups
-        collected.rollout_s += middle - start
-        collected.reward_s += perf_counter() - middle
-        for name, seconds in judged.seconds.items():
-            collected.function_s[name] = collected.function_s.get(name, 0.0) + seconds
-        collected.logged |= judged.logged
-        collected.num_truncated_prompts += sum(self.problems[draw.row].is_truncated for draw in draws)
-
-    def _roll_out(self, draws: Sequence[Draw], step: int) -> list[Group]:
-        requests = [self._request(draw, step) for draw in draws]
-        completions: dict[int, list[Completion]] = {}
-        total = len(draws) * self.config.num_generations
-        self.on_progress("rollout", 0, total)
-        for number, finished in self.engine.generate(requests):
-            completions[number] = finished
-            self.on_progress("rollout", len(completions) * self.config.num_generations, total)
-        return [make_group(draw, self.problems, completions[number], self.decode) for number, draw in enumerate(draws)]
-
-    def _roll_out_greedily(self, draws: Sequence[Draw]) -> list[Group]:
-        """One greedy completion a problem, as a group of its own; none where the objective does not compare with it."""
-        if self.greedy is None:
-            return []
-        requests = [replace(self._request(d, 0), num_completions=1, sampling=self.greedy) for d in draws]
-        answers = dict(self.engine.generate(requests))
-        return [make_group(draw, self.problems, answers[i], self.decode) for i, draw in enumerate(draws)]
-
-    def _request(self, draw: Draw, step: int) -> Request:
-        return Request(
-            self.problems[draw.row].prompt_ids,
-            self.config.num_generations,
-            self.sampling,
-            seed=(self.config.seed, step, draw.number),
-            decode=self.decode,
-            label=self.problems[draw.row].problem.label,
+        scored = score_as_the_program(self.scorer, groups, trainer_state)
+        return Collected(
+            self._with_greedy_rewards(scored.groups, greedy, trainer_state),
+            (),
+            sampled - start,
+            perf_counter() - sampled,
+            scored.seconds,
+            scored.logged,
+            sum(self.sampler.problems[draw.row].is_truncated for draw in draws),
         )
+
+    def _with_greedy_rewards(
+        self, groups: tuple[ScoredGroup, ...], greedy: Sequence[Group], trainer_state: Any
+    ) -> tuple[ScoredGroup, ...]:
+        if not greedy:
+            return groups
+        rewards = [group.reward[0] for group in score_as_the_program(self.scorer, greedy, trainer_state).groups]
+        return tuple(replace(g, greedy_reward=r) for g, r in zip(groups, rewards, strict=True))
+
+    def _on_sampled(self, done: int, total: int) -> None:
+        self.on_progress("rollout", done, total)
 
 
 def score_as_the_program(scorer: RewardScorer, groups: Sequence[Group], trainer_state: Any) -> ScoredGroups:
-    """The groups with their rewards; the functions see the program's settings of torch."""
+    """The groups with their rewards; the functions find torch as the program has set it."""
     with settings_of_program():
         return scorer.score(groups, trainer_state=trainer_state)
-
-
-def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:
-    """How the policy is sampled while it trains."""
-    return Sampling(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        max_tokens=config.max_completion_length,
-        stop_ids=stop_ids,
-        stop=config.stop,
-    )
-
-
-def as_greedy(sampling: Sampling) -> Sampling:
-    """The same with the likeliest token each time."""
-    return replace(sampling, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0)
-
-
-def make_group(
-    draw: Draw,
-    problems: PreparedProblems,
-    completions: Sequence[Completion],
-    decode: Callable[[Sequence[int]], str],
-) -> Group:
-    """The completions of one draw with their text."""
-    prepared = problems[draw.row]
-    texts = [replace(c, text=decode(c.token_ids)) for c in completions]
-    return Group(draw.number, prepared.problem, prepared.prompt_ids, tuple(texts), opening=prepared.opening)

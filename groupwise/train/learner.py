@@ -1,6 +1,6 @@
-"""Turns judged groups into optimizer steps.
+"""Turns scored groups into optimizer steps.
 
-One rollout pays for `num_minibatches x num_iterations` optimizer steps. Weights of tokens are counted over a whole
+Each rollout is used for `num_minibatches x num_iterations` optimizer steps. Weights of tokens are counted over a whole
 optimizer step before its first micro-batch, so cutting it differently changes nothing but memory.
 """
 
@@ -16,17 +16,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
-from groupwise.algo.advantage import combine_rewards, moving_average
+from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Mean, Stats, Sum
 from groupwise.config import GRPOConfig
 from groupwise.policy.network import Network, Scoring, completion_mask
 from groupwise.policy.packing import Rows, group_tokens, micro_batches
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
-from groupwise.train.batch import Batch, Scores, make_batch, rows_of
+from groupwise.train.batch import Batch, LogProbs, Samples
 from groupwise.train.coefficients import Coefficients, objective_of
 from groupwise.train.nonfinite import why_not_finite
-from groupwise.types import Group
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
@@ -91,17 +90,16 @@ class Learner:
         """Rollouts trained on."""
         self.on_progress: Progress = lambda done, total: None
 
-    def score(self, groups: Sequence[Group]) -> Scores:
+    def score(self, samples: Samples) -> LogProbs:
         """Old and reference log-probs, each only where the objective needs it."""
-        rows = rows_of(groups)
         needs_old = "old" in self.objective.needs and (
             self.config.updates_per_step > 1 or self.objective.uses_kl_in_reward
         )
-        old_NT = self._score(self.network.score, rows) if needs_old else None
+        old_NT = self._score(self.network.score, samples.rows) if needs_old else None
         ref_NT = None
         if self.reference is not None and ("ref" in self.objective.needs or self._is_kl_measured):
-            ref_NT = self._score(self.reference.score, rows)
-        return Scores(old_NT, ref_NT)
+            ref_NT = self._score(self.reference.score, samples.rows)
+        return LogProbs(old_NT, ref_NT)
 
     @property
     def _is_kl_measured(self) -> bool:
@@ -121,22 +119,20 @@ class Learner:
         """Row numbers of each pass."""
         return micro_batches(rows, self.config.micro_batch_tokens or auto_budget(rows, self.network.device.type))
 
-    def prepare(self, groups: Sequence[Group], scores: Scores) -> Batch:
-        """Tensors of the step with the advantages that its groups make of the rewards."""
-        batch = make_batch(groups, scores, self.network.device)
-        total_N = combine_rewards(batch.rewards_NK, self.reward_weights)
+    def prepare(self, samples: Samples, logprobs: LogProbs) -> Batch:
+        """The batch of the step: its samples with their log-probs and advantages."""
         start = self.reward_average
         if start is None:  # the first baseline is the first step's mean: 0 would be far from any reward
-            start = float(total_N.nanmean())
+            start = float(samples.reward_N.nanmean())
         advantages = step_advantages(
-            self.config, groups, batch, self.reward_weights, beta=self.coefficients.beta, ema_start=start
+            self.config, samples, logprobs, self.reward_weights, beta=self.coefficients.beta, ema_start=start
         )
         if self.objective.baseline == "ema":
-            self.reward_average = moving_average(total_N, start, self.objective.ema_decay)
-        return replace(batch, advantages=advantages.to(self.network.device, torch.float32))
+            self.reward_average = moving_average(samples.reward_N, start, self.objective.ema_decay)
+        return Batch.of(samples, logprobs, advantages.to(self.network.device, torch.float32))
 
     def update(self, batch: Batch) -> Update:
-        """Every optimizer step that the rollout pays for."""
+        """Every optimizer step of the rollout."""
         parts = [batch.select(rows) for rows in self._minibatches(batch)]
         stats: list[Stats] = []
         norms, skipped = [], []

@@ -1,66 +1,68 @@
 """The training loop. It reads like Algorithm 1 of DeepSeekMath (2402.03300); everything optional lives inside a noun.
 
-collect   sample G completions for each prompt of the step and judge them       collect.py
-score     log-probs under the old policy and the reference, where needed        learner.py
-prepare   advantages relative to each completion's own group                    learner.py, algo/
-update    num_minibatches x num_iterations optimizer steps                      learner.py, algo/
-follow    the engine takes the new weights; the reference follows when due      schedule.py
-watch     the guards look at the step, and end the run where they have to       watch.py, guards.py, agreement.py
-record    one line of metrics, the groups, the screen; evaluate and save        record.py
+collect   draw prompts, sample G completions for each, score them         collect.py, sampler.py, rewards/
+score     log-probs under the old policy and the reference, where needed  learner.py
+prepare   advantages relative to each completion's own group              advantages.py, algo/
+update    num_minibatches x num_iterations optimizer steps                learner.py, algo/
+follow    the engine takes the new weights, the reference when it is due  schedule.py
+hooks     guards, curriculum, callbacks, record, evaluation, checkpoint   lifecycle/hooks.py
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from groupwise.data import Order
-from groupwise.guards.agreement import require_agreement
-from groupwise.guards.measures import Seen
-from groupwise.lifecycle.record import Recorder, with_advantages
-from groupwise.lifecycle.step_metrics import Clock, step_metrics
 from groupwise.policy.network import Network
 from groupwise.rollout.engine import Engine
+from groupwise.train.batch import Samples
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.schedule import Schedule
+from groupwise.train.step import Clock, Hooks, StepResult
 
 
-@dataclass
-class Run:
-    """The nouns of one run."""
+@dataclass(frozen=True)
+class Loop:
+    """What the loop works with."""
 
     network: Network
-    order: Order
     engine: Engine
     collector: Collector
     learner: Learner
     schedule: Schedule
-    recorder: Recorder
+    hooks: Hooks
+    trainer_state: Any = None
+    """What reward functions get that ask for `trainer_state`."""
 
 
-def train(run: Run) -> None:
-    """Train until the schedule ends or someone asks to stop; a step that has begun is finished."""
-    run.engine.load_weights(run.network, version=run.schedule.step)
-    require_agreement(run.collector, run.network, run.recorder.watch)
-    run.recorder.begin()
-    for step in run.schedule.steps():
-        clock = Clock()
-        run.recorder.begin_step(step)
-        collected = run.collector.collect(step, run.recorder.state)
-        clock.parts.update(rollout=collected.rollout_s, reward=collected.reward_s)
+def train(loop: Loop) -> None:
+    """Train until the schedule ends or a stop is asked for; a step that has begun is finished."""
+    loop.engine.load_weights(loop.network, version=loop.schedule.step)
+    loop.hooks.start()
+    for step in loop.schedule.steps():
+        loop.hooks.before_step(step)
+        result = take_step(loop, step)
+        loop.hooks.after_step(result)
+    loop.hooks.end()
 
-        with clock.part("learn"):
-            scores = run.learner.score(collected.groups)
-            batch = run.learner.prepare(collected.groups, scores)
-            update = run.learner.update(batch)
-            run.schedule.sync_reference(step)
 
-        with clock.part("rollout"):
-            run.engine.load_weights(run.network, version=step)
-        collected.groups = with_advantages(collected.groups, batch)
-        metrics = step_metrics(step, collected, update, clock)
-        run.recorder.watch.look(step, Seen(metrics, collected.all_groups, update, run.network.dtype == torch.float32))
-        run.recorder.end_step(metrics, collected, update)
-    run.recorder.end()
+def take_step(loop: Loop, step: int) -> StepResult:
+    """One rollout and the optimizer steps it is used for."""
+    learner, clock = loop.learner, Clock()
+    collected = loop.collector.collect(step, loop.trainer_state)
+    clock.parts.update(rollout=collected.rollout_s, reward=collected.reward_s)
+
+    with clock.part("learn"):
+        samples = Samples.of(collected.groups, loop.network.device)
+        logprobs = learner.score(samples)
+        batch = learner.prepare(samples, logprobs)
+        update = learner.update(batch)
+        loop.schedule.sync_reference(step)
+
+    with clock.part("rollout"):
+        loop.engine.load_weights(loop.network, version=step)
+    is_float32 = loop.network.dtype == torch.float32
+    return StepResult.of(step, collected, batch, update, clock, is_float32=is_float32)

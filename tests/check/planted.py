@@ -11,12 +11,12 @@ from tiny import EOS, tiny_model, tiny_tokenizer, with_lora
 
 from groupwise.check.result import Result
 from groupwise.check.run_checks import check
-from groupwise.check.subject import Subject
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import load_problems
-from groupwise.lifecycle import build as setup
-from groupwise.lifecycle.inputs import Ingredients
-from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.lifecycle.build import RunParts, make_policy, make_scorer
+from groupwise.lifecycle.inputs import RunInputs
+from groupwise.policy.bundle import PolicyBundle
+from groupwise.rewards import resolve_rewards
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.scripted import ScriptedEngine
 
@@ -47,11 +47,11 @@ def right(completions: Sequence[str], answer: Sequence[str]) -> list[float]:
 
 
 @cache
-def policy() -> setup.Policy:
+def policy() -> PolicyBundle:
     """One for all tests: no check changes it."""
     config = GRPOConfig(**SETTINGS)
     model = with_lora(tiny_model(max_position_embeddings=512), is_learnt=False)
-    return setup.Policy.of(model, "tiny", tiny_tokenizer(), config, lambda text: None)
+    return make_policy(model, "tiny", tiny_tokenizer(), config, lambda text: None)
 
 
 class Reciting(ScriptedEngine):
@@ -82,14 +82,13 @@ def checked(
     """The check of a recipe with these parts, through the front door; only loading is replaced."""
     config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings})
     eval_problems = None if held_out is None else load_problems(list(held_out))
-    parts = Ingredients(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
+    inputs = RunInputs(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
 
-    def load(recipe: Recipe, parts: Ingredients, notify: Callable[[str], None]) -> Subject:
-        scorer = RewardScorer(parts.rewards, parts.problems.column_names)
-        return Subject.of(parts, policy(), scorer, engine or Reciting(say), notify)
+    def load(inputs: RunInputs, notify: Callable[[str], None]) -> RunParts:
+        return RunParts.of(inputs, policy(), engine or Reciting(say), make_scorer(inputs), notify)
 
     recipe = Recipe(data="python-docs", rewards=["length"], **{**SETTINGS, "output_dir": config.output_dir})
-    return check(recipe, groups=groups, notify=lambda text: None, load=load, read=lambda *_: parts)
+    return check(recipe, groups=groups, notify=lambda text: None, load=load, read=lambda *_: inputs)
 
 
 def names(result: Result, level: str | None = None) -> set[str]:

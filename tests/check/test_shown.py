@@ -19,7 +19,7 @@ from groupwise.check.finding import Finding, worst_first
 from groupwise.check.result import Result
 from groupwise.cli import main
 from groupwise.config import GRPOConfig
-from groupwise.lifecycle import build as setup
+from groupwise.lifecycle.build import make_engine, make_order
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.native import NativeEngine
 from groupwise.train.collect import Collector
@@ -94,7 +94,7 @@ def digest() -> str:
 
 def test_no_weight_is_changed_and_the_engine_agrees(tmp_path: Path) -> None:
     before = digest()
-    engine = policy().engine(policy_config(tmp_path))
+    engine = make_engine(policy(), policy_config(tmp_path))
     result = checked(tmp_path, {"name": "length", "target": 9}, engine=engine, weight_decay=0.1)
     assert digest() == before
     assert result.cost is not None
@@ -104,19 +104,11 @@ def test_no_weight_is_changed_and_the_engine_agrees(tmp_path: Path) -> None:
 
 def test_the_first_step_would_sample_the_same(tmp_path: Path) -> None:
     settings = policy_config(tmp_path)
-    result = checked(tmp_path, {"name": "length", "target": 9}, engine=policy().engine(settings), groups=6)
+    result = checked(tmp_path, {"name": "length", "target": 9}, engine=make_engine(policy(), settings), groups=6)
     assert result.evidence is not None
-    subject = result.evidence.subject
-    collector = Collector(
-        subject.problems,
-        setup.make_order(subject.problems, settings),
-        subject.engine,
-        subject.scorer,
-        settings,
-        policy().tokenizer,
-        policy().stop_ids,
-    )
-    assert collector.collect(1).groups == list(result.evidence.sampled.groups[: settings.prompts_per_step])
+    run = result.evidence.run
+    collector = Collector(make_order(run.problems, settings), run.sampler, run.training_scorer, settings)
+    assert collector.collect(1).groups == result.evidence.sampled.groups[: settings.prompts_per_step]
 
 
 def test_an_engine_that_disagrees_is_refused(tmp_path: Path) -> None:

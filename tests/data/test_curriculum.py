@@ -15,7 +15,7 @@ from groupwise.data.curriculum import Seen, successes
 from groupwise.data.levels import LevelRules, Levels, check_levels
 from groupwise.data.pools import PoolRules, Pools
 from groupwise.errors import DataError
-from groupwise.types import Group, Problem
+from groupwise.types import Problem, ScoredGroup
 
 
 class Fixed(Pools):
@@ -157,8 +157,8 @@ def test_data_without_usable_levels_is_refused(values: list[Any], message: str) 
         check_levels(values, "rows", 2)
 
 
-def group(problem: int, reward: tuple[float | None, ...], **rewards: tuple[float | None, ...]) -> Group:
-    return Group(0, Problem(problem, "p"), (1,), (), rewards=rewards, reward=reward)
+def group(problem: int, reward: tuple[float | None, ...], **rewards: tuple[float | None, ...]) -> ScoredGroup:
+    return ScoredGroup(0, Problem(problem, "p"), (1,), (), rewards=rewards, reward=reward, has_signal=False)
 
 
 def test_success_is_the_share_of_judged_completions_at_the_bound() -> None:

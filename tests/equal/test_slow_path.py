@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.build import Policy
 from groupwise.policy import packing
 from groupwise.policy.network import Scoring
 from groupwise.policy.packing import Rows
@@ -65,4 +64,4 @@ def test_a_wrong_fast_path_is_found_out(monkeypatch):
 def test_engine_native_refuses_a_model_without_a_fast_path():
     config = GRPOConfig(engine="native", dtype="float32")
     with pytest.raises(ConfigError, match="engine: native cannot run this model: packed log-probs differ"):
-        Policy.of(tiny_model("lfm2"), "lfm2", tiny_tokenizer(), config, notify=lambda _: None)
+        make_policy(tiny_model("lfm2"), "lfm2", tiny_tokenizer(), config, notify=lambda _: None)

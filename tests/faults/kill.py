@@ -12,9 +12,9 @@ from typing import Any
 
 import safetensors.torch
 
-from groupwise.checkpoint import resume
+from groupwise.checkpoint import hook as checkpoint_hook
 from groupwise.checkpoint import store as checkpoint
-from groupwise.lifecycle import record
+from groupwise.lifecycle import resume
 from groupwise.runs.writer import RunWriter
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
@@ -56,7 +56,7 @@ def follow_phases() -> None:
         (RunWriter, "completions", "records"),
         (RunWriter, "step", "records"),
         (RunWriter, "event", "records"),
-        (record, "save_checkpoint", "checkpoint"),
+        (checkpoint_hook, "save_checkpoint", "checkpoint"),
         (resume, "newest_whole", "resuming"),
         (resume, "restore", "resuming"),
         (resume, "cut", "resuming"),

@@ -109,7 +109,7 @@ def test_what_a_run_recorded_is_scored_again_as_it_was(folder):
     write(run_folder / "completions" / "step-000002.jsonl", [group_record(group, 1) for group in judged])
     again = list(read_groups(run_folder))
     assert [group.problem.prompt for group in again] == ["1 + 1?", CHAT]
-    assert [g.counted for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.counted for g in judged]
+    assert [g.shaped for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.shaped for g in judged]
 
 
 def test_simple_rows_of_one_problem_are_one_group(folder):

@@ -14,10 +14,11 @@ from groupwise.data.order import Draw
 from groupwise.errors import ConfigError
 from groupwise.offline import score_file
 from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.runs.records import group_record
 from groupwise.testing import score
-from groupwise.train.collect import make_group
-from groupwise.types import Completion
+from groupwise.train.sampler import PROBE, GroupSampler
+from groupwise.types import Sampling
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<assistant>"
@@ -31,8 +32,9 @@ def sampled(spec, text, ending="", prompt=None, **columns):
     tokenizer = make_tokenizer(template=TURNS + PROMPT + ending + "{% endif %}")
     problems = prepare(load_problems([{"prompt": [USER] if prompt is None else prompt, **columns}]), tokenizer)
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    completion = Completion(ids, (0.0,) * len(ids), "stop", 0)
-    group = make_group(Draw(0, 0), problems, [completion], tokenizer.decode)
+    engine = ScriptedEngine(lambda request, index: list(ids))
+    sampler = GroupSampler(engine, problems, Sampling(), tokenizer.decode, seed=0)
+    (group,) = sampler.sample([Draw(0, 0)], 1, PROBE)
     return RewardScorer(resolve_rewards([spec])).score([group]).groups[0]
 
 

@@ -17,7 +17,7 @@ from groupwise.check.run_checks import check
 from groupwise.cli import main
 from groupwise.config import Recipe, load_recipe
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.inputs import read_ingredients
+from groupwise.lifecycle.inputs import read_inputs
 from groupwise.offline import score_file
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.sandbox import Sandboxed
@@ -156,7 +156,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
 def test_what_needs_none_gets_as_far_as_its_problems(changes, tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, changes))
     with pytest.raises(AssertionError, match=r"load_(problems|task) was called"):
-        read_ingredients(recipe, tmp_path, print)
+        read_inputs(recipe, tmp_path, print)
 
 
 def held_by_a_closure():

@@ -32,8 +32,8 @@ def judged(*specs, num=4, groups=1):
 
 def test_a_reward_without_settings_counts_as_it_is():
     (group,) = judged(("a", [1, 2, 3, None], {"weight": 2}))
-    assert group.counted == {}
-    assert group.counting == group.rewards
+    assert group.shaped == {}
+    assert group.shaped_rewards == group.rewards
     assert group.reward == (2, 4, 6, None)
 
 
@@ -49,7 +49,7 @@ def test_a_reward_without_settings_counts_as_it_is():
 def test_clip_bounds_and_range_maps_the_bounds_to_0_and_1(settings, counted):
     (group,) = judged(("a", [-300, -50, 20, None], {**settings, "weight": 3}))
     assert group.rewards["a"] == (-300, -50, 20, None)
-    assert group.counted["a"] == counted
+    assert group.shaped["a"] == counted
     assert group.reward == tuple(None if c is None else 3 * c for c in counted)
 
 
@@ -58,9 +58,9 @@ def test_group_and_batch_standardise_over_different_rows():
     by_group = judged(("a", values, {"normalise": "group"}), num=2, groups=3)
     step = math.sqrt(0.5)
     for group in by_group[:2]:
-        assert group.counted["a"] == pytest.approx((-0.5 / (step + 1e-4), 0.5 / (step + 1e-4)))
-    assert by_group[2].counted["a"] == (0, 0)
-    by_batch = [v for g in judged(("a", values, {"normalise": "batch"}), num=2, groups=3) for v in g.counted["a"]]
+        assert group.shaped["a"] == pytest.approx((-0.5 / (step + 1e-4), 0.5 / (step + 1e-4)))
+    assert by_group[2].shaped["a"] == (0, 0)
+    by_batch = [v for g in judged(("a", values, {"normalise": "batch"}), num=2, groups=3) for v in g.shaped["a"]]
     assert sum(by_batch) == pytest.approx(0)
     assert by_batch[4] == by_batch[5]
     assert by_batch[0] < by_batch[1] < by_batch[4] < by_batch[2] < by_batch[3]
@@ -72,13 +72,13 @@ def test_a_gate_lets_a_reward_count_only_where_the_other_is_high_enough():
         ("brief", [0.3, 0.3, None, 0.3], {"when": {"correct": 0.5}}),
         ("effort", [7, 7, 7, 7], {"unless": {"correct": 0.5}}),
     )
-    assert group.counted == {"brief": (0.3, 0.3, None, None), "effort": (0, 0, 7, None)}
+    assert group.shaped == {"brief": (0.3, 0.3, None, None), "effort": (0, 0, 7, None)}
     assert group.reward == (1.3, 0.8, 7, None)
 
 
 def test_a_shut_gate_is_0_even_where_another_gate_cannot_be_read():
     (group,) = judged(("a", [0, None], {}), ("b", [None, None], {}), ("c", [1, 1], {"when": {"a": 1, "b": 1}}), num=2)
-    assert group.counted["c"] == (0, None)
+    assert group.shaped["c"] == (0, None)
 
 
 def test_times_multiplies_by_what_is_left_of_the_other():
@@ -86,7 +86,7 @@ def test_times_multiplies_by_what_is_left_of_the_other():
         ("quality", [-5, 4, 10, None], {"clip": [0, 10], "normalise": "range", "weight": 0}),
         ("correct", [1, 1, 0, 1], {"times": "quality"}),
     )
-    assert group.counted["correct"] == (0, 0.4, 0, None)
+    assert group.shaped["correct"] == (0, 0.4, 0, None)
     assert group.reward == (0, 0.4, 0, None)
 
 
@@ -95,7 +95,7 @@ def test_gates_read_what_was_returned_and_products_read_no_gates():
     (group,) = judged(
         ("a", [2, 0], {"when": {"b": 3}}), ("b", [3, 3], {"clip": [0, 1], "when": {"a": 1}, "times": ["a"]}), num=2
     )
-    assert group.counted == {"a": (2, 0), "b": (2, 0)}
+    assert group.shaped == {"a": (2, 0), "b": (2, 0)}
 
 
 def test_the_learner_gets_what_counts():

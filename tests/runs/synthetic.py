@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.runs import RunFolder, RunWriter, create
-from groupwise.types import Completion, Group, Problem, StopReason
+from groupwise.types import Completion, Problem, StepGroup, StopReason
 
 TARGET = 50
 PROMPT = [
@@ -64,13 +64,13 @@ CONFIG: dict[str, Any] = {
 """What the trainer writes: recipe, description, model, data, versions, hardware."""
 
 
-def make_groups(step: int, *, num_groups: int = 2, num_completions: int = 4, seed: int = 0) -> list[Group]:
+def make_groups(step: int, *, num_groups: int = 2, num_completions: int = 4, seed: int = 0) -> list[StepGroup]:
     """Completions that shrink toward the target as steps pass."""
     rng = random.Random(1000 * seed + step)
     return [_make_group(step * num_groups + i, i, step, num_completions, rng) for i in range(num_groups)]
 
 
-def _make_group(draw: int, index: int, step: int, num_completions: int, rng: random.Random) -> Group:
+def _make_group(draw: int, index: int, step: int, num_completions: int, rng: random.Random) -> StepGroup:
     completions = []
     for _ in range(num_completions):
         length = max(4, int(TARGET * rng.uniform(0.7, 1.3) + 260 * math.exp(-step / 20) * rng.uniform(0.4, 1.2)))
@@ -80,18 +80,19 @@ def _make_group(draw: int, index: int, step: int, num_completions: int, rng: ran
         completions.append(Completion(ids, tuple(-rng.random() for _ in ids), stop, step, text))
     rewards = tuple(-float(abs(TARGET - len(c.text))) for c in completions)
     mean = sum(rewards) / len(rewards)
-    return Group(
+    return StepGroup(
         draw=draw,
         problem=Problem(index, PROMPT, {"reference": "Binds names.", "document": "x" * 9000}),
         prompt_ids=(1, 2, 3),
         completions=tuple(completions),
         rewards={"length": rewards, "format": tuple(0.5 for _ in rewards)},
         reward=rewards,
+        has_signal=True,
         advantages=tuple(r - mean for r in rewards),
     )
 
 
-def make_metrics(step: int, groups: list[Group]) -> dict[str, Any]:
+def make_metrics(step: int, groups: list[StepGroup]) -> dict[str, Any]:
     rng = random.Random(step)
     rewards = [r for group in groups for r in group.reward if r is not None]
     lengths = [len(c.token_ids) for group in groups for c in group.completions]

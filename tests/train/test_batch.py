@@ -7,12 +7,17 @@ from dataclasses import replace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored import samples, scored_group
 
-from groupwise.lifecycle.record import with_advantages
-from groupwise.train.batch import Scores, make_batch, reward_matrix, rows_of
-from groupwise.types import Completion, Group, Problem
+from groupwise.train.batch import Batch, LogProbs, reward_matrix, rows_of
+from groupwise.train.step import with_advantages
+from groupwise.types import Completion, Problem, ScoredGroup
 
-CPU = torch.device("cpu")
+
+def make_batch(groups: list[ScoredGroup]) -> Batch:
+    return Batch.of(samples(groups), LogProbs(), torch.zeros(sum(len(g.completions) for g in groups)))
+
+
 rewards = st.one_of(st.none(), st.floats(-5, 5))
 completions = st.builds(
     lambda ids, reason: Completion(tuple(ids), tuple(-0.5 - i for i in ids), reason, 0),
@@ -22,20 +27,20 @@ completions = st.builds(
 
 
 @st.composite
-def groups(draw) -> list[Group]:
+def groups(draw) -> list[ScoredGroup]:
     found = []
     for number in range(draw(st.integers(1, 4))):
         answers = tuple(draw(st.lists(completions, min_size=1, max_size=4)))
         judged = {name: tuple(draw(rewards) for _ in answers) for name in ("f", "g")}
         prompt = tuple(draw(st.lists(st.integers(0, 9), min_size=1, max_size=3)))
-        found.append(Group(number, Problem(0, "p"), prompt, answers, judged, judged["f"]))
+        found.append(scored_group(number, Problem(0, "p"), prompt, answers, judged))
     return found
 
 
 @given(groups())
 @settings(max_examples=40, deadline=None)
 def test_every_completion_is_a_row_in_order(drawn):
-    batch = make_batch(drawn, Scores(), CPU)
+    batch = make_batch(drawn)
     pairs = [(group, completion) for group in drawn for completion in group.completions]
     assert len(batch) == len(pairs)
     for n, (group, completion) in enumerate(pairs):
@@ -61,7 +66,7 @@ def test_rewards_stand_by_function_and_not_judged_is_nan(drawn):
 @given(groups(), st.randoms(use_true_random=False), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_selected_rows_are_cut_and_not_changed(drawn, dice, by_token):
-    batch = make_batch(drawn, Scores(), CPU)
+    batch = make_batch(drawn)
     shape = batch.mask_NT.shape
     batch = replace(batch, old_logprob_NT=torch.randn(shape), advantages=torch.randn(shape if by_token else shape[:1]))
     chosen = dice.sample(range(len(batch)), dice.randint(1, len(batch)))
@@ -78,7 +83,7 @@ def test_selected_rows_are_cut_and_not_changed(drawn, dice, by_token):
 @given(groups())
 @settings(max_examples=20, deadline=None)
 def test_the_record_gets_one_advantage_a_completion(drawn):
-    batch = make_batch(drawn, Scores(), CPU)
+    batch = make_batch(drawn)
     advantages = torch.arange(len(batch), dtype=torch.float32)
     plain = with_advantages(drawn, replace(batch, advantages=advantages))
     assert [a for g in plain for a in g.advantages] == advantages.tolist()
@@ -90,6 +95,6 @@ def test_the_record_gets_one_advantage_a_completion(drawn):
 def test_kept_sets_travel_with_their_rows():
     kept = ((1, 2), (3,))
     answers = (Completion((1, 3), (0.0, 0.0), "stop", 0, kept_ids=kept), Completion((2,), (0.0,), "stop", 0))
-    group = Group(0, Problem(0, "p"), (5,), answers, {"f": (1.0, 0.0)}, (1.0, 0.0))
+    group = scored_group(0, Problem(0, "p"), (5,), answers, {"f": (1.0, 0.0)})
     assert rows_of([group]).kept_ids == [kept, None]
     assert rows_of([replace(group, completions=answers[1:])]).kept_ids is None

@@ -14,6 +14,7 @@ from groupwise.data import Order, load_problems, prepare
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.train.collect import Collector
+from groupwise.train.sampler import GroupSampler
 from groupwise.types import Request
 
 TOKENIZER = tiny_tokenizer()
@@ -36,9 +37,8 @@ def make_collector(
     config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": G, "seed": 7, "shuffle_dataset": False} | settings)
     problems = prepare(load_problems([{"prompt": p} for p in prompts]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)
-    return Collector(
-        problems, order, ScriptedEngine(script), RewardScorer(resolve_rewards(a_count)), config, TOKENIZER, (EOS,)
-    )
+    sampler = GroupSampler.of(ScriptedEngine(script), problems, config, TOKENIZER, (EOS,))
+    return Collector(order, sampler, RewardScorer(resolve_rewards(a_count)), config)
 
 
 MIXED = ["e0", "x1", "x2", "e3", "x4", "e5", "x6", "e7", "e8", "e9"]
@@ -58,7 +58,7 @@ def test_a_group_is_its_problem_its_completions_and_their_rewards():
         assert group.reward == tuple(float(c.text.count("a")) for c in group.completions)
         assert all(c.token_ids[-1] == EOS and not c.text.endswith("<eos>") for c in group.completions)
     assert [g.has_signal for g in collected.groups] == [True, False, False, True]
-    assert collected.dropped == []
+    assert collected.dropped == ()
 
 
 def test_requests_carry_seed_step_and_draw():
@@ -90,8 +90,8 @@ def test_dynamic_sampling_draws_again_for_groups_without_signal():
     # 0-3 hold two signals; for the two others 4, 5 are drawn; for the one still missing 6; then 7
     assert sorted(rows(collected.groups)) == [0, 3, 5, 7]
     assert sorted(rows(collected.dropped)) == [1, 2, 4, 6]
-    assert all(g.has_signal and g.is_used for g in collected.groups)
-    assert not any(g.has_signal or g.is_used for g in collected.dropped)
+    assert all(g.has_signal for g in collected.groups)
+    assert not any(g.has_signal for g in collected.dropped)
     draws = Counter(g.draw for g in collected.all_groups)
     assert draws == Counter(range(8)), "every draw is recorded once"
     assert rows(collector.collect(2).groups)[:2] == [8, 9], "what was drawn is not drawn again"

@@ -10,27 +10,33 @@ from typing import Any
 import pytest
 import torch
 from api_helpers import trainer
+from scored import samples
 from tiny import EOS, tiny_model
 
 from groupwise.algo import AdaptiveKL, advantages, overlong_penalty, process_advantages
 from groupwise.config import GRPOConfig
 from groupwise.data import Order, load_problems, prepare
 from groupwise.errors import ConfigError
-from groupwise.rewards import RewardScorer, resolve_rewards
+from groupwise.lifecycle.build import make_scorer
+from groupwise.lifecycle.inputs import RunInputs
+from groupwise.rewards import resolve_rewards
+from groupwise.rewards.signal import has_signal, weighted_steps
 from groupwise.rollout.scripted import ScriptedEngine
+from groupwise.rounding import differ
 from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
-from groupwise.train.batch import Scores
+from groupwise.train.batch import LogProbs
 from groupwise.train.coefficients import Coefficients
 from groupwise.train.collect import Collector
-from groupwise.train.signal import signal_test
-from groupwise.types import Group, Request
+from groupwise.train.overlong import with_overlong_penalty
+from groupwise.train.sampler import GroupSampler
+from groupwise.types import Request, ScoredGroup
 
 from .test_collect import MIXED, TOKENIZER, a_count, say_as
 from .test_learner import REWARDS, as_groups, assert_same, examples, gradients, make_learner
 
 
-def with_steps(groups: list[Group], steps_of: Callable[[int, float], Any]) -> list[Group]:
+def with_steps(groups: list[ScoredGroup], steps_of: Callable[[int, float], Any]) -> list[ScoredGroup]:
     """The groups with the steps that `steps_of` makes of a completion's length and reward."""
     return [
         replace(
@@ -42,10 +48,10 @@ def with_steps(groups: list[Group], steps_of: Callable[[int, float], Any]) -> li
 
 def test_one_step_at_the_end_is_outcome_supervision():
     groups = as_groups(examples())
-    outcome = make_learner(tiny_model()).prepare(groups, Scores())
+    outcome = make_learner(tiny_model()).prepare(samples(groups), LogProbs())
     expected = outcome.advantages[:, None] * outcome.mask_NT
     for scored in (groups, with_steps(groups, lambda length, reward: ((length, reward),))):
-        found = make_learner(tiny_model(), objective="grpo_process").prepare(scored, Scores())
+        found = make_learner(tiny_model(), objective="grpo_process").prepare(samples(scored), LogProbs())
         torch.testing.assert_close(found.advantages, expected, rtol=0, atol=1e-6)
 
 
@@ -53,7 +59,7 @@ def test_steps_are_normalised_over_the_group_and_summed_from_each_token_on():
     groups = with_steps(as_groups(examples()), lambda length, reward: ((1, 2 * reward), (length, None), (length, -1.0)))
     learner = make_learner(tiny_model(), objective="grpo_process")
     learner.reward_weights = [3.0]
-    batch = learner.prepare(groups, Scores())
+    batch = learner.prepare(samples(groups), LogProbs())
     lengths = [int(n) for n in batch.mask_NT.sum(1)]
     rewards = [[6 * r, None, -3.0] for values in REWARDS for r in values]
     by_hand = process_advantages([[1, n, n] for n in lengths], rewards, batch.group_N, lengths)
@@ -80,8 +86,8 @@ def test_beta_follows_the_kl_and_is_what_the_next_loss_takes():
     learner = make_learner(tiny_model(), beta=0.5, kl_target=0.1, kl_horizon=160)
     by_hand, used, losses = AdaptiveKL(0.5, 0.1, 160), [], []
     for _ in range(3):
-        scores = Scores(ref_logprob_NT=torch.full((16, 9), -1.0))
-        stats = learner.update(learner.prepare(groups, scores)).stats
+        scores = LogProbs(ref_NT=torch.full((16, 9), -1.0))
+        stats = learner.update(learner.prepare(samples(groups), scores)).stats
         assert stats["beta"] == by_hand.coefficient
         used.append(stats["beta"])
         losses.append(stats["kl_loss"])
@@ -94,7 +100,7 @@ def test_the_entropy_coefficient_rises_below_its_target_and_acts_there_alone():
     settings = {"use_adaptive_entropy": True, "entropy_coef_delta": 0.25, "entropy_coef_max": 0.4}
     for target, expected in ((100.0, [0.0, 0.25, 0.4, 0.4]), (0.0, [0.0] * 4)):
         learner = make_learner(tiny_model(), entropy_target=target, **settings)
-        batch = learner.prepare(as_groups(examples(((2.0,) * 4,) * 4)), Scores())
+        batch = learner.prepare(samples(as_groups(examples(((2.0,) * 4,) * 4))), LogProbs())
         updates = [learner.update(batch).stats for _ in range(4)]
         assert [u["entropy_coef"] for u in updates] == expected
         for u in updates:
@@ -119,8 +125,10 @@ def collect(rewards: Any, say: Callable[[Request, int], list[int]] = say_as, **s
     config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": 3, "shuffle_dataset": False} | settings)
     problems = prepare(load_problems([{"prompt": p} for p in MIXED]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), 4, 0, False)
-    scorer = RewardScorer(resolve_rewards(rewards))
-    return Collector(problems, order, ScriptedEngine(say), scorer, config, TOKENIZER, (EOS,)).collect(1)
+    sampler = GroupSampler.of(ScriptedEngine(say), problems, config, TOKENIZER, (EOS,))
+    inputs = RunInputs(config, problems.problems, None, resolve_rewards(rewards), None)
+    scorer = with_overlong_penalty(make_scorer(inputs), config)
+    return Collector(order, sampler, scorer, config).collect(1)
 
 
 def test_the_greedy_completion_of_each_problem_is_its_baseline():
@@ -138,7 +146,7 @@ def test_the_greedy_completion_of_each_problem_is_its_baseline():
     assert [r.num_completions for r in greedy] == [1] * 4
     assert len({g.greedy_reward for g in groups}) > 1
     learner = make_learner(tiny_model(), objective="remax", beta=0.0)
-    found = learner.prepare(groups, Scores())
+    found = learner.prepare(samples(groups), LogProbs())
     rewards = [r for g in groups for r in g.reward]
     by_hand = advantages(rewards, found.group_N, "greedy", "none",
                          greedy_reward_N=[g.greedy_reward for g in groups for _ in g.reward])  # fmt: skip
@@ -152,7 +160,7 @@ def test_the_greedy_completion_of_each_problem_is_its_baseline():
 def test_other_baselines_are_reached_by_their_name(preset):
     learner = make_learner(tiny_model(), objective=preset)
     objective = learner.objective
-    found = learner.prepare(as_groups(examples()), Scores())
+    found = learner.prepare(samples(as_groups(examples())), LogProbs())
     start = torch.tensor(REWARDS, dtype=torch.float64).mean().item()
     by_hand = advantages(torch.tensor(REWARDS, dtype=torch.float64).flatten(), found.group_N, objective.baseline,
                          objective.scale, k=objective.pass_k, ema_start=start)  # fmt: skip
@@ -176,16 +184,17 @@ def test_functions_that_tie_in_the_sum_are_signal_where_each_is_normalised():
     def wrong(completions: list[str]) -> list[float]:
         return [-float(len(c)) for c in completions]
 
-    assert collect([right, wrong], dynamic_sampling=True).dropped != []
+    assert collect([right, wrong], dynamic_sampling=True).dropped
     kept = collect([right, wrong], dynamic_sampling=True, objective="gdpo")
     assert [g.problem.prompt[0] for g in kept.groups] == ["e"] * 4
-    assert all(kept.has_signal(g) and not g.has_signal for g in kept.groups)
+    assert all(g.has_signal and not differ(g.reward) for g in kept.groups)
 
 
 def test_steps_that_tie_in_their_sum_are_signal_with_process_supervision():
     (group,) = with_steps(as_groups(examples(((1.0,) * 4,))), lambda length, reward: ((1, 0.25), (length, 0.75)))
-    assert signal_test(GRPOConfig(objective="grpo_process"))(group)
-    assert not signal_test(GRPOConfig())(group)
+    steps = weighted_steps(group, [1.0])
+    assert has_signal("steps", group.reward, group.shaped_rewards, steps)
+    assert not has_signal("sum", group.reward, group.shaped_rewards, steps)
 
 
 def test_truncated_rows_have_no_policy_gradient_and_stay_in_the_denominator():
@@ -194,15 +203,15 @@ def test_truncated_rows_have_no_policy_gradient_and_stay_in_the_denominator():
     groups = [*cut, *groups[2:]]
     model = tiny_model()
     masked = make_learner(model, mask_truncated_completions=True)
-    masked.update(masked.prepare(groups, Scores()))
+    masked.update(masked.prepare(samples(groups), LogProbs()))
     found = gradients(model)
     plain = make_learner(model)
-    batch = plain.prepare(groups, Scores())
+    batch = plain.prepare(samples(groups), LogProbs())
     plain.update(replace(batch, advantages=torch.where(batch.is_truncated_N, 0.0, batch.advantages)))
     assert_same(found, gradients(model), tolerance=1e-6)
 
 
-def all_cut_off(groups: list[Group]) -> list[Group]:
+def all_cut_off(groups: list[ScoredGroup]) -> list[ScoredGroup]:
     """The groups with every completion ended by the limit."""
     return [replace(g, completions=tuple(replace(c, stop_reason="length") for c in g.completions)) for g in groups]
 
@@ -212,11 +221,11 @@ def test_a_token_mean_over_what_is_not_truncated_is_that_of_the_step_without_it(
     groups, model = as_groups(examples()), tiny_model()
     fields = {"objective": "dapo", "beta": 0.1, "num_minibatches": 1, **settings}
     masked = make_learner(model, **fields)
-    scores = masked.score(groups)
-    found = masked.update(masked.prepare([*all_cut_off(groups[:2]), *groups[2:]], scores))
+    scores = masked.score(samples(groups))
+    found = masked.update(masked.prepare(samples([*all_cut_off(groups[:2]), *groups[2:]]), scores))
     gradient = gradients(model)
     plain = make_learner(model, **fields)
-    expected = plain.update(plain.prepare(groups[2:], plain.score(groups[2:])))
+    expected = plain.update(plain.prepare(samples(groups[2:]), plain.score(samples(groups[2:]))))
     assert_same(gradient, gradients(model), tolerance=1e-6)
     for name in ("loss", "kl", "entropy", "clip_ratio/region_mean", "sampling/mismatch"):
         assert found.stats[name] == pytest.approx(expected.stats[name], abs=1e-6), name
@@ -231,7 +240,7 @@ def test_a_step_of_truncated_completions_moves_nothing(objective):
     learner = make_learner(model, lr=1.0, **fields)
     groups = all_cut_off(as_groups(examples()))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = learner.update(learner.prepare(groups, learner.score(groups)))
+    found = learner.update(learner.prepare(samples(groups), learner.score(samples(groups))))
     assert (found.stats["loss"], found.grad_norm, found.num_skipped) == (0, 0, 0)
     assert found.stats["masked_ratio"] == 1
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

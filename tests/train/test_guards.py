@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scored import scored_group
 
 from groupwise import GRPOConfig
 from groupwise.config.guards import BY_NAME, GUARDS, WARN_EVERY, guards_table
 from groupwise.config.pages import fill
 from groupwise.errors import ConfigError
 from groupwise.guards import measures as guards
-from groupwise.guards.measures import MEASURES, Seen
-from groupwise.guards.monitor import Watch
+from groupwise.guards.measures import MEASURES, StepView
+from groupwise.guards.monitor import GuardMonitor
 from groupwise.train.learner import Update
-from groupwise.types import Completion, Group, Problem
+from groupwise.types import Completion, Problem
 
 ROOT = Path(__file__).parents[2]
 IN_TRAINING = [guard.name for guard in GUARDS if not guard.is_before_training]
@@ -101,11 +102,11 @@ def seen(
     reward: tuple[float | None, ...] = (0.0, 1.0),
     why: tuple[str | None, ...] = (None,),
     **metrics: Any,
-) -> Seen:
+) -> StepView:
     """A step of one group; the metrics are those of a healthy one but for what is given."""
     usual = {"frac_reward_zero_std/drawn": 0.0, "grad_norm": 1.0, "kl": 0.1, "entropy": 2.0, "sampling/mismatch": 1.0}
-    group = Group(0, Problem(0, "p"), (4,), completions, reward=reward)
-    return Seen({**usual, **metrics}, [group], Update({}, 1.0, 0.1, len(why), why))
+    group = scored_group(0, Problem(0, "p"), (4,), completions, reward=reward)
+    return StepView({**usual, **metrics}, [group], Update({}, 1.0, 0.1, len(why), why))
 
 
 def test_updates_left_out_are_counted_across_steps_and_a_good_one_ends_the_row() -> None:
@@ -127,7 +128,7 @@ def test_degenerate_completions_are_told_from_short_and_varied_ones() -> None:
 
 def test_where_nothing_is_judged_no_signal_is_not_said_too() -> None:
     nothing = seen(reward=(None, None), **{"frac_reward_zero_std/drawn": 1.0})
-    assert guards.not_judged(nothing, []) == 1
+    assert guards.unscored(nothing, []) == 1
     assert guards.no_signal(nothing, []) is None
     assert guards.no_signal(seen(reward=(1.0, 1.0), **{"frac_reward_zero_std/drawn": 1.0}), []) == 1
 
@@ -165,21 +166,21 @@ class Tape:
         self.events.append({"kind": kind, **fields})
 
 
-def make_watch(**written: Any) -> tuple[Watch, Tape, list[str]]:
+def make_watch(**written: Any) -> tuple[GuardMonitor, Tape, list[str]]:
     tape, stops = Tape(), []
-    watch = Watch(GRPOConfig(guards=written).guards, tape, lambda text: None, lambda: stops.append("stop"))
+    watch = GuardMonitor(GRPOConfig(guards=written).guards, tape, lambda text: None, lambda: stops.append("stop"))
     return watch, tape, stops
 
 
 def test_a_warning_is_not_repeated_every_step() -> None:
     watch, tape, stops = make_watch(kl={"action": "warn", "threshold": 1, "steps": 3})
     for step in range(1, 2 * WARN_EVERY + 2):
-        watch.look(step, seen(kl=2.0))
+        watch.check_step(step, seen(kl=2.0))
     assert [event["step"] for event in tape.events] == [3, 3 + WARN_EVERY]
     assert tape.events[0] | {"guard": "kl", "action": "warn", "value": 2.0, "threshold": 1.0} == tape.events[0]
     assert BY_NAME["kl"].remedy in tape.events[0]["message"]
     for step in range(200, 300):  # on and off: a new warning needs its time all the same
-        watch.look(step, seen(kl=2.0 * (step % 4 > 0)))
+        watch.check_step(step, seen(kl=2.0 * (step % 4 > 0)))
     assert [event["step"] for event in tape.events][2:] == [203, 203 + WARN_EVERY + 2]
     assert stops == []
 
@@ -187,9 +188,9 @@ def test_a_warning_is_not_repeated_every_step() -> None:
 def test_steps_count_in_a_row_and_what_is_not_measured_neither_adds_nor_ends() -> None:
     watch, _, stops = make_watch(kl={"action": "stop", "threshold": 1, "steps": 3})
     for step, value in enumerate((2.0, 2.0, 0.5, 2.0, None, 2.0), start=1):
-        watch.look(step, seen(kl=value))
+        watch.check_step(step, seen(kl=value))
     assert (stops, watch.stopped) == ([], None)
-    watch.look(7, seen(kl=2.0))
+    watch.check_step(7, seen(kl=2.0))
     assert stops == ["stop"]
     assert watch.stopped is not None
     assert (watch.stopped.since, watch.may_save) == (4, True)
@@ -197,11 +198,11 @@ def test_steps_count_in_a_row_and_what_is_not_measured_neither_adds_nor_ends() -
 
 def test_checkpoints_are_kept_while_a_guard_may_want_to_go_back() -> None:
     watch, _, _ = make_watch(kl={"action": "rollback", "threshold": 1, "steps": 3})
-    watch.look(1, seen())
+    watch.check_step(1, seen())
     assert watch.num_kept(1) == 1
-    watch.look(2, seen(kl=2.0))
+    watch.check_step(2, seen(kl=2.0))
     assert watch.num_kept(1) is None
-    watch.look(3, seen())
+    watch.check_step(3, seen())
     assert watch.num_kept(1) == 1
 
 
@@ -210,19 +211,19 @@ def test_the_state_is_plain_json_and_goes_on_where_it_was() -> None:
     steps = [seen(kl=0.4 * n, grad_norm=1 + n % 3, why=("nan" if n % 4 == 0 else None,)) for n in range(24)]
     whole, heard, _ = make_watch(**written)
     for step, it in enumerate(steps):
-        whole.look(step, it)
+        whole.check_step(step, it)
     first, heard_first, _ = make_watch(**written)
     for step, it in enumerate(steps[:9]):
-        first.look(step, it)
+        first.check_step(step, it)
     second, heard_second, _ = make_watch(**written)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for step, it in enumerate(steps[9:], start=9):
-        second.look(step, it)
+        second.check_step(step, it)
     assert heard_first.events + heard_second.events == heard.events
     assert second.state_dict() == whole.state_dict()
 
 
-def demo() -> list[Seen]:
+def demo() -> list[StepView]:
     """The demo's figures: what its record holds, and wider than its curves where it holds none.
 
     Rewards, the last KL and the mismatch are in bench/results; its KL peaks at 3.5 (seed 42, 2026-11-26).
@@ -251,5 +252,5 @@ def test_no_guard_is_called_by_the_demo() -> None:
     for start in range(0, len(steps), 50):
         watch, tape, stops = make_watch()
         for step, it in enumerate(steps[start : start + 50], start=1):
-            watch.look(step, it)
+            watch.check_step(step, it)
         assert (tape.events, stops) == ([], [])

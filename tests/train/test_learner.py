@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scored import samples, scored_group
 from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -17,10 +18,11 @@ from groupwise.config import GRPOConfig
 from groupwise.policy.network import Network
 from groupwise.policy.packing import Rows
 from groupwise.policy.reference import Reference
+from groupwise.rewards import RewardFunction, RewardScorer
 from groupwise.rollout.fastpath import build_network
-from groupwise.train.batch import Scores
+from groupwise.train.batch import LogProbs
 from groupwise.train.learner import Learner, auto_budget
-from groupwise.types import Completion, Group, Problem
+from groupwise.types import Completion, Problem, ScoredGroup
 
 from .grpo import Example, advantages, bnpo, grpo, logprobs
 
@@ -44,7 +46,7 @@ def examples(rewards: Sequence[Sequence[float]] = REWARDS, seed: int = 0) -> lis
     ]
 
 
-def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[Group]:
+def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[ScoredGroup]:
     def completion(ids: tuple[int, ...]) -> Completion:
         return Completion(ids, (rollout,) * len(ids), "stop", 0)
 
@@ -52,7 +54,7 @@ def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[Group]:
     for n, g in enumerate(groups):
         rewards = tuple(g.rewards)
         completions = tuple(map(completion, g.completions))
-        found.append(Group(n, Problem(n, "p"), g.prompt, completions, {"f": rewards}, rewards))
+        found.append(scored_group(n, Problem(n, "p"), g.prompt, completions, {"f": rewards}))
     return found
 
 
@@ -113,8 +115,8 @@ def test_loss_and_gradients_are_those_of_the_paper(name, beta, temperature, budg
     wanted = gradients_of(model, expected.loss)
 
     learner = make_learner(model, beta=beta, temperature=temperature, micro_batch_tokens=budget)
-    scores = Scores(padded([g.old for g in groups]), padded([g.ref for g in groups]) if beta else None)
-    update = learner.update(learner.prepare(as_groups(groups), scores))
+    scores = LogProbs(padded([g.old for g in groups]), padded([g.ref for g in groups]) if beta else None)
+    update = learner.update(learner.prepare(samples(as_groups(groups)), scores))
     assert update.stats["loss"] == pytest.approx(expected.loss.item(), abs=2e-5)
     assert_same(gradients(model), wanted)
 
@@ -136,9 +138,9 @@ def test_one_update_of_a_rollout_starts_at_the_policy_itself(name):
     model = MODELS[name]()
     learner = make_learner(model)
     groups = examples()
-    scores = learner.score(as_groups(groups))
-    assert scores == Scores(None, None)
-    update = learner.update(learner.prepare(as_groups(groups), scores))
+    scores = learner.score(samples(as_groups(groups)))
+    assert scores == LogProbs(None, None)
+    update = learner.update(learner.prepare(samples(as_groups(groups)), scores))
     assert update.stats["loss"] == pytest.approx(0.0, abs=1e-6)
     assert update.stats["clip_ratio/low_mean"] == update.stats["clip_ratio/high_mean"] == 0.0
     assert update.stats["clip_ratio/region_mean"] == 0.0
@@ -151,10 +153,10 @@ def test_one_update_of_a_rollout_starts_at_the_policy_itself(name):
 def test_the_reference_is_scored_once_and_its_kl_is_0_before_the_first_update():
     model = MODELS["full"]()
     learner = make_learner(model, beta=0.04)
-    scores = learner.score(as_groups(examples()))
+    scores = learner.score(samples(as_groups(examples())))
     expected = [logprobs(model, g.prompt, c).detach() for g in examples() for c in g.completions]
-    torch.testing.assert_close(scores.ref_logprob_NT, padded([expected]), rtol=0, atol=2e-5)
-    update = learner.update(learner.prepare(as_groups(examples()), scores))
+    torch.testing.assert_close(scores.ref_NT, padded([expected]), rtol=0, atol=2e-5)
+    update = learner.update(learner.prepare(samples(as_groups(examples())), scores))
     assert update.stats["kl"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -164,8 +166,8 @@ def test_bnpo_is_the_widely_copied_mean_over_tokens():
     expected = bnpo(model, groups, epsilon=0.2, beta=0.1)
     wanted = gradients_of(model, expected)
     learner = make_learner(model, beta=0.1, loss_type="bnpo")
-    scores = Scores(padded([g.old for g in groups]), padded([g.ref for g in groups]))
-    update = learner.update(learner.prepare(as_groups(groups), scores))
+    scores = LogProbs(padded([g.old for g in groups]), padded([g.ref for g in groups]))
+    update = learner.update(learner.prepare(samples(as_groups(groups)), scores))
     assert update.stats["loss"] == pytest.approx(expected.item(), abs=2e-5)
     assert_same(gradients(model), wanted)
     by_sequence = grpo(model, groups, epsilon=0.2, beta=0.1).loss
@@ -182,7 +184,7 @@ def test_several_updates_of_a_rollout_follow_the_papers_loop(name, num_iteration
         model, lr=lr, beta=0.1, num_iterations=num_iterations, num_minibatches=num_minibatches, micro_batch_tokens=25
     )
     learner.network.refresh()
-    update = learner.update(learner.prepare(as_groups(groups), learner.score(as_groups(groups))))
+    update = learner.update(learner.prepare(samples(as_groups(groups)), learner.score(samples(as_groups(groups)))))
     assert update.num_updates == num_iterations * num_minibatches
 
     with torch.no_grad():
@@ -210,7 +212,7 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
     rewards = ((1.0, 1.0, 1.0, 1.0), REWARDS[1], (-287.3,) * 4, REWARDS[2])
     model = tiny_model()
     groups = with_other_policies(model, examples(rewards))
-    scores = Scores(padded([g.old for g in groups]))
+    scores = LogProbs(padded([g.old for g in groups]))
     tokens = []
 
     def update(learner: Learner) -> Any:
@@ -223,7 +225,7 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Network, "pass_over", counting)
-            result = learner.update(learner.prepare(as_groups(groups), scores))
+            result = learner.update(learner.prepare(samples(as_groups(groups)), scores))
         tokens.append(sum(scored))
         return result
 
@@ -244,7 +246,7 @@ def test_a_step_without_any_signal_moves_nothing_but_the_schedule():
     model = tiny_model()
     learner = make_learner(model, lr=1.0)
     before = [p.clone() for p in model.parameters()]
-    update = learner.update(learner.prepare(as_groups(examples(((2.0,) * 4,) * 3)), Scores()))
+    update = learner.update(learner.prepare(samples(as_groups(examples(((2.0,) * 4,) * 3))), LogProbs()))
     assert (update.grad_norm, update.stats["loss"], update.stats["clip_ratio/region_mean"]) == (0, 0, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert learner.scheduler.last_epoch == 1
@@ -254,9 +256,9 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted():
     model = tiny_model()
     learner = make_learner(model, lr=0.1)
     groups = examples()
-    scores = Scores(old_logprob_NT=torch.full((16, 9), -torch.inf))
+    scores = LogProbs(old_NT=torch.full((16, 9), -torch.inf))
     before = [p.clone() for p in model.parameters()]
-    update = learner.update(learner.prepare(as_groups(groups), scores))
+    update = learner.update(learner.prepare(samples(as_groups(groups)), scores))
     assert update.num_skipped == update.num_updates == 1
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -265,9 +267,11 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before():
     model = tiny_model()
     groups = examples()
     free = make_learner(model)
-    norm = free.update(free.prepare(as_groups(groups), Scores())).grad_norm
+    norm = free.update(free.prepare(samples(as_groups(groups)), LogProbs())).grad_norm
     clipped = make_learner(model, max_grad_norm=norm / 4)
-    assert clipped.update(clipped.prepare(as_groups(groups), Scores())).grad_norm == pytest.approx(norm, rel=1e-5)
+    assert clipped.update(clipped.prepare(samples(as_groups(groups)), LogProbs())).grad_norm == pytest.approx(
+        norm, rel=1e-5
+    )
     found = torch.stack([g.square().sum() for g in gradients(model).values()]).sum().sqrt()
     assert float(found) == pytest.approx(norm / 4, rel=1e-4)
 
@@ -277,7 +281,7 @@ def test_rewards_that_could_not_be_judged_have_no_advantage():
     rewards = (None, 1.0, 2.0, 3.0)
     groups[0] = replace(groups[0], rewards={"f": rewards}, reward=rewards)
     learner = make_learner(tiny_model())
-    batch = learner.prepare(groups, Scores())
+    batch = learner.prepare(samples(groups), LogProbs())
     assert batch.advantages[0] == 0
     torch.testing.assert_close(batch.advantages[1:4], advantages(rewards[1:]), rtol=0, atol=1e-5)
 
@@ -285,13 +289,15 @@ def test_rewards_that_could_not_be_judged_have_no_advantage():
 def test_several_rewards_are_weighted_and_summed_before_the_group_compares():
     groups = examples()
     other = [tuple(float(len(c)) for c in g.completions) for g in groups]
-    judged = [
-        replace(group, rewards={"f": group.reward, "g": lengths})
-        for group, lengths in zip(as_groups(groups), other, strict=True)
+    weights = (2.0, -0.25)
+    functions = [
+        RewardFunction.of(lambda completion_ids, values=values: values, name=name, weight=weight)
+        for name, weight, values in zip(
+            "fg", weights, ([r for g in groups for r in g.rewards], [r for o in other for r in o]), strict=True
+        )
     ]
-    learner = make_learner(tiny_model())
-    learner.reward_weights = [2.0, -0.25]
-    found = learner.prepare(judged, Scores()).advantages
+    scored = RewardScorer(functions).score(as_groups(groups)).groups
+    found = make_learner(tiny_model()).prepare(samples(scored), LogProbs()).advantages
     sums = [[2 * a - 0.25 * b for a, b in zip(g.rewards, o, strict=True)] for g, o in zip(groups, other, strict=True)]
     torch.testing.assert_close(found, torch.cat([advantages(s) for s in sums]), rtol=0, atol=1e-5)
 

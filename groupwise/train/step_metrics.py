@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev, stdev
-from time import perf_counter
 from typing import Any
 
 from groupwise.rounding import is_equal
 from groupwise.train.collect import Collected
-from groupwise.train.learner import Update
-from groupwise.types import Group
+from groupwise.train.step import StepResult
+from groupwise.types import Group, StepGroup
 
 MEASURED_BY_PASSES = (
     "kl",
@@ -26,29 +23,9 @@ MEASURED_BY_PASSES = (
 """Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts."""
 
 
-@dataclass
-class Clock:
-    """Seconds of a step by part."""
-
-    started: float = field(default_factory=perf_counter)
-    parts: dict[str, float] = field(default_factory=lambda: {"rollout": 0.0, "reward": 0.0, "learn": 0.0})
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.parts[name] += perf_counter() - start
-
-    def read(self) -> dict[str, float]:
-        total = perf_counter() - self.started
-        other = max(total - sum(self.parts.values()), 0.0)
-        return {"step_time": total, **{f"time/{n}": s for n, s in self.parts.items()}, "time/other": other}
-
-
-def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) -> dict[str, Any]:
-    """Everything that is known when a step ends, but for counters of the whole run."""
-    times = clock.read()
-    lengths = _lengths(collected.groups)
+def step_metrics(result: StepResult) -> dict[str, Any]:
+    """Everything that is measured of a step, without counters of the whole run."""
+    step, collected, update, times = result.step, result.collected, result.update, result.timing
     sampled = sum(len(c.token_ids) for g in collected.all_groups for c in g.completions)
     trained = sum(len(c.token_ids) for g in collected.groups for c in g.completions)
     return {
@@ -56,10 +33,10 @@ def step_metrics(step: int, collected: Collected, update: Update, clock: Clock) 
         **rewards(collected),
         **dict.fromkeys(MEASURED_BY_PASSES),
         **update.stats,
-        "advantages/max": max(abs(a) for g in collected.groups for a in g.advantages),
+        "advantages/max": max(abs(a) for g in result.used_groups for a in g.advantages),
         "grad_norm": update.grad_norm,
         "learning_rate": update.learning_rate,
-        **lengths,
+        **_lengths(result.used_groups),
         **times,
         "tokens_per_second": sampled / times["step_time"],
         "learn_tokens_per_second": trained / times["time/learn"] if times["time/learn"] else None,
@@ -88,15 +65,15 @@ def rewards(collected: Collected) -> dict[str, float | None]:
         metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
         metrics[f"rewards/{name}/seconds"] = seconds
         metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
-        if name in groups[0].counted:
-            metrics[f"rewards/{name}/counted"] = _mean_of_judged([r for g in groups for r in g.counted[name]])
+        if name in groups[0].shaped:
+            metrics[f"rewards/{name}/counted"] = _mean_of_judged([r for g in groups for r in g.shaped[name]])
     return metrics
 
 
 def _without_signal(collected: Collected) -> dict[str, float | None]:
     """Shares of groups without signal, of those used and of all that were drawn."""
-    used = [g for g in collected.groups if not collected.has_signal(g)]
-    drawn = [g for g in collected.all_groups if not collected.has_signal(g)]
+    used = collected.without_signal()
+    drawn = [g for g in collected.all_groups if not g.has_signal]
     solved = [g for g in used if any(r is not None and r > 0 and not is_equal(r, 0) for r in g.reward)]
     return {
         "frac_reward_zero_std": len(used) / len(collected.groups),
@@ -110,7 +87,7 @@ def _mean_of_judged(values: Sequence[float | None]) -> float | None:
     return fmean(judged) if judged else None
 
 
-def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:
+def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:
     completions = [c for g in groups for c in g.completions]
     lengths = [len(c.token_ids) for c in completions]
     ended = [len(c.token_ids) for c in completions if not c.is_truncated]
@@ -125,7 +102,7 @@ def _lengths(groups: Sequence[Group]) -> dict[str, float | None]:
     }
 
 
-def _mean_length(groups: Sequence[Group], sign: int) -> float | None:
+def _mean_length(groups: Sequence[StepGroup], sign: int) -> float | None:
     """Mean length of the completions whose advantage has that sign."""
     pairs = [(c, a) for g in groups for c, a in zip(g.completions, g.advantages, strict=True)]
     lengths = [len(c.token_ids) for c, advantage in pairs if advantage * sign > 0]

@@ -8,59 +8,59 @@ from typing import Any, Literal
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from groupwise.checkpoint.fingerprint import Origin, about_length, about_machine, compare, refuse_another_experiment
+from groupwise.checkpoint.fingerprint import about_length, about_machine, compare, refuse_another_experiment
+from groupwise.checkpoint.parts import put_back
 from groupwise.checkpoint.rollback import set_aside_after
 from groupwise.checkpoint.store import clear_leftovers, read_state, restore
 from groupwise.config.changes import Change
 from groupwise.errors import ConfigError, RunError
-from groupwise.lifecycle.record import Recorder
-from groupwise.lifecycle.step_metrics import evaluation_of, finite, without_evaluation
+from groupwise.lifecycle.run import Run
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
 from groupwise.train.learner import Learner
+from groupwise.train.step import StepRecord
+from groupwise.train.step_metrics import evaluation_of, finite, without_evaluation
 
 Notify = Callable[[str], None]
 
 _OF_OPTIMIZER = ("learning_rate", "lr_scheduler", "warmup_", "weight_decay", "adam_", "the optimizer")
 
 
-def resume(
-    recorder: Recorder, wanted: Literal[True] | str | Path, origin: Origin, *, allow_changes: bool, notify: Notify
-) -> Path | None:
+def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool) -> Path | None:
     """Go on after a checkpoint, True being the newest whole one; None where the run has none and begins again.
 
     Raises:
         ConfigError: there is nothing to resume, or it would be another experiment.
         RunError: the checkpoint that was asked for is damaged, or another model's.
     """
-    folder = recorder.folder
+    folder, origin = run.outputs.folder, run.checkpoints.origin
     if wanted is True:
-        found = newest_whole(folder, lambda text: _tell(recorder, notify, "checkpoint_damaged", text))
+        found = newest_whole(folder, lambda text: _report(run, "checkpoint_damaged", text))
     else:
         found = Path(wanted), read_state(Path(wanted))
     if found is None:
-        _begin_again(recorder, notify)
+        _begin_again(run)
         return None
     path, state = found
     differences = compare(state["origin"], origin)
     if not allow_changes:
         refuse_another_experiment(differences)
-    _put_back(path, state, recorder, differences, origin)
+    _restore(path, state, run, differences)
     again = [m["step"] for m in RunReader(folder).metrics() if m["step"] > state["step"]]
     if again:
         which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
-        notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
+        run.outputs.notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
-    recorder.state.log_history = logged(folder, recorder.config.logging_steps, recorder.at_start)
+    run.state.log_history = logged(folder, run.schedule.config.logging_steps, run.evaluation.at_start)
     for change in differences:
-        _tell(recorder, notify, "recipe_changed", f"{change}.")
+        _report(run, "recipe_changed", f"{change}.")
     for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
         if text is not None:
-            _tell(recorder, notify, "recipe_changed", text)
+            _report(run, "recipe_changed", text)
     return path
 
 
-def newest_whole(folder: RunFolder, tell: Notify) -> tuple[Path, dict[str, Any]] | None:
+def newest_whole(folder: RunFolder, report: Notify) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of which every byte is right, and its state; None where the run has not got so far.
 
     Raises:
@@ -80,7 +80,7 @@ def newest_whole(folder: RunFolder, tell: Notify) -> tuple[Path, dict[str, Any]]
             damage.append(str(error))
             continue
         for text in damage:
-            tell(f"{text} The checkpoint of step {step} is used instead.")
+            report(f"{text} The checkpoint of step {step} is used instead.")
         return found
     if damage:
         raise RunError(
@@ -115,21 +115,36 @@ def logged(folder: RunFolder, every: int, at_start: Mapping[str, float]) -> list
     return entries
 
 
-def _begin_again(recorder: Recorder, notify: Notify) -> None:
-    cut(recorder.folder, 0)
-    recorder.state.log_history = []
-    notify(f'"{recorder.folder.path}" has no checkpoint yet, so the run begins again with step 1.')
+def _begin_again(run: Run) -> None:
+    folder = run.outputs.folder
+    cut(folder, 0)
+    run.state.log_history = []
+    run.outputs.notify(f'"{folder.path}" has no checkpoint yet, so the run begins again with step 1.')
 
 
-def _put_back(path: Path, state: dict[str, Any], recorder: Recorder, differences: list[Change], origin: Origin) -> None:
-    learner = recorder.learner
-    is_new_schedule = state["origin"]["num_steps"] != origin["num_steps"]
+def _restore(path: Path, state: dict[str, Any], run: Run, differences: list[Change]) -> None:
+    """Weights, optimizer and every part as the checkpoint holds them; the recipe's own optimizer settings win."""
+    learner = run.learner
+    is_new_schedule = state["origin"]["num_steps"] != run.checkpoints.origin["num_steps"]
     is_new_optimizer = any(change.key.startswith(_OF_OPTIMIZER) for change in differences)
     groups, rates = _settings(learner)
     restore(path, state, learner)
     if is_new_schedule or is_new_optimizer:
         _use(learner, groups, rates)
-    recorder.take_back(state)
+    _put_back(run, state)
+
+
+def _put_back(run: Run, state: Mapping[str, Any]) -> None:
+    put_back(run.parts, state)
+    run.schedule.step = state["step"]
+    if not run.checkpoints.best.is_comparable(state["parts"]["best"]):
+        run.state.best_metric = run.state.best_global_step = run.state.best_model_checkpoint = None
+    if best := run.state.best_model_checkpoint:  # the run may have been moved since
+        run.state.best_model_checkpoint = str(run.outputs.folder.checkpoints / Path(best).name)
+    if (unfinished := state.get("unfinished")) is not None:
+        metrics = unfinished["metrics"]
+        run.hooks.unfinished = StepRecord(metrics["step"], metrics, is_evaluation_asked=unfinished["is_eval_due"])
+    run.learner.network.refresh()
 
 
 def _settings(learner: Learner) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -151,6 +166,6 @@ def _use(learner: Learner, groups: list[dict[str, Any]], peaks: list[Any]) -> No
         scheduler.base_lrs, scheduler._last_lr = peaks, rates
 
 
-def _tell(recorder: Recorder, notify: Notify, kind: str, text: str) -> None:
-    recorder.writer.event(kind, message=text)
-    notify(text)
+def _report(run: Run, kind: str, text: str) -> None:
+    run.outputs.writer.event(kind, message=text)
+    run.outputs.notify(text)

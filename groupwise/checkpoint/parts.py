@@ -1,0 +1,49 @@
+"""The parts of a run that a checkpoint holds beside tensors: name -> plain JSON, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from groupwise.checkpoint.state_tree import split
+from groupwise.train.learner import Learner
+
+
+class Part(Protocol):
+    """Something that decides how a run goes on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON, a value of its own."""
+        ...
+
+    def load_state_dict(self, state: Any) -> object: ...
+
+
+def state_of(parts: Mapping[str, Part], learner: Learner) -> dict[str, Any]:
+    """The state of every part, with the learner's; small enough to be taken at every step."""
+    return {
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "learner": learner.state_dict(),
+        "scheduler": split(learner.scheduler.state_dict(), {}, "scheduler"),
+    }
+
+
+def put_back(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
+    """Every part as it was when `state` was taken; the learner is `store.restore`'s."""
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+
+
+def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint in today's form; versions before 0.2 had the parts side by side."""
+    if "parts" in state:
+        return state
+    parts = {
+        "order": state.pop("order"),
+        "totals": {name: state.pop(name) for name in ("num_tokens", "num_updates")},
+        "guards": state.pop("watch"),
+        "best": state.pop("best"),
+        "callbacks": state.pop("callbacks"),
+        "evaluation": {"at_start": state.pop("at_start", {})},
+    }
+    return {**state, "parts": parts}

@@ -1,0 +1,135 @@
+"""One run of a trainer: its train loop, the hooks that follow it, and what they write to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from groupwise.checkpoint.best import FollowBest
+from groupwise.checkpoint.fingerprint import Origin
+from groupwise.checkpoint.hook import CheckpointHook
+from groupwise.checkpoint.parts import Part, state_of
+from groupwise.checkpoint.rollback import roll_back
+from groupwise.data import Order
+from groupwise.guards.agreement import Probe
+from groupwise.guards.monitor import GuardMonitor
+from groupwise.lifecycle.build import RunParts
+from groupwise.lifecycle.callbacks import CallbackHook, Callbacks
+from groupwise.lifecycle.evaluate import EvaluationHook
+from groupwise.lifecycle.follow_curriculum import CurriculumHook
+from groupwise.lifecycle.hooks import RunHooks
+from groupwise.lifecycle.record import LogHook, RecordHook
+from groupwise.lifecycle.totals import Totals
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.screen import Screen
+from groupwise.runs.trackers import Trackers
+from groupwise.runs.writer import RunWriter
+from groupwise.train.collect import Collector
+from groupwise.train.learner import Learner
+from groupwise.train.loop import Loop
+from groupwise.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run writes to and shows itself on."""
+
+    folder: RunFolder
+    writer: RunWriter
+    screen: Screen
+    trackers: Trackers
+    callbacks: Callbacks
+    notify: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run that change while it trains."""
+
+    loop: Loop
+    outputs: Outputs
+    guards: GuardMonitor
+    evaluation: EvaluationHook
+    checkpoints: CheckpointHook
+    hooks: RunHooks
+    parts: Mapping[str, Part]
+    """Name in a checkpoint -> the part, for everything beside tensors."""
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.loop.schedule
+
+    @property
+    def learner(self) -> Learner:
+        return self.loop.learner
+
+    @property
+    def state(self) -> Any:
+        """The ecosystem's trainer state."""
+        return self.outputs.callbacks.state
+
+
+def start_run(
+    parts: RunParts,
+    order: Order,
+    schedule: Schedule,
+    learner: Learner,
+    origin: Origin,
+    outputs: Outputs,
+) -> Run:
+    """Put loop and hooks together, in the order in which hooks follow a step."""
+    config, screen, writer = parts.config, outputs.screen, outputs.writer
+    callbacks, trackers, notify = outputs.callbacks, outputs.trackers, outputs.notify
+    learner.on_progress = lambda done, total: screen.progress("learn", done, total)
+    collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
+
+    def go_back(before: int) -> int | None:
+        return roll_back(outputs.folder, learner, before=before, notify=notify)
+
+    probe = Probe(parts.sampler, parts.policy.network, config.num_generations)
+    guards = GuardMonitor(config.guards, writer, notify, schedule.stop, probe, go_back)
+    totals = Totals(order, callbacks, parts.policy.network.device)
+    evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
+    named: dict[str, Part] = {
+        "order": order,
+        "totals": totals,
+        "guards": guards,
+        "callbacks": callbacks,
+        "evaluation": evaluation,
+    }
+
+    def state() -> dict[str, Any]:
+        return state_of(named, learner)
+
+    checkpoints = CheckpointHook(
+        config,
+        outputs.folder,
+        writer,
+        learner,
+        schedule,
+        guards,
+        callbacks,
+        state,
+        evaluation.of_step,
+        origin,
+        notify,
+    )
+    named["best"] = checkpoints.best
+    hooks = RunHooks(
+        measuring=[guards, totals, CurriculumHook(order, config, writer, notify)],
+        finishing=[
+            CallbackHook(callbacks, schedule, order),
+            LogHook(callbacks, trackers, config.logging_steps),
+            evaluation,
+            FollowBest(checkpoints.best, callbacks, evaluation.of_step),
+            RecordHook(writer, screen, checkpoints.exact.finish),
+            checkpoints,
+        ],
+        exact=checkpoints.exact,
+        writer=writer,
+        takes_evaluation=lambda: callbacks.take("should_evaluate"),
+    )
+    network = parts.policy.network
+    loop = Loop(network, parts.engine, collector, learner, schedule, hooks, callbacks.state)
+    return Run(loop, outputs, guards, evaluation, checkpoints, hooks, named)
