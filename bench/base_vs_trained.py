@@ -74,7 +74,7 @@ def load_policy(name: str, tokenizer: Any, config: Any, run: Path | None) -> Any
     """The base model, or with `run` what the run has trained, ready to be sampled from."""
     from peft import PeftModel
 
-    from groupwise.lifecycle.build import Policy
+    from groupwise.lifecycle.build import make_policy
     from groupwise.policy.load_model import load_model
     from groupwise.world import pick_device
 
@@ -84,7 +84,7 @@ def load_policy(name: str, tokenizer: Any, config: Any, run: Path | None) -> Any
     model, _ = load_model(source, device=device, full=not has_adapter)
     if run is not None and has_adapter:
         model = PeftModel.from_pretrained(model, run / "final")
-    return Policy.of(model, name, tokenizer, config, print)
+    return make_policy(model, name, tokenizer, config, print)
 
 
 def held_out_prompts(recipe: Any, tokenizer: Any, count: int) -> list[tuple[int, ...]]:

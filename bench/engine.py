@@ -145,7 +145,7 @@ def load_policy(name: str, config: Any) -> Any:
     """The model with a fresh LoRA adapter and its fast path, as a run has it."""
     from peft import LoraConfig
 
-    from groupwise.lifecycle.build import Policy
+    from groupwise.lifecycle.build import make_policy
     from groupwise.policy.load_model import add_adapter, hold_trained_weights_in_float32, load_model, load_tokenizer
     from groupwise.world import pick_device
 
@@ -153,7 +153,7 @@ def load_policy(name: str, config: Any) -> Any:
     lora = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
     model = add_adapter(model, lora, config.seed)
     hold_trained_weights_in_float32(model)
-    return Policy.of(model, name, load_tokenizer(name), config, print)
+    return make_policy(model, name, load_tokenizer(name), config, print)
 
 
 def random_ids(count: int, length: int, vocabulary: int, seed: int = 0) -> list[tuple[int, ...]]:

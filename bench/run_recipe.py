@@ -38,6 +38,8 @@ class ShuffledScorer:
 
 def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
     """Completion i of the step gets the rewards of completion order[i]."""
+    from groupwise.rounding import differ
+
     columns = {name: [r for group in groups for r in group.rewards[name]] for name in groups[0].rewards}
     total = [r for group in groups for r in group.reward]
     dealt, start = [], 0
@@ -45,7 +47,8 @@ def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
         rows = order[start : start + len(group.reward)]
         start += len(rows)
         rewards = {name: tuple(values[i] for i in rows) for name, values in columns.items()}
-        dealt.append(replace(group, rewards=rewards, reward=tuple(total[i] for i in rows)))
+        reward = tuple(total[i] for i in rows)
+        dealt.append(replace(group, rewards=rewards, reward=reward, has_signal=differ(reward)))
     return tuple(dealt)
 
 
@@ -62,7 +65,8 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, arguments.set)
     trainer = GRPOTrainer.from_recipe(recipe, folder=recipe.folder)
     if arguments.shuffle_rewards:
-        trainer.scorer = ShuffledScorer(trainer.scorer, trainer.args.seed)  # type: ignore[assignment]
+        scorer: Any = ShuffledScorer(trainer.scorer, trainer.args.seed)
+        trainer.parts = replace(trainer.parts, scorer=scorer)
     trainer.train()
 
 

@@ -6,6 +6,8 @@ import common
 
 common.measure_this_checkout()
 
+from dataclasses import replace  # noqa: E402
+
 from peft import LoraConfig  # noqa: E402
 from stepping import Reward, StepClock, read_job, write_answer  # noqa: E402
 
@@ -37,7 +39,8 @@ def main() -> None:
         callbacks=[clock],
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"),
     )
-    trainer.policy.stop_ids = ()  # completions run to their full length, so that both sides do the same work
+    # completions run to their full length, so that both sides do the same work
+    trainer.parts = replace(trainer.parts, policy=replace(trainer.parts.policy, stop_ids=()))
     trainer.train()
     write_answer(answer, job, clock, reward, trainer.state.log_history)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -37,26 +38,19 @@ ByProblem = dict[str, list[float]]
 
 def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> Sequence[Any]:
     """Scored groups of `count` sampled answers to at most `most` held-out problems; one greedy answer for count 0."""
-    from groupwise.chat import completion_decoder
     from groupwise.data.order import Draw
-    from groupwise.lifecycle.build import prepare_problems
+    from groupwise.lifecycle.build import make_engine
+    from groupwise.lifecycle.fits import prepare_problems
     from groupwise.rewards import RewardScorer
-    from groupwise.train.collect import as_greedy, make_group, make_sampling
-    from groupwise.types import Request
+    from groupwise.train.sampler import EVALUATION, GroupSampler
 
     problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config, print)
-    sampling = make_sampling(parts.config, policy.stop_ids)
-    sampling = sampling if count else as_greedy(sampling)
-    decode = completion_decoder(tokenizer, sampling)
-    rows = range(min(most, len(problems)))
-    requests = [
-        Request(problems[row].prompt_ids, max(count, 1), sampling, seed=(EVALUATION_SEED, row), decode=decode)
-        for row in rows
-    ]
-    engine = policy.engine(parts.config)
+    engine = make_engine(policy, parts.config)
     engine.load_weights(policy.network, version=0)
-    found = dict(engine.generate(requests))
-    groups = [make_group(Draw(row, row), problems, found[row], decode) for row in rows]
+    sampler = GroupSampler.of(engine, problems, parts.config, tokenizer, policy.stop_ids)
+    sampler = replace(sampler if count else sampler.greedy, seed=EVALUATION_SEED)
+    draws = [Draw(row, row) for row in range(min(most, len(problems)))]
+    groups = sampler.sample(draws, max(count, 1), EVALUATION)
     return RewardScorer(parts.rewards, parts.eval_problems.column_names).score(groups).groups
 
 
@@ -107,12 +101,12 @@ def constant_answer(problems: Any) -> float | None:
 def measure(name: str, seeds: Sequence[int], arguments: argparse.Namespace) -> dict[str, Any]:
     """One recipe: the untrained model once, then a run and its model for each seed."""
     from groupwise.config import load_recipe
-    from groupwise.lifecycle.inputs import read_ingredients
+    from groupwise.lifecycle.inputs import read_inputs
     from groupwise.policy.load_model import load_tokenizer
 
     path = common.ROOT / "recipes" / f"{name}.yaml"
     recipe = load_recipe(path, arguments.set)
-    parts = read_ingredients(recipe, recipe.folder, print)
+    parts = read_inputs(recipe, recipe.folder, print)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     task_reward = recipe.task.reward if recipe.task else None
 

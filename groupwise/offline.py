@@ -19,7 +19,7 @@ from groupwise.rewards.sandbox.backend_choice import use_sandbox
 from groupwise.rewards.shorten import shortened
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import recipe_rewards
-from groupwise.types import Group
+from groupwise.types import Group, ScoredGroup
 
 _NOT_COLUMNS = {"prompt", "completion", "completions", "completion_ids", "rewards", "reward"}
 """Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
@@ -176,7 +176,7 @@ def _last_recorded(folder: Path) -> Path:
     return run.completions_of(steps[-1])
 
 
-def _scored(group: Group, first: int) -> Iterator[Scored]:
+def _scored(group: ScoredGroup, first: int) -> Iterator[Scored]:
     for index, completion in enumerate(group.completions):
         extra = {name: values[index] for name, values in group.extras.items()}
         why = {name.removesuffix("/why"): str(extra.pop(name)) for name in list(extra) if name.endswith("/why")}

@@ -14,7 +14,7 @@ from typing import Any
 from groupwise.chat import CompletionValue
 from groupwise.rewards import RewardScorer, completion_text, resolve_rewards
 from groupwise.rewards.given import given_group
-from groupwise.types import Group, Message, Prompt
+from groupwise.types import Group, Message, Prompt, ScoredGroup
 
 __all__ = [
     "assert_independent",
@@ -144,7 +144,7 @@ def _is_chat(value: Any) -> bool:
     )
 
 
-def _why(group: Group) -> str | None:
+def _why(group: ScoredGroup) -> str | None:
     return "; ".join(str(values[0]) for name, values in group.extras.items() if name.endswith("/why") and values[0])
 
 

@@ -23,7 +23,15 @@ from groupwise.data import Order, load_problems
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.abort import report_on_abort, what_is_done
 from groupwise.lifecycle.arguments import check_arguments, check_objects
-from groupwise.lifecycle.build import RunParts, build, make_learner, make_order, make_scorer, require_trainable
+from groupwise.lifecycle.build import (
+    RunParts,
+    build,
+    load_given_tokenizer,
+    make_learner,
+    make_order,
+    make_scorer,
+    require_trainable,
+)
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
 from groupwise.lifecycle.fits import prepare_problems
@@ -60,7 +68,7 @@ class GRPOTrainer:
             `module:function`, `file.py:function`, reward models.
         args: the `GRPOConfig`.
         train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name.
-        processing_class: the tokenizer, its name, or a processor with one; by default the model's own.
+        processing_class: the tokenizer, or a processor with one; by default the model's own.
         reward_processing_classes: tokenizers of reward models, or processors.
         callbacks: `transformers.TrainerCallback`s.
         optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
@@ -89,8 +97,7 @@ class GRPOTrainer:
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
         check_objects(callbacks, optimizers)
-        is_named = processing_class is None or isinstance(processing_class, str)
-        tokenizer = processing_class if is_named else as_tokenizer(processing_class, "processing_class")
+        tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         check_single_process()
         if peft_config is not None:
             require_trainable_adapter(peft_config)
@@ -154,7 +161,7 @@ class GRPOTrainer:
             inputs.config,
             inputs.problems,
             inputs.eval_problems,
-            inputs.tokenizer,
+            load_given_tokenizer(inputs, screen.note),
             peft_config=inputs.peft_config,
             screen=screen,
         )

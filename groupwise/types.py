@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Message = dict[str, Any]
@@ -180,6 +180,11 @@ class ScoredGroup(Group):
     greedy_reward: float | None = None
     """Reward of the greedy completion of the same prompt, where the objective compares with it."""
 
+    @classmethod
+    def of(cls, group: Group, **scores: Any) -> ScoredGroup:
+        """The group with its rewards."""
+        return cls(**{each.name: getattr(group, each.name) for each in fields(Group)}, **scores)
+
     @property
     def shaped_rewards(self) -> Mapping[str, tuple[float | None, ...]]:
         """Reward function -> the rewards that its weight multiplies."""
@@ -194,3 +199,9 @@ class StepGroup(ScoredGroup):
     """One a completion (the mean over tokens where they differ by token); empty for a group that was dropped."""
     is_used: bool = True
     """False for a group that dynamic sampling dropped for want of signal."""
+
+    @classmethod
+    def of_scored(cls, group: ScoredGroup, *, advantages: tuple[float, ...] = (), is_used: bool = True) -> StepGroup:
+        """The scored group with what its step made of it."""
+        scored = {each.name: getattr(group, each.name) for each in fields(ScoredGroup)}
+        return cls(**scored, advantages=advantages, is_used=is_used)

@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scored import scored_group
 
 from groupwise.config import load_recipe
 from groupwise.rewards.scorer import ScoredGroups
-from groupwise.types import Group, Problem
+from groupwise.types import Problem
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
@@ -181,7 +182,7 @@ def test_block_is_replaced_and_the_rest_kept(load: Any) -> None:
 
 def test_shuffling_deals_out_the_same_rewards_to_others(load: Any) -> None:
     groups = tuple(
-        Group(draw, Problem(draw, "p"), (1,), (), {"length": rewards}, rewards)
+        scored_group(draw, Problem(draw, "p"), (1,), (), {"length": rewards})
         for draw, rewards in enumerate([(1.0, 2.0, None), (4.0, 5.0, 6.0)])
     )
 

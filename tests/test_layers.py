@@ -1,4 +1,4 @@
-"""Who may import whom, and how large a file may grow.
+"""Who may import whom, and how large a function may grow.
 
 The table is the architecture. A row names a module or a file of the package, the modules of ours that it may import,
 and the packages of others: those after the bar only inside functions (or for type checkers), so importing is cheap.
@@ -28,6 +28,7 @@ json_values          -                                                       -
 quiet                -                                                       | transformers
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
+torch_settings       -                                                       torch
 algo/objective.py    errors algo                                             -
 algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
@@ -43,7 +44,7 @@ rewards/shipped/math_check.py  -                                                
 rewards/llm/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
-tasks                types errors chat data rewards tasks config.task        -
+tasks                types errors chat data rewards tasks config.task_spec   -
 kernels              errors sources kernels                                  torch
 policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
@@ -53,11 +54,15 @@ runs                 types errors redact waiting forks streams json_values confi
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
-train                types errors rounding forks json_values config algo world sources chat rewards data tasks \
-    policy rollout runs train torch transformers safetensors | bitsandbytes torchao
-check/check_screen.py      runs check                                              rich
+train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
+    runs.trackers train                                                      torch | transformers bitsandbytes torchao
+checkpoint           types errors json_values config data policy runs train checkpoint    torch safetensors
+guards               types errors config data policy rollout runs train guards            torch
+lifecycle            types errors rounding forks json_values config algo world sources chat rewards data tasks \
+    policy rollout runs train torch_settings checkpoint guards lifecycle     torch transformers
+check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
-    rollout runs report train check                                          torch | transformers peft
+    rollout runs report train lifecycle guards torch_settings check          torch | transformers peft
 offline              *                                                       -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
@@ -70,7 +75,7 @@ __init__             -                                                       -
 """A file's own row goes before its folder's; `*` is anything of ours. The package's version may be read by all.
 
 Less obvious: `config` reads the names of the presets, `chat` needs jinja2's errors, `sources` the readers of the
-file formats it converts, `train` the ecosystem's callbacks, schedules and safetensors; `runs` and `report` are split so
+file formats it converts, `lifecycle` the ecosystem's callbacks; `runs` and `report` are split so
 that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is; errors quote
 what others say, so they `redact` it.
 """
@@ -182,9 +187,8 @@ def test_the_table_has_teeth():
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_files_and_functions_stay_small(file):
+def test_functions_stay_small(file):
     text = file.read_text(encoding="utf-8")
-    assert text.count("\n") <= 400, "no file over 400 lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < 80, f"{node.name}: no function over 80 lines"

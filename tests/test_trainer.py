@@ -128,7 +128,7 @@ def test_chats_give_the_rewards_messages(tmp_path: Path) -> None:
     run = trainer(tmp_path, rewards=look, data=CHATS, max_steps=1)
     run.train()
     assert all(prompt[-1]["role"] == "user" and completion[0]["role"] == "assistant" for prompt, completion in seen)
-    prompt_ids = run.problems[0].prompt_ids
+    prompt_ids = run.parts.problems[0].prompt_ids
     assert run.processing_class.decode(prompt_ids) == "u/say one\na/"
 
 
@@ -207,7 +207,7 @@ def test_the_chat_template_of_a_processor_is_used_and_the_tokenizer_stays_as_it_
     tokenizer = tiny_tokenizer()
     template = "{% for m in messages %}{{ m['content'] }}!{% endfor %}"
     run = trainer(tmp_path, data=CHATS, rest={"processing_class": TextProcessor(tokenizer, chat_template=template)})
-    assert run.processing_class.decode(run.problems[0].prompt_ids) == "say one!"
+    assert run.processing_class.decode(run.parts.problems[0].prompt_ids) == "say one!"
     assert tokenizer.chat_template is None
 
 

@@ -35,7 +35,7 @@ def write_page(result: Result, path: Path) -> None:
 
 
 def page(result: Result) -> str:
-    template = Template(files("groupwise.check").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(files("groupwise.check").joinpath("check_page.html").read_text(encoding="utf-8"))
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     change = result.first_change
     return template.substitute(

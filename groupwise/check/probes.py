@@ -15,7 +15,7 @@ from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.opened import tags_of
 from groupwise.train.collect import score_as_the_program
-from groupwise.types import Completion, Group
+from groupwise.types import Completion, Group, ScoredGroup
 
 EMPTY = "empty"
 PROMPT = "the prompt repeated"
@@ -47,8 +47,8 @@ class Probe:
 class Probed:
     """The rewards of the probes of one problem, beside those of its sampled completions."""
 
-    group: Group
-    """The probes as completions, judged."""
+    group: ScoredGroup
+    """The probes as scored completions."""
     kinds: tuple[str, ...]
     sampled: tuple[float, ...]
     """Scored rewards of the sampled completions, counted in the same way."""
@@ -95,14 +95,14 @@ def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Pr
     ]
 
 
-def _probed(judged: Group, before: Group, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
+def _probed(judged: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
     num = len(kinds)
     company = judged.reward[num:] or before.reward
     alone = replace(
         judged,
         completions=judged.completions[:num],
         rewards={name: values[:num] for name, values in judged.rewards.items()},
-        counted={name: values[:num] for name, values in judged.shaped.items()},
+        shaped={name: values[:num] for name, values in judged.shaped.items()},
         reward=judged.reward[:num],
     )
     return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)

@@ -8,7 +8,7 @@ from statistics import fmean, quantiles
 
 from groupwise.check.sample import Sampled
 from groupwise.rounding import differ, is_equal
-from groupwise.types import Completion, Group
+from groupwise.types import Completion, ScoredGroup
 
 TOTAL = "total"
 """The weighted sum, where several functions are added up."""
@@ -103,7 +103,7 @@ def total_of(sampled: Sampled) -> Scores:
     return Scores(TOTAL, tuple(group.reward for group in sampled.groups))
 
 
-def ranked(groups: Sequence[Group], name: str | None = None) -> list[Judgement]:
+def ranked(groups: Sequence[ScoredGroup], name: str | None = None) -> list[Judgement]:
     """Every judged completion, the one that the function (by default the sum) likes best first."""
     found = [
         Judgement(group.problem.index, completion, reward, {key: rewards[i] for key, rewards in group.rewards.items()})

@@ -10,7 +10,7 @@ from typing import Any
 
 from groupwise.lifecycle.build import RunParts, make_order
 from groupwise.train.collect import score_as_the_program
-from groupwise.types import Group
+from groupwise.types import Group, ScoredGroup
 
 FEWEST, MOST = 4, 8
 """Groups that are sampled when nobody says how many: as many as a step has, within these bounds. More than eight would
@@ -23,7 +23,7 @@ FEWEST_COMPLETIONS = 32
 class Sampled:
     """Scored groups and what they took."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[ScoredGroup, ...]
     rollout_s: float
     """Of one step, estimated from the last round of sampling: the first one also builds kernels."""
     seconds: Mapping[str, float]

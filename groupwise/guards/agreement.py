@@ -96,11 +96,10 @@ def _sample(probe: Probe) -> list[Group]:
     chosen = [(shortest, NUM_COMPLETIONS), *([(longest, NUM_OF_LONGEST)] if is_longer else [])]
     short = replace(sampling, max_tokens=min(NUM_TOKENS, sampling.max_tokens), stop=())
     sampler = replace(probe.sampler, sampling=short)
-    return [
-        group
-        for number, (row, count) in enumerate(chosen)
-        for group in sampler.sample([Draw(number, row)], min(count, probe.num_generations), PROBE)
-    ]
+    draws = [Draw(number, row) for number, (row, _) in enumerate(chosen)]
+    counts = [min(count, probe.num_generations) for _, count in chosen]
+    requests = [r for draw, count in zip(draws, counts, strict=True) for r in sampler.requests([draw], count, PROBE)]
+    return sampler.answer(draws, requests)
 
 
 def gap(network: Network, group: Group, scoring: Scoring, rows: Rows | None = None) -> float:

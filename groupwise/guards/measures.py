@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 from groupwise.train.learner import Update
-from groupwise.types import Completion, Group
+from groupwise.types import Completion, ScoredGroup
 
 WINDOW = 50
 """Gradient norms that the usual one is the median of."""
@@ -36,7 +36,7 @@ class StepView:
     """What the measures read of a step."""
 
     metrics: Mapping[str, Any]
-    groups: Sequence[Group]
+    groups: Sequence[ScoredGroup]
     update: Update
     is_float32: bool = False
     """Whether the run multiplies in float32, where engine and learner differ by less."""

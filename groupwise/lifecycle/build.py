@@ -183,19 +183,26 @@ def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notif
 
 
 def _make_tokenizer(inputs: RunInputs, model: nn.Module, name: str, notify: Notify) -> Any:
-    """The tokenizer that was given, as an object or a name, else the one that belongs to the model by its name."""
-    config, given = inputs.config, inputs.tokenizer
-    if given is not None and not isinstance(given, str):
+    """The tokenizer that was given, else the one that belongs to the model by its name."""
+    config = inputs.config
+    if (given := load_given_tokenizer(inputs, notify)) is not None:
         return given
-    trust = config.trust_remote_code
-    if given is not None:
-        return load_tokenizer(given, trust_remote_code=trust, notify=notify)
     if name == type(model).__name__:
         raise ConfigError(
             f"The {name} given as model carries no name by which its tokenizer could be found. Give the tokenizer "
             "as processing_class."
         )
-    return load_tokenizer(name, trust_remote_code=trust, init_kwargs=config.model_init_kwargs, notify=notify)
+    return load_tokenizer(
+        name, trust_remote_code=config.trust_remote_code, init_kwargs=config.model_init_kwargs, notify=notify
+    )
+
+
+def load_given_tokenizer(inputs: RunInputs, notify: Notify) -> Any:
+    """The tokenizer that the inputs hold, loaded where it is a name; None for the model's own."""
+    given = inputs.tokenizer
+    if not isinstance(given, str):
+        return given
+    return load_tokenizer(given, trust_remote_code=inputs.config.trust_remote_code, notify=notify)
 
 
 def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig, notify: Notify) -> PolicyBundle:

@@ -7,7 +7,7 @@ import functools
 import math
 import warnings
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, DataError, RewardError
@@ -107,7 +107,7 @@ class RewardScorer:
         rows = Rows.of(groups, self._column_names)
         if not rows.rows:
             return ScoredGroups(
-                tuple(_scored(group, rewards={}, reward=(), has_signal=False) for group in groups),
+                tuple(ScoredGroup.of(group, rewards={}, reward=(), has_signal=False) for group in groups),
                 {function.name: 0.0 for function in self.functions},
             )
         self.check(rows.column_names)
@@ -130,7 +130,7 @@ class RewardScorer:
         shaped = self._shaped(rows, scores)
         weighted = [shaped.get(name, s.rewards) for name, s in scores.items()]
         sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*weighted, strict=True))])
-        by_function = {
+        by_function: dict[str, dict[str, Sequence[Any]]] = {
             "rewards": {name: rows.split(s.rewards) for name, s in scores.items()},
             "shaped": {name: rows.split(values) for name, values in shaped.items()},
             "steps": {name: rows.split(s.steps) for name, s in scores.items() if any(e is not None for e in s.steps)},
@@ -149,7 +149,7 @@ class RewardScorer:
         )
 
     def _with_signal(self, group: Group, reward: tuple[float | None, ...], values: dict[str, Any]) -> ScoredGroup:
-        scored = _scored(group, reward=reward, has_signal=False, **values)
+        scored = ScoredGroup.of(group, reward=reward, has_signal=False, **values)
         steps = weighted_steps(scored, self.weights) if self.signal_of == "steps" else []
         return replace(scored, has_signal=has_signal(self.signal_of, reward, scored.shaped_rewards, steps))
 
@@ -179,11 +179,6 @@ class RewardScorer:
                 )
         group_N = [number for number, group in enumerate(rows.groups) for _ in group.completions]
         return shaped_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
-
-
-def _scored(group: Group, **values: Any) -> ScoredGroup:
-    sampled = {field.name: getattr(group, field.name) for field in fields(Group)}
-    return ScoredGroup(**sampled, **values)
 
 
 class _Notes:

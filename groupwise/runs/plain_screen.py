@@ -10,7 +10,7 @@ from typing import Any, Self, TextIO
 from groupwise.runs.progress import Progress
 from groupwise.runs.text import clean, duration, number
 from groupwise.streams import Stream, lasting_output
-from groupwise.types import Group
+from groupwise.types import StepGroup
 
 HEADER_EVERY = 20
 
@@ -35,7 +35,7 @@ class PlainScreen:
         self._print(" | ".join(str(part) for part in rest if part))
         self._print("cut: share of completions cut off at the limit; flat: share of groups without signal")
 
-    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
         self._progress.step(metrics, groups)
         if self._lines_since_header >= HEADER_EVERY:
             self._print("".join(name.rjust(width) for name, width in _COLUMNS + _LAST_COLUMNS))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupwise.runs.text import moving_average
-from groupwise.types import Group
+from groupwise.types import StepGroup
 
 WINDOW = 10
 """Steps in the moving average of the reward."""
@@ -26,7 +26,7 @@ class Progress:
     clock: Callable[[], float] = time.monotonic
     summary: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    groups: Sequence[Group] = ()
+    groups: Sequence[StepGroup] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     rewards: list[float | None] = field(default_factory=list)
     lengths: list[float | None] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Progress:
         for record in summary.get("history", ()):
             self._remember(record)
 
-    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
         now = self.clock()
         num_new = max(1, int(metrics["step"]) - self.steps_done)
         self._step_seconds = [*self._step_seconds[1 - _RECENT :], (now - self._last_step_at) / num_new]
@@ -120,7 +120,7 @@ class Sample:
     highest: float
 
 
-def typical_sample(groups: Sequence[Group]) -> Sample | None:
+def typical_sample(groups: Sequence[StepGroup]) -> Sample | None:
     """The completion of median reward in the first judged group: neither the luckiest nor the worst."""
     for group in groups:
         judged = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from groupwise.json_values import plain_value
-from groupwise.types import Completion, Group, Prompt
+from groupwise.types import Completion, Prompt, StepGroup
 
 MAX_COLUMN_BYTES = 4096
 """A column longer than this in JSON stays out of the record: the row number still finds it in the data set."""
@@ -40,7 +40,7 @@ class GroupRecord(TypedDict):
     completions: list[CompletionRecord]
 
 
-def group_record(group: Group, schema_version: int) -> GroupRecord:
+def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
     """One line of `completions/step-....jsonl`."""
     versions = [completion.policy_version for completion in group.completions]
     record: GroupRecord = {
@@ -59,7 +59,7 @@ def group_record(group: Group, schema_version: int) -> GroupRecord:
     return record
 
 
-def _completion_record(group: Group, index: int, completion: Completion) -> CompletionRecord:
+def _completion_record(group: StepGroup, index: int, completion: Completion) -> CompletionRecord:
     logprobs = completion.rollout_logprob
     record: CompletionRecord = {
         "text": completion.text,

@@ -28,7 +28,7 @@ from groupwise.runs.plain_screen import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
 from groupwise.streams import Stream, lasting
-from groupwise.types import Group
+from groupwise.types import StepGroup
 
 REFRESH_SECONDS = 0.25
 CLOCK_SECONDS = 2.0
@@ -60,7 +60,7 @@ class Screen(Protocol):
     def start(self, summary: Mapping[str, Any]) -> None:
         """Keys, all optional: run_name, model, parameters, objective, steps, batch, device, engine, history."""
 
-    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
         """The record of a finished step, as the run folder gets it."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
@@ -118,7 +118,7 @@ class LiveScreen:
         self._ticker = threading.Thread(target=self._tick, name="groupwise-screen", daemon=True)
         self._ticker.start()
 
-    def step(self, metrics: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
         self._progress.step(metrics, groups)
         self._picture.forget()
         self._has_news.set()

@@ -15,7 +15,7 @@ from groupwise.redact import without_secrets
 from groupwise.runs import disk
 from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked
 from groupwise.runs.records import group_record
-from groupwise.types import Group
+from groupwise.types import StepGroup
 
 
 class RunWriter:
@@ -53,7 +53,7 @@ class RunWriter:
         head = {"schema_version": SCHEMA_VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds"), "kind": kind}
         disk.append(self.folder.events, _line({**head, **plain_value(without_secrets(fields), {})}))
 
-    def completions(self, step: int, groups: Sequence[Group]) -> None:
+    def completions(self, step: int, groups: Sequence[StepGroup]) -> None:
         """Write the groups of a step, dropped ones too; the file appears whole or not at all."""
         not_finite: dict[str, str] = {}
         records = [

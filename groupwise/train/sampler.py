@@ -73,12 +73,22 @@ class GroupSampler:
         on_progress: OnProgress = lambda done, total: None,
     ) -> list[Group]:
         """The groups of `draws`, in their order; `step` is the step's number, `EVALUATION` or `PROBE`."""
-        total = len(draws) * num_completions
-        on_progress(0, total)
+        return self.answer(draws, self.requests(draws, num_completions, step), on_progress)
+
+    def answer(
+        self,
+        draws: Sequence[Draw],
+        requests: Sequence[Request],
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> list[Group]:
+        """The groups that the engine answers these requests with, one a draw."""
+        done, total = 0, sum(request.num_completions for request in requests)
+        on_progress(done, total)
         found: dict[int, list[Completion]] = {}
-        for index, completions in self.engine.generate(self.requests(draws, num_completions, step)):
+        for index, completions in self.engine.generate(requests):
             found[index] = completions
-            on_progress(len(found) * num_completions, total)
+            done += len(completions)
+            on_progress(done, total)
         return [self._group(draw, found[index]) for index, draw in enumerate(draws)]
 
     def _group(self, draw: Draw, completions: Sequence[Completion]) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class StepResult:
         cls, step: int, collected: Collected, batch: Batch, update: Update, clock: Clock, *, is_float32: bool = False
     ) -> StepResult:
         used = with_advantages(collected.groups, batch)
-        dropped = tuple(_of_step(group, is_used=False) for group in collected.dropped)
+        dropped = tuple(StepGroup.of_scored(group, is_used=False) for group in collected.dropped)
         return cls(step, collected, batch, update, clock.read(), (*used, *dropped), is_float32)
 
     @property
@@ -66,11 +66,7 @@ def with_advantages(groups: tuple[ScoredGroup, ...], batch: Batch) -> tuple[Step
     if advantages.dim() == 2:
         advantages = (advantages * batch.mask_NT).sum(1) / batch.mask_NT.sum(1).clamp(min=1)
     values = iter(advantages.tolist())
-    return tuple(_of_step(g, advantages=tuple(next(values) for _ in g.completions)) for g in groups)
-
-
-def _of_step(group: ScoredGroup, **values: Any) -> StepGroup:
-    return StepGroup(**{each.name: getattr(group, each.name) for each in fields(ScoredGroup)}, **values)
+    return tuple(StepGroup.of_scored(g, advantages=tuple(next(values) for _ in g.completions)) for g in groups)
 
 
 @dataclass(frozen=True)

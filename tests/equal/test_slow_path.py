@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
+from groupwise.lifecycle.build import make_policy
 from groupwise.policy import packing
 from groupwise.policy.network import Scoring
 from groupwise.policy.packing import Rows

@@ -49,7 +49,7 @@ def by_completion(**scores):
 @pytest.mark.parametrize("prompt", ["Name a colour.", CHAT])
 def test_a_judge_is_asked_once_for_each_and_scores_from_0_to_1(prompt):
     with chat_server(by_completion(mauve=10, pale=2.5, soup=0)) as server:
-        judged = judge_with(server).judge([make_group(prompt, ["mauve", "pale", "soup", "mauve"])])
+        judged = judge_with(server).score([make_group(prompt, ["mauve", "pale", "soup", "mauve"])])
     assert rewards(judged) == (1, 0.25, 0, 1)
     assert len(server.bodies) == 3  # two equal completions are one question
     assert set(server.paths) == {"/v1/chat/completions"}
@@ -65,7 +65,7 @@ def test_the_template_fills_in_columns_once_and_asks_for_them():
     template = 'Q {prompt} gold {answer} from {low} to {high}. As JSON {"score": 3}.\n{completion}'
     settings = {"template": template, "system": "You judge.", "options": {"seed": 7, "temperature": None}}
     with chat_server(lambda number, body: "[[4]]") as server:
-        judged = judge_with(server, scale=[1, 5], **settings).judge([make_group("p", ["see {answer}"], answer="42")])
+        judged = judge_with(server, scale=[1, 5], **settings).score([make_group("p", ["see {answer}"], answer="42")])
         assert rewards(judged) == (0.75,)
         sent = server.bodies[0]
         assert sent["messages"] == [
@@ -81,19 +81,19 @@ def test_the_template_fills_in_columns_once_and_asks_for_them():
 def test_replies_are_kept_under_everything_that_was_asked():
     with chat_server(by_completion(a=8)) as server:
         for expected, settings in ((1, {}), (1, {}), (2, {"temperature": 1.0}), (3, {"llm": "other"}), (3, {})):
-            assert rewards(judge_with(server, **settings).judge([make_group("p", ["a"])])) == (0.8,)
+            assert rewards(judge_with(server, **settings).score([make_group("p", ["a"])])) == (0.8,)
             assert len(server.bodies) == expected
-        judge_with(server, cache=False).judge([make_group("p", ["a"])])
+        judge_with(server, cache=False).score([make_group("p", ["a"])])
         assert len(server.bodies) == 4
 
 
 def test_a_damaged_entry_is_asked_again(tmp_path):
     with chat_server(by_completion(a=8)) as server:
-        judge_with(server).judge([make_group("p", ["a"])])
+        judge_with(server).score([make_group("p", ["a"])])
         (entry,) = (tmp_path / "cache").rglob("*.json")
         assert entry.stat().st_mode & 0o077 == 0
         entry.write_text("{")
-        assert rewards(judge_with(server).judge([make_group("p", ["a"])])) == (0.8,)
+        assert rewards(judge_with(server).score([make_group("p", ["a"])])) == (0.8,)
         assert len(server.bodies) == 2
 
 
@@ -102,9 +102,9 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path, caplog, capfd):
     with chat_server(lambda number, body: (401, f"Incorrect API key provided: {KEY}")) as server:
         judge = judge_with(server)
         with pytest.raises(RewardError, match=r"refuses: status 401: .*\*\*\*.*api_key_env") as refused:
-            judge.judge([make_group("p", ["a"])])
+            judge.score([make_group("p", ["a"])])
         server.answer = by_completion(b=5)
-        judged = judge.judge([make_group("p", ["b"])])
+        judged = judge.score([make_group("p", ["b"])])
     assert [headers["Authorization"] for headers in server.headers] == [f"Bearer {KEY}"] * 2
     written = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     assert written
@@ -114,7 +114,7 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path, caplog, capfd):
 
 def test_without_a_variable_no_key_is_sent():
     with chat_server(by_completion(a=5)) as server:
-        judge_with(server, api_key_env=None).judge([make_group("p", ["a"])])
+        judge_with(server, api_key_env=None).score([make_group("p", ["a"])])
     assert "Authorization" not in server.headers[0]
 
 
@@ -130,7 +130,7 @@ def test_a_variable_that_is_not_set_is_told_before_the_first_rollout(monkeypatch
 @pytest.mark.parametrize("busy", [(429, "slow down"), (503, ""), (500, "oops", {"Retry-After": "30"})])
 def test_a_busy_server_is_asked_again_after_a_while(busy):
     with chat_server(lambda number, body: busy if number < 2 else "Score: 7") as server:
-        judged = judge_with(server).judge([make_group("p", ["a"])])
+        judged = judge_with(server).score([make_group("p", ["a"])])
     assert rewards(judged) == (0.7,)
     assert len(server.bodies) == 3
     assert judged.logged["llm_judge/failed"] == 0
@@ -139,7 +139,7 @@ def test_a_busy_server_is_asked_again_after_a_while(busy):
 def test_asking_again_ends_and_then_nothing_is_judged():
     silence = pytest.warns(UserWarning, match="no reply from http://127.0.0.1")
     with chat_server(lambda number, body: (503, "down")) as server, silence:
-        judged = judge_with(server, num_retries=2).judge([make_group("p", ["a", "b"])])
+        judged = judge_with(server, num_retries=2).score([make_group("p", ["a", "b"])])
     assert rewards(judged) == (None, None)
     assert len(server.bodies) == 6
     assert judged.logged["llm_judge/failed"] == 2
@@ -148,7 +148,7 @@ def test_asking_again_ends_and_then_nothing_is_judged():
 
 def test_an_answer_that_takes_too_long_is_no_answer():
     with chat_server(lambda number, body: time.sleep(0.3) or "Score: 7") as server:
-        judged = judge_with(server, num_retries=0, request_timeout_s=0.05).judge([make_group("p", ["a"])])
+        judged = judge_with(server, num_retries=0, request_timeout_s=0.05).score([make_group("p", ["a"])])
     assert rewards(judged) == (None,)
     assert "ReadTimeout" in judged.groups[0].extras["llm_judge/why"][0]
 
@@ -156,7 +156,7 @@ def test_an_answer_that_takes_too_long_is_no_answer():
 def test_a_server_that_is_not_there_is_no_answer():
     with chat_server(by_completion(a=5)) as server:
         pass
-    judged = judge_with(server, num_retries=1).judge([make_group("p", ["a"])])
+    judged = judge_with(server, num_retries=1).score([make_group("p", ["a"])])
     assert rewards(judged) == (None,)
     assert "ConnectError" in judged.groups[0].extras["llm_judge/why"][0]
 
@@ -173,7 +173,7 @@ def test_a_server_that_is_not_there_is_no_answer():
 )
 def test_what_is_no_score_is_not_judged_asked_once_and_not_kept(answer, tmp_path):
     with chat_server(lambda number, body: answer) as server:
-        judged = judge_with(server).judge([make_group("p", ["a"])])
+        judged = judge_with(server).score([make_group("p", ["a"])])
     assert rewards(judged) == (None,)
     assert len(server.bodies) == 1
     assert judged.logged["llm_judge/failed"] == 1
@@ -186,7 +186,7 @@ def test_at_most_so_many_questions_wait_at_once():
         return "Score: 5"
 
     with chat_server(slow) as server:
-        judge_with(server, concurrency=3).judge([make_group("p", [f"text {n}" for n in range(12)])])
+        judge_with(server, concurrency=3).score([make_group("p", [f"text {n}" for n in range(12)])])
     assert len(server.bodies) == 12
     assert 1 < server.most_at_once <= 3
 
@@ -194,8 +194,8 @@ def test_at_most_so_many_questions_wait_at_once():
 def test_tokens_and_money_are_counted_over_the_run():
     with chat_server(by_completion(a=5, b=6)) as server:
         judge = judge_with(server, price_prompt=2.0, price_completion=10.0)
-        first = judge.judge([make_group("p", ["a", "b"])]).logged
-        second = judge.judge([make_group("p", ["a", "a b"])]).logged
+        first = judge.score([make_group("p", ["a", "b"])]).logged
+        second = judge.score([make_group("p", ["a", "a b"])]).logged
     assert first["llm_judge/requests"] == 2
     assert (second["llm_judge/requests"], second["llm_judge/cached"]) == (3, 1)
     assert (second["llm_judge/prompt_tokens"], second["llm_judge/completion_tokens"]) == (300, 60)

@@ -69,7 +69,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def score():
+def scorer():
     return RewardScorer(resolve_rewards(["math"]))
 
 

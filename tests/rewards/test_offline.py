@@ -11,6 +11,7 @@ from groupwise import cli
 from groupwise.offline import read_groups
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.runs.records import group_record
+from groupwise.types import StepGroup
 
 from .groups import CHAT, make_group
 
@@ -106,7 +107,8 @@ def test_what_a_run_recorded_is_scored_again_as_it_was(folder):
     run_folder = folder / "run"
     (run_folder / "completions").mkdir(parents=True)
     write(run_folder / "completions" / "step-000001.jsonl", [{"torn": True}])
-    write(run_folder / "completions" / "step-000002.jsonl", [group_record(group, 1) for group in judged])
+    records = [group_record(StepGroup.of_scored(group), 1) for group in judged]
+    write(run_folder / "completions" / "step-000002.jsonl", records)
     again = list(read_groups(run_folder))
     assert [group.problem.prompt for group in again] == ["1 + 1?", CHAT]
     assert [g.shaped for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.shaped for g in judged]

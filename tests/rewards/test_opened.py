@@ -18,7 +18,7 @@ from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.runs.records import group_record
 from groupwise.testing import score
 from groupwise.train.sampler import PROBE, GroupSampler
-from groupwise.types import Sampling
+from groupwise.types import Sampling, StepGroup
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<assistant>"
@@ -129,7 +129,7 @@ def test_tags_of_ones_own_can_be_told_to_be_open():
 
 def test_what_a_run_recorded_is_scored_again_as_it_was(tmp_path: Path):
     group = sampled("format", REST, "<think>\n")
-    record = group_record(group, 1)
+    record = group_record(StepGroup.of_scored(group), 1)
     assert record["opening"] == "<assistant><think>\n"
     (tmp_path / "step.jsonl").write_text(json.dumps(record))
     (tmp_path / "recipe.yaml").write_text("model: x\ndata: python-docs\nrewards: [format]\n")
@@ -139,4 +139,4 @@ def test_what_a_run_recorded_is_scored_again_as_it_was(tmp_path: Path):
 
 def test_a_prompt_that_opens_nothing_records_nothing():
     group = sampled("format", WHOLE, prompt="2 + 2?")
-    assert "opening" not in group_record(group, 1)
+    assert "opening" not in group_record(StepGroup.of_scored(group), 1)

@@ -11,6 +11,7 @@ from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.runs.records import group_record
 from groupwise.train.batch import reward_matrix
+from groupwise.types import StepGroup
 
 from .groups import make_group
 
@@ -171,8 +172,8 @@ def test_the_record_keeps_what_was_returned_what_counted_and_why():
 
     made = make_group("p", ["a b c", "a"])
     group = RewardScorer(resolve_rewards([{"function": why, "clip": [0, 2]}])).score([made]).groups[0]
-    first, second = group_record(group, 1)["completions"]
+    first, second = group_record(StepGroup.of_scored(group), 1)["completions"]
     assert (first["rewards"], first["counted"], first["reward"]) == ({"why": 3}, {"why": 2}, 2)
     assert second["extra"] == {"why/why": "short", "words": 1}
     plain = RewardScorer(resolve_rewards([lambda completions: [1, 2]])).score([made]).groups[0]
-    assert not {"counted", "extra"} & group_record(plain, 1)["completions"][0].keys()
+    assert not {"counted", "extra"} & group_record(StepGroup.of_scored(plain), 1)["completions"][0].keys()

@@ -57,7 +57,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
         ("r1_format", 0.2),
         ("tag_count", 0.1),
     ]
-    prompt = trainer.problems[0].problem.prompt
+    prompt = trainer.parts.problems[0].problem.prompt
     assert [message["role"] for message in prompt] == ["system", "user"]
     assert "between <think> and </think>" in prompt[0]["content"]
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -68,7 +68,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
 
 def test_the_arithmetic_recipe_runs_and_holds_a_fifth_out(tmp_path: Path) -> None:
     trainer, records = run("arithmetic-smollm2-cpu", tmp_path)
-    assert len(trainer.problems) + len(trainer.eval_problems) == 3 * 81
+    assert len(trainer.parts.problems) + len(trainer.parts.eval_problems) == 3 * 81
     assert len(records) == 2
 
 

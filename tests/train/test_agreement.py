@@ -84,7 +84,8 @@ def _as_if(name: str, grpo: Any) -> Callable[[int, Completion], Completion]:
     config = grpo.args
     temperature = 1.0 if name == "temperature" else config.temperature
     scoring = Scoring(temperature, 1.0 if name == "penalty" else config.repetition_penalty)
-    shortest = min((grpo.problems[i].prompt_ids for i in range(len(grpo.problems))), key=len)
+    problems = grpo.parts.problems
+    shortest = min((problems[i].prompt_ids for i in range(len(problems))), key=len)
 
     def rescore(version: int, c: Completion) -> Completion:
         kept = None if name == "kept" or c.kept_ids is None else [c.kept_ids]

@@ -59,7 +59,7 @@ def test_added_tokens_that_no_prompt_holds_or_that_have_room_are_no_fault(tmp_pa
 def test_a_token_that_was_cut_off_with_the_front_of_its_prompt_is_no_fault(tmp_path: Path) -> None:
     rows = [{"prompt": f"<tool> {row['prompt']}"} for row in ROWS]
     rest = {"processing_class": with_added("<tool>")}
-    assert len(trainer(tmp_path, data=rows, rest=rest, max_prompt_length=4).problems) == len(ROWS)
+    assert len(trainer(tmp_path, data=rows, rest=rest, max_prompt_length=4).parts.problems) == len(ROWS)
 
 
 def test_a_head_that_samples_what_the_embedding_cannot_read_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from groupwise.cli import main
 from groupwise.config.guards import BY_NAME
 from groupwise.errors import GuardError
 from groupwise.guards import measures as guards
-from groupwise.guards import monitor as watch_module
+from groupwise.lifecycle import run as run_module
 from groupwise.report.about import about
 from groupwise.report.history import ended_by_guard
 from groupwise.report.page import page
@@ -80,8 +80,8 @@ def test_an_update_that_is_not_finite_touches_nothing(lost: str, tmp_path: Path,
 def test_a_reference_that_is_not_finite_is_named(tmp_path: Path) -> None:
     grpo = trainer(tmp_path, model=tiny_model(), rewards=letters, beta=0.04, max_steps=1)
     with torch.no_grad():
-        grpo.reference._frozen.model.model.norm.weight.fill_(math.nan)
-    grpo.reference._frozen.refresh()
+        grpo.parts.reference._frozen.model.model.norm.weight.fill_(math.nan)
+    grpo.parts.reference._frozen.refresh()
     grpo.train()
     (event,) = said(tmp_path, "update_skipped")
     assert "the loss is nan (log-probs of the reference are not finite)" in event["message"]
@@ -254,13 +254,13 @@ def test_without_a_good_checkpoint_the_run_stops_as_it_is_and_says_so(tmp_path: 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: Any) -> None:
     grpo = exploding_kl(tmp_path, monkeypatch, save_steps=1)
-    roll_back = watch_module.roll_back
+    roll_back = run_module.roll_back
 
     def damage(folder: RunFolder, *arguments: Any, **named: Any) -> int | None:
         (folder.checkpoint_of(3) / "state.json").unlink()
         return roll_back(folder, *arguments, **named)
 
-    monkeypatch.setattr(watch_module, "roll_back", damage)
+    monkeypatch.setattr(run_module, "roll_back", damage)
     with pytest.raises(GuardError, match="Went back to the checkpoint of step 2"):
         grpo.train()
 
@@ -273,7 +273,7 @@ def test_a_resumed_run_stops_at_the_same_step(tmp_path: Path) -> None:
     trainer(tmp_path / "parts", max_steps=3, **settings).train()
     with pytest.raises(GuardError, match="at step 4"):
         trainer(tmp_path / "parts", max_steps=9, **settings).train(resume_from_checkpoint=True)
-    states = [json.loads((tmp_path / run / "checkpoints" / "step-000004" / "state.json").read_text())["watch"]
+    states = [json.loads((tmp_path / run / "checkpoints" / "step-000004" / "state.json").read_text())["parts"]["guards"]
               for run in ("whole", "parts")]  # fmt: skip
     assert states[0] == states[1]
 

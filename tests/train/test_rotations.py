@@ -12,7 +12,7 @@ from api_helpers import draw_no_report, short, trainer
 from tiny import CONFIGS, tiny_model
 
 from groupwise.errors import ConfigError, GuardError
-from groupwise.lifecycle import build as setup
+from groupwise.lifecycle import fits
 from groupwise.policy.bounds import rotation_bound
 from groupwise.runs.reader import RunReader
 
@@ -57,7 +57,7 @@ def test_without_the_refusal_the_guard_of_every_step_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_no_report(monkeypatch)
-    monkeypatch.setattr(setup, "_check_rotation", lambda *_: None)
+    monkeypatch.setattr(fits, "_check_rotation", lambda *_: None)
     run = trainer(tmp_path, model=phi3(), data=ROWS, rewards=letters, max_completion_length=40, max_steps=9)
     with pytest.raises(GuardError, match=r"Guard gap \(rollback\) at step 1"):
         run.train()
