@@ -19,9 +19,9 @@ from groupwise.rewards.sandbox.backend_choice import use_sandbox
 from groupwise.rewards.shorten import shortened
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import recipe_rewards
-from groupwise.types import Group, ScoredGroup
+from groupwise.types import REWARD_KEYWORDS, Group, ScoredGroup
 
-_NOT_COLUMNS = {"prompt", "completion", "completions", "completion_ids", "rewards", "reward"}
+_NOT_COLUMNS = {"prompt", "completion", "rewards", "reward", *REWARD_KEYWORDS}
 """Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
 
 

@@ -20,6 +20,15 @@ Message = dict[str, Any]
 Prompt = str | list[Message]
 """Plain text, or a chat."""
 
+SAMPLED_KEYWORDS = ("prompts", "completions", "completion_ids")
+"""Keywords that hold the completions: every reward function that accepts them gets them."""
+
+LOG_KEYWORDS = ("log_metric", "log_extra", "log_why")
+"""Functions for the record, which a reward function gets where its signature names them."""
+
+REWARD_KEYWORDS = (*SAMPLED_KEYWORDS, "trainer_state", *LOG_KEYWORDS)
+"""All keywords that the trainer fills in: a column of such a name cannot reach a reward function."""
+
 Steps = tuple[tuple[int, float | None], ...]
 """Scores of the steps of a completion: (number of the token that a step ends with, from 1, included; its reward)."""
 

@@ -23,8 +23,8 @@ from groupwise.data.problems import Problems
 from groupwise.errors import RewardError
 from groupwise.json_values import as_text
 from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
-from groupwise.rewards.function import ON_REQUEST, SAMPLED, RewardFunction
-from groupwise.types import Problem, Prompt
+from groupwise.rewards.function import RewardFunction
+from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
 LOOK_AT = 2000
 """Rows that the slower checks read: a share of them is known to 2 points, and they take under a second."""
@@ -85,7 +85,7 @@ def _lacking(function: RewardFunction, columns: Sequence[str], data: str) -> lis
 def _never_filled(function: RewardFunction, columns: Sequence[str]) -> list[str]:
     """Parameters that default to None, which looks like a column, and have none."""
     parameters = inspect.signature(function.call).parameters
-    known = {*columns, *SAMPLED, *ON_REQUEST}
+    known = {*columns, *REWARD_KEYWORDS}
     return sorted(name for name in function.accepted - known if parameters[name].default is None)
 
 

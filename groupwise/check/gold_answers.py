@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from groupwise.chat import content_text
-from groupwise.rewards.function import SAMPLED, RewardFunction
+from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.gold import is_missing
-from groupwise.types import Problem, Prompt
+from groupwise.types import SAMPLED_KEYWORDS, Problem, Prompt
 
 USUAL_NAMES = (
     "answer", "solution", "gold", "target", "label", "ground_truth", "reference", "expected", "final_answer",
@@ -21,7 +21,7 @@ USUAL_NAMES = (
 def columns_read(function: RewardFunction) -> set[str]:
     """Columns that a reward function is known to read: those it names, and what its `column` says."""
     column = getattr(function.call, "column", None)
-    named = {name for name in function.required if name not in SAMPLED}
+    named = {name for name in function.required if name not in SAMPLED_KEYWORDS}
     return named | ({column} if isinstance(column, str) else set())
 
 

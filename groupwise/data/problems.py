@@ -10,14 +10,12 @@ from typing import Any, overload
 from groupwise.data.arrow import ArrowRows, readable
 from groupwise.errors import DataError, did_you_mean
 from groupwise.json_values import as_text
-from groupwise.types import Problem, Prompt
+from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
 Notify = Callable[[str], None]
 """Receives one line for the user."""
 
-RESERVED_COLUMNS = frozenset(
-    {"prompts", "completion", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"}
-)
+RESERVED_COLUMNS = frozenset({"completion", *REWARD_KEYWORDS})
 """Keywords that a reward function gets from the trainer; a column of such a name cannot reach it."""
 
 _USUAL_PROMPT_COLUMNS = ("messages", "question", "query", "instruction", "problem", "input", "text")

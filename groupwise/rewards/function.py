@@ -18,12 +18,10 @@ from groupwise.errors import ConfigError, RewardError, did_you_mean
 from groupwise.rewards.call_limits import Patience
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import LARGEST
+from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
 
-SAMPLED = ("prompts", "completions", "completion_ids")
-"""Handed to every function that accepts them."""
-
-ON_REQUEST = ("trainer_state", "log_metric", "log_extra", "log_why")
-"""Handed to a function that names them: never through `**columns`, whose values are one per completion."""
+ON_REQUEST = frozenset(REWARD_KEYWORDS) - {*SAMPLED_KEYWORDS}
+"""Given to a function that names them: never through `**columns`, whose values are one per completion."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +72,18 @@ class RewardFunction:
 
     def missing(self, columns: Collection[str]) -> list[str]:
         """Keywords without which it cannot be called and that a data set with these columns does not give."""
-        return sorted(self.required - {*SAMPLED, *columns, *ON_REQUEST})
+        return sorted(self.required - {*columns, *REWARD_KEYWORDS})
 
     def check(self, columns: Collection[str], data: str = "data set") -> None:
         """Raise when a data set with these columns cannot call the function; `data` is what an error calls it."""
         for column in columns:
-            if column in (*SAMPLED, *ON_REQUEST) and (self.takes_all_columns or column in self.accepted):
+            if column in REWARD_KEYWORDS and (self.takes_all_columns or column in self.accepted):
                 raise RewardError(
                     f'The {data} has a column "{column}", and reward function "{self.name}" is handed something else '
                     f"under that name. Rename the column with columns: {{data_{column}: {column}}}."
                 )
-        available = [*SAMPLED, *sorted(columns), *ON_REQUEST]
+        others = REWARD_KEYWORDS[len(SAMPLED_KEYWORDS) :]
+        available = [*SAMPLED_KEYWORDS, *sorted(columns), *others]
         for missing in self.missing(columns):
             raise RewardError(
                 f'Reward function "{self.name}" asks for "{missing}", and the {data} has no such column. Available: '

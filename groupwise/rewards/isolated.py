@@ -24,12 +24,12 @@ from groupwise.rewards.sandbox.backend_choice import chosen
 from groupwise.rewards.sandbox.inside.frames import packed
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError
+from groupwise.types import LOG_KEYWORDS
 
 START_S = 300.0
 """Seconds to start and import the function: it may load a model."""
 FOREVER_S = 10 * 365 * 86400.0
 NO_LIMITS = Limits(memory_mb=1 << 40, output_bytes=1 << 30)
-NOTES = ("log_metric", "log_extra", "log_why")
 
 
 class FailedInWorkerError(Exception):
@@ -69,7 +69,7 @@ class Isolated:
 
     def __call__(self, **keywords: Any) -> Any:
         """What the function returns for these keywords; `FailedInWorkerError`, `BrokenOffError`."""
-        notes: dict[str, Callable[..., None]] = {name: keywords.pop(name) for name in NOTES if name in keywords}
+        notes: dict[str, Callable[..., None]] = {name: keywords.pop(name) for name in LOG_KEYWORDS if name in keywords}
         if "trainer_state" in keywords:
             keywords["trainer_state"] = _plain_state(keywords["trainer_state"])
         self._check_is_json(keywords)

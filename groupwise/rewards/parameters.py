@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
-
-CALLED_WITH = ("completions", "completion_ids", "prompts", "log_why", "log_metric")
-"""Names that a column cannot have, because rewards are handed something else under them."""
+from groupwise.types import REWARD_KEYWORDS
 
 
 def check_tag(reward: str, tag: object, name: str = "tag") -> None:
@@ -51,7 +49,7 @@ def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequen
     """
     for column in columns:
         is_name = isinstance(column, str) and column.isidentifier() and not keyword.iskeyword(column)
-        if not is_name or column in CALLED_WITH:
+        if not is_name or column in REWARD_KEYWORDS:
             raise ConfigError(
                 f"Reward {name}: column is {column!r}; name the column that holds the answer. It must be a "
                 "Python name: the data setting columns: {new: old} renames one that is not."
