@@ -223,7 +223,7 @@ def test_a_tokenizer_without_pad_token_works(tmp_path: Path) -> None:
 
 def test_a_long_prompt_is_cut_where_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trainer(tmp_path, max_prompt_length=5)
-    assert run.problems[2].prompt_ids == tuple(run.processing_class.encode("three", add_special_tokens=False))
+    assert run.parts.problems[2].prompt_ids == tuple(run.processing_class.encode("three", add_special_tokens=False))
     assert "6 of 6 prompts are longer than 5 tokens and were cut from the left." in capsys.readouterr().out
 
 

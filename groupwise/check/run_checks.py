@@ -15,7 +15,7 @@ from groupwise.check.result import Result
 from groupwise.check.sample import num_groups, sample
 from groupwise.config import Recipe
 from groupwise.errors import RewardError, RunError
-from groupwise.lifecycle.build import Notify, RunParts, build
+from groupwise.lifecycle.build import Notify, RunParts, build, require_trainable
 from groupwise.lifecycle.inputs import RunInputs, read_inputs
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
@@ -60,6 +60,7 @@ def check(
         return done(about=about, findings=findings, num_checks=len(data.CHECKS), seconds=perf_counter() - begun)
     notify("Loading the model.")
     run = load(inputs, notify)
+    require_trainable(run.policy.model, run.policy.tokenizer, notify)
     findings += [finding for each in prompts.CHECKS for finding in each(run)]
     done = partial(
         done,

@@ -34,9 +34,15 @@ def put_back(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
         part.load_state_dict(state["parts"][name])
 
 
+_FORMAT_3 = {"order", "num_tokens", "num_updates", "watch", "best", "callbacks"}
+
+
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a checkpoint in today's form; versions before 0.2 had the parts side by side."""
-    if "parts" in state:
+    """The state of a checkpoint in today's form: format 3 had the parts side by side (`runs/manifest.py`).
+
+    What is no state of a run comes back as it is; `store.restore` refuses it.
+    """
+    if not isinstance(state, dict) or "parts" in state or not state.keys() >= _FORMAT_3:
         return state
     parts = {
         "order": state.pop("order"),

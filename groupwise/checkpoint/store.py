@@ -80,6 +80,7 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 
 
 def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
+    assert isinstance(state["parts"], dict), "a checkpoint has parts"
     load_weights(path, learner.network.model)
     moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
     learner.optimizer.load_state_dict(join(state["optimizer"], moments))

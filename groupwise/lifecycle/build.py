@@ -117,13 +117,16 @@ class RunParts:
 def build(inputs: RunInputs, notify: Notify, scorer: RewardScorer | None = None) -> RunParts:
     """Load model, tokenizer and reward models, and encode the prompts.
 
+    A model without a trained parameter can be evaluated and uploaded; `require_trainable` refuses to train it.
+
     Raises:
         ModelError, ConfigError, DataError, RewardError: what stops training from starting.
     """
     scorer = scorer or make_scorer(inputs)
     model, name = _make_model(inputs, notify)
     tokenizer = _make_tokenizer(inputs, model, name, notify)
-    require_trainable(model, tokenizer, notify)
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        hold_trained_weights_in_float32(model, notify)
     scorer.load()
     policy = make_policy(model, name, tokenizer, inputs.config, notify)
     return RunParts.of(inputs, policy, make_engine(policy, inputs.config), scorer, notify)

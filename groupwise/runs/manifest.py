@@ -1,4 +1,4 @@
-"""The list of a checkpoint's files with their checksums. It is written last and says that the folder is whole."""
+"""The manifest of a checkpoint: its files with their checksums, written last, so that a folder with one is whole."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from groupwise.errors import RunError
 from groupwise.runs import disk
 
 MANIFEST = "manifest.json"
-FORMAT = 3
-"""Of checkpoints. It grows when an older version of groupwise could not go on from a new one, or the reverse."""
+FORMAT = 4
+"""Of checkpoints. It grows when an older version of groupwise could not resume from a new one, or the reverse."""
+READABLE = (3, FORMAT)
+"""Formats that this version resumes from (`checkpoint/parts.py`)."""
 
 
 def write(folder: Path) -> None:
@@ -59,8 +61,9 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
         listed = {str(name): (int(e["bytes"]), str(e["sha256"])) for name, e in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f'The checkpoint "{folder}" is damaged: {MANIFEST} cannot be read.') from None
-    if number != FORMAT:
-        raise RunError(f'"{folder}" has checkpoint format {number}; this version of groupwise reads {FORMAT}.')
+    if number not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise RunError(f'"{folder}" has checkpoint format {number}; this version of groupwise reads {known}.')
     return listed
 
 

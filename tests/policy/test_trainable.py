@@ -84,7 +84,7 @@ def test_a_bert_that_decodes_is_taken() -> None:
 
 def test_a_path_object_names_a_folder(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run", model=model_folder(tmp_path / "base"))
-    assert run.policy.name == str(tmp_path / "base")
+    assert run.parts.policy.name == str(tmp_path / "base")
 
 
 def set_flag(**flags: Any) -> Any:

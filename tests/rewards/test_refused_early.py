@@ -11,6 +11,7 @@ import yaml
 from api_helpers import trainer
 
 import groupwise.data.gym
+import groupwise.lifecycle.build
 import groupwise.lifecycle.inputs
 from groupwise import GRPOTrainer
 from groupwise.check.run_checks import check
@@ -61,7 +62,7 @@ def no_sandbox(monkeypatch):
         (groupwise.data.gym, "_generate"),
         (groupwise.lifecycle.inputs, "load_problems"),
         (groupwise.lifecycle.inputs, "load_task"),
-        (groupwise.lifecycle.inputs, "load_model"),
+        (groupwise.lifecycle.build, "load_model"),
         (groupwise.trainer, "load_problems"),
     ):
         monkeypatch.setattr(module, name, functools.partial(_too_far, name))

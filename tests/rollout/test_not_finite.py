@@ -184,14 +184,14 @@ def test_a_run_names_the_row_of_the_data(settings: dict[str, Any], tmp_path: Pat
 
 def test_a_model_that_breaks_while_it_trains_keeps_its_finished_steps(tmp_path: Path) -> None:
     grpo = trainer(tmp_path, model=model_with_kernels(), max_steps=4)
-    load_weights = grpo.engine.load_weights
+    load_weights = grpo.parts.engine.load_weights
 
     def breaking(policy: Any, version: int) -> None:
         if version == 2:
             nn.init.constant_(grpo.model.model.norm.weight, math.nan)
         load_weights(policy, version)
 
-    grpo.engine.load_weights = breaking
+    grpo.parts.engine.load_weights = breaking
     with pytest.raises(RolloutError, match=r"model\.norm, whose weight is not finite"):
         grpo.train()
     assert [record["step"] for record in RunReader(tmp_path).metrics()] == [1, 2]

@@ -13,6 +13,7 @@ from groupwise.data import load_problems, prepare
 from groupwise.lifecycle.evaluate import Evaluator
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rollout.scripted import ScriptedEngine
+from groupwise.train.sampler import GroupSampler
 from groupwise.types import Request
 
 TOKENIZER = tiny_tokenizer()
@@ -41,7 +42,8 @@ def evaluate(rewards: Any, **settings: Any) -> dict[str, float | None]:
     config = GRPOConfig(num_generations=2, temperature=0.9, top_k=5, seed=3, **settings)
     problems = prepare(load_problems([{"prompt": p} for p in LENGTHS]), TOKENIZER)
     scorer = RewardScorer(resolve_rewards(rewards))
-    return Evaluator(problems, ScriptedEngine(script), scorer, config, TOKENIZER, (EOS,)).evaluate()
+    sampler = GroupSampler.of(ScriptedEngine(script), problems, config, TOKENIZER, (EOS,))
+    return Evaluator(sampler, scorer, config).evaluate()
 
 
 def test_the_error_is_that_of_the_mean_over_problems():
