@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, write_frame
-from groupwise.rewards.sandbox.inside.limits import apply_limits
+from .frames import next_frame, write_frame
+from .limits import apply_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

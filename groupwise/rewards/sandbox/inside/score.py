@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, write_frame
-from groupwise.rewards.sandbox.inside.pipes import private_pipes
+from .frames import next_frame, write_frame
+from .pipes import private_pipes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import types
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, write_frame
-from groupwise.rewards.sandbox.inside.pipes import private_pipes
-from groupwise.rewards.sandbox.inside.values import NotPlainError, decoded, encoded
+from .frames import next_frame, write_frame
+from .pipes import private_pipes
+from .values import NotPlainError, decoded, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
