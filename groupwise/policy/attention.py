@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from groupwise.policy.backend import backend_of
+
 NAME = "groupwise"
 _HOLDER = "_groupwise_plan"
 _HARMLESS = {"position_ids", "use_cache", "output_attentions", "cache_position", "is_causal", "output_hidden_states"}
@@ -112,7 +114,7 @@ def attend(
         softcap=softcap,
         sinks_H=s_aux,
     )
-    dtype = torch.float32 if query.device.type == "cpu" else value.dtype
+    dtype = torch.float32 if backend_of(query.device).is_attention_float32 else value.dtype
     out_HTD = holder.plan.attend(layer, query[0].to(dtype), key[0].to(dtype), value[0].to(dtype))
     return out_HTD.transpose(0, 1).unsqueeze(0), None
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from groupwise import kernels
 from groupwise.policy.adapter import base_of
 from groupwise.policy.attention import Plan, install
-from groupwise.policy.decoder_layer import Decoding, first_alone, install_kernels, prepare_decoding
+from groupwise.policy.backend import backend_of
+from groupwise.policy.decoder_layer import Decoding, Probe, first_alone, install_kernels, prepare_decoding
 from groupwise.policy.deterministic import recompute_layers
 from groupwise.policy.head import Head
 from groupwise.policy.load_model import checkpoint_layers
@@ -46,10 +47,24 @@ class ComputeModel:
             checkpoint_layers(self.model)
             recompute_layers(self.model)
         self.device = self.head.weight_VD.device
-        is_cpu = self.device.type == "cpu"
-        self.kernel_layers = install_kernels(self.model, self._holder, dtype) if is_cpu else []
+        self.backend = backend_of(self.device)
+        self.kernel_layers = install_kernels(self.model, self._holder, dtype) if self.backend.has_kernels else []
         self._decodes_at_once = False
         """Whether the first layer's call computes all layers of a decoding step."""
+        if self.backend.is_stream_float32 and dtype != torch.float32:
+            self._keep_stream_in_float32()
+
+    def _keep_stream_in_float32(self) -> None:
+        """Let layers add up float32 although the weights are lower, where their code takes it: half of what a rollout's
+        log-probs differ from the learner's is this sum, rounded after every layer."""
+        embedding: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
+        hook = embedding.register_forward_hook(lambda module, inputs, output: output.float())
+        ids_P = torch.arange(4, device=self.device)
+        try:
+            with torch.no_grad():
+                self.hidden(ids_P, ids_P, Probe())
+        except RuntimeError:  # parameters beside the linear layers, in the weights' dtype, that do not mix with float32
+            hook.remove()
 
     def refresh(self, *, pack: bool = False) -> None:
         """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
@@ -67,7 +82,7 @@ class ComputeModel:
     @property
     def why_no_kernels(self) -> str | None:
         """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
-        if self.kernel_layers or self.device.type != "cpu":
+        if self.kernel_layers or not self.backend.has_kernels:
             return None
         return kernels.why_none(self.dtype) or "no layer of this model is of the make they compute"
 

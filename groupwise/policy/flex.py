@@ -36,8 +36,11 @@ class FlexAttention:
         self._masks: dict[int | None, Any] = {}
 
     def attend(self, layer: Layer, q_HPD: Tensor, k_KPD: Tensor, v_KPD: Tensor) -> Tensor | None:
-        """Attention output HPD; None where FlexAttention does not compute it."""
-        if layer.sinks_H is not None or not _runs(len(q_HPD), len(k_KPD), q_HPD.shape[-1], q_HPD.dtype, q_HPD.device):
+        """Attention output HPD; None where FlexAttention does not compute it: on a CPU it has no gradient."""
+        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q_HPD, k_KPD, v_KPD))
+        if layer.sinks_H is not None or (needs_grad and not q_HPD.is_cuda):
+            return None
+        if not _runs(len(q_HPD), len(k_KPD), q_HPD.shape[-1], q_HPD.dtype, q_HPD.device):
             return None
         cap = None if layer.softcap is None else _capped(layer.softcap)
         return _flex_attention(q_HPD.is_cuda)(
@@ -84,7 +87,7 @@ def _capped(cap: float) -> Callable[..., Tensor]:
 
 @functools.cache
 def _runs(heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether it works here, forward and backward; says so once where it does not. On a CPU there is no backward."""
+    """Whether it works here, forward and backward; says so once where it does not."""
     if device.type != "cuda":
         return True
     try:

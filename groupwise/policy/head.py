@@ -11,7 +11,7 @@ a rollout's log-probs and the learner's. Shapes: N tokens, D hidden width, V voc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 from groupwise.kernels import head as kernel
 from groupwise.kernels.panels import Panels
+from groupwise.policy.backend import Backend, backend_of, product32
 from groupwise.policy.memory_pages import release
 from groupwise.policy.projection import can_pack, linear
-
-CHUNK = 128
-"""Rows of logits that exist at a time: 25 MB at a vocabulary of 49,152."""
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Head:
         """Take over the current weights; `pack` lays them out for products with few rows."""
         if self._weight_low is None or self.weight_VD.requires_grad:
             self._weight_low = self.weight_VD.detach().to(self.dtype)
-            self._weight32 = None if self.has_kernel else self.weight_VD.detach().float()
+            self._weight32 = None if self.is_low else self.weight_VD.detach().float()
             if self.has_kernel and self._weight_low.dtype != self.weight_VD.dtype:  # it is a copy
                 release(self.weight_VD)
             self._packed = None
@@ -70,12 +68,23 @@ class Head:
     @property
     def has_kernel(self) -> bool:
         """Whether a kernel multiplies factors into float32 logits here; a trained weight stays float32."""
+        if self.weight_VD.requires_grad or self._weight_low is None or not self.backend.has_kernels:
+            return False
+        return kernel.can_serve(self._weight_low)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the float32 logits are sums over factors that are rounded to the compute dtype."""
         is_frozen = not self.weight_VD.requires_grad
-        return is_frozen and self._weight_low is not None and kernel.can_serve(self._weight_low)
+        return self.has_kernel or (is_frozen and self._weight_low is not None and self.backend.has_low_head)
+
+    @property
+    def backend(self) -> Backend:
+        return backend_of(self.weight_VD.device)
 
     def factors(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and weight as `logits` rounds them, in float32; differentiable."""
-        if not self.has_kernel:
+        if not self.is_low:
             return hidden_ND.float(), self.weight_VD.float()
         assert self._weight_low is not None
         return hidden_ND.to(self._weight_low.dtype).float(), self._weight_low.float()
@@ -83,6 +92,8 @@ class Head:
     def mix(self, coefficient_NV: Tensor) -> Tensor:
         """`coefficient W`, shape ND: the gradient for hidden states, float32."""
         weight = self.weight_VD.detach() if self._weight_low is None else self._weight_low
+        if self.is_low and not self.has_kernel:
+            return product32(coefficient_NV.to(weight.dtype), weight)
         return (coefficient_NV.to(weight.dtype) @ weight).float()
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
@@ -91,8 +102,17 @@ class Head:
         if self.has_kernel:
             assert self._weight_low is not None
             return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels))
+        if self.is_low:
+            assert self._weight_low is not None
+            logits_NV = product32(hidden_ND.to(self._weight_low.dtype), self._weight_low.t())
+            return self.transform(logits_NV if bias is None else logits_NV.add_(bias))
         weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
         return self.transform(linear(hidden_ND.float(), weight, bias, self._packed))
+
+    def chunks(self, hidden_ND: Tensor, target_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Hidden states and targets of as many tokens as may have logits at a time."""
+        rows = self.backend.head_rows
+        return zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
 
     def transform(self, logits_NV: Tensor) -> Tensor:
         if self.scale != 1.0:
@@ -126,8 +146,8 @@ def token_logprobs(
         bias = head.bias_V if head.bias_V is not None else hidden_ND.new_zeros(0)
         return _TokenLogprobs.apply(hidden_ND, head.weight_VD, bias, head, target_N, temperature, entropy_gradient)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
-    for start in range(0, len(target_N), CHUNK):
-        stop = start + CHUNK
+    for start in range(0, len(target_N), head.backend.head_rows):
+        stop = start + head.backend.head_rows
         chunk = (head, hidden_ND[start:stop], target_N[start:stop], temperature, adjust, start)
         parts.append(
             checkpoint(_adjusted_logprobs, *chunk, use_reentrant=False)
@@ -141,7 +161,7 @@ def token_logprobs(
 
 def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     parts = []
-    for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
+    for hidden, target in head.chunks(hidden_ND, target_N):
         z_NV = head.logits(hidden)
         if head.has_kernel:
             parts.append(kernel.softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
@@ -186,7 +206,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.head, ctx.temperature = head, temperature
         keeps_direction = hidden_ND.requires_grad and not (weight_VD.requires_grad or bias_V.requires_grad)
         logprobs, entropies, directions = [], [], []
-        for hidden, target in zip(hidden_ND.split(CHUNK), target_N.split(CHUNK), strict=True):
+        for hidden, target in head.chunks(hidden_ND, target_N):
             chunk = _softmax_chunk if entropy_gradient or not head.has_kernel else _kernel_chunk
             logprob, entropy, kept = chunk(head, hidden, target, temperature, keeps_direction, entropy_gradient)
             logprobs.append(logprob)
@@ -249,8 +269,8 @@ def _recomputed_gradients(
     dhidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
     dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
     dbias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=torch.float32) if ctx.needs_input_grad[2] else None
-    for start in range(0, len(target_N), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for start in range(0, len(target_N), head.backend.head_rows):
+        rows = slice(start, start + head.backend.head_rows)
         log_p_NV = head.logits(hidden_ND[rows]).div_(ctx.temperature).log_softmax(-1)
         p_NV = log_p_NV.exp()
         entropy_N = -torch.linalg.vecdot(p_NV, log_p_NV)

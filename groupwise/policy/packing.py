@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from groupwise.policy.backend import backend_of
 from groupwise.policy.flex import FlexAttention
 from groupwise.types import TokenSet
 
@@ -132,7 +133,7 @@ class Pack(Pieces):
         """Packed position whose hidden state predicts each completion token; beyond `num_targets`, padding."""
         self.target_C = torch.tensor(targets, device=device, dtype=torch.long)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-        self._flex = FlexAttention(self.pieces, self.position_ids_P) if device.type == "cuda" else None
+        self._flex = FlexAttention(self.pieces, self.position_ids_P) if backend_of(device).has_flex else None
 
     def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         if self._flex is not None and (output_HTD := self._flex.attend(layer, q_HTD, k_KTD, v_KTD)) is not None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupwise.kernels.panels import Panels
+from groupwise.policy.backend import backend_of
 from groupwise.policy.memory_pages import release
 
 FEW_ROWS = 16
@@ -151,7 +152,7 @@ class Projection:
         for (rows, columns), (_, adapter) in zip(self._blocks(), adapters, strict=True):
             b_OR[rows, columns] = adapter.b_OR.float() * adapter.scale
         self.a_RI, self.b_OR = a_RI.to(self.dtype), b_OR.to(self.dtype)
-        if self.dtype == torch.bfloat16 and a_RI.device.type == "cpu":
+        if self.dtype == torch.bfloat16 and backend_of(a_RI.device).has_kernels:
             self._exact = (a_RI, b_OR)
 
     def _blocks(self) -> list[tuple[slice, slice]]:
@@ -225,14 +226,14 @@ class Projection:
 
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN's pre-packed layout exists for this weight here."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if not backend_of(weight.device).has_kernels or not torch.backends.mkldnn.is_available():
         return False
     return weight.dtype == torch.float32 or _is_for_onednn(weight)
 
 
 def _is_for_onednn(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by this weight as it is, 5 % faster than torch's own call of it."""
-    is_low = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    is_low = weight.dtype == torch.bfloat16 and backend_of(weight.device).has_kernels
     return is_low and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

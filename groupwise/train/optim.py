@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
+from groupwise.policy.backend import backend_of
 from groupwise.runs.trackers import is_installed
 
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
@@ -38,7 +39,8 @@ def make_optimizer(config: GRPOConfig, model: nn.Module, notify: Callable[[str],
         if eight_bit is not None:
             return eight_bit
         notify("optim adamw_8bit: no 8-bit AdamW works on this machine; float32 AdamW is used instead.")
-    fused = config.optim == "adamw_fused" or all(p.is_cuda for group in groups for p in group["params"])
+    can_fuse = all(backend_of(p.device).has_fused_optimizer for group in groups for p in group["params"])
+    fused = config.optim == "adamw_fused" or can_fuse
     return torch.optim.AdamW(groups, fused=fused or None, **adam), "adamw_fused" if fused else "adamw"
 
 

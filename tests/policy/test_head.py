@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from groupwise.policy import head as heads
-from groupwise.policy.head import CHUNK, Head, token_logprobs
+from groupwise.policy.backend import CPU
+from groupwise.policy.head import Head, token_logprobs
 
-NUM, WIDTH, VOCABULARY = 2 * CHUNK + 37, 12, 50
+NUM, WIDTH, VOCABULARY = 2 * CPU.head_rows + 37, 12, 50
 TOLERANCE = 2e-5
 
 
@@ -101,7 +102,7 @@ def test_the_full_logits_are_never_kept(monkeypatch, is_weight_trained):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         scores = token_logprobs(head, numbers(NUM, WIDTH).requires_grad_(), torch.zeros(NUM, dtype=torch.long))
     scores[0].sum().backward()
-    assert 0 < largest <= CHUNK
+    assert 0 < largest <= CPU.head_rows
     assert max(kept) <= NUM * WIDTH
 
 

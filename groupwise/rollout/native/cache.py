@@ -17,6 +17,7 @@ from torch import Tensor
 
 from groupwise.kernels.decode import PROMPT_STEP, Caches
 from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from groupwise.policy.backend import product32
 from groupwise.policy.decoder_layer import Decoding
 
 FIRST_CAPACITY = 128
@@ -162,9 +163,10 @@ class DecodePlan(Decoding):
         q_grid = q_HTD.view(grid).permute(2, 0, 3, 1, 4).reshape(self.num_cells * heads, -1, width)
         queries = q_grid.shape[1] // self.slots
         prompt_mask, own_mask = self._mask(layer.window, heads, own_k.shape[-2], queries)
-        to_prompt = torch.baddbmm(prompt_mask, q_grid, prompt_k, alpha=layer.scaling)
-        to_own = torch.baddbmm(own_mask, q_grid.view(-1, queries, width), own_k.transpose(1, 2), alpha=layer.scaling)
+        to_prompt = _scores(prompt_mask, q_grid, prompt_k, layer.scaling)
+        to_own = _scores(own_mask, q_grid.view(-1, queries, width), own_k.transpose(1, 2), layer.scaling)
         p = self._softmax(layer, torch.cat([to_prompt, to_own.view(*q_grid.shape[:2], -1)], dim=-1), heads)
+        p = p.to(own_v.dtype)
         p_own = p.view(own_k.shape[0], queries, -1)[..., self.longest :]
         out = torch.bmm(p_own, own_v).view(*q_grid.shape[:2], -1)
         out = torch.baddbmm(out, p[..., : self.longest], prompt_v)
@@ -244,6 +246,13 @@ class DecodePlan(Decoding):
             own_mask = _additive(sees_own).view(self.num_cells, 1, self.slots, own).expand(-1, heads, -1, -1)
             self._masks[window, self.clock] = (prompt_mask, own_mask.reshape(-1, 1, own))
         return self._masks[window, self.clock]
+
+
+def _scores(mask: Tensor, q: Tensor, k: Tensor, scaling: float) -> Tensor:
+    """`mask + scaling * q k` in float32, whatever the factors' dtype."""
+    if q.dtype == torch.float32:
+        return torch.baddbmm(mask, q, k, alpha=scaling)
+    return torch.add(mask, product32(q, k), alpha=scaling)
 
 
 def _additive(visible: Tensor) -> Tensor:

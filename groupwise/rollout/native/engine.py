@@ -31,9 +31,9 @@ class NativeEngine:
     """Samples with the compute model that the learner trains, so both see the same weights."""
 
     def __init__(self, compute: ComputeModel, *, max_concurrent: int = 64, records: bool | None = None) -> None:
-        """`records` decides whether decode steps are recorded and played again; None: on a GPU."""
+        """`records` decides whether decode steps are recorded and played again; None: as the backend says."""
         self.compute = compute
-        records = compute.device.type == "cuda" if records is None else records
+        records = compute.backend.is_static if records is None else records
         self._step_class = RecordedStep if records else Step
         self.version = 0
         self.capabilities = Capabilities("native", max_concurrent=max_concurrent)

@@ -1,0 +1,90 @@
+"""What the kind of a device decides about how the same numbers are computed: `backend_of` is the only place that asks.
+
+A test sets it: inside `computing_as(GPU)` a CPU takes every path that a GPU takes, with the same classes.
+
+Shapes: B products at a time, M rows, N columns, I summed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The choices of one kind of device."""
+
+    has_kernels: bool
+    """Whether the CPU's own ways apply: compiled kernels, oneDNN's layouts of weights, few rows times an adapter in
+    float32."""
+    is_attention_float32: bool
+    """Whether attention is computed in float32 whatever the compute dtype is."""
+    is_stream_float32: bool
+    """Whether what layers add up is kept in float32 whatever the weights' dtype is."""
+    has_low_head: bool
+    """Whether float32 logits are summed from factors in the compute dtype, without a float32 copy of the weight."""
+    has_flex: bool
+    """Whether packs attend by FlexAttention."""
+    is_static: bool
+    """Whether decoding runs over static buffers, each step recorded once and played again."""
+    has_fused_optimizer: bool
+    head_rows: int
+    """Rows of logits that exist at a time."""
+
+
+CPU = Backend(
+    has_kernels=True,
+    is_attention_float32=True,
+    is_stream_float32=False,
+    has_low_head=False,
+    has_flex=False,
+    is_static=False,
+    has_fused_optimizer=False,
+    head_rows=128,  # 25 MB at a vocabulary of 49,152
+)
+GPU = Backend(
+    has_kernels=False,
+    is_attention_float32=False,
+    is_stream_float32=True,
+    has_low_head=True,
+    has_flex=True,
+    is_static=True,
+    has_fused_optimizer=True,
+    head_rows=1024,
+)
+OTHER = replace(GPU, has_flex=False, is_static=False, has_fused_optimizer=False, has_low_head=False)
+"""Any other accelerator that torch knows."""
+
+_forced: Backend | None = None
+
+
+def backend_of(device: torch.device) -> Backend:
+    """How this device computes."""
+    return _forced or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
+
+
+@contextmanager
+def computing_as(backend: Backend) -> Iterator[None]:
+    """Inside, every device computes in this way. Models that are made inside are to be used inside."""
+    global _forced
+    previous, _forced = _forced, backend
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def product32(a: Tensor, b: Tensor) -> Tensor:
+    """`a b` in float32, MN or BMN: factors of low precision are summed in float32 and the sum is not rounded to theirs.
+
+    Not differentiable.
+    """
+    if a.dtype != torch.float32 and a.is_cuda:
+        product = torch.mm if a.dim() == 2 else torch.bmm
+        return product(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
