@@ -87,13 +87,15 @@ def train(
 
     from groupwise.lifecycle.inputs import read_inputs
     from groupwise.runs.screen import make_screen
-    from groupwise.trainer import GRPOTrainer
 
     screen = make_screen(is_quiet=quiet)
     inputs = read_inputs(settings, settings.folder, screen.note)
     inputs.check()
     if not quiet:
         print(redact("\n".join(_plan(settings))))
+
+    from groupwise.trainer import GRPOTrainer  # imports torch: mistakes above are reported within a second
+
     trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, inputs=inputs)
     trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
@@ -111,14 +113,19 @@ def check(
     ] = None,
 ) -> None:
     """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1 says that it fails."""
-    from groupwise.check.check_page import write_page
-    from groupwise.check.check_screen import show
-    from groupwise.check.run_checks import check as look_at
-    from groupwise.check.run_checks import make_folder
+    from groupwise.lifecycle.inputs import read_inputs
+    from groupwise.runs.folder import make_check
 
     settings = _read_recipe(recipe, changes or [], resume=False)
-    page = make_folder(settings) / "index.html"
-    result = look_at(settings, folder=settings.folder, groups=groups, notify=_print_note)
+    page = make_check(settings.config.output_dir) / "index.html"
+    _print_note("Reading data and rewards.")
+    inputs = read_inputs(settings, settings.folder, _print_note)
+
+    from groupwise.check.check_page import write_page
+    from groupwise.check.check_screen import show
+    from groupwise.check.run_checks import check as run_checks
+
+    result = run_checks(settings, inputs, groups=groups, notify=_print_note)
     write_page(result, page)
     show(result, page)
     raise typer.Exit(0 if result.has_passed else 1)
@@ -257,7 +264,7 @@ def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
     """What can be refused is refused before a model is loaded; nothing is deleted yet."""
     from groupwise.runs import folder as run_folder
 
-    was_there = Path(output_dir).exists()
+    was_there = os.path.exists(output_dir)
     folder = run_folder.create(output_dir, resume=resume or overwrite)
     if not was_there:  # a start that fails before training leaves nothing behind
         folder.completions.rmdir()

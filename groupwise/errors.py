@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from groupwise.redact import redact
 
@@ -85,7 +86,54 @@ def words_of(error: BaseException, limit: int = 2000) -> str:
         return "(it cannot be put in words)"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean "x"?' for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' Did you mean "{near[0]}"?' if near else ""
+def did_you_mean(
+    word: str, known: Iterable[str], *, common: Collection[str] = (), elsewhere: Mapping[str, str] | None = None
+) -> str:
+    """' Did you mean "x"?' for the known words that were most probably meant, three at most, or an empty string.
+
+    `common` are the known words that people write; `elsewhere` says what a word of other libraries is called here.
+    """
+    names = [elsewhere[word]] if elsewhere and word in elsewhere else nearest(word, known, common=common)
+    quoted = [f'"{name}"' for name in names]
+    listed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    return f" Did you mean {listed}?" if listed else ""
+
+
+def nearest(word: str, known: Iterable[str], *, common: Collection[str] = ()) -> list[str]:
+    """The known words that were most probably meant, the best first, three at most.
+
+    Those with the fewest slips of the finger between them and `word` count; of several the one that has the same
+    letters, then the one that is known earlier. Where none of them is common, common words that `word` shortens go
+    first (`max_lenght` for `max_completion_length`).
+    """
+    names = sorted(known) if isinstance(known, Set) else list(known)
+    alike = difflib.get_close_matches(word, names, n=10, cutoff=0.6)
+    slips = {name: _slips(word, name) for name in alike}
+    best = [name for name in names if name in slips and slips[name] == min(slips.values())]
+    best.sort(key=lambda name: (name not in common, sorted(name) != sorted(word)))
+    if best and (not common or best[0] in common):
+        return best[:3]
+    longer = [name for name in names if (name in common or not common) and _shortens(word, name)]
+    return [*longer[: 2 if best else 3], *best][:3]
+
+
+def _slips(word: str, name: str) -> int:
+    """Letters left out, added, replaced, or swapped with their neighbour between two words (Damerau-Levenshtein)."""
+    rows: list[list[int]] = [[*range(len(name) + 1)]]
+    for i, letter in enumerate(word, start=1):
+        rows.append([i])
+        for j, other in enumerate(name, start=1):
+            cost = min(rows[i - 1][j] + 1, rows[i][j - 1] + 1, rows[i - 1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (name[j - 2], other):
+                cost = min(cost, rows[i - 2][j - 2] + 1)
+            rows[i].append(cost)
+    return rows[-1][-1]
+
+
+def _shortens(word: str, name: str) -> bool:
+    """Whether every part of the word is a part of the name, with a slip in a long one allowed."""
+    parts = re.split(r"[-_.]", name)
+    return all(
+        any(part == other or (len(part) > 3 and _slips(part, other) <= 1) for other in parts)
+        for part in re.split(r"[-_.]", word)
+    )

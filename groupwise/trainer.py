@@ -22,7 +22,7 @@ from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import Order, load_problems
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.abort import report_on_abort, what_is_done
-from groupwise.lifecycle.arguments import check_arguments, check_objects
+from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects
 from groupwise.lifecycle.build import (
     RunParts,
     build,
@@ -212,6 +212,7 @@ class GRPOTrainer:
         """
         from transformers.trainer_utils import TrainOutput
 
+        check_checkpoint(resume_from_checkpoint)
         require_trainable(self.model, self.processing_class, self._note)  # a script may have changed it since
         warn_of_dropout(self.model, self._note)
         self.parts.policy.network.refresh()

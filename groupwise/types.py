@@ -41,15 +41,20 @@ class Problem:
     """One row of the data set."""
 
     index: int
-    """Row number in the data set."""
+    """Place in the data set, from 0 as Python counts."""
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Every other column: answers and metadata, handed to the reward functions by name."""
 
     @property
+    def number(self) -> int:
+        """Its row as messages count: from 1."""
+        return self.index + 1
+
+    @property
     def label(self) -> str:
         """What errors call it."""
-        return f"row {self.index + 1} of the data"
+        return f"row {self.number} of the data"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,11 @@ MISTAKES = {
         'unknown key "learning_rat". Did you mean "learning_rate"?',
     ),
     "misspelt loss": Mistake(lambda path: config(path, loss_type="gpro"), ConfigError, 'Did you mean "grpo"?'),
+    "a number for a checkpoint": Mistake(
+        lambda path: trainer(path).train(resume_from_checkpoint=2),
+        ConfigError,
+        "expected True for the latest checkpoint, or the folder of one",
+    ),
     "misspelt argument": Mistake(
         lambda path: GRPOTrainer(tiny_model(), short, agrs=config(path), train_dataset=ROWS),
         ConfigError,
@@ -172,7 +177,7 @@ def test_every_message_is_explained_in_the_documentation() -> None:
 
 
 def test_a_failing_reward_names_itself_and_the_completion(tmp_path: Path) -> None:
-    with pytest.raises(RewardError, match=r'"strange" returned inf.*row 0 \(problem \d\), the completion'):
+    with pytest.raises(RewardError, match=r'"strange" returned inf.*completion 1 of \d \(row \d of the data\): '):
         rewarding(lambda completions: [float("inf")] * len(completions))(tmp_path)
 
 

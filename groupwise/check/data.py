@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from groupwise.check.gold_answers import (
     prompt_words,
 )
 from groupwise.data.problems import Problems
-from groupwise.errors import RewardError
+from groupwise.errors import RewardError, nearest
 from groupwise.json_values import as_text
 from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
 from groupwise.rewards.function import RewardFunction
@@ -106,7 +105,7 @@ def _rename(missing: Sequence[str], columns: Sequence[str]) -> str:
 
 def _nearest(wanted: str, columns: Sequence[str]) -> str:
     """The column that was meant: one of a like name, else one that is usual for right answers."""
-    near = difflib.get_close_matches(wanted, columns, n=1, cutoff=0.5)
+    near = nearest(wanted, columns)
     return (near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"])[0]
 
 

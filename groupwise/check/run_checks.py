@@ -14,44 +14,39 @@ from groupwise.check.probes import probe
 from groupwise.check.result import Result
 from groupwise.check.sample import num_groups, sample
 from groupwise.config import Recipe
-from groupwise.errors import RewardError, RunError
+from groupwise.errors import RewardError
 from groupwise.lifecycle.build import Notify, RunParts, build, require_trainable
-from groupwise.lifecycle.inputs import RunInputs, read_inputs
+from groupwise.lifecycle.inputs import RunInputs
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
-from groupwise.torch_settings import settings_of_program, settings_of_training
+from groupwise.torch_settings import settings_of_training
 
 FATAL = frozenset({"wrong_column", "too_few_problems"})
 """Failures of the data after which nothing can be sampled or judged."""
 
-Read = Callable[[Recipe, Path | None, Notify], RunInputs]
 Load = Callable[[RunInputs, Notify], RunParts]
 
 
 @settings_of_training()
 def check(
     recipe: Recipe,
+    inputs: RunInputs,
     *,
-    folder: Path | None = None,
     groups: int | None = None,
     notify: Notify = print,
-    read: Read = read_inputs,
     load: Load = build,
 ) -> Result:
     """Look at a recipe as far as one can without changing a weight.
 
     Args:
-        folder: where the recipe's own files are looked for.
+        inputs: data, rewards and adapter of the recipe (`lifecycle/inputs.py`).
         groups: how many groups to sample; by default as many as a step has, 4 at least and 8 at most.
-        read, load: what brings in data and rewards, and then the model.
+        load: loads the model and puts the run together.
 
     Raises:
         ConfigError, DataError, ModelError, RewardError: what cannot be read or run at all.
     """
     begun = perf_counter()
-    notify("Reading data and rewards.")
-    with settings_of_program():  # the files of rewards are the program's
-        inputs = read(recipe, folder, notify)
     findings = [finding for each in data.CHECKS for finding in each(inputs)]
     about = _about(recipe, inputs)
     name = inputs.config.run_name or Path(inputs.config.output_dir).name
@@ -134,17 +129,3 @@ def _about_subject(run: RunParts) -> list[tuple[str, str]]:
         ("parameters", str(count_parameters(run.policy.model))),
         ("machine", f"{network.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
     ]
-
-
-def make_folder(recipe: Recipe) -> Path:
-    """The folder of the check, inside that of the run, where it is in the way of no training.
-
-    Raises:
-        RunError: it cannot be made.
-    """
-    path = Path(recipe.config.output_dir) / "check"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f'Cannot make the folder "{path}": {error.strerror}. Set another output_dir.') from error
-    return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -48,9 +48,17 @@ class Problems:
         if sentence not in self.sentences:
             self.sentences.append(sentence)
 
-    def add_unknown(self, name: str, known: Iterable[str], kind: str = "unknown key") -> None:
-        """A name that is in no table, with the nearest one that is."""
-        self.add(f'{kind} "{name}".{did_you_mean(name, known)}')
+    def add_unknown(
+        self,
+        name: str,
+        known: Iterable[str],
+        kind: str = "unknown key",
+        *,
+        common: Collection[str] = (),
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
+        """A name that is in no table, with the names that were probably meant (see `did_you_mean`)."""
+        self.add(f'{kind} "{name}".{did_you_mean(name, known, common=common, elsewhere=elsewhere)}')
 
     def add_invalid(self, error: ValidationError | UnicodeEncodeError, prefix: str = "") -> None:
         """The values that pydantic rejected, without its vocabulary; of a union, only the branch nearest to fitting."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from groupwise.algo.objective import Objective, preset_name
+from groupwise.algo.objective import Mismatch, Objective, preset_name
 from groupwise.config.compat.loss_aliases import TOPICS, WORDS
 from groupwise.config.mistakes import Problems
 from groupwise.errors import ConfigError
@@ -22,9 +22,10 @@ AXES = tuple(field.name for field in dataclasses.fields(Objective))
 KEYS = frozenset({"objective", *AXES, *WORDS})
 """Every key of the configuration that is about the objective."""
 
-_READ_BY = {
+_REGIONS = {
     "epsilon_low": ("clip", "geo_clip", "luffy"),
     "epsilon_high": ("clip", "geo_clip", "luffy"),
+    "delta": ("clip", "luffy"),
     "weight_min": ("weight_clip",),
     "weight_max": ("weight_clip",),
     "tau_pos": ("sapo",),
@@ -42,6 +43,35 @@ _READ_BY = {
     "tau": ("squared", "dro"),
 }
 """Number -> the trust regions that read it."""
+
+_STD = {
+    "scale": ("group_std", "batch_std", "batch_std_centred", "token_whiten"),
+    "combine": ("normalise_each",),
+}
+_MISMATCH = {"mismatch": tuple(name for name in get_args(Mismatch) if name != "none")}
+
+READ_BY: dict[str, dict[str, tuple[str, ...]]] = {
+    **{number: {"trust_region": regions} for number, regions in _REGIONS.items()},
+    "ddof": _STD,
+    "eps": _STD,
+    "pass_k": {"baseline": ("passk",), "scale": ("passk_std",)},
+    "ema_decay": {"baseline": ("ema",)},
+    "max_length": {"aggregation": ("constant",)},
+    "mismatch_min": _MISMATCH,
+    "mismatch_max": _MISMATCH,
+    "covariance_fraction": {"covariance": ("clip_cov", "kl_cov")},
+    "covariance_coef": {"covariance": ("kl_cov",)},
+    "covariance_low": {"covariance": ("clip_cov",)},
+    "covariance_high": {"covariance": ("clip_cov",)},
+}
+"""Number -> the axes that read it, with the choices that do; under any other choice it has no effect."""
+
+READ = frozenset(AXES) - {
+    number
+    for number, readers in READ_BY.items()
+    if not any(getattr(Objective(), axis) in choices for axis, choices in readers.items())
+}
+"""Axes that have an effect while nothing else about the objective is set."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,11 +111,23 @@ def resolve(written: Written, max_completion_length: Any, problems: Problems, no
     except ConfigError as error:
         problems.add(str(error))
         return None
-    region = objective.trust_region
-    for axis in axes:
-        if region not in _READ_BY.get(axis, (region,)) and getattr(base, axis) != axes[axis]:
-            notes.append(f"{axis} has no effect: trust_region {region} does not read it.")
+    written_beside = (axis for axis in axes if getattr(base, axis) != axes[axis])
+    notes.extend(filter(None, (_why_unread(axis, objective) for axis in written_beside)))
     return objective
+
+
+def _why_unread(number: str, objective: Objective) -> str | None:
+    """That a number has no effect under the objective, and why; None where something reads it."""
+    readers = READ_BY.get(number, {})
+    if not readers or any(getattr(objective, axis) in choices for axis, choices in readers.items()):
+        return None
+    axis = next(iter(readers))
+    meant = " Completions are cut at max_completion_length." if number == "max_length" else ""
+    return f"{number} has no effect: {axis} {_shown(getattr(objective, axis))} does not read it.{meant}"
+
+
+def _shown(choice: str | None) -> str:
+    return "null" if choice is None else choice
 
 
 def as_mapping(preset: str, objective: Objective) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import SECTIONS
 from groupwise.config.grpo import GRPOConfig
 from groupwise.config.guards import guards_table
+from groupwise.config.objective_keys import READ_BY
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.task_spec import TaskSpec
@@ -58,8 +59,8 @@ stands in [algorithm.md](algorithm.md). Null is off, or the number that belongs 
 The algorithms:
 {presets}.
 
-| axis | default (grpo) | other words that set it |
-|---|---|---|
+| axis | default (grpo) | has an effect with | other words that set it |
+|---|---|---|---|
 """
 _DIFFERENCES: tuple[tuple[str, Any, str], ...] = (
     ("beta", 0.0, "beta"),
@@ -149,9 +150,17 @@ def _value(value: Any, is_required: bool = False) -> str:
 
 def _objective() -> str:
     axes = (field.name for field in dataclasses.fields(Objective))
-    rows = "".join(f"| `{axis}` | {_value(getattr(Objective(), axis))} | {_words(axis)} |\n" for axis in axes)
+    rows = "".join(
+        f"| `{axis}` | {_value(getattr(Objective(), axis))} | {_readers(axis)} | {_words(axis)} |\n" for axis in axes
+    )
     presets = textwrap.fill(", ".join(f"`{name}`" for name in Objective.preset_names()), 120)
     return _OBJECTIVE.replace("{presets}", presets) + rows
+
+
+def _readers(axis: str) -> str:
+    """The choices of other axes that an axis needs; empty for one that always has an effect."""
+    readers = READ_BY.get(axis, {})
+    return "; ".join(f"`{other}` {', '.join(f'`{name}`' for name in names)}" for other, names in readers.items())
 
 
 def _words(axis: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from groupwise.config.compat.translate import KNOWN_KEYS
+from groupwise.config.compat.translate import COMMON_KEYS, ELSEWHERE, KNOWN_KEYS
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
 from groupwise.config.mistakes import ConfigProblemsError, Problems
@@ -20,6 +20,18 @@ from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
 
 __all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
+
+
+_ELSEWHERE = {
+    **ELSEWHERE,
+    "dataset": "data",
+    "train_dataset": "data",
+    "reward": "rewards",
+    "reward_funcs": "rewards",
+    "adapter": "lora",
+    "peft_config": "lora",
+    "model_name_or_path": "model",
+}
 
 
 class RecipeFields(Section):
@@ -52,7 +64,8 @@ class Recipe(RecipeFields):
         own = {name: written[name] for name in RecipeFields.model_fields if written.get(name) is not None}
         rest = {name: value for name, value in written.items() if name not in RecipeFields.model_fields}
         for name in [name for name in rest if name not in KNOWN_KEYS]:
-            problems.add_unknown(name, KNOWN_KEYS | set(RecipeFields.model_fields))
+            own_keys = list(RecipeFields.model_fields)
+            problems.add_unknown(name, [*own_keys, *KNOWN_KEYS], common={*own_keys, *COMMON_KEYS}, elsewhere=_ELSEWHERE)
             del rest[name]
         config = _build_config(rest, problems)
         try:

@@ -31,7 +31,7 @@ class Spec(Section):
         unknown = [str(key) for key in written if key not in known] if isinstance(written, Mapping) else []
         if unknown:
             near = [
-                _usual(cls.other_words, key) or did_you_mean(key, known) or f" The keys are {', '.join(known)}."
+                did_you_mean(key, known, elsewhere=cls.other_words) or f" The keys are {', '.join(known)}."
                 for key in unknown
             ]
             raise ValueError(" ".join(f'unknown key "{key}".{hint}' for key, hint in zip(unknown, near, strict=True)))
@@ -243,7 +243,3 @@ def _kind(spec: str) -> str:
     if spec not in REWARD_PARAMETERS and ("/" in spec or Path(spec).is_dir()):
         return "model"
     return "name"
-
-
-def _usual(words: Mapping[str, str], key: str) -> str:
-    return f' Did you mean "{words[key]}"?' if key in words else ""

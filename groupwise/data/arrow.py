@@ -67,7 +67,7 @@ def readable(rows: Any, name: str) -> Sequence[Mapping[str, Any]]:
         return rows  # type: ignore[no-any-return]
     if rows.format["type"] != "custom":
         return ArrowRows(rows)
-    return [_transformed(rows.format, row, f"{name}, row {i}") for i, row in enumerate(ArrowRows(rows))]
+    return [_transformed(rows.format, row, f"Row {i} of {name}") for i, row in enumerate(ArrowRows(rows), start=1)]
 
 
 def cleaned_rows(table: Any) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     """CSV has no types: every cell is text, so that an answer "007" stays as written."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise DataError(
                 f"Row {number} of {path} has {len(row)} cells, its header {len(header)}: {','.join(header)}."

@@ -78,7 +78,7 @@ def check_levels(values: Sequence[Any], name: str, prompts_per_step: int) -> lis
     Raises:
         DataError: a row has none, there is only one level, or a level has fewer problems than a step draws.
     """
-    for row, value in enumerate(values):
+    for row, value in enumerate(values, start=1):
         if not isinstance(value, int) or isinstance(value, bool):
             raise DataError(
                 f"curriculum: levels needs a column {COLUMN!r} of whole numbers; row {row} of {name} has {value!r}. "

@@ -59,7 +59,7 @@ class PreparedProblems:
         return min(len(ids) for ids in self._ids)
 
     def find_id(self, least: int) -> tuple[int, int] | None:
-        """The first problem with a token id of `least` or more in its prompt: number in the data set, and the id."""
+        """The first problem with a token id of `least` or more in its prompt: its place, from 0, and the id."""
         found = ((row, max(ids)) for row, ids in zip(self._rows, self._ids, strict=True))
         return next(((row, token_id) for row, token_id in found if token_id >= least), None)
 
@@ -109,9 +109,9 @@ def _encode(
             tokenizer, problem.prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs
         )
     except DataError as error:
-        raise DataError(f"Row {problem.index} of {name}: {error}") from error
+        raise DataError(f"Row {problem.number} of {name}: {error}") from error
     if not ids:
-        raise DataError(f"Row {problem.index} of {name}: the prompt has no tokens.")
+        raise DataError(f"Row {problem.number} of {name}: the prompt has no tokens.")
     return ids
 
 

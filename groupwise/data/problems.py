@@ -79,7 +79,7 @@ class Problems(Sequence[Problem]):
         """Check every prompt now rather than in the middle of a run; their sha256."""
         source = self._sources["prompt"]
         digest = hashlib.sha256()
-        for number, prompt in enumerate(self._prompts()):
+        for number, prompt in enumerate(self._prompts(), start=1):
             complaint = _complaint(prompt)
             if complaint:
                 raise DataError(f"Row {number} of {self.name}, column {source!r}: {complaint}")
@@ -92,7 +92,7 @@ def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     if isinstance(rows, ArrowRows):
         return rows.column_names
     names: dict[str, None] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         for key in row if isinstance(row, Mapping) else ():
             if not isinstance(key, str):
                 raise DataError(f"Row {number} of {name} has a column {key!r}; the name of a column is text.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,3 +53,12 @@ def check_objects(callbacks: Any, optimizers: Any) -> None:
     for number, (given, (what, members)) in enumerate(zip(optimizers, wanted, strict=True)):
         if given is not None and (isinstance(given, type) or not all(hasattr(given, name) for name in members)):
             raise ConfigError(f"optimizers[{number}] is {shortened(repr(given))}; expected {what}, or None.")
+
+
+def check_checkpoint(wanted: Any) -> None:
+    """Raise `ConfigError` for a `resume_from_checkpoint` that is neither a switch nor a path."""
+    if wanted is not None and not isinstance(wanted, bool | str | os.PathLike):
+        raise ConfigError(
+            f"resume_from_checkpoint is {wanted!r}; expected True for the latest checkpoint, or the folder of one, "
+            'such as "runs/NAME/checkpoints/step-000002".'
+        )

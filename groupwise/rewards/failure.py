@@ -20,9 +20,9 @@ def failure(function: RewardFunction, rows: Rows, keywords: dict[str, Any], erro
     if isinstance(error, FailedInWorkerError):
         row, line, what = error.row, error.line, str(error)
     else:
-        row, line = _row(rows, keywords, error), failing_line(error, source_file(function.call))
+        row, line = _row(rows, keywords, error), failing_line(error, function.call)
         what = f"raised {type(error).__name__}: {words_of(error)}"
-    many = f"one of {len(rows.rows)} completions, the first: {rows.describe(0)}"
+    many = f"one of {len(rows.rows)} completions; the first is {rows.describe(0)}"
     at = f"It was at {rows.describe(row) if row is not None else many}."
     if isinstance(error, BrokenOffError):
         return RewardError(f"{_overdue(function, error, line)} {at} {_more_time(function)}")

@@ -68,9 +68,9 @@ class Rows:
         return [tuple(next(rest) for _ in group.completions) for group in self.groups]
 
     def describe(self, row: int) -> str:
-        """The row as an error names it: its number, its problem and the completion, shortened."""
+        """The completion as an error names it: its number and its row of the data, from 1, and its text, shortened."""
         problem, completion = self.rows[row]
-        return f"row {row} (problem {problem.index}), the completion {shortened(completion.text)}"
+        return f"completion {row + 1} of {len(self.rows)} ({problem.label}): {shortened(completion.text)}"
 
     def find(self, keywords: Mapping[str, Sequence[Any]], values: Collection[object]) -> int | None:
         """The row whose completion is one of these objects: which one a failing function was at."""

@@ -7,16 +7,18 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from groupwise.errors import ConfigError, did_you_mean
 
+_PACKAGE = Path(__file__).parents[1]
 _FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
 _MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
 
@@ -66,28 +68,48 @@ def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., A
     return _attribute(module, attribute, name)
 
 
-def failing_line(error: BaseException, file: str | None = None) -> str:
-    """Where an exception came from: its deepest line in `file`, by default the first file that is not ours."""
+def failing_line(error: BaseException, call: Callable[..., Any] | None = None) -> str:
+    """Where an exception came from, in files that are not ours.
+
+    The deepest line in the file of `call`, a reward function; elsewhere where nothing of that file has run; its
+    definition where nothing of the user's has run at all (a call that Python refused). Without `call`: the deepest line
+    in the first file.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
+    own = None if call is None else source_file(call)
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not _is_import_machinery(frame.filename)] or list(frames)
-    file = file or theirs[0].filename
+    theirs = [frame for frame in frames if frame.filename == own or not _is_ours(frame.filename)]
+    if call is not None and not theirs:
+        return _definition(call)
+    theirs = theirs or list(frames)
+    file = own or theirs[0].filename
     last = next((frame for frame in reversed(theirs) if frame.filename == file), theirs[-1])
     return f"{last.filename}, line {last.lineno}"
 
 
-def _is_import_machinery(filename: str) -> bool:
-    return filename.startswith("<frozen") or filename in (__file__, importlib.__file__)
+def _is_ours(filename: str) -> bool:
+    """Whether a file is a part of groupwise or of Python's import."""
+    return filename.startswith((f"{_PACKAGE}{os.sep}", "<frozen")) or filename == importlib.__file__
+
+
+def _definition(call: Callable[..., Any]) -> str:
+    """The file and line in which a callable was written, where it was written in Python."""
+    code = _code(call)
+    return "" if code is None else f"{code.co_filename}, line {code.co_firstlineno}"
 
 
 def source_file(call: Callable[..., Any]) -> str | None:
     """The file a callable was written in, where it was written in Python."""
+    code = _code(call)
+    return None if code is None else code.co_filename
+
+
+def _code(call: Callable[..., Any]) -> CodeType | None:
     while isinstance(call, functools.partial):
         call = call.func
     call = inspect.unwrap(call)
-    code = getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
-    return getattr(code, "co_filename", None)
+    return getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
 
 
 def _execute(file: Path) -> ModuleType:

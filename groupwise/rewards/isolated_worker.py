@@ -14,7 +14,7 @@ from typing import Any
 from groupwise.errors import GroupwiseError
 from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.import_function import failing_line, load_function, source_file
+from groupwise.rewards.import_function import failing_line, load_function
 from groupwise.rewards.sandbox.backend_choice import Choice, use
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
@@ -70,7 +70,7 @@ def _answer(function: RewardFunction, call: dict[str, Any]) -> dict[str, Any]:
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value))
     except Exception as error:
-        line = failing_line(error, source_file(function.call))
+        line = failing_line(error, function.call)
         what = f"{type(error).__name__}: {error}"
         return {"raised": what, "line": line, "row": _row(error, keywords.get("completions", []))}
     return {"value": without_arrays(value), "notes": notes}

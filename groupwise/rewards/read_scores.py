@@ -75,7 +75,7 @@ def _as_list(name: str, returned: Any, rows: Rows) -> list[Any]:
     shape = f" of shape {tuple(returned.shape)}" if hasattr(returned, "shape") else ""
     raise RewardError(
         f'Reward function "{name}" returned {_what(returned)}{shape}; expected a list of {len(rows.rows)} numbers, one '
-        f"for each completion. The first row is {rows.describe(0)}."
+        f"for each completion. The first is {rows.describe(0)}."
     )
 
 

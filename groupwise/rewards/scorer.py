@@ -82,7 +82,7 @@ class RewardScorer:
             function.check(column_names, data)
 
     def check_rows(self, name: str, problems: Iterable[Problem]) -> None:
-        """Raise `DataError` with the row, counted from 1, where a function cannot read the right answer of a problem.
+        """Raise `DataError` with the row where a function cannot read the right answer of a problem.
 
         A column that is missing is left to `check`, which names all that there are.
         """
@@ -94,7 +94,7 @@ class RewardScorer:
                 try:
                     check_row(without_arrays(problem.columns))
                 except DataError as error:
-                    raise DataError(f"{name}, row {problem.index + 1}: {error}") from error
+                    raise DataError(f"{name}, row {problem.number}: {error}") from error
 
     def load(self) -> None:
         """Load the reward models now instead of at the first group."""

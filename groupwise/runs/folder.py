@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def check(self) -> Path:
+        """What `groupwise check` found, where it is in the way of no training."""
+        return self.path / "check"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -130,6 +135,7 @@ def create(
     """
     assert not (overwrite and resume), "a run is either replaced or continued"
     folder = RunFolder(Path(output_dir))
+    _make_writable(folder.path, folder)
     _refuse_foreign(folder)
     if folder.has_trained and not overwrite and not resume:
         raise RunError(
@@ -137,7 +143,6 @@ def create(
             "Choose another output_dir, go on with that run (--resume, or train(resume_from_checkpoint=True)), or have "
             "it deleted (--overwrite, or train(overwrite=True))."
         )
-    _make_writable(folder)
     if overwrite or folder.is_run:
         with locked(folder):  # never a run that another process is writing
             if overwrite:
@@ -194,9 +199,7 @@ def _unlock(file: Any) -> None:
 
 
 def _refuse_foreign(folder: RunFolder) -> None:
-    """Refuse a file, and a folder whose config.json is somebody else's (a model's, for one)."""
-    if folder.path.exists() and not folder.path.is_dir():
-        raise RunError(f'output_dir "{folder.path}" is a file; expected a folder. Choose another output_dir.')
+    """Refuse a folder whose config.json is somebody else's (a model's, for one)."""
     if folder.config.is_file() and not _is_run_config(folder.config):
         raise RunError(
             f'"{folder.path}" holds a config.json that no run wrote (a model folder?), and a run would replace it. '
@@ -227,16 +230,34 @@ def _delete_run(folder: RunFolder) -> None:
     folder.reserve.unlink(missing_ok=True)
 
 
-def _make_writable(folder: RunFolder) -> None:
+def make_check(output_dir: str | Path) -> Path:
+    """The folder for what `groupwise check` finds; `RunError` where it cannot be made or written."""
+    folder = RunFolder(Path(output_dir))
+    _make_writable(folder.check, folder)
+    return folder.check
+
+
+def _make_writable(path: Path, folder: RunFolder) -> None:
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.path) as probe:  # permissions alone do not tell: read-only disks, root
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:  # permissions alone do not tell: read-only disks, root
             probe.write(b"\n")
     except OSError as error:
-        raise RunError(
-            f'Cannot write to output_dir "{folder.path}": {error.strerror}. '
-            "Expected a folder that you may write to. Choose another output_dir or mend its permissions."
-        ) from error
+        raise RunError(f"{_why_not_writable(path, folder, error)} Choose another output_dir.") from error
+
+
+def _why_not_writable(path: Path, folder: RunFolder, error: OSError) -> str:
+    """What is in the way: a file, or what the system says, with the deepest folder that is there."""
+    what = f'output_dir "{folder.path}"'
+    there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if not there.is_dir():
+        if there == folder.path:
+            return f"{what} is a file; expected a folder."
+        return f'{what} cannot be made: "{there}" is a file; expected a folder.'
+    if there == path:
+        return f"Cannot write to {what}: {error.strerror}. Expected a folder that you may write to."
+    reason = "the system lets nobody make one there" if isinstance(error, FileNotFoundError) else error.strerror
+    return f'{what} cannot be made in "{there}": {reason}. Expected a place that you may write to.'
 
 
 def _require_space(folder: RunFolder, min_free_bytes: int) -> None:

@@ -51,7 +51,7 @@ class FromHub(Asking):
         )
         self._check_columns(source)
         rows = ({self.question: problem.prompt, **problem.columns} for problem in source)
-        return [self.row(row, number) for number, row in enumerate(rows)]
+        return [self.row(row, number) for number, row in enumerate(rows, start=1)]
 
     def others(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that the task does not use itself."""

@@ -88,7 +88,7 @@ def checked(
         return RunParts.of(inputs, policy(), engine or Reciting(say), make_scorer(inputs), notify)
 
     recipe = Recipe(data="python-docs", rewards=["length"], **{**SETTINGS, "output_dir": config.output_dir})
-    return check(recipe, groups=groups, notify=lambda text: None, load=load, read=lambda *_: inputs)
+    return check(recipe, inputs, groups=groups, notify=lambda text: None, load=load)
 
 
 def names(result: Result, level: str | None = None) -> set[str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from groupwise.config import GRPOConfig, Recipe
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, nearest
 
 
 def message(**written: object) -> str:
@@ -20,6 +20,35 @@ def test_an_unknown_loss_gets_the_nearest_one() -> None:
     assert 'Did you mean "grpo"?' in message(loss_type="gpro")
     assert 'Did you mean "dapo"?' in message(objective="dapoo")
     assert 'Did you mean "objective.epsilon_high"?' in message(objective={"preset": "dapo", "epsilon_hihg": 1})
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("max_lenght", '"max_completion_length", "max_prompt_length" or "max_length"'),
+        ("completion_length", '"max_completion_length"'),
+        ("epsilom", '"epsilon"'),
+        ("save_step", '"save_steps"'),
+        ("lr", '"learning_rate"'),
+        ("batch_size", '"prompts_per_step"'),
+    ],
+)
+def test_what_people_set_goes_before_what_only_looks_alike(word: str, meant: str) -> None:
+    assert message(**{word: 64}) == f'GRPOConfig: unknown key "{word}". Did you mean {meant}?'
+
+
+def test_a_recipe_offers_its_own_keys_too() -> None:
+    with pytest.raises(ConfigError, match=r'unknown key "dataset"\. Did you mean "data"'):
+        Recipe(dataset="python-docs")
+    with pytest.raises(ConfigError, match='Did you mean "max_completion_length", "max_prompt_length" or "max_length"'):
+        Recipe(max_lenght=64)
+
+
+def test_swapped_letters_are_one_slip_and_ties_are_offered_together() -> None:
+    assert 'unknown objective "gpro". Did you mean "grpo"? Known' in message(objective="gpro")
+    assert 'Did you mean "grpo", "gspo" or "gmpo"?' in message(objective="gppo")
+    assert nearest("abdc", ["abxc", "abcd", "abd"]) == ["abcd", "abxc", "abd"]
+    assert nearest("zz", {"beta", "alpha"}) == []
 
 
 def test_all_problems_come_together() -> None:

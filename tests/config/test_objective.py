@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from groupwise.algo.objective import Objective
+from groupwise.algo.rules import choices
 from groupwise.config import GRPOConfig
+from groupwise.config.objective_keys import AXES, READ_BY
 
 
 def objective(**written: Any) -> Objective:
@@ -95,6 +97,41 @@ def test_axes_and_epsilon_can_be_read() -> None:
 def test_a_number_that_nothing_reads_is_said() -> None:
     notes = GRPOConfig(tau_pos=2.0).notes
     assert "tau_pos has no effect: trust_region clip does not read it." in notes
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ({"max_length": 64}, "aggregation seq_mean_token_mean does not read it. Completions are cut at max_completion"),
+        ({"tau": 0.4}, "trust_region clip does not read it."),
+        ({"band_low": -0.3}, "trust_region clip does not read it."),
+        ({"threshold": 0.3}, "trust_region clip does not read it."),
+        ({"gamma_pos": [1, 2]}, "trust_region clip does not read it."),
+        ({"pass_k": 2}, "baseline group_mean does not read it."),
+        ({"ema_decay": 0.5}, "baseline group_mean does not read it."),
+        ({"eps": 0.1, "scale": "none"}, "scale none does not read it."),
+        ({"mismatch_max": 2.0}, "mismatch none does not read it."),
+        ({"covariance_low": 0.5, "covariance": "kl_cov"}, "covariance kl_cov does not read it."),
+        ({"covariance_coef": 0.5}, "covariance null does not read it."),
+    ],
+)
+def test_every_number_that_nothing_reads_is_said(written: dict[str, object], why: str) -> None:
+    number = next(iter(written))
+    assert any(note.startswith(f"{number} has no effect: {why}") for note in GRPOConfig(**written).notes)
+
+
+@pytest.mark.parametrize("preset", Objective.preset_names())
+def test_no_preset_remarks_on_its_own_numbers(preset: str) -> None:
+    config = GRPOConfig(objective=preset)
+    for same in (config, GRPOConfig(**config.resolved()), GRPOConfig(objective=Objective.preset(preset))):
+        assert not [note for note in same.notes if "has no effect" in note]
+
+
+def test_the_numbers_that_may_have_no_effect_are_axes_and_their_readers_choices() -> None:
+    allowed = choices()
+    for number, readers in READ_BY.items():
+        assert number in AXES
+        assert all(set(names) <= set(allowed[axis]) for axis, names in readers.items())
 
 
 def test_the_papers_other_settings_come_with_the_name() -> None:

@@ -203,9 +203,9 @@ def test_a_random_transform_is_applied_once_so_that_prompt_and_answer_belong_tog
 @pytest.mark.parametrize(
     ("transform", "said"),
     [
-        (lambda batch: {"prompt": [batch["nothing"][0]]}, r"row 0.*transform.*KeyError: 'nothing'"),
-        (lambda batch: "text", r"row 0.*transform.*str"),
-        (lambda batch: {"prompt": []}, r"row 0.*transform"),
+        (lambda batch: {"prompt": [batch["nothing"][0]]}, r"Row 1 of.*transform.*KeyError: 'nothing'"),
+        (lambda batch: "text", r"Row 1 of.*transform.*str"),
+        (lambda batch: {"prompt": []}, r"Row 1 of.*transform"),
         (
             lambda batch: {"text": ["a"] * len(batch["answer"])},
             "as its transform gives it, has no column 'prompt'.*text",

@@ -146,8 +146,8 @@ def test_a_checkpoint_of_another_curriculum_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1, 1, None, 2], "row 2 of rows has None"),
-        ([1, "2", 1, 2], "row 1 of rows has '2'"),
+        ([1, 1, None, 2], "row 3 of rows has None"),
+        ([1, "2", 1, 2], "row 2 of rows has '2'"),
         ([3, 3, 3], "all rows of rows have level 3"),
         ([1, 1, 1, 2], "Level 2 of rows has 1 problems, and a step draws 2"),
     ],

@@ -99,7 +99,7 @@ def test_a_column_of_template_arguments_gets_a_note_that_names_the_field(name: s
 
 
 def test_a_row_that_cannot_be_encoded_is_named() -> None:
-    with pytest.raises(DataError, match=r"Row 1 of data: .*plain text"):
+    with pytest.raises(DataError, match=r"Row 2 of data: .*plain text"):
         prepare(problems([[{"role": "user", "content": "hi"}], "text"]), tokenizer, system_prompt="Rhyme.")
-    with pytest.raises(DataError, match="Row 0 of data: the prompt has no tokens"):
+    with pytest.raises(DataError, match="Row 1 of data: the prompt has no tokens"):
         prepare(problems(["\u200b"]), tokenizer)

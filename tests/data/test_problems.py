@@ -100,7 +100,7 @@ def test_fingerprint_follows_the_prompts() -> None:
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(prompt: Any, complaint: str) -> None:
-    with pytest.raises(DataError, match=rf"Row 1 of data, column 'q': .*{complaint}"):
+    with pytest.raises(DataError, match=rf"Row 2 of data, column 'q': .*{complaint}"):
         Problems([{"q": "fine"}, {"q": prompt}], columns={"prompt": "q"})
 
 
@@ -110,7 +110,7 @@ def test_no_rows_is_an_error() -> None:
 
 
 def test_a_row_that_is_no_mapping_is_named() -> None:
-    with pytest.raises(DataError, match="Row 1 of data is a str"):
+    with pytest.raises(DataError, match="Row 2 of data is a str"):
         Problems([{"prompt": "a"}, "b"])  # type: ignore[list-item]
 
 

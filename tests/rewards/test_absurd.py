@@ -43,7 +43,7 @@ def score(*specs: Any, num: int = 2) -> Any:
 def test_a_reward_too_large_for_statistics_gets_the_message_of_an_infinite_one(value: Any) -> None:
     pattern = (
         r'Reward function "mine" returned -?(inf|\d[\d.e+]+), which no baseline can be computed from; return a large '
-        r"finite number instead, of at most 1e\+15 in size\. It was for row 1 .*'text 1'"
+        r"finite number instead, of at most 1e\+15 in size\. It was for completion 2 .*'text 1'"
     )
     with pytest.raises(RewardError, match=pattern):
         score(returning([1.0, value]))
@@ -55,7 +55,7 @@ def test_a_large_number_that_statistics_can_carry_is_taken(value: float) -> None
 
 
 def test_a_mixture_is_refused_by_its_absurd_one() -> None:
-    with pytest.raises(RewardError, match=r'"mine" returned 1e\+200, .*row 2'):
+    with pytest.raises(RewardError, match=r'"mine" returned 1e\+200, .*completion 3'):
         score(returning([None, 1.0, 1e200, float("nan")]), num=4)
 
 
@@ -75,11 +75,11 @@ def test_clipping_does_not_save_it() -> None:
     [
         (
             [{"function": returning([1.0, 1e10]), "weight": 1e10}],
-            r'"mine" counts 1e\+10 x weight 1e\+10 = 1e\+20, .*row 1',
+            r'"mine" counts 1e\+10 x weight 1e\+10 = 1e\+20, .*completion 2',
         ),
         (
             [{"function": returning([1e10, 1.0], "a"), "times": "b"}, {"function": returning([-1e10, 1.0], "b")}],
-            r'"a" counts -1e\+20 x weight 1 = -1e\+20, .*row 0',
+            r'"a" counts -1e\+20 x weight 1 = -1e\+20, .*completion 1',
         ),
         (
             [{"function": returning([1e14] * 2), "weight": w} for w in (100, -100)],

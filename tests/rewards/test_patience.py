@@ -96,7 +96,7 @@ def test_a_hung_function_is_named_and_stops_the_run(function):
 
 
 def test_the_completion_it_hangs_at_is_named():
-    with pytest.raises(RewardError, match=r"row 1 .*'bad'"):
+    with pytest.raises(RewardError, match=r"completion 2 .*'bad'"):
         values(resolve_rewards([{"function": hangs, "timeout_s": 0.1}]), "good", "bad")
 
 
@@ -249,7 +249,7 @@ def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):
     [
         ("hang", r"did not return within 0.3 s"),
         ("die", r"took its worker process with it: ended by SIGABRT"),
-        ("fail", r"raised ValueError: no good \(.*mine.py, line \d+\).*row 1 .*'bad'"),
+        ("fail", r"raised ValueError: no good \(.*mine.py, line \d+\).*completion 2 .*'bad'"),
     ],
 )
 def test_an_isolated_function_that_fails_costs_its_call_only(file, name, said):
@@ -270,7 +270,7 @@ def test_what_cannot_travel_is_named(file):
 @pytest.mark.parametrize("value", [Path("x"), {(0, 1): "a"}, [{"deep": {1: "a"}}], {1: "a", "b": 2}, 1j, {2}, b"x"])
 def test_what_cannot_travel_is_named_with_its_row(file, value):
     rows = [make_group("a", answer="right"), make_group("b", answer=value)]
-    with pytest.raises(RewardError, match=r'asks for "answer".*JSON \(row 1: '):
+    with pytest.raises(RewardError, match=r'asks for "answer".*JSON \(completion 2: '):
         RewardScorer(isolated(file, "later")).score(rows)
 
 

@@ -108,7 +108,10 @@ def recipe_file(tmp_path: Path, changes: dict[str, Any]) -> Path:
 def test_training_and_check_refuse_it_in_one_sentence(changes, tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, changes))
     said = []
-    for start in (lambda: GRPOTrainer.from_recipe(recipe, folder=tmp_path), lambda: check(recipe, folder=tmp_path)):
+    for start in (
+        lambda: GRPOTrainer.from_recipe(recipe, folder=tmp_path),
+        lambda: check(recipe, read_inputs(recipe, tmp_path, print)),
+    ):
         with pytest.raises(ConfigError) as refusal:
             start()
         said.append(str(refusal.value))

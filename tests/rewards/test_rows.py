@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from groupwise.config import GRPOConfig
 from groupwise.data import load_problems
-from groupwise.errors import ConfigError, DataError
-from groupwise.lifecycle.follow_curriculum import check_curriculum
+from groupwise.errors import ConfigError, DataError, RewardError
 from groupwise.lifecycle.inputs import check_rewards
-from groupwise.rewards import resolve_rewards
+from groupwise.lifecycle.make_curriculum import check_curriculum
+from groupwise.rewards import RewardFunction, RewardScorer, resolve_rewards
+
+from .groups import make_group
 
 SOUND: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "number": ({"name": "number"}, "7", "seven"),
@@ -30,6 +33,16 @@ def test_the_row_of_an_answer_that_cannot_be_read_is_named(name: str) -> None:
     problems = load_problems([*rows[:2], {"prompt": "broken", "answer": broken}])
     with pytest.raises(DataError, match="row 3: Reward "):
         check_rewards(rewards, [load_problems(rows), problems])
+
+
+def test_errors_of_data_and_of_rewards_count_rows_alike() -> None:
+    """From 1, as docs/vocabulary.md says."""
+    with pytest.raises(DataError, match="Row 2 of "):
+        load_problems([{"prompt": "a"}, {"prompt": ""}])
+    problem = load_problems([{"prompt": "a"}, {"prompt": "b"}])[1]
+    group = replace(make_group("b", ["x", "y"]), problem=problem)
+    with pytest.raises(RewardError, match=r"completion 1 of 2 \(row 2 of the data\): 'x'"):
+        RewardScorer([RewardFunction.of(lambda completions: ["no number", 1.0])]).score([group])
 
 
 def test_a_row_without_an_answer_is_not_judged_and_no_error() -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import RewardFunction, RewardScorer, ScoredGroups, resolve_rewards
+from groupwise.rewards.call_limits import Patience
 
 from .groups import CHAT, make_group
 
@@ -198,12 +200,15 @@ def test_none_and_nan_mean_not_judged():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ([1.0], r"1 rewards for 3 .*first without one: row 1 \(problem 4\), the completion 'c'"),
+        ([1.0], r"1 rewards for 3 .*first without one: completion 2 of 3 \(row 5 of the data\): 'c'"),
         ([1.0] * 4, "4 rewards for 3"),
-        ([0, "1.0", 0], r"'1.0' \(str\), which is not a number. It was for row 1 \(problem 4\), the completion 'c'"),
-        ([0, 0, float("inf")], "inf, .* for row 2 .* 'd e f'"),
-        ([10**400, 0, 0], "inf, .* for row 0"),
-        ([0, -(10**400), 0], "-inf, .* for row 1"),
+        (
+            [0, "1.0", 0],
+            r"'1.0' \(str\), which is not a number. It was for completion 2 of 3 \(row 5 of the data\): 'c'",
+        ),
+        ([0, 0, float("inf")], "inf, .* for completion 3 .* 'd e f'"),
+        ([10**400, 0, 0], "inf, .* for completion 1"),
+        ([0, -(10**400), 0], "-inf, .* for completion 2"),
         ([1j, 0, 0], "not a number"),
         (np.ones((3, 1)), r"shape \(3, 1\); expected a list of 3 numbers"),
         (torch.tensor(1.0), "expected a list of 3 numbers"),
@@ -236,7 +241,9 @@ def test_an_exception_names_function_line_and_the_completion_it_was_at(prompt, i
         return parse(completions)
 
     group = make_group(prompt, ['{"score": 1}', "not json", '{"score": 2}'])
-    with pytest.raises(RewardError, match=r"JSONDecodeError.*row 1 \(problem 0\), the completion 'not json'") as caught:
+    with pytest.raises(
+        RewardError, match=r"JSONDecodeError.*completion 2 of \d \(row 1 of the data\): 'not json'"
+    ) as caught:
         score(parse_later if is_async else parse, group)
     assert isinstance(caught.value.__cause__, json.JSONDecodeError)
     assert "test_scorer.py, line" in str(caught.value)
@@ -246,8 +253,38 @@ def test_an_exception_about_no_completion_shows_the_first():
     def broken(completions):
         raise KeyError("oops")
 
-    with pytest.raises(RewardError, match=r"KeyError: 'oops' .*one of 3 completions, the first: row 0"):
+    with pytest.raises(RewardError, match=r"KeyError: 'oops' .*one of 3 completions; the first is completion 1"):
         score(broken, THREE)
+
+
+@functools.lru_cache
+def cached(completions):
+    raise AssertionError("a list cannot be looked up, so it is never called")
+
+
+def misspells_a_keyword(completions):
+    return [cached(completion, lenght=3) for completion in completions]
+
+
+def cached_by_partial(completions, size):
+    raise AssertionError("never called")
+
+
+@pytest.mark.parametrize(
+    ("function", "what", "line"),
+    [
+        (cached, "unhashable type", cached.__wrapped__.__code__.co_firstlineno),
+        (functools.partial(functools.lru_cache(cached_by_partial), size=3), "unhashable type", None),
+        (misspells_a_keyword, "unexpected keyword argument 'lenght'", misspells_a_keyword.__code__.co_firstlineno + 1),
+    ],
+    ids=["cached", "cached by partial", "wrong keyword"],
+)
+@pytest.mark.parametrize("timeout_s", [0, 60])
+def test_a_call_that_python_refuses_is_told_with_the_users_line(function, what, line, timeout_s):
+    reward = replace(RewardFunction.of(function), patience=Patience(timeout_s=timeout_s))
+    with pytest.raises(RewardError, match=rf"TypeError: .*{what}.*\(.*test_judge.py, line {line or ''}") as caught:
+        RewardScorer([reward]).score([THREE])
+    assert "interrupt.py" not in str(caught.value)
 
 
 def test_extras_must_have_one_value_a_completion():

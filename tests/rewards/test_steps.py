@@ -42,5 +42,5 @@ def test_steps_that_are_none_are_refused_with_the_limits(steps):
 
 @pytest.mark.parametrize("reward", ["1", float("inf")])
 def test_the_reward_of_a_step_is_a_finite_number(reward):
-    with pytest.raises(RewardError, match=r"row 0"):
+    with pytest.raises(RewardError, match=r"completion 1 of"):
         judged([[(1, reward)], 0, 0])

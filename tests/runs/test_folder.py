@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from groupwise.errors import RunError
 from groupwise.runs import RunReader, RunWriter, create, open_run
+from groupwise.runs.folder import make_check
 from groupwise.runs.reserve import Reserve
 
 from .synthetic import write_run
@@ -60,8 +64,22 @@ def test_a_file_or_a_read_only_place_is_refused_with_the_reason(tmp_path: Path) 
     (tmp_path / "taken").write_text("")
     with pytest.raises(RunError, match="is a file; expected a folder"):
         create(tmp_path / "taken")
-    with pytest.raises(RunError, match="Cannot write to output_dir"):
+    with pytest.raises(RunError, match=r'"/proc/groupwise" cannot be made in "/proc": the system lets nobody make one'):
         create("/proc/groupwise")
+
+
+@pytest.mark.parametrize("make", [create, make_check])
+def test_what_is_in_the_way_of_the_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(RunError, match=rf'cannot be made: "{tmp_path / "taken"}" is a file; expected a folder'):
+        make(tmp_path / "taken" / "a" / "b")
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
+    with pytest.raises(RunError, match=rf'cannot be made in "{tmp_path}": Permission denied\. Expected a place'):
+        make(tmp_path / "new")
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_a_full_disk_is_said_before_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

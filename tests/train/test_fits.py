@@ -28,25 +28,25 @@ def with_added(*tokens: str, chat: bool = True) -> Any:
 
 
 def test_a_token_beyond_the_embedding_is_told_with_its_row(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Row 3 of .* data: " + BEYOND):
+    with pytest.raises(DataError, match=r"Row 4 of .* data: " + BEYOND):
         trainer(tmp_path, data=WITH_TOOL, rest={"processing_class": with_added("<tool>")})
 
 
 def test_a_token_beyond_the_embedding_is_found_in_held_out_problems_and_system_prompts(tmp_path: Path) -> None:
     rest = {"processing_class": with_added("<tool>")}
-    with pytest.raises(DataError, match=r"Row 3 of .* data: " + BEYOND):
+    with pytest.raises(DataError, match=r"Row 4 of .* data: " + BEYOND):
         trainer(tmp_path, rest=rest | {"eval_dataset": WITH_TOOL})
-    with pytest.raises(DataError, match=r"Row 0 of .* data: " + BEYOND):
+    with pytest.raises(DataError, match=r"Row 1 of .* data: " + BEYOND):
         trainer(tmp_path, data=CHATS, rest=rest, system_prompt="use <tool>")
     run = trainer(tmp_path, rest=rest)
-    with pytest.raises(DataError, match=r"Row 3 of .* data: " + BEYOND):
+    with pytest.raises(DataError, match=r"Row 4 of .* data: " + BEYOND):
         run.evaluate(WITH_TOOL)
 
 
 def test_a_tokenizer_of_another_model_is_told(tmp_path: Path) -> None:
     other = with_added(*(f"<|{number}|>" for number in range(200)))
     rows = [{"prompt": f"say <|{number}|>"} for number in (3, 150)]
-    with pytest.raises(DataError, match=r"Row 0 of .* data: the token '<\|3\|>' has id 67"):
+    with pytest.raises(DataError, match=r"Row 1 of .* data: the token '<\|3\|>' has id 67"):
         trainer(tmp_path, data=rows, rest={"processing_class": other})
 
 

@@ -102,7 +102,7 @@ def test_a_run_on_such_data_is_resumed_in_another_process(tmp_path: Path) -> Non
 
 
 def test_the_name_of_a_column_is_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Row 1 of .* has a column 7"):
+    with pytest.raises(DataError, match=r"Row 2 of .* has a column 7"):
         trainer(tmp_path, data=[{"prompt": "a"}, {"prompt": "b", 7: "c"}, {"prompt": "d"}])
 
 

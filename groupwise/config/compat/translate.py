@@ -15,6 +15,7 @@ from typing import Any
 
 from groupwise.config import objective_keys as objective
 from groupwise.config.compat.foreign import Foreign
+from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import SECTIONS
@@ -22,7 +23,8 @@ from groupwise.config.mistakes import Problems, shown
 from groupwise.config.normalize import tidy
 from groupwise.errors import ConfigError
 
-FIELDS = frozenset(name for section in SECTIONS for name in section.model_fields)
+_FIELDS = tuple(name for section in SECTIONS for name in section.model_fields)
+FIELDS = frozenset(_FIELDS)
 """The fields of the configuration."""
 
 FOREIGN: dict[str, Foreign] = {
@@ -32,8 +34,26 @@ FOREIGN: dict[str, Foreign] = {
 }
 """Every key of TRL's GRPOConfig and of TrainingArguments, present or past."""
 
-KNOWN_KEYS = FIELDS | objective.KEYS | frozenset(FOREIGN)
-"""Every key that is understood."""
+KNOWN_KEYS = dict.fromkeys((*_FIELDS, "objective", *objective.AXES, *WORDS, *FOREIGN)).keys()
+"""Every key that is understood, our own fields first."""
+
+_IDLE = {name for name, entry in FOREIGN.items() if entry.kind in ("ignored", "refused")}
+
+COMMON_KEYS = KNOWN_KEYS - _IDLE - (frozenset(objective.AXES) - objective.READ)
+"""Keys that do something whatever else is set: of what an unknown key may mean, these come first."""
+
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "optimizer": "optim",
+    "kl_coef": "beta",
+    "algorithm": "objective",
+    "batch_size": "prompts_per_step",
+    "group_size": "num_generations",
+    **dict.fromkeys(("epochs", "num_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("steps", "num_steps"), "max_steps"),
+    **dict.fromkeys(("max_tokens", "max_new_tokens"), "max_completion_length"),
+}
+"""Word of other libraries -> the key here, where spelling tells nothing."""
 
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -93,7 +113,7 @@ def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
 
 
 _WITH_PARTS = {"objective", "gamma_pos", "gamma_neg", "generation_kwargs"}
-_WITH_PARTS |= {name for name, entry in FOREIGN.items() if entry.kind in ("ignored", "refused")}
+_WITH_PARTS |= _IDLE
 
 
 def _is_no_word(name: str, value: Any) -> bool:
@@ -114,7 +134,7 @@ def _sort(state: Translation, name: str, value: Any) -> None:
     elif name in objective.KEYS:
         state.objective[name] = value
     elif name not in FOREIGN:
-        state.problems.add_unknown(name, KNOWN_KEYS)
+        state.problems.add_unknown(name, list(KNOWN_KEYS), common=COMMON_KEYS, elsewhere=ELSEWHERE)
     elif not FOREIGN[name].asks_for_nothing(value):
         _meet(state, FOREIGN[name])
 

@@ -1,0 +1,60 @@
+"""The curriculum that the configuration names, and the checks of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from groupwise.config import GRPOConfig
+from groupwise.data.curriculum import Curriculum
+from groupwise.data.levels import COLUMN, LevelRules, Levels, check_levels
+from groupwise.data.pools import PoolRules, Pools
+from groupwise.data.prepare import PreparedProblems
+from groupwise.data.problems import Problems
+from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.copies import without_arrays
+from groupwise.types import Problem
+
+
+def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculum | None:
+    """The curriculum of a run; None for the plain order.
+
+    Raises:
+        DataError: the data has no levels to follow.
+    """
+    if config.curriculum == "none":
+        return None
+    if config.curriculum == "pools":
+        names = ("easy_at", "hard_at", "margin", "patience", "easy_weight", "hard_weight")
+        return Pools(problems.indices, PoolRules(**_settings(config, names)))
+    values = [_level(problems[row].problem) for row in range(len(problems))]
+    levels = check_levels(values, problems.problems.name, config.prompts_per_step)
+    return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
+
+
+def check_curriculum(config: GRPOConfig, names: Sequence[str], problems: Problems) -> None:
+    """What can be wrong with a curriculum, before a model is loaded.
+
+    Raises:
+        ConfigError, DataError: it reads a reward, or levels, that are not there.
+    """
+    check_reward(config, names)
+    if config.curriculum == "levels":
+        check_levels([_level(problem) for problem in problems], problems.name, config.prompts_per_step)
+
+
+def _level(problem: Problem) -> Any:
+    return without_arrays(problem.columns.get(COLUMN))
+
+
+def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:
+    """Raise `ConfigError` when the curriculum reads a reward that the run does not have."""
+    reward = config.curriculum_reward
+    if reward is not None and reward not in names:
+        raise ConfigError(
+            f'curriculum_reward is "{reward}", and the rewards are {", ".join(names)}.{did_you_mean(reward, names)}'
+        )
+
+
+def _settings(config: GRPOConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(config, f"curriculum_{name}") for name in names}
