@@ -146,7 +146,8 @@ def load_policy(name: str, config: Any) -> Any:
     from peft import LoraConfig
 
     from groupwise.lifecycle.build import make_policy
-    from groupwise.policy.load_model import add_adapter, hold_trained_weights_in_float32, load_model, load_tokenizer
+    from groupwise.policy.load_model import hold_trained_weights_in_float32, load_model, load_tokenizer
+    from groupwise.policy.trainable import add_adapter
     from groupwise.world import pick_device
 
     model, _ = load_model(name, device=pick_device(), full=False)

@@ -52,7 +52,8 @@ def random_policy(shape: Shape, device: torch.device) -> Any:
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from groupwise.policy.load_model import add_adapter, hold_trained_weights_in_float32
+    from groupwise.policy.load_model import hold_trained_weights_in_float32
+    from groupwise.policy.trainable import add_adapter
     from groupwise.rollout.fastpath import build_network
     from groupwise.world import pick_dtype
 
