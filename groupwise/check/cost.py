@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.check.sample import Sampled
 from groupwise.config import GRPOConfig
+from groupwise.config.guards import BY_NAME, Guard, GuardSetting
 from groupwise.guards.agreement import likely_cause
 from groupwise.lifecycle.build import RunParts, make_learner
 from groupwise.policy.network import Scoring
@@ -42,7 +43,9 @@ class Cost:
     """The most that was used up to the end of the learner pass, optimizer state included."""
     memory_total_bytes: int | None
     mismatch: float | None
-    """Mean over tokens of exp |rollout_logprob - logprob| before the first step; 1 is no difference."""
+    """Mean over tokens of exp |rollout_logprob - logprob| before the first step: 1 where they are equal."""
+    mismatch_limit: float | None
+    """From which on a guard of the run acts; None where these guards are off."""
     why_skipped: str | None
     """Why the update would have to be left out: not finite; None for one that could be taken."""
 
@@ -79,8 +82,22 @@ def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
         memory_bytes=peak_memory_bytes(device),
         memory_total_bytes=memory_total_bytes(device),
         mismatch=update.stats.get("sampling/mismatch") if run.engine.capabilities.keeps_logprobs else None,
+        mismatch_limit=mismatch_limit(run),
         why_skipped=next((why for why in update.why_skipped if why is not None), None),
     )
+
+
+def guards_of_mismatch(run: RunParts) -> list[tuple[Guard, GuardSetting]]:
+    """The guards that compare engine and learner in the run's precision, the one that stops it first."""
+    is_exact = run.policy.network.dtype == torch.float32
+    names = ("agreement",) if is_exact else ("precision_limit", "precision")
+    settings = run.config.guards
+    return [(BY_NAME[name], settings[name]) for name in names if settings[name].action != "off"]
+
+
+def mismatch_limit(run: RunParts) -> float | None:
+    """The lowest mismatch at which such a guard acts."""
+    return min((setting.threshold for _, setting in guards_of_mismatch(run)), default=None)
 
 
 def _learner_at_rest(run: RunParts, schedule: Schedule) -> Learner:

@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from groupwise.check.cost import Cost, cause_of_gap
+from groupwise.check.cost import Cost, cause_of_gap, guards_of_mismatch
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding, Level
-from groupwise.config.guards import BY_NAME
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.text import duration
 
@@ -25,16 +22,13 @@ def engines_disagree(evidence: Evidence, cost: Cost) -> list[Finding]:
     """Engine and learner give one token two probabilities. The bounds are those of the guards of the run."""
     if cost.mismatch is None:
         return []
-    is_exact = evidence.run.policy.network.dtype == torch.float32
-    settings = evidence.run.config.guards
-    for name in ("agreement",) if is_exact else ("precision_limit", "precision"):
-        guard, setting = BY_NAME[name], settings[name]
-        if setting.action == "off" or not guard.is_beyond(cost.mismatch, setting.threshold):
+    for guard, setting in guards_of_mismatch(evidence.run):
+        if not guard.is_beyond(cost.mismatch, setting.threshold):
             continue
         level: Level = "fail" if setting.action == "stop" else "warn"
         cause = cause_of_gap(evidence.run, evidence.sampled.groups, setting.threshold)
         says = _capital(guard.says.format(value=cost.mismatch))
-        what = f"{says} (guard {name}: {guard.bound(setting)}). {_capital(cause)}"
+        what = f"{says} (guard {guard.name}: {guard.bound(setting)}). {_capital(cause)}"
         return [Finding("engines_disagree", level, what, guard.remedy)]
     return []
 

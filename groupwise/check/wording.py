@@ -93,8 +93,17 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
         total = f" of {cost.memory_total_bytes / GIB:.1f}" if cost.memory_total_bytes else ""
         rows.append(("memory", f"{cost.memory_bytes / GIB:.2f}{total} GiB used so far, optimizer state included"))
     if cost.mismatch is not None:
-        rows.append(("engine", f"log-probs differ from the learner's by {cost.mismatch:.4f} (1 is no difference)"))
+        rows.append(("engine", agreement_line(cost.mismatch, cost.mismatch_limit)))
     return rows
+
+
+def agreement_line(mismatch: float, limit: float | None) -> str:
+    """Whether engine and learner give the sampled tokens the same log-probs, by the guards of the run."""
+    measured = f"mean exp|difference| {mismatch:.4f}"
+    if limit is None:
+        return f"log-probs against the learner's: {measured} (no limit, as the guards are off)"
+    verdict = "agree with" if mismatch <= limit else "disagree with"
+    return f"log-probs {verdict} the learner's: {measured} (limit {limit:g})"
 
 
 def visible(text: str) -> str:

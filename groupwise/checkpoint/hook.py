@@ -43,7 +43,7 @@ class Events(Protocol):
 
     def call(self, event: str) -> None: ...
 
-    def stop_if_asked(self, schedule: Schedule) -> None: ...
+    def stop_if_asked(self, schedule: Schedule, writer: RunWriter) -> None: ...
 
 
 class CheckpointHook(Idle):
@@ -77,7 +77,7 @@ class CheckpointHook(Idle):
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         step, evaluated = record.step, self._evaluation_of_step(record.step)
-        self.callbacks.stop_if_asked(self.schedule)
+        self.callbacks.stop_if_asked(self.schedule, self.writer)
         is_better = self.best.is_better(evaluated)
         is_due = self._is_due(step) or (is_better and self.config.load_best_model_at_end)
         if is_due and self.guards.may_save:
@@ -119,7 +119,7 @@ class CheckpointHook(Idle):
         """Write a checkpoint of the finished step."""
         self._write(step, self._state_of_parts())
         self.callbacks.call("on_save")
-        self.callbacks.stop_if_asked(self.schedule)
+        self.callbacks.stop_if_asked(self.schedule, self.writer)
 
     def save_exact(self) -> int | None:
         """Write the checkpoint that can still be written exactly when a run breaks off; the step it is of."""

@@ -74,7 +74,7 @@ GUARDS = (
         "agreement",
         "Before the first step, in float32: mean exp |log-prob of the engine - log-prob of the learner| over one group "
         "that is sampled for the purpose",
-        "engine and learner differ by {value:.4f} in float32, where 1 is no difference",
+        "the log-probs of engine and learner disagree in float32: mean exp|difference| {value:.4f}",
         "above",
         GuardSetting("stop", 1.001),
         "two float32 computations of one model differ by rounding: 1.000003 to 1.000006 for SmolLM2-135M, measured "
@@ -86,7 +86,7 @@ GUARDS = (
     Guard(
         "precision",
         "The same in a run whose products are bfloat16",
-        "engine and learner differ by {value:.4f} in bfloat16, where 1 is no difference",
+        "the log-probs of engine and learner disagree in bfloat16: mean exp|difference| {value:.4f}",
         "above",
         GuardSetting("warn", 1.05),
         "NeMo RL's guide, Add New Models; 1.013 to 1.018 measured here (the demo, the case study)",
@@ -97,7 +97,7 @@ GUARDS = (
     Guard(
         "precision_limit",
         "The same in a run whose products are bfloat16",
-        "engine and learner differ by {value:.4f} in bfloat16, where 1 is no difference",
+        "the log-probs of engine and learner disagree in bfloat16: mean exp|difference| {value:.4f}",
         "above",
         GuardSetting("stop", 1.15),
         "ours: ten times the gap that was measured, which rounding alone has not made",

@@ -31,15 +31,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run ends, and from which step on it went wrong."""
+    """The guard that ends a run, the reason, and the step from which on it went wrong."""
 
+    guard: str
     action: str
     sentence: str
     since: int
 
 
 class GuardMonitor(Idle):
-    """All guards of a run. `stop` is called when one ends it; `stopped` is then the reason.
+    """All guards of a run. `stop` is called with the guard that ends it; `stopped` is then the reason.
 
     `probe` compares engine and learner before the first step; `roll_back` puts an earlier checkpoint back.
     """
@@ -49,7 +50,7 @@ class GuardMonitor(Idle):
         settings: Mapping[str, GuardSetting],
         writer: RunWriter,
         notify: Notify,
-        stop: Callable[[], None],
+        stop: Callable[[str], None],
         probe: Probe | None = None,
         roll_back: Callable[[int], int | None] = lambda before: None,
     ) -> None:
@@ -58,6 +59,8 @@ class GuardMonitor(Idle):
         self.stopped: Stop | None = None
         self.outcome = ""
         """What became of the weights of a run that was ended."""
+        self.can_resume = True
+        """Whether the latest checkpoint is free of what a guard has ended the run for, as far as is known."""
         self._records = {name: Record() for name in MEASURES}
         self._last_told_of_skips: int | None = None
 
@@ -117,6 +120,8 @@ class GuardMonitor(Idle):
             value = measure(view, self._records[name].memory) if self.is_on(name) else None
             if value is not None:
                 self._check(name, value, step)
+        if self.stopped is not None:
+            self.stop(f"guard {self.stopped.guard}")
 
     def end(self) -> None:
         """Go back to the last good checkpoint where a guard asks for it."""
@@ -125,6 +130,7 @@ class GuardMonitor(Idle):
         self.outcome = "final/ holds the weights of the last step."
         if self.stopped.action == "rollback":
             good = self._roll_back(self.stopped.since)
+            self.can_resume = good is not None
             if good is None:
                 self.outcome = (
                     f"No checkpoint is older than step {self.stopped.since}, where it began (save_steps): final/ holds "
@@ -165,8 +171,7 @@ class GuardMonitor(Idle):
             return
         sentence = self._report(name, value, step)
         if self.stopped is None or self.stopped.action != "rollback":
-            self.stopped = Stop(setting.action, sentence, record.since)
-        self.stop()
+            self.stopped = Stop(name, setting.action, sentence, record.since)
 
     def _report(self, name: str, value: float, step: int | None, detail: str = "") -> str:
         """Record and show the sentence of a guard; returns it."""

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from groupwise.errors import RunError
 from groupwise.lifecycle.run import Run
+from groupwise.lifecycle.signals import Interrupted
 from groupwise.runs.folder import RunFolder
 
 
 @contextmanager
-def report_on_abort(run: Run) -> Iterator[None]:
-    """An error inside, a second Ctrl-C too, goes on when the run folder and the terminal are in order."""
+def report_on_abort(run: Run, resume_with: str) -> Iterator[None]:
+    """An error inside, a second Ctrl-C too, is raised again when the run folder and the terminal are in order.
+
+    `resume_with` is the command or call that resumes the run.
+    """
     owner = os.getpid()
     try:
         yield
@@ -30,7 +34,7 @@ def report_on_abort(run: Run) -> Iterator[None]:
         except RunError as refused:  # the disk that ended the run; the error itself is on its way
             problems.append(str(refused))
         run.outputs.trackers.finish()
-        run.outputs.screen.close("\n".join([what_is_kept(num_steps, run.outputs.folder), *problems]))
+        run.outputs.screen.close("\n".join([what_is_kept(num_steps, run.outputs.folder, resume_with), *problems]))
         raise
 
 
@@ -43,26 +47,38 @@ def _save_exact(run: Run) -> list[str]:
     return []
 
 
-def what_is_done(run: Run, report: Path) -> str:
-    """The last words on screen: what came of the run and where it lies."""
+def record_end(run: Run, interrupted: Interrupted) -> None:
+    """Write the last events of a run that was not broken off."""
+    schedule, writer = run.schedule, run.outputs.writer
+    if interrupted.signal is not None:
+        writer.event("interrupted", step=schedule.step, signal=interrupted.name)
+    writer.event("end", step=schedule.step, is_complete=schedule.step == schedule.num_steps)
+
+
+def what_is_done(run: Run, report: Path, resume_with: str) -> str:
+    """The last lines on screen: what came of the run, where it lies, and how one that ended early is resumed."""
     schedule, folder = run.schedule, run.outputs.folder
-    ended_by_guard = f"{run.guards.outcome}\n" if run.guards.stopped is not None else ""
-    return (
-        f"{ended_by_guard}{schedule.step} of {schedule.num_steps} steps done.\n"
-        f"model   {folder.final}\nreport  {report}\nrecords {folder.path}"
-    )
+    lines = [
+        *([run.guards.outcome] if run.guards.is_stopped else []),
+        f"{schedule.step} of {schedule.num_steps} steps done.",
+        f"model   {folder.final}",
+        f"report  {report}",
+        f"records {folder.path}",
+    ]
+    if schedule.step < schedule.num_steps:
+        steps = folder.checkpoint_steps() if run.guards.can_resume else []
+        resume = f" To go on from the checkpoint of step {steps[-1]}: {resume_with}" if steps else ""
+        lines.append(f"Ended by {schedule.stopped_by}.{resume}")
+    return "\n".join(lines)
 
 
-def what_is_kept(num_steps: int, folder: RunFolder) -> str:
-    """A sentence for the user of a run that has ended early."""
+def what_is_kept(num_steps: int, folder: RunFolder, resume_with: str) -> str:
+    """A sentence for the user of a run that has broken off."""
     if num_steps == 0:
         return f"Broken off before a step was finished: there is nothing to keep in {folder.path}."
-    checkpoint = folder.latest_checkpoint
-    goes_on = (
-        f"the checkpoint {checkpoint}, from which groupwise train {folder.path} --resume or "
-        "train(resume_from_checkpoint=True) goes on"
-        if checkpoint
-        else "no checkpoint, as none was due yet (save_steps)"
-    )
     steps = "1 finished step" if num_steps == 1 else f"{num_steps} finished steps"
-    return f"Broken off after {steps}. Kept: the records in {folder.path}, and {goes_on}."
+    kept = f"Broken off after {steps}. Kept: the records in {folder.path}"
+    checkpoint = folder.latest_checkpoint
+    if checkpoint is None:
+        return f"{kept}, and no checkpoint, as none was due yet (save_steps)."
+    return f"{kept}, and the checkpoint {checkpoint}. To go on from it: {resume_with}"

@@ -11,6 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from groupwise.data import Order
 from groupwise.runs.trackers import Trackers
+from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
@@ -27,6 +28,8 @@ class Callbacks:
         self.args = args
         self.state = TrainerState()
         self.control = TrainerControl()
+        self.stopper: str | None = None
+        """Class of the callback that has set `should_training_stop`; None where it was set outside of every event."""
         self.context: dict[str, Any] = {}
         """Keyword arguments of every event: model, processing_class, optimizer, lr_scheduler."""
         self._callbacks: list[TrainerCallback] = []
@@ -41,6 +44,7 @@ class Callbacks:
         if self.state.global_step > 0:
             self.state = TrainerState()
         self.control.should_training_stop = False
+        self.stopper = None
 
     def plan(self, num_steps: int, steps_per_epoch: float) -> None:
         """Write into the state what the run is going to do."""
@@ -56,10 +60,13 @@ class Callbacks:
             method = getattr(callback, event, None)
             if method is None:
                 continue
+            was_asked = self.control.should_training_stop
             with settings_of_program():
                 answer = method(self.args, self.state, self.control, **self.context, **kwargs)
             if answer is not None:
                 self.control = answer
+            if self.control.should_training_stop != was_asked:
+                self.stopper = type(callback).__name__
 
     def log(self, numbers: Mapping[str, float], trackers: Trackers | None = None) -> None:
         """Add an entry of the step that the state is at to `log_history`, the trackers and `on_log`."""
@@ -81,10 +88,11 @@ class Callbacks:
         setattr(self.control, wish, False)
         return asked
 
-    def stop_if_asked(self, schedule: Schedule) -> None:
-        """End the run after this step where a callback has set `should_training_stop`."""
-        if self.control.should_training_stop:
-            schedule.stop()
+    def stop_if_asked(self, schedule: Schedule, writer: RunWriter) -> None:
+        """End the run after this step where a callback has set `should_training_stop`, and record which one."""
+        if self.control.should_training_stop and not schedule.is_stopping:
+            schedule.stop(f"callback {self.stopper}" if self.stopper else "a callback")
+            writer.event("stopped", step=self.state.global_step, callback=self.stopper)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is, and the state of every callback that can export one; plain JSON."""

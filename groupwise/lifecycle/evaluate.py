@@ -86,7 +86,7 @@ class EvaluationHook(Idle):
             return {}
         self._screen.progress("evaluate", 0, len(self._evaluator.rows))
         metrics = self._evaluator.evaluate(self._callbacks.state)
-        self._screen.evaluation(metrics)
+        self._screen.evaluation({**metrics, "step": self._callbacks.state.global_step})
         self._callbacks.evaluated(metrics, self._trackers)
         return metrics
 

@@ -10,6 +10,10 @@ from types import FrameType
 
 from groupwise.forks import handling
 
+_WORDS = {"SIGINT": "SIGINT (Ctrl-C)"}
+_AT_ONCE = {"SIGINT": "Ctrl-C again", "SIGTERM": "SIGTERM again", "SIGHUP": "SIGTERM"}
+"""What stops a run now that this signal has asked to stop."""
+
 
 class Interrupted:
     """Which signal asked the run to stop, if any."""
@@ -27,9 +31,10 @@ class Interrupted:
 
 
 @contextmanager
-def finish_step_first(stop: Callable[[], None], notify: Callable[[str], None]) -> Iterator[Interrupted]:
-    """Inside, the first signal calls `stop`, the second raises KeyboardInterrupt. Main thread only; else a no-op.
+def finish_step_first(stop: Callable[[str], None], notify: Callable[[str], None]) -> Iterator[Interrupted]:
+    """Inside, the first signal calls `stop` with its name, the second raises KeyboardInterrupt.
 
+    In another thread than the main one it does nothing.
     SIGHUP is never a second one: it comes twice where a terminal is closed.
     """
     interrupted = Interrupted()
@@ -40,9 +45,10 @@ def finish_step_first(stop: Callable[[], None], notify: Callable[[str], None]) -
     def handle(number: int, _: FrameType | None) -> None:
         if interrupted.signal is None:
             interrupted.signal = number
-            stop()
+            name = signal.Signals(number).name
+            stop(_WORDS.get(name, name))
             with suppress(RuntimeError):  # it came in the middle of a print, which cannot be entered twice
-                notify("Stopping after this step, with a checkpoint. Ctrl-C again stops now.")
+                notify(f"Stopping after this step, with a checkpoint. {_AT_ONCE[name]} stops now.")
         elif number != _hangup():
             raise KeyboardInterrupt
 

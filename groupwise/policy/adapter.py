@@ -29,12 +29,12 @@ _LAYERS_OF_TOKENS = ("alora_invocation_tokens", "arrow_config")
 
 @dataclass(frozen=True)
 class TrainedParameters:
-    """Names of the parameters with `requires_grad`."""
+    """The parameters with `requires_grad` by their names."""
 
     adapter: str | None
     """Name of the active adapter; None for a model without one."""
-    inside: tuple[str, ...]
-    beside: tuple[str, ...]
+    inside: Mapping[str, nn.Parameter]
+    beside: Mapping[str, nn.Parameter]
     """All of them where there is no adapter."""
 
 
@@ -73,6 +73,12 @@ def active_adapter(model: nn.Module) -> str | None:
     return str(names[0])
 
 
+def active_config(model: nn.Module) -> Any:
+    """The configuration of the adapter that is trained; None for a model without one."""
+    name = active_adapter(model)
+    return None if name is None else model.peft_config[name]  # type: ignore[index]
+
+
 def trained_parameters(model: nn.Module) -> TrainedParameters:
     """Every trained parameter, by whether the active adapter holds it.
 
@@ -82,7 +88,7 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
     adapter = active_adapter(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if adapter is None:
-        return TrainedParameters(None, (), tuple(trained))
+        return TrainedParameters(None, {}, trained)
     owner = dict(_owners(model))
     idle = sorted({owner[id(p)] for p in trained.values() if owner.get(id(p), adapter) != adapter})
     if idle:
@@ -90,8 +96,9 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
             f'Parameters of the adapter "{idle[0]}" have requires_grad, but the active adapter is "{adapter}", so they '
             f'would never get a gradient. Activate "{idle[0]}" with set_adapter, or freeze its parameters.'
         )
-    inside = tuple(name for name, p in trained.items() if id(p) in owner)
-    return TrainedParameters(adapter, inside, tuple(name for name in trained if name not in inside))
+    inside = {name: p for name, p in trained.items() if id(p) in owner}
+    beside = {name: p for name, p in trained.items() if id(p) not in owner}
+    return TrainedParameters(adapter, inside, beside)
 
 
 def _owners(model: nn.Module) -> Iterator[tuple[int, str]]:
@@ -124,15 +131,14 @@ def starts_as_base(model: nn.Module) -> bool:
     So it is for plain LoRA with a factor of 0 (B, or A of an embedding) and nothing trained beside it. Any other
     adapter may start elsewhere.
     """
-    if not has_adapter(model) or trained_parameters(model).beside:
+    if not has_adapter(model) or _kind(active_config(model)) != "LORA" or trained_parameters(model).beside:
         return False
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     if any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules()):
         return False
-    config: Any = model.peft_config[active_adapter(model)]  # type: ignore[index]
     factors = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_A" in name]
-    return _kind(config) == "LORA" and bool(factors) and not any(bool(p.detach().count_nonzero()) for p in factors)
+    return bool(factors) and not any(bool(p.detach().count_nonzero()) for p in factors)
 
 
 def require_trainable_adapter(config: Any) -> None:
@@ -161,13 +167,13 @@ def require_trainable_adapter(config: Any) -> None:
         raise ModelError(f'init_lora_weights "{init}" is not supported: {why}')
 
 
-def why_start_is_lost(init: bool | str) -> str | None:
+def why_start_is_lost(init: bool | str | None) -> str | None:
     """Why an adapter with this `init_lora_weights` cannot be put on its base again; None where it can.
 
     PiSSA and its kin move the start of the adapter out of the base. peft repeats that when it loads the adapter, which
     gives the same base only where the start follows from the base alone.
     """
-    if isinstance(init, bool) or not init.startswith(("pissa_niter_", "loftq", "corda", "lora_ga")):
+    if not isinstance(init, str) or not init.startswith(("pissa_niter_", "loftq", "corda", "lora_ga")):
         return None
     return (
         "it changes the base by a start that is random or made from data, so the saved adapter on its base would be "

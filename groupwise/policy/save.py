@@ -103,15 +103,15 @@ def weights_beside(model: nn.Module) -> dict[str, Tensor]:
         return {}
     in_file = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
     held = {tensor.data_ptr() for tensor in in_file}
-    trained, parameters = trained_parameters(model), dict(model.named_parameters())
-    left_out = [n for n in trained.inside if parameters[n].data_ptr() not in held]
+    trained = trained_parameters(model)
+    left_out = [n for n, p in trained.inside.items() if p.data_ptr() not in held]
     if left_out:
         raise ModelError(
             f'peft would not save {left_out[0]} (and {len(left_out) - 1} more) of the adapter "{name}". Another '
             "adapter's name is also the name of a module, and peft tells adapters apart by their names: "
             f"{', '.join(map(str, model.peft_config))}. Rename the adapters."  # type: ignore[arg-type]
         )
-    return {n: parameters[n].detach() for n in trained.beside if parameters[n].data_ptr() not in held}
+    return {n: p.detach() for n, p in trained.beside.items() if p.data_ptr() not in held}
 
 
 def _save_adapter(model: Any, path: Path) -> None:

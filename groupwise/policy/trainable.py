@@ -11,6 +11,7 @@ from torch import nn
 from groupwise.errors import ModelError, words_of
 from groupwise.policy.adapter import (
     active_adapter,
+    active_config,
     base_of,
     has_adapter,
     require_named_modules,
@@ -33,7 +34,7 @@ def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
     if peft_config is not None:
         model = add_adapter(model, peft_config, seed)
     if (name := active_adapter(model)) is not None:
-        require_trainable_adapter(model.peft_config[name])
+        require_trainable_adapter(active_config(model))
         for key in ("modules_to_save", *(["target_modules"] if peft_config is not None else [])):
             require_named_modules(model, name, key)
     trained_parameters(model)

@@ -14,7 +14,7 @@ WINDOW = 10
 """Steps in the moving average of the reward."""
 
 _RECENT = 20
-"""Steps that the time left is estimated from."""
+"""Steps that the time left is estimated from; half of a longer run, so that rare evaluations weigh what they cost."""
 
 PARTS = ("rollout", "reward", "learn", "other")
 
@@ -32,30 +32,28 @@ class Progress:
     lengths: list[float | None] = field(default_factory=list)
     phase: tuple[str, int, int] = ("", 0, 0)
     _started: float = 0.0
-    _last_step_at: float = 0.0
-    _step_seconds: list[float] = field(default_factory=list)
+    _finished: list[tuple[int, float]] = field(default_factory=list)
+    """Every step that was finished while the screen watched, and when; before them the step it began after."""
 
     def start(self, summary: Mapping[str, Any]) -> None:
         self.summary, self.metrics, self.evaluation, self.groups = summary, {}, {}, ()
-        self.rewards, self.lengths, self._step_seconds = [], [], []
-        self._started = self._last_step_at = self.clock()
+        self.rewards, self.lengths = [], []
+        self._started = self.clock()
         for record in summary.get("history", ()):
             self._remember(record)
+        self._finished = [(self.steps_done, self._started)]
 
     def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
-        now = self.clock()
-        num_new = max(1, int(metrics["step"]) - self.steps_done)
-        self._step_seconds = [*self._step_seconds[1 - _RECENT :], (now - self._last_step_at) / num_new]
-        self._last_step_at = now
+        self._finished.append((int(metrics["step"]), self.clock()))
         self.groups = groups
         self.phase = ("", 0, 0)
         self._remember(metrics)
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
-        """An evaluation before the first step says nothing about how long steps take."""
-        self.evaluation = {"step": self.steps_done, **metrics}
-        if not self._step_seconds:
-            self._last_step_at = self.clock()
+        """An evaluation after a step is part of its time; one before the first step says nothing about steps."""
+        self.evaluation = metrics
+        if metrics["step"] == self._finished[0][0]:
+            self._finished = [(metrics["step"], self.clock())]
 
     def _remember(self, metrics: Mapping[str, Any]) -> None:
         self.metrics = metrics
@@ -84,13 +82,26 @@ class Progress:
         return self.clock() - self._started
 
     @property
-    def seconds_left(self) -> float | None:
-        """Steps left x the mean of the latest steps, less what the current one has taken; None before the first."""
-        if not self.num_steps or not self._step_seconds:
+    def seconds_a_step(self) -> float | None:
+        """From the end of one step to the end of the next, evaluations and checkpoints included; None before the first.
+
+        The first step warms up, so it counts only until there is a second one.
+        """
+        if len(self._finished) < 2:
             return None
-        mean = sum(self._step_seconds) / len(self._step_seconds)
-        in_this_step = min(mean, self.clock() - self._last_step_at)
-        return max(0.0, (self.num_steps - self.steps_done) * mean - in_this_step)
+        warm = self._finished[1:] if len(self._finished) > 2 else self._finished
+        latest = warm[-1 - max(_RECENT, len(warm) // 2) :]
+        (first, begun), (last, ended) = latest[0], latest[-1]
+        return (ended - begun) / max(1, last - first)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Steps left x the time of one, less what the current one has taken; None before the first."""
+        each = self.seconds_a_step
+        if not self.num_steps or each is None:
+            return None
+        in_this_step = min(each, self.clock() - self._finished[-1][1])
+        return max(0.0, (self.num_steps - self.steps_done) * each - in_this_step)
 
     @property
     def averages(self) -> list[float | None]:

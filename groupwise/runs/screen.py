@@ -67,7 +67,7 @@ class Screen(Protocol):
         """Within a step: `done` of `total` pieces of a phase ("rollout", "reward", "learn", "evaluate", ...)."""
 
     def evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """The `eval_...` keys of an evaluation."""
+        """The `eval_...` keys of an evaluation, and the `step` after which it was made."""
 
     def note(self, text: str) -> None:
         """A sentence that stays: a warning, a checkpoint."""

@@ -10,7 +10,7 @@ from groupwise.policy.reference import Reference
 
 
 class Schedule:
-    """Counts steps. `stop` ends the run after the step under way."""
+    """Counts steps. `stop` ends the run after the step under way, and keeps who asked for it."""
 
     def __init__(self, config: GRPOConfig, num_rows: int, reference: Reference | None) -> None:
         self.config = config
@@ -19,7 +19,8 @@ class Schedule:
         self.num_steps = config.max_steps if config.max_steps > 0 else self._from_epochs()
         self.step = 0
         """Finished steps."""
-        self.is_stopping = False
+        self.stopped_by: str | None = None
+        """Who has asked for the end, in words; the first one where several have."""
 
     def _from_epochs(self) -> int:
         return math.ceil(self.config.num_train_epochs * self.steps_per_epoch)
@@ -29,8 +30,12 @@ class Schedule:
         """Optimizer steps of the whole run."""
         return self.num_steps * self.config.updates_per_step
 
-    def stop(self) -> None:
-        self.is_stopping = True
+    @property
+    def is_stopping(self) -> bool:
+        return self.stopped_by is not None
+
+    def stop(self, who: str) -> None:
+        self.stopped_by = self.stopped_by or who
 
     def steps(self) -> Iterator[int]:
         """Numbers of the steps still to do, from 1."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from api_helpers import ROWS as SAID
 from api_helpers import draw_no_report, model_folder, write_recipe
 
 from groupwise.check.check_page import page
 from groupwise.check.check_screen import show
+from groupwise.check.cost import mismatch_limit
 from groupwise.check.finding import Finding, worst_first
 from groupwise.check.result import Result
+from groupwise.check.wording import agreement_line
 from groupwise.cli import main
 from groupwise.config import GRPOConfig
 from groupwise.lifecycle.build import make_engine, make_order
@@ -100,6 +106,34 @@ def test_no_weight_is_changed_and_the_engine_agrees(tmp_path: Path) -> None:
     assert result.cost is not None
     assert result.cost.mismatch == pytest.approx(1, abs=1e-4)
     assert "engines_disagree" not in names(result)
+    assert result.cost.mismatch_limit == 1.001
+    said = " ".join(on_screen(result, tmp_path).split())
+    assert "engine log-probs agree with the learner's: mean exp|difference| 1.0000 (limit 1.001)" in said
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "limit", "says"),
+    [
+        (1.0123, 1.05, "log-probs agree with the learner's: mean exp|difference| 1.0123 (limit 1.05)"),
+        (1.05, 1.05, "log-probs agree with the learner's: mean exp|difference| 1.0500 (limit 1.05)"),
+        (1.2, 1.05, "log-probs disagree with the learner's: mean exp|difference| 1.2000 (limit 1.05)"),
+        (math.nan, 1.05, "log-probs disagree with the learner's: mean exp|difference| nan (limit 1.05)"),
+        (1.2, None, "log-probs against the learner's: mean exp|difference| 1.2000 (no limit, as the guards are off)"),
+    ],
+)
+def test_the_agreement_is_told_with_its_limit(mismatch: float, limit: float | None, says: str) -> None:
+    assert agreement_line(mismatch, limit) == says
+
+
+@pytest.mark.parametrize(
+    ("guards", "limit"),
+    [({}, 1.05), ({"precision": "off"}, 1.15), ({"precision": "off", "precision_limit": "off"}, None)],
+)
+def test_the_limit_is_that_of_the_guards_that_are_on(guards: dict[str, str], limit: float | None) -> None:
+    network = SimpleNamespace(dtype=torch.bfloat16)
+    parts = SimpleNamespace(config=GRPOConfig(guards=guards))
+    subject: Any = SimpleNamespace(policy=SimpleNamespace(network=network), parts=parts)
+    assert mismatch_limit(subject) == limit
 
 
 def test_the_first_step_would_sample_the_same(tmp_path: Path) -> None:

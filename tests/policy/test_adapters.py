@@ -22,7 +22,7 @@ from groupwise.policy.adapter import require_trainable_adapter, starts_as_base, 
 from groupwise.policy.compute import ComputeModel
 from groupwise.policy.network import Network, Scoring
 from groupwise.policy.reference import Reference
-from groupwise.policy.save import read_in_float32, require_saveable, save_merged, save_policy
+from groupwise.policy.save import read_in_float32, require_saveable, save_merged, save_policy, weights_beside
 from groupwise.policy.trainable import trainable_model
 
 pytestmark = [
@@ -365,6 +365,22 @@ def test_an_adapter_that_does_not_fit_is_told_as_such() -> None:
         trainable_model(tiny_model(), LoraConfig(r=2, target_modules=["query"]), seed=0)
     with pytest.raises(ModelError, match="The adapter does not fit the model"):
         trainable_model(tiny_model(), LoraConfig(r=2, target_modules=QV, init_lora_weights="pisa"), seed=0)
+
+
+@pytest.mark.parametrize("init", [None, False, True, "gaussian", "pissa"])
+def test_a_start_that_can_be_computed_again_is_taken(init: Any) -> None:
+    config = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=QV, init_lora_weights=init)
+    model = trainable_model(tiny_model(), config, seed=0)
+    assert len(trained_parameters(model).inside) > 0
+    assert starts_as_base(model) is (init in (True, "gaussian"))
+
+
+def test_what_is_trained_beside_an_adapter_is_found_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, walks = ADAPTERS["norms beside"](base_model(False)), []
+    walk = model.named_parameters
+    monkeypatch.setattr(model, "named_parameters", lambda *args, **named: walks.append(1) or walk(*args, **named))
+    assert weights_beside(model)
+    assert len(walks) == 1
 
 
 def test_a_module_to_save_that_is_not_there_is_refused() -> None:

@@ -98,6 +98,50 @@ def test_time_left_is_steps_left_at_the_pace_of_the_latest() -> None:
     assert progress_after(0).seconds_left is None
 
 
+EVALUATION = "evaluation"
+
+
+@pytest.mark.parametrize(
+    ("ends", "left"),
+    [
+        pytest.param([(1, 10)], 590, id="one step"),
+        pytest.param([(EVALUATION, 0, 300), (1, 310)], 590, id="an evaluation before the first step is none of a step"),
+        pytest.param([(EVALUATION, 1, 40), (1, 40)], 59 * 40, id="the first step has an evaluation"),
+        pytest.param([(1, 95), (2, 105), (3, 115)], 570, id="the first step warms up"),
+        pytest.param(
+            [(EVALUATION, 1, 90), (1, 90), (EVALUATION, 2, 130), (2, 130)], 58 * 40, id="every step has an evaluation"
+        ),
+        pytest.param(
+            [(step, 10 * step + 100 * (step // 5)) for step in range(1, 41)], 20 * 30, id="every fifth step has one"
+        ),
+        pytest.param([(step, step + 100 * (step // 25)) for step in range(1, 52)], 9 * 5, id="every 25th step has one"),
+        pytest.param([(1, 10), (2, 20), (3, 30), (5, 70)], 55 * 15, id="a screen that misses steps"),
+    ],
+)
+def test_time_left_counts_all_that_happens_between_steps(ends: list[tuple[Any, ...]], left: float) -> None:
+    """`ends` are the steps of a run of 60 that are finished, and the seconds at which they, or evaluations, are."""
+    now = 0.0
+    state = Progress(clock=lambda: now)
+    state.start({"steps": 60})
+    for end in ends:
+        now = end[-1]
+        if end[0] == EVALUATION:
+            state.evaluated({"eval_reward": 1.0, "step": end[1]})
+        else:
+            state.step({"step": end[0]}, [])
+    assert state.seconds_left == left
+
+
+def test_time_left_of_a_resumed_run_is_that_of_its_own_steps() -> None:
+    now = 0.0
+    state = Progress(clock=lambda: now)
+    state.start({"steps": 60, "history": [{"step": step} for step in range(1, 41)]})
+    assert state.seconds_left is None
+    for step, now in ((41, 50.0), (42, 57.0)):  # noqa: B007  # the clock reads it
+        state.step({"step": step}, [])
+    assert state.seconds_left == 18 * 7
+
+
 def test_a_resumed_run_shows_its_whole_curve() -> None:
     history = [make_metrics(step, make_groups(step)) for step in range(1, 11)]
     state = progress_after(0, history=history)

@@ -73,6 +73,14 @@ def evaluations(entries: Any) -> list[int]:
     return [entry["step"] for entry in entries if "eval_reward" in entry]
 
 
+def test_the_screen_learns_after_which_step_an_evaluation_was_made(tmp_path: Path) -> None:
+    grpo = trainer(tmp_path, rest={"eval_dataset": ROWS[:2]}, eval_steps=1, eval_on_start=True, num_generations_eval=2)
+    told: list[int] = []
+    grpo.screen.evaluation = lambda metrics: told.append(metrics["step"])
+    grpo.train()
+    assert told == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("settings", "steps", "evaluated"),
     [

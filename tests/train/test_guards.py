@@ -168,7 +168,7 @@ class Tape:
 
 def make_watch(**written: Any) -> tuple[GuardMonitor, Tape, list[str]]:
     tape, stops = Tape(), []
-    watch = GuardMonitor(GRPOConfig(guards=written).guards, tape, lambda text: None, lambda: stops.append("stop"))
+    watch = GuardMonitor(GRPOConfig(guards=written).guards, tape, lambda text: None, stops.append)
     return watch, tape, stops
 
 
@@ -191,7 +191,7 @@ def test_steps_count_in_a_row_and_what_is_not_measured_neither_adds_nor_ends() -
         watch.check_step(step, seen(kl=value))
     assert (stops, watch.stopped) == ([], None)
     watch.check_step(7, seen(kl=2.0))
-    assert stops == ["stop"]
+    assert stops == ["guard kl"]
     assert watch.stopped is not None
     assert (watch.stopped.since, watch.may_save) == (4, True)
 

@@ -42,9 +42,11 @@ def test_stopping_finishes_the_step_under_way():
     for step in schedule.steps():
         done.append(step)
         if step == 3:
-            schedule.stop()
+            schedule.stop("a test")
+            schedule.stop("another one")
             assert schedule.is_stopping
     assert done == [1, 2, 3]
+    assert schedule.stopped_by == "a test"
     assert schedule.step == 3
 
 

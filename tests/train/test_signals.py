@@ -51,7 +51,7 @@ def status_of_a_child(number: int, pause_s: float = 0.2) -> int | None:
 
 @contextmanager
 def a_run(notes: list[str] | None = None) -> Iterator[Any]:
-    with finish_step_first(lambda: None, (notes if notes is not None else []).append) as stop:
+    with finish_step_first(lambda name: None, (notes if notes is not None else []).append) as stop:
         yield stop
 
 
@@ -207,12 +207,27 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGINT, "Ctrl-C again stops now."),
+        (signal.SIGTERM, "SIGTERM again stops now."),
+        (signal.SIGHUP, "SIGTERM stops now."),  # the terminal, and with it Ctrl-C, is gone
+    ],
+)
+def test_what_stops_a_run_at_once_is_told_for_each_signal(number: int, says: str) -> None:
+    notes: list[str] = []
+    with a_run(notes):
+        signal.raise_signal(number)
+    assert notes == [f"Stopping after this step, with a checkpoint. {says}"]
+
+
 def test_a_signal_while_the_screen_prints_is_not_an_error() -> None:
     def notify(text: str) -> None:
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
 
-    stopped: list[bool] = []
-    with finish_step_first(lambda: stopped.append(True), notify) as stop:
+    stopped: list[str] = []
+    with finish_step_first(stopped.append, notify) as stop:
         signal.raise_signal(signal.SIGTERM)
-    assert stopped == [True]
+    assert stopped == ["SIGTERM"]
     assert stop.name == "SIGTERM"
