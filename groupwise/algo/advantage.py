@@ -1,7 +1,7 @@
 """What a group makes of its rewards: baseline, then scale.
 
 A reward of NaN (or None in a list) was not judged: it stays out of every statistic and its advantage is 0. A group
-whose judged rewards are equal up to rounding (rounding.py), or that has fewer than two, has no signal: against its own
+whose scored rewards are equal up to rounding (rounding.py), or that has fewer than two, has no signal: against its own
 group every advantage is exactly 0. Statistics are float64 whatever comes in.
 
 Shapes: N completions, K reward functions, T completion tokens.
@@ -146,7 +146,7 @@ def moving_average(rewards_N: Tensor | Sequence[Any], start: float, decay: float
 
 
 def groups_with_signal(rewards_N: Tensor | Sequence[Any], group_N: Tensor | Sequence[int]) -> Tensor:
-    """Whether each completion's group has two judged rewards that differ by more than rounding (boolean N)."""
+    """Whether each completion's group has two scored rewards that differ by more than rounding (boolean N)."""
     numbers, _ = as_numbers(rewards_N)
     return Groups(group_N, ~numbers.isnan()).has_signal(numbers)
 

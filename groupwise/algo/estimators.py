@@ -36,7 +36,7 @@ class Inputs:
 
     @property
     def judged(self) -> Tensor:
-        """The judged rewards of the step, without the others."""
+        """The scored rewards of the step, without the others."""
         return self.reward_N[self.groups.judged_N]
 
 

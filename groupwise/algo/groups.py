@@ -41,12 +41,12 @@ class Groups:
         return (squares / (self.count_N - ddof).clamp(min=1)).sqrt()
 
     def has_signal(self, values_N: Tensor) -> Tensor:
-        """Whether the judged rows of its group differ by more than rounding, for every row."""
+        """Whether the scored rows of its group differ by more than rounding, for every row."""
         low = torch.full((self.num_groups,), float("inf"), dtype=values_N.dtype, device=values_N.device)
         index, judged = self.index_N[self.judged_N], values_N[self.judged_N]
         lowest = low.scatter_reduce(0, index, judged, "amin")
         highest = (-low).scatter_reduce(0, index, judged, "amax")
-        is_flat: Tensor = is_equal(lowest, highest)  # without a judged row both are infinite, and equal
+        is_flat: Tensor = is_equal(lowest, highest)  # without a scored row both are infinite, and equal
         return ~is_flat[self.index_N]
 
     def rows(self) -> list[Tensor]:
@@ -72,7 +72,7 @@ def as_numbers(rewards: Any) -> tuple[Tensor, torch.dtype]:
     if len(too_large):
         raise RewardError(
             f"a reward is {float(too_large[0]):g}: infinite, or too large for a baseline; expected a number of at most "
-            f"{LARGEST:g} in size, or NaN for a completion that was not judged."
+            f"{LARGEST:g} in size, or NaN for a completion that was not scored."
         )
     return numbers, dtype
 

@@ -19,7 +19,7 @@ class ExactMatch:
     """1 where the completion equals the text of its problem's `column`, or one of a list of them; otherwise 0.
 
     With `tag`, only what stands in the last `<tag>...</tag>` is compared, and a completion without one gets 0. A
-    problem without an answer is not judged.
+    problem without an answer is not scored.
     """
 
     __name__: ClassVar[str] = "exact_match"

@@ -38,7 +38,7 @@ _NOT_PROSE = re.compile(
 
 @dataclass(frozen=True)
 class Language:
-    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is not judged.
+    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is not scored.
 
     DeepSeek-R1 (2501.12948), section 2.3.2, rewards the proportion of words in the target language; a script is what
     can be told without a model of languages, so English and German are one here, English and Chinese two. Code,

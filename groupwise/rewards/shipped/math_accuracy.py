@@ -39,7 +39,7 @@ class MathAccuracy:
 
     Numbers, fractions, roots, formulas, equations, sets, intervals, tuples, matrices; LaTeX or plain; units are passed
     over. The last tag, box or "####" is read where the text has one, elsewhere what math-verify finds in it. An answer
-    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not judged,
+    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not scored,
     and one that would be read as another value is an error.
 
     Answers are parsed in a worker of their own (sandbox/), never here.
