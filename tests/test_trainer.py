@@ -151,14 +151,14 @@ def test_a_reward_model_scores_with_its_own_tokenizer(given: Any, tmp_path: Path
         scorer = transformers.LlamaForSequenceClassification(judge_config).eval()
     tokenizer = tiny_tokenizer()
     rest = {"reward_processing_classes": [given(tokenizer)]}
-    run = trainer(tmp_path, rewards=[judge], max_steps=1, rest=rest)
+    run = trainer(tmp_path, rewards=[scorer], max_steps=1, rest=rest)
     run.train()
     groups = [json.loads(line) for line in (tmp_path / "completions/step-000001.jsonl").read_text().splitlines()]
     for group in groups:
         for completion in group["completions"]:
             ids = tokenizer.encode(group["prompt"] + completion["text"], add_special_tokens=False)
             with torch.inference_mode():
-                score = judge(torch.tensor([ids])).logits[0, 0].item()
+                score = scorer(torch.tensor([ids])).logits[0, 0].item()
             assert completion["reward"] == pytest.approx(score, abs=1e-4)
 
 

@@ -21,6 +21,7 @@ from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox.backend_choice import use_sandbox
 from groupwise.runs.folder import RunFolder
+from groupwise.sources import check_name
 from groupwise.tasks import load_task, recipe_rewards
 
 Notify = Callable[[str], None]
@@ -78,8 +79,9 @@ def read_inputs(recipe: Recipe, folder: Path | None, notify: Notify) -> RunInput
     """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
 
     Raises:
-        ConfigError, DataError, RewardError: what cannot be read.
+        ConfigError, DataError, ModelError, RewardError: what cannot be read, or names no model.
     """
+    check_name(recipe.model)
     use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
     rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)

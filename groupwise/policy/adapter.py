@@ -7,7 +7,8 @@ parameter is *beside* it (a bias, a norm, an embedding that was unfrozen). Nothi
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,9 +163,36 @@ def require_trainable_adapter(config: Any) -> None:
             )
     if kind == "LORA" and config.lora_alpha == 0:
         raise ModelError("lora_alpha is 0, which multiplies the adapter by 0: nothing could be learnt. Set it above 0.")
+    _check_pattern(getattr(config, "target_modules", None))
     init = getattr(config, "init_lora_weights", True)
+    if kind == "LORA":
+        _check_start(init)
     if kind == "LORA" and (why := why_start_is_lost(init)):
         raise ModelError(f'init_lora_weights "{init}" is not supported: {why}')
+
+
+def _check_start(init: bool | str) -> None:
+    """Refuse an `init_lora_weights` that peft does not know: it would say so only when the model is loaded."""
+    from peft import LoraConfig
+
+    known = re.findall(r"'([^']+)'", str(LoraConfig.__annotations__["init_lora_weights"]))
+    plain = [name for name in known if "[" not in name]
+    if isinstance(init, str) and init.lower() not in (*plain, "lora_ga") and not init.startswith("pissa_niter_"):
+        raise ModelError(
+            f'init_lora_weights is "{init}"; expected true, false or one of {", ".join(plain)}.'
+            f"{did_you_mean(init, plain)}"
+        )
+
+
+def _check_pattern(wanted: Any) -> None:
+    """Refuse `target_modules` that are one text and no pattern."""
+    try:
+        re.compile(wanted if isinstance(wanted, str) else "")
+    except re.error as error:
+        raise ModelError(
+            f'target_modules is "{wanted}", a pattern that cannot be read: {error}. Names need no pattern when they '
+            "stand in a list: [q_proj, v_proj]."
+        ) from error
 
 
 def why_start_is_lost(init: bool | str | None) -> str | None:
@@ -181,22 +209,44 @@ def why_start_is_lost(init: bool | str | None) -> str | None:
     )
 
 
-def require_named_modules(model: nn.Module, adapter: str, key: str) -> None:
-    """Refuse a name in that list of the adapter's configuration that no module has: peft passes over it without a word.
+def require_named_modules(model: nn.Module, config: Any, key: str) -> None:
+    """Refuse a name in that list of the adapter's configuration that no module has, and a pattern that none matches.
+
+    peft passes over a name without a word.
 
     Raises:
         ModelError: with the names that there are.
     """
-    wanted = getattr(model.peft_config[adapter], key, None) or ()  # type: ignore[index]
+    wanted = getattr(config, key, None) or ()
     base = [name for name, _ in base_of(model).named_modules()]
-    for name in [] if isinstance(wanted, str) else sorted(wanted):  # a text is one pattern
+    if isinstance(wanted, str):
+        _require_matching(wanted, base, key)
+        return
+    for name in sorted(wanted):
         if not any(path == name or path.endswith(f".{name}") for path in base):
-            ends = dict.fromkeys(path.rpartition(".")[2] for path in base if not path.rpartition(".")[2].isdigit())
-            known = [end for end in ends if end and end not in ("modules_to_save", "original_module", "base_layer")]
-            raise ModelError(
-                f'{key} names "{name}", which is no module of the model.{did_you_mean(str(name), known)} '
-                f"It has, for example, {', '.join(known[:12])}."
-            )
+            raise ModelError(f'{key} names "{name}", which is no module of the model.{_near(str(name), base)}')
+
+
+def _require_matching(pattern: str, base: Sequence[str], key: str) -> None:
+    if pattern == "all-linear" or any(re.fullmatch(pattern, path) for path in base):
+        return
+    if any(path.endswith(f".{pattern}") for path in base):
+        raise ModelError(
+            f'{key} is "{pattern}", and one text is a pattern for whole names. Put it in a list: [{pattern}].'
+        )
+    example = next((path for path in base if path.endswith("q_proj")), base[-1])
+    raise ModelError(
+        f'{key} is "{pattern}", a pattern that matches no module of the model. It has to match a whole name, such as '
+        f"{example}.{_near(pattern, base)}"
+    )
+
+
+def _near(wanted: str, base: Sequence[str]) -> str:
+    """The modules that were probably meant, and some that there are."""
+    ends = dict.fromkeys(path.rpartition(".")[2] for path in base if not path.rpartition(".")[2].isdigit())
+    known = [end for end in ends if end and end not in ("modules_to_save", "original_module", "base_layer")]
+    word = re.split(r"[^A-Za-z0-9_]", wanted)[-1]
+    return f"{did_you_mean(word, known)} It has, for example, {', '.join(known[:12])}."
 
 
 def require_plain_adapter(model: nn.Module) -> None:

@@ -32,11 +32,12 @@ def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
     require_causal_lm(model)
     require_plain_adapter(model)
     if peft_config is not None:
+        require_trainable_adapter(peft_config)
+        require_named_modules(model, peft_config, "target_modules")
         model = add_adapter(model, peft_config, seed)
-    if (name := active_adapter(model)) is not None:
+    if active_adapter(model) is not None:
         require_trainable_adapter(active_config(model))
-        for key in ("modules_to_save", *(["target_modules"] if peft_config is not None else [])):
-            require_named_modules(model, name, key)
+        require_named_modules(model, active_config(model), "modules_to_save")
     trained_parameters(model)
     return model  # type: ignore[no-any-return]
 

@@ -16,6 +16,8 @@ from tiny import random_rows, tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from groupwise import GRPOTrainer
+from groupwise.config import Recipe
 from groupwise.errors import ModelError
 from groupwise.generate import load_trained
 from groupwise.policy.adapter import require_trainable_adapter, starts_as_base, trained_parameters
@@ -362,9 +364,7 @@ def test_one_adapter_for_both_ends_of_a_tie_is_refused() -> None:
 
 def test_an_adapter_that_does_not_fit_is_told_as_such() -> None:
     with pytest.raises(ModelError, match="The adapter does not fit the model"):
-        trainable_model(tiny_model(), LoraConfig(r=2, target_modules=["query"]), seed=0)
-    with pytest.raises(ModelError, match="The adapter does not fit the model"):
-        trainable_model(tiny_model(), LoraConfig(r=2, target_modules=QV, init_lora_weights="pisa"), seed=0)
+        trainable_model(tiny_model(), LoraConfig(r=2, target_modules=QV, layers_to_transform=[99]), seed=0)
 
 
 @pytest.mark.parametrize("init", [None, False, True, "gaussian", "pissa"])
@@ -404,3 +404,37 @@ def test_only_fresh_lora_starts_as_its_base() -> None:
     found = {name for name, make in ADAPTERS.items() if starts_as_base(make(base_model(False)))}
     known = {"lora", "lora, bias of its own", "lora, rslora", "lora, gaussian", "lora, dora", "lora, named"}
     assert found == known | {n for n in ADAPTERS if n.startswith(("lora on", "dora on"))}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"init_lora_weights": "pisa"}, r'init_lora_weights is "pisa"; expected .*olora.*Did you mean "pissa"\?'),
+        ({"target_modules": ".*(q_proj"}, "a pattern that cannot be read: missing .*stand in a list"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_by_itself_is_told_before_a_model_is_loaded(settings, said, tmp_path):
+    """The recipe's model does not exist: whoever looks for it has come too far."""
+    recipe = Recipe(
+        model="nobody/nothing",
+        data={"path": str(tmp_path / "rows.jsonl")},
+        rewards=[{"name": "length", "target": 5}],
+        output_dir=str(tmp_path / "run"),
+        lora=settings,
+    )
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n' * 8)
+    with pytest.raises(ModelError, match=said):
+        GRPOTrainer.from_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (r".*\.nothing", r"matches no module of the model\. It has to match a whole name, such as model\..*q_proj"),
+        (r".*\.q_prj", r'matches no module of the model\..*Did you mean "q_proj"\?'),
+        ("q_proj", r"one text is a pattern for whole names\. Put it in a list: \[q_proj\]"),
+    ],
+)
+def test_a_pattern_of_modules_that_matches_none_is_refused_with_what_there_is(pattern, said):
+    with pytest.raises(ModelError, match=said):
+        trainable_model(tiny_model(), LoraConfig(target_modules=pattern, task_type="CAUSAL_LM"), 0)

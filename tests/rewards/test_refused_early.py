@@ -104,13 +104,17 @@ def recipe_file(tmp_path: Path, changes: dict[str, Any]) -> Path:
     return file
 
 
+def check_it(recipe: Any, folder: Path) -> Any:
+    return check(recipe, read_inputs(recipe, folder, print))
+
+
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
 def test_training_and_check_refuse_it_in_one_sentence(changes, tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, changes))
     said = []
     for start in (
         lambda: GRPOTrainer.from_recipe(recipe, folder=tmp_path),
-        lambda: check(recipe, read_inputs(recipe, tmp_path, print)),
+        lambda: check_it(recipe, tmp_path),
     ):
         with pytest.raises(ConfigError) as refusal:
             start()
