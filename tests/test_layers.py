@@ -29,12 +29,13 @@ quiet                -                                                       | t
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
 torch_settings       -                                                       torch
+algo/axes.py         -                                                       -
 algo/objective.py    errors algo                                             -
 algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
-config               types errors config algo.objective algo.presets         pydantic pydantic_core yaml
+config               types errors config algo.axes algo.objective algo.presets   pydantic pydantic_core yaml
 world                errors                                                  torch
 sources              types errors hub quiet \
     | transformers tokenizers safetensors gguf filelock
