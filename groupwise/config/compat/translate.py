@@ -17,12 +17,12 @@ from groupwise.config import objective_keys as objective
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
-from groupwise.config.fields import SECTIONS
 from groupwise.config.mistakes import Problems, shown
 from groupwise.config.normalize import tidy
+from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
-FIELDS = frozenset(name for section in SECTIONS for name in section.model_fields)
+FIELDS = frozenset(Settings.model_fields)
 """The fields of the configuration."""
 
 FOREIGN: dict[str, Foreign] = {
