@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 import re
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import torch
 from api_helpers import model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
+
+from groupwise import GRPOConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -47,6 +50,23 @@ def anchors(page: Path) -> set[str]:
     """What GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def make_tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """docs/make_tables.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("make_tables")
+
+
+def test_the_tables_of_the_pages_are_those_of_the_code(make_tables: Any) -> None:
+    assert make_tables.stale_pages() == [], "run python docs/make_tables.py"
+
+
+def test_every_key_of_a_configuration_is_explained(make_tables: Any) -> None:
+    for model in (GRPOConfig, *make_tables.INGREDIENTS.values()):
+        texts = make_tables.meanings(model)
+        assert [name for name in model.model_fields if not texts.get(name)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -1,7 +1,7 @@
 """The guards: what each one watches, from which value on it acts, and where that bound comes from.
 
-`docs/guards.md` is made from this table. What computes the watched values stands in `guards/measures.py` and
-`guards/agreement.py`; a test holds the names equal.
+`docs/make_tables.py` makes docs/guards.md from this table. `guards/measures.py` and `guards/agreement.py` compute the
+watched values; a test holds the names equal.
 """
 
 from __future__ import annotations
@@ -315,17 +315,3 @@ def _problem(guard: Guard, key: str, value: Any) -> str | None:
     known = ("action", "threshold", "steps")
     near = did_you_mean(key, known) or f" The keys are {', '.join(known)}."
     return f': unknown key "{key}".{near}'
-
-
-def guards_table() -> str:
-    """The table of docs/guards.md."""
-    head = (
-        "| guard | watches | acts when | source of the bound | by default | what to do |\n|---|---|---|---|---|---|\n"
-    )
-    return head + "".join(_row(guard) for guard in GUARDS)
-
-
-def _row(guard: Guard) -> str:
-    bound = guard.bound(guard.default)
-    cells = (f"`{guard.name}`", guard.watches, bound, guard.source, f"`{guard.default.action}`", guard.remedy)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
