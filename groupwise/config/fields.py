@@ -1,12 +1,11 @@
 """The fields of a training configuration, by the part of a run that they govern.
 
-The line under a field is its documentation: `docs/config.md` is made from it. Nothing here knows other vocabularies;
-`translate.py` and `wording.py` do.
+The line under a field is its documentation: `docs/config.md` is made from it. Other vocabularies stand in `compat/`.
 """
 
 from __future__ import annotations
 
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -27,14 +26,13 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Interval = Literal["no", "steps", "epoch"]
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """What a value may be: the branches of a union, without their bounds."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kinds(parts[0])
-    if origin in (Union, UnionType):
-        return {kind for part in parts for kind in _kinds(part)}
-    return {origin or annotation}
+def branches_of(annotation: Any) -> list[Any]:
+    """The types that a value may have, without their bounds and without None."""
+    if get_origin(annotation) is Annotated:
+        return branches_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [branch for part in get_args(annotation) if part is not NoneType for branch in branches_of(part)]
+    return [annotation]
 
 
 class Section(BaseModel):
@@ -54,8 +52,8 @@ class Section(BaseModel):
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`learning_rate: true` is a slip, and not a learning rate of 1."""
         if isinstance(value, bool) and info.field_name is not None:
-            kinds = _kinds(cls.model_fields[info.field_name].annotation)
-            if not kinds & {bool, Any} and kinds & {int, float}:
+            kinds = branches_of(cls.model_fields[info.field_name].annotation)
+            if not (bool in kinds or Any in kinds) and (int in kinds or float in kinds):
                 raise PydanticCustomError("float_type" if float in kinds else "int_type", "true or false")
         return value
 

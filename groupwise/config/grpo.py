@@ -52,7 +52,7 @@ class GRPOConfig(Settings):
         try:
             super().__init__(**state.fields)
         except (ValidationError, UnicodeEncodeError) as error:
-            state.problems.add_invalid(error)
+            state.problems.add_invalid(error, Settings)
             return False
         return True
 

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from groupwise.algo.axes import OPTIONAL
 from groupwise.algo.objective import Objective, preset_name
 from groupwise.config.compat.loss_aliases import TOPICS, WORDS
 from groupwise.config.mistakes import Problems
@@ -130,11 +131,7 @@ def _axes(keys: Mapping[str, Any], base: Objective, problems: Problems) -> dict[
             is_default_of_epsilon = axis == "epsilon_high" and axis in explicit
             if not is_default_of_epsilon and axes.setdefault(axis, value) != value:
                 problems.add(f"{axis} is {axes[axis]!r}, but other keys make it {value!r}. Keep one of them.")
-    return {axis: value for axis, value in axes.items() if value is not None or _may_be_none(axis)}
-
-
-def _may_be_none(axis: str) -> bool:
-    return any(field.name == axis and "None" in str(field.type) for field in dataclasses.fields(Objective))
+    return {axis: value for axis, value in axes.items() if value is not None or axis in OPTIONAL}
 
 
 def _tidy(axis: str, value: Any) -> Any:

@@ -58,7 +58,7 @@ class Recipe(RecipeFields):
         try:
             super().__init__(**{**_in_full(own), "config": config or GRPOConfig()})
         except (ValidationError, UnicodeEncodeError) as error:
-            problems.add_invalid(error)
+            problems.add_invalid(error, Recipe)
         else:
             _check_sources(self, problems)
         problems.raise_if_any()

@@ -143,16 +143,16 @@ def _vespo(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 
 def _mismatch(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     """TRL corrects for the sampler unless told not to, by default with a sequence mask at 3."""
-    prefix = "vllm_importance_sampling_"
-    if not any(word.startswith(prefix) for word in words):
+    names = {name: f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "cap", "clip_min")}
+    found = {name: words[word] for name, word in names.items() if word in words}
+    if not found:
         return {}
-    if not words.get(prefix + "correction", True):
+    if not found.get("correction", True):
         return {"mismatch": "none"}
-    mode = choose(prefix + "mode", words.get(prefix + "mode", "sequence_mask"), MISMATCHES)
     return {
-        "mismatch": mode,
-        "mismatch_max": words.get(prefix + "clip_max", words.get(prefix + "cap", 3.0)),
-        "mismatch_min": words.get(prefix + "clip_min"),
+        "mismatch": choose(names["mode"], found.get("mode", "sequence_mask"), MISMATCHES),
+        "mismatch_max": found.get("clip_max", found.get("cap", 3.0)),
+        "mismatch_min": found.get("clip_min"),
     }
 
 
