@@ -35,17 +35,16 @@ class GRPOConfig(Settings):
         if output_dir is not None:
             written = {"output_dir": output_dir, **written}
         problems = Problems("GRPOConfig")
-        state = translate(written, problems)
-        translate_batch(state)
+        state = translate_batch(translate(written, problems))
         loss = objectives.flatten(state.objective, problems)
-        adopt_recipe_defaults(state, loss.preset)
+        state = adopt_recipe_defaults(state, loss.preset)
         is_valid = self._set_fields(state)
-        objective = objectives.resolve(loss, state.fields.get("max_completion_length", 512), problems, state.notes)
+        objective, notes = objectives.resolve(loss, state.fields.get("max_completion_length", 512), problems)
         if is_valid and objective is not None:
             self._as_written, self._preset, self._objective = written, loss.preset, objective
-            state.notes.extend(check_together(self, problems))
+            notes += check_together(self, problems)
         problems.raise_if_any()
-        self._notes = tuple(state.notes)
+        self._notes = state.notes + notes
 
     def _set_fields(self, state: Translation) -> bool:
         """Let pydantic check types and ranges; whether they all fit."""

@@ -1,4 +1,4 @@
-"""From what the user wrote about the loss to one `groupwise.algo.Objective`.
+"""Keys about the loss, resolved into one `groupwise.algo.Objective`.
 
 Three ways of writing it mix: the name of a published algorithm (`objective: dapo`), a mapping of axes
 (`objective: {preset: dapo, epsilon_high: 0.3}`), and single keys, either axes (`aggregation: token_mean`) or the
@@ -72,21 +72,21 @@ def flatten(written: Mapping[str, Any], problems: Problems) -> Written:
     return Written(_preset(chosen.get("preset", "grpo"), problems), {**inner, **single})
 
 
-def resolve(written: Written, max_completion_length: Any, problems: Problems, notes: list[str]) -> Objective | None:
-    """The objective, or None with the reasons in `problems`."""
+def resolve(
+    written: Written, max_completion_length: Any, problems: Problems
+) -> tuple[Objective | None, tuple[str, ...]]:
+    """The objective, or None with the reasons in `problems`; and notes."""
     base = Objective.preset(written.preset)
-    axes = _axes(written.keys, base, problems)
-    _complete(axes, written.keys, base, max_completion_length, notes)
+    axes = _with_length(_axes(written.keys, base, problems), base, max_completion_length)
+    axes, notes = _with_cap(axes, written.keys, base)
     try:
         objective = Objective.preset(written.preset, **axes)
     except ConfigError as error:
         problems.add(str(error))
-        return None
+        return None, notes
     region = objective.trust_region
-    for axis in axes:
-        if region not in _READ_BY.get(axis, (region,)) and getattr(base, axis) != axes[axis]:
-            notes.append(f"{axis} has no effect: trust_region {region} does not read it.")
-    return objective
+    idle = [a for a in axes if region not in _READ_BY.get(a, (region,)) and getattr(base, a) != axes[a]]
+    return objective, (*notes, *(f"{a} has no effect: trust_region {region} does not read it." for a in idle))
 
 
 def as_mapping(preset: str, objective: Objective) -> dict[str, Any]:
@@ -142,15 +142,20 @@ def _tidy(axis: str, value: Any) -> Any:
     return value
 
 
-def _complete(
-    axes: dict[str, Any], keys: Mapping[str, Any], base: Objective, max_completion_length: Any, notes: list[str]
-) -> None:
-    """What follows from the axes that were set, as the ecosystem's users expect it."""
-    if axes.get("aggregation", base.aggregation) == "constant" and axes.get("max_length", base.max_length) is None:
-        axes["max_length"] = max_completion_length
+def _with_length(axes: dict[str, Any], base: Objective, max_completion_length: Any) -> dict[str, Any]:
+    """The divisor of `constant` is the longest completion, where none was set."""
+    is_constant = axes.get("aggregation", base.aggregation) == "constant"
+    if is_constant and axes.get("max_length", base.max_length) is None:
+        return {**axes, "max_length": max_completion_length}
+    return axes
+
+
+def _with_cap(axes: dict[str, Any], keys: Mapping[str, Any], base: Objective) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """`epsilon_high` is the cap of the weight where the weight is clipped, as the ecosystem's users expect it."""
     if axes.get("trust_region", base.trust_region) != "weight_clip":
-        return
-    cap = axes.pop("epsilon_high", None)
-    if cap is not None and keys.get("epsilon_high") is not None and "weight_max" not in axes:
-        axes["weight_max"] = cap
-        notes.append(f"epsilon_high is the cap of the weight itself here: weight_max {cap}.")
+        return axes, ()
+    cap = axes.get("epsilon_high")
+    rest = {axis: value for axis, value in axes.items() if axis != "epsilon_high"}
+    if cap is None or keys.get("epsilon_high") is None or "weight_max" in axes:
+        return rest, ()
+    return {**rest, "weight_max": cap}, (f"epsilon_high is the cap of the weight itself here: weight_max {cap}.",)
