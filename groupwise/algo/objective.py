@@ -1,4 +1,4 @@
-"""The objective: one frozen value that says which member of the GRPO family is trained.
+"""The objective: one frozen value that picks the member of the GRPO family to train.
 
     L = sum_it W_it { k_it w_it Lpg(x_it, A_it, l_it) + beta KL_it } - c_H H
 
@@ -53,7 +53,7 @@ class Objective(Axes):
 
     @staticmethod
     def recipe_defaults(name: str) -> dict[str, Any]:
-        """What the algorithm of that name sets beside the loss (dynamic sampling, overlong, reference, minibatches)."""
+        """Recipe keys that the algorithm sets beside the loss (dynamic sampling, overlong, reference, minibatches)."""
         return dict(RECIPE_DEFAULTS.get(preset_name(name), {}))
 
     @property

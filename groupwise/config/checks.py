@@ -104,24 +104,24 @@ def _coefficients(config: Settings, problems: Problems) -> None:
 
 
 def _without_effect(config: Settings) -> tuple[str, ...]:
-    """What was written and acts on nothing, and what costs more than it seems."""
+    """Keys that were written and act on nothing, and keys that cost more than it seems."""
     objective = config.resolved_objective
     changed = {name for name, field in Settings.model_fields.items() if getattr(config, name) != field.default}
     usual = guards.defaults()
-    asked = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}
+    acting = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}
     is_constant = config.lr_scheduler_type == "constant"
     adaptive = sorted(changed & {"entropy_target", "entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
-    said = [
+    idle = [
         (
             bool(adaptive) and not config.use_adaptive_entropy,
             f"{', '.join(adaptive)} without effect: use_adaptive_entropy is false.",
         ),
         (
-            "kl" in asked and "ref" not in objective.needs and config.kl_metric_steps is None,
+            "kl" in acting and "ref" not in objective.needs and config.kl_metric_steps is None,
             "guards.kl without effect: no KL is measured (beta is 0 and kl_metric_steps is not set).",
         ),
         (
-            config.save_strategy == "no" and any(config.guards[name].action == "rollback" for name in asked),
+            config.save_strategy == "no" and any(config.guards[name].action == "rollback" for name in acting),
             "a guard that rolls back finds no checkpoint: save_strategy is no.",
         ),
         (
@@ -156,7 +156,7 @@ def _without_effect(config: Settings) -> tuple[str, ...]:
         ),
     ]
     of_curriculum = without_effect(config)
-    return (*(sentence for holds, sentence in said if holds), *([of_curriculum] if of_curriculum else []))
+    return (*(sentence for holds, sentence in idle if holds), *([of_curriculum] if of_curriculum else []))
 
 
 def _best(config: Settings, problems: Problems) -> None:

@@ -26,7 +26,7 @@ def check_curriculum(config: Settings, problems: Problems) -> None:
 
 
 def without_effect(config: Settings) -> str | None:
-    """What was written and belongs to another kind of curriculum, or None."""
+    """A note about keys that were written and belong to another kind of curriculum, or None."""
     used = {"none": set(), "pools": _SHARED | _OF_POOLS, "levels": _SHARED | _OF_LEVELS}[config.curriculum]
     fields = CurriculumFields.model_fields
     changed = {name for name in fields if getattr(config, name) != fields[name].default}

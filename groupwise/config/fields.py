@@ -38,7 +38,7 @@ def branches_of(annotation: Any) -> list[Any]:
 class Section(BaseModel):
     """A part of the configuration: strict about keys, finite numbers, read-only."""
 
-    # Most sections are only parts of a whole: what would check one on its own is built when that is asked for.
+    # Most sections are only parts of a whole: the validator of one on its own is built when it is first used.
     model_config = ConfigDict(
         defer_build=True,
         extra="forbid",
@@ -82,7 +82,7 @@ class RunFields(Section):
     load_best_model_at_end: bool = False
     """Whether each new best evaluation gets a checkpoint, and `final/` the weights of the best of all."""
     metric_for_best_model: str | None = None
-    """Number of the evaluation that says which checkpoint is best; null takes `eval_reward`."""
+    """Number of the evaluation that ranks the checkpoints; null takes `eval_reward`."""
     greater_is_better: bool | None = None
     """Whether more of it is better; null is yes."""
     eval_strategy: Interval = "no"
@@ -209,15 +209,15 @@ class CurriculumFields(Section):
     """The curriculum"""
 
     curriculum: Literal["none", "pools", "levels"] = "none"
-    """Draw problems by what the policy makes of them: pools of easy, learning and hard ones, or one level at a time."""
+    """Draw problems by the policy's success rate: pools of easy, learning and hard ones, or one level at a time."""
     curriculum_reward: str | None = None
-    """Reward function that says whether a completion solved its problem; null takes the weighted sum."""
+    """Reward function by which a completion solved its problem or did not; null takes the weighted sum."""
     curriculum_solved_at: float = 1.0
     """A completion solves its problem with this reward or more."""
     curriculum_easy_at: Share = 1.0
-    """Pools: a visit with this success rate or more speaks for easy."""
+    """Pools: at this success rate or more a visit counts as easy."""
     curriculum_hard_at: Share = 0.0
-    """Pools: a visit with this success rate or less speaks for hard."""
+    """Pools: at this success rate or less a visit counts as hard."""
     curriculum_patience: Count = 2
     """Pools: visits in a row that move a problem out of learning."""
     curriculum_margin: Share = 0.2

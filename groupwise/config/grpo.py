@@ -83,7 +83,7 @@ class GRPOConfig(Settings):
         return GRPOConfig(**{**self._as_written, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """`resolved`, under the name by which the ecosystem's callbacks ask for it."""
+        """`resolved`, under the name that the ecosystem's callbacks use."""
         return self.resolved()
 
     def to_sanitized_dict(self) -> dict[str, Any]:

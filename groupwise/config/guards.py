@@ -17,7 +17,7 @@ Action = Literal["warn", "stop", "rollback", "off"]
 Side = Literal["above", "at least", "below"]
 
 WARN_EVERY = 50
-"""Steps after which a guard that warns may speak again while what it warned of goes on."""
+"""Steps after which a guard warns again while what it warned of goes on."""
 
 _IN_TRAINING = ("warn", "stop", "rollback", "off")
 _BEFORE_TRAINING = ("warn", "stop", "off")
@@ -25,7 +25,7 @@ _BEFORE_TRAINING = ("warn", "stop", "off")
 
 @dataclass(frozen=True, slots=True)
 class GuardSetting:
-    """What a recipe may say about a guard."""
+    """The keys of a guard in a recipe."""
 
     action: str
     threshold: float
@@ -232,7 +232,7 @@ BY_NAME = {guard.name: guard for guard in GUARDS}
 
 
 def defaults() -> dict[str, GuardSetting]:
-    """Every guard as it is when nothing is said."""
+    """Every guard as it is where a recipe does not name it."""
     return {guard.name: guard.default for guard in GUARDS}
 
 

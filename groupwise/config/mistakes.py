@@ -1,4 +1,4 @@
-"""Everything that is wrong with a configuration, said at once and in plain words."""
+"""The mistakes in a configuration: collected, in plain words, and raised together."""
 
 from __future__ import annotations
 

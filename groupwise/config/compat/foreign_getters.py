@@ -1,4 +1,4 @@
-"""Reading a configuration by the ecosystem's names, as callbacks and users' scripts do (`trainer.args.<name>`)."""
+"""A configuration read by the ecosystem's names, as callbacks and users' scripts do (`trainer.args.<name>`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _DERIVED: dict[str, Callable[[Settings], Any]] = {
     "vllm_importance_sampling_clip_min": lambda config: config.resolved_objective.mismatch_min,
 }
 ONE_PROCESS = {"process_index": 0, "local_process_index": 0, "world_size": 1, "should_log": True, "should_save": True}
-"""What callbacks ask about the process they run in."""
+"""Attributes that callbacks read about the process they run in."""
 
 
 def read_foreign(config: Settings, name: str) -> Any:

@@ -97,7 +97,7 @@ def _loss_type(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 def _choices(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     axes = {axis: choose(word, words[word], named) for word, (axis, named) in CHOICES.items() if word in words}
     if str(words.get("loss_type")).lower() == "vespo":
-        axes.pop("level", None)  # it weighs whole sequences, whatever the level says
+        axes.pop("level", None)  # it weighs whole sequences, whatever the level is
     return axes
 
 
@@ -142,7 +142,7 @@ def _vespo(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 
 
 def _mismatch(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
-    """TRL corrects for the sampler unless told not to, by default with a sequence mask at 3."""
+    """TRL corrects for the sampler unless it is switched off, by default with a sequence mask at 3."""
     names = {name: f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "cap", "clip_min")}
     found = {name: words[word] for name, word in names.items() if word in words}
     if not found:
