@@ -39,8 +39,8 @@ class Guard:
 
     name: str
     watches: str
-    says: str
-    """What it says when it acts; `{value}` is what was measured."""
+    message: str
+    """Sent when it acts; `{value}` is what was measured."""
     side: Side
     default: GuardSetting
     source: str

@@ -35,7 +35,7 @@ def test_every_guard_is_measured_and_every_measure_is_in_the_table() -> None:
         assert guard.smallest <= guard.default.threshold <= guard.largest
         assert guard.source
         assert guard.remedy.endswith(".")
-        assert "{value" in guard.says
+        assert "{value" in guard.message
 
 
 # --- the configuration
