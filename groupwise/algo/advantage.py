@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupwise.algo.axes import Baseline, Combine, Scale
 from groupwise.algo.estimators import BASELINES, SCALES, Inputs, estimate
 from groupwise.algo.groups import Groups, as_numbers, batch_std
-from groupwise.algo.objective import Baseline, Combine, Objective, Scale
+from groupwise.algo.objective import Objective
 from groupwise.algo.process import reward_to_go, whiten_tokens
 from groupwise.algo.ratio import clean
 from groupwise.errors import ConfigError, did_you_mean

@@ -12,10 +12,9 @@ from math import comb, sqrt
 import torch
 from torch import Tensor
 
+from groupwise.algo.axes import GROUP_BASELINES, Baseline, Scale
 from groupwise.algo.groups import Groups, batch_std
-from groupwise.algo.objective import Baseline, Scale
 from groupwise.algo.process import whiten_tokens
-from groupwise.algo.rules import GROUP_BASELINES
 from groupwise.errors import ConfigError
 from groupwise.rounding import is_equal
 

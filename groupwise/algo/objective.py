@@ -1,144 +1,32 @@
-"""The objective: one frozen value that says which member of the GRPO family is trained.
+"""The objective: one frozen value that picks the member of the GRPO family to train.
 
     L = sum_it W_it { k_it w_it Lpg(x_it, A_it, l_it) + beta KL_it } - c_H H
 
-Each field picks one axis: advantage (baseline, scale), log-ratio x (anchor, level), trust region Lpg, aggregation W,
-KL, mismatch weight w, keep-mask k. A named algorithm is a row of `presets.py`. Standard library only: choosing an
-objective loads no torch.
+Each field (`axes.py`) picks one axis: advantage (baseline, scale), log-ratio x (anchor, level), trust region Lpg,
+aggregation W, KL, mismatch weight w, keep-mask k. A named algorithm is a row of `presets.py`. Standard library only:
+choosing an objective loads no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from groupwise.algo import rules
+from groupwise.algo.axes import DEFAULT_THRESHOLD, GROUP_BASELINES, POOLED_LEVELS, SEQUENCE_REGIONS, Axes, Score
 from groupwise.algo.presets import ALIASES, PRESETS, RECIPE_DEFAULTS
 from groupwise.errors import ConfigError, did_you_mean
 
-Baseline = Literal[
-    "none", "group_mean", "group_loo", "batch_mean", "length_weighted", "ema", "greedy", "best_minus_second", "passk"
-]
-Scale = Literal[
-    "none", "group_std", "batch_std", "batch_std_centred", "token_whiten", "group_mean", "passk_std", "nonzero"
-]
-Combine = Literal["weighted_sum", "normalise_each"]
-KLInReward = Literal["none", "k1"]
-Anchor = Literal["self", "old", "rollout"]
-Level = Literal["token", "seq_geo", "seq_geo_token", "seq_prod"]
-TrustRegion = Literal[
-    "reinforce",
-    "ratio",
-    "clip",
-    "weight_clip",
-    "sapo",
-    "geo_clip",
-    "gamma",
-    "div_mask",
-    "abs_mask",
-    "band_mask",
-    "m2_mask",
-    "topr",
-    "luffy",
-    "squared",
-    "dro",
-]
-Aggregation = Literal["seq_mean_token_mean", "token_mean", "prompt_mean", "constant", "seq_mean_token_sum", "token_sum"]
-KL = Literal["none", "k2", "k3", "k3_corrected", "k3_plus"]
-Mismatch = Literal[
-    "none",
-    "token_truncate",
-    "token_mask",
-    "seq_truncate",
-    "seq_mask",
-    "geo_truncate",
-    "geo_mask",
-    "seq_mask_tis",
-]
-Score = Literal["old", "rollout", "ref", "entropy"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """One choice for each axis. The defaults are DeepSeekMath's GRPO, eq. (3) and (4)."""
-
-    baseline: Baseline = "group_mean"
-    scale: Scale = "group_std"
-    ddof: int = 1
-    """1: sample standard deviation (Bessel), 0: population."""
-    eps: float = 1e-4
-    """Added to the standard deviation."""
-    combine: Combine = "weighted_sum"
-    """Several rewards: weighted and summed, or each normalised in its group first (GDPO)."""
-    pass_k: int = 4
-    """k of the `passk` baseline."""
-    ema_decay: float = 0.95
-    """Decay of the `ema` baseline."""
-    kl_in_reward: KLInReward = "none"
-
-    anchor: Anchor = "old"
-    """What the ratio divides by: the policy now (ratio 1), at the start of the step, or the one that sampled."""
-    level: Level = "token"
-    trust_region: TrustRegion = "clip"
-    epsilon_low: float = 0.2
-    epsilon_high: float = 0.2
-    delta: float | None = None
-    """Upper bound of the ratio for negative advantages (dual clip)."""
-    weight_min: float = 0.0
-    weight_max: float = 5.0
-    """Bounds of the detached weight of `weight_clip`, absolute: 5.0 means at most 5."""
-    tau_pos: float = 1.0
-    tau_neg: float = 1.05
-    gamma_pos: tuple[float, float] = (2.0, 3.0)
-    gamma_neg: tuple[float, float] = (3.0, 2.0)
-    """(k, lambda) of VESPO for A >= 0 and A < 0."""
-    divergence: Literal["tv", "kl"] = "tv"
-    divergence_low: float = 0.2
-    divergence_high: float = 0.2
-    """Binary divergence above which a token that moves away is dropped: for A < 0 and A > 0."""
-    weight_cap: float | None = None
-    """`div_mask`: cap of the detached ratio; None keeps the ratio in the graph, uncapped."""
-    band_low: float = -0.5
-    band_high: float = 0.5
-    """Bounds of the log-ratio for `band_mask`."""
-    threshold: float | None = None
-    """`abs_mask`: largest |pi - mu| (0.1); `m2_mask`: largest mean squared log-ratio (0.04)."""
-    shaping: float = 0.1
-    """gamma of LUFFY's pi / (pi + gamma)."""
-    tau: float = 0.1
-    """Weight of the log-ratio in `squared` and `dro`."""
-    log_ratio_penalty: float = 0.0
-    """Adds this much times the squared token log-ratio."""
-
-    aggregation: Aggregation = "seq_mean_token_mean"
-    max_length: int | None = None
-    """L of `constant` (Dr. GRPO); the trainer fills in `max_completion_length`."""
-
-    kl: KL = "k3"
-    beta: float = 0.04
-    """Coefficient of the KL, in the loss or in the reward."""
-
-    mismatch: Mismatch = "none"
-    mismatch_min: float | None = None
-    mismatch_max: float | None = None
-
-    mask_truncated: bool = False
-    top_entropy: float | None = None
-    """Share of the tokens, by entropy, that carries the policy gradient."""
-    off_policy_threshold: float | None = None
-    covariance: Literal["clip_cov", "kl_cov"] | None = None
-    covariance_fraction: float = 2e-4
-    covariance_coef: float = 1.0
-    covariance_low: float = 1.0
-    covariance_high: float = 5.0
-
-    entropy_coef: float = 0.0
+class Objective(Axes):
+    """A checked choice for each axis, by name or field by field; the fields are those of `Axes`."""
 
     def __post_init__(self) -> None:
         for name in ("gamma_pos", "gamma_neg"):
             object.__setattr__(self, name, rules.pair(name, getattr(self, name)))
         if self.threshold is None:
-            object.__setattr__(self, "threshold", rules.DEFAULT_THRESHOLD.get(self.trust_region))
+            object.__setattr__(self, "threshold", DEFAULT_THRESHOLD.get(self.trust_region))
         rules.check_choices(self)
         rules.check_numbers(self)
         for is_wrong, message in rules.contradictions(self):
@@ -165,7 +53,7 @@ class Objective:
 
     @staticmethod
     def recipe_defaults(name: str) -> dict[str, Any]:
-        """What the algorithm of that name sets beside the loss (dynamic sampling, overlong, reference, minibatches)."""
+        """Recipe keys that the algorithm sets beside the loss (dynamic sampling, overlong, reference, minibatches)."""
         return dict(RECIPE_DEFAULTS.get(preset_name(name), {}))
 
     @property
@@ -180,7 +68,7 @@ class Objective:
     @property
     def is_group_relative(self) -> bool:
         """Whether a group without signal has advantages of exactly 0."""
-        return (self.baseline in rules.GROUP_BASELINES or self.scale == "group_std") and not self.uses_kl_in_reward
+        return (self.baseline in GROUP_BASELINES or self.scale == "group_std") and not self.uses_kl_in_reward
 
     @property
     def acts_without_advantage(self) -> bool:
@@ -196,7 +84,7 @@ class Objective:
     @property
     def takes_token_advantages(self) -> bool:
         """Whether advantages may differ from token to token: not where a ratio is pooled over the sequence."""
-        return self.level not in ("seq_geo", "seq_prod") and self.trust_region not in rules.SEQUENCE_REGIONS
+        return self.level not in POOLED_LEVELS and self.trust_region not in SEQUENCE_REGIONS
 
     @property
     def needs(self) -> frozenset[Score]:

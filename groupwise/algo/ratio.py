@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupwise.algo.objective import Anchor, Level, Objective
+from groupwise.algo.axes import Anchor, Level
+from groupwise.algo.objective import Objective
 from groupwise.errors import ConfigError
 
 

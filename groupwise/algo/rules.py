@@ -1,44 +1,15 @@
-"""Which objectives make sense: allowed values, ranges, and the rules between the axes, each with its reason.
+"""The rules that an objective keeps: values, ranges, and what holds between axes, each with its reason.
 
-Standard library only, like `objective.py`, which calls these when an objective is built.
+Standard library only. `objective.py` calls these when an objective is built.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from math import inf, isnan
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import Any
 
+from groupwise.algo.axes import CHOICES, GROUP_BASELINES, OPTIONAL, POOLED_LEVELS, RANGES, SEQUENCE_REGIONS, Axes
 from groupwise.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from groupwise.algo.objective import Objective
-
-GROUP_BASELINES = ("group_mean", "group_loo", "length_weighted", "best_minus_second", "passk")
-"""Baselines that compare a completion with its own group alone."""
-SEQUENCE_REGIONS = ("geo_clip", "gamma", "squared")
-"""Trust regions that pool the tokens of a sequence themselves."""
-DEFAULT_THRESHOLD = {"abs_mask": 0.1, "m2_mask": 0.04}
-
-
-@cache
-def choices() -> dict[str, tuple[Any, ...]]:
-    """Field of `Objective` -> its allowed values, for every field that is a choice."""
-    from groupwise.algo.objective import Objective
-
-    hints = get_type_hints(Objective)
-    found = {name: _literals(hint) for name, hint in hints.items()}
-    return {name: values for name, values in found.items() if values}
-
-
-def _literals(hint: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, or of `Literal | None`; empty for any other type."""
-    if getattr(hint, "__origin__", None) is Literal:
-        return get_args(hint)
-    parts = get_args(hint)
-    inner = next((_literals(part) for part in parts if getattr(part, "__origin__", None) is Literal), ())
-    return (*inner, None) if inner else ()
-
 
 _REASONS = {
     ("kl", "k1"): "As a loss k1 has an expected gradient of 0; use k3_corrected, or kl_in_reward: k1.",
@@ -47,10 +18,10 @@ _REASONS = {
 }
 
 
-def check_choices(objective: Objective) -> None:
+def check_choices(axes: Axes) -> None:
     """Raise `ConfigError` for a value that is not one of its field's, with the reason or the nearest value."""
-    for name, allowed in choices().items():
-        value = getattr(objective, name)
+    for name, allowed in CHOICES.items():
+        value = getattr(axes, name)
         if value in allowed:
             continue
         hint = _REASONS.get((name, str(value))) or did_you_mean(str(value), [a for a in allowed if a]).strip()
@@ -58,56 +29,11 @@ def check_choices(objective: Objective) -> None:
         raise ConfigError(f'objective: {name} is "{value}". {hint} Allowed: {listed}.'.replace("  ", " "))
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "ddof": (0, 1),
-    "eps": (0, inf),
-    "pass_k": (1, inf),
-    "ema_decay": (0, 1),
-    "epsilon_low": (0, inf),
-    "epsilon_high": (0, inf),
-    "delta": (0, inf),
-    "weight_min": (0, inf),
-    "weight_max": (0, inf),
-    "tau_pos": (1e-12, inf),
-    "tau_neg": (1e-12, inf),
-    "divergence_low": (0, inf),
-    "divergence_high": (0, inf),
-    "weight_cap": (1e-12, inf),
-    "band_low": (-inf, inf),
-    "band_high": (-inf, inf),
-    "threshold": (0, inf),
-    "shaping": (1e-12, inf),
-    "tau": (0, inf),
-    "log_ratio_penalty": (0, inf),
-    "max_length": (1, inf),
-    "beta": (0, inf),
-    "mismatch_min": (0, inf),
-    "mismatch_max": (0, inf),
-    "top_entropy": (1e-12, 1),
-    "off_policy_threshold": (0, inf),
-    "covariance_fraction": (0, 1),
-    "covariance_coef": (0, inf),
-    "covariance_low": (-inf, inf),
-    "covariance_high": (-inf, inf),
-    "entropy_coef": (0, inf),
-}
-_OPTIONAL = (
-    "delta",
-    "weight_cap",
-    "threshold",
-    "max_length",
-    "mismatch_min",
-    "mismatch_max",
-    "top_entropy",
-    "off_policy_threshold",
-)
-
-
-def check_numbers(objective: Objective) -> None:
+def check_numbers(axes: Axes) -> None:
     """Raise `ConfigError` for a number that is not one or lies outside its range."""
-    for name, (low, high) in _RANGES.items():
-        value = getattr(objective, name)
-        if value is None and name in _OPTIONAL:
+    for name, (low, high) in RANGES.items():
+        value = getattr(axes, name)
+        if value is None and name in OPTIONAL:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
             raise ConfigError(f"objective: {name} is {value!r}; expected a number.")
@@ -122,9 +48,10 @@ def pair(name: str, value: Any) -> tuple[float, float]:
     return (float(value[0]), float(value[1]))
 
 
-def contradictions(o: Objective) -> list[tuple[bool, str]]:
-    """(holds, what to say) for each rule that rejects an objective."""
+def contradictions(o: Axes) -> list[tuple[bool, str]]:
+    """(holds, sentence) for each rule that rejects an objective."""
     low, high = o.mismatch_min or 0.0, inf if o.mismatch_max is None else o.mismatch_max
+    whitens = o.scale == "token_whiten"
     return [
         (
             o.delta is not None and o.trust_region not in ("clip", "luffy"),
@@ -144,7 +71,7 @@ def contradictions(o: Objective) -> list[tuple[bool, str]]:
             "Use token_truncate or token_mask.",
         ),
         (
-            o.has_token_advantages and (o.level in ("seq_geo", "seq_prod") or o.trust_region in SEQUENCE_REGIONS),
+            whitens and (o.level in POOLED_LEVELS or o.trust_region in SEQUENCE_REGIONS),
             f"objective: scale token_whiten gives each token its own advantage, which level {o.level} with "
             f"trust_region {o.trust_region} cannot use. Use level seq_geo_token or token.",
         ),
@@ -165,18 +92,18 @@ def contradictions(o: Objective) -> list[tuple[bool, str]]:
             "with it.",
         ),
         (
-            o.combine == "normalise_each" and o.has_token_advantages,
+            o.combine == "normalise_each" and whitens,
             "objective: combine normalise_each ends in a z-score over the batch; set another scale than token_whiten.",
         ),
     ]
 
 
-def oddities(o: Objective) -> list[tuple[bool, str]]:
-    """(holds, what to say) for each rule that warns."""
+def oddities(o: Axes) -> list[tuple[bool, str]]:
+    """(holds, sentence) for each rule that warns."""
     eps = max(o.epsilon_low, o.epsilon_high)
     is_geometric = o.level in ("seq_geo", "seq_geo_token")
     by_token = o.mismatch in ("token_truncate", "token_mask", "seq_mask_tis") or bool(o.top_entropy or o.covariance)
-    pooled = o.level in ("seq_geo", "seq_prod") and o.trust_region != "gamma"
+    pooled = o.level in POOLED_LEVELS and o.trust_region != "gamma"
     return [
         (
             o.trust_region == "clip" and is_geometric and eps >= 0.01,
@@ -207,8 +134,8 @@ def oddities(o: Objective) -> list[tuple[bool, str]]:
     ]
 
 
-def run_contradictions(o: Objective, num_generations: int, updates_per_rollout: int) -> list[tuple[bool, str]]:
-    """(holds, what to say) for each rule between an objective and its run."""
+def run_contradictions(o: Axes, num_generations: int, updates_per_rollout: int) -> list[tuple[bool, str]]:
+    """(holds, sentence) for each rule between an objective and its run."""
     uses_group = o.baseline in GROUP_BASELINES or o.scale == "group_std"
     return [
         (

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from groupwise.algo.objective import Objective, TrustRegion
+from groupwise.algo.axes import TrustRegion
+from groupwise.algo.objective import Objective
 from groupwise.algo.ratio import Terms, row_mean, row_sum
 
 

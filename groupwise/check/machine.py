@@ -27,7 +27,7 @@ def engines_disagree(evidence: Evidence, cost: Cost) -> list[Finding]:
             continue
         level: Level = "fail" if setting.action == "stop" else "warn"
         cause = cause_of_gap(evidence.run, evidence.sampled.groups, setting.threshold)
-        says = _capital(guard.says.format(value=cost.mismatch))
+        says = _capital(guard.message.format(value=cost.mismatch))
         what = f"{says} (guard {guard.name}: {guard.bound(setting)}). {_capital(cause)}"
         return [Finding("engines_disagree", level, what, guard.remedy)]
     return []

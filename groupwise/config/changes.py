@@ -1,4 +1,4 @@
-"""What has changed between the recipe that a run was started with and the one it is resumed with.
+"""Differences between the recipe that a run was started with and the one it is resumed with.
 
 A key stands in one of the tables below, or else a change of it makes another experiment.
 """
@@ -32,10 +32,10 @@ ROUNDING = frozenset(
 """Keys that change in what order sums are added up, and so the last bits, but nothing that is computed."""
 
 LENGTH = frozenset({"max_steps", "num_train_epochs"})
-"""Keys that say how long a run is: looked at as the number of steps."""
+"""Keys that set how long a run is: compared as the number of steps."""
 
 INGREDIENTS = frozenset({"model", "tokenizer", "data", "rewards", "lora", "task"})
-"""Keys that a Python program and a recipe file write in forms of their own: what only one side says is no change."""
+"""Keys that a Python program and a recipe file write in forms of their own: a key of one side alone is no change."""
 
 STEADY_SCHEDULES = frozenset({"constant", "constant_with_warmup", "inverse_sqrt"})
 """Schedules whose learning rate at a step does not depend on how many steps there are."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from groupwise.config.fields import CurriculumFields
 from groupwise.config.mistakes import Problems
-
-if TYPE_CHECKING:
-    from groupwise.config.grpo import GRPOConfig
+from groupwise.config.settings import Settings
 
 _SHARED = {"curriculum", "curriculum_reward", "curriculum_solved_at"}
 _OF_LEVELS = {f"curriculum_{name}" for name in ("window", "up_at", "down_at", "review")}
 _OF_POOLS = set(CurriculumFields.model_fields) - _SHARED - _OF_LEVELS
 
 
-def check_curriculum(config: GRPOConfig, problems: Problems) -> None:
+def check_curriculum(config: Settings, problems: Problems) -> None:
     """Bounds that leave no room between them."""
     if config.curriculum_hard_at >= config.curriculum_easy_at:
         problems.add(
@@ -29,8 +25,8 @@ def check_curriculum(config: GRPOConfig, problems: Problems) -> None:
         )
 
 
-def without_effect(config: GRPOConfig) -> str | None:
-    """What was written and belongs to another kind of curriculum, or None."""
+def without_effect(config: Settings) -> str | None:
+    """A note about keys that were written and belong to another kind of curriculum, or None."""
     used = {"none": set(), "pools": _SHARED | _OF_POOLS, "levels": _SHARED | _OF_LEVELS}[config.curriculum]
     fields = CurriculumFields.model_fields
     changed = {name for name in fields if getattr(config, name) != fields[name].default}

@@ -1,12 +1,11 @@
 """The fields of a training configuration, by the part of a run that they govern.
 
-The line under a field is its documentation: `docs/config.md` is made from it. Nothing here knows other vocabularies;
-`translate.py` and `wording.py` do.
+The line under a field is its documentation: `docs/config.md` is made from it. Other vocabularies stand in `compat/`.
 """
 
 from __future__ import annotations
 
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -27,20 +26,19 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Interval = Literal["no", "steps", "epoch"]
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """What a value may be: the branches of a union, without their bounds."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kinds(parts[0])
-    if origin in (Union, UnionType):
-        return {kind for part in parts for kind in _kinds(part)}
-    return {origin or annotation}
+def branches_of(annotation: Any) -> list[Any]:
+    """The types that a value may have, without their bounds and without None."""
+    if get_origin(annotation) is Annotated:
+        return branches_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [branch for part in get_args(annotation) if part is not NoneType for branch in branches_of(part)]
+    return [annotation]
 
 
 class Section(BaseModel):
     """A part of the configuration: strict about keys, finite numbers, read-only."""
 
-    # Most sections are only parts of a whole: what would check one on its own is built when that is asked for.
+    # Most sections are only parts of a whole: the validator of one on its own is built when it is first used.
     model_config = ConfigDict(
         defer_build=True,
         extra="forbid",
@@ -54,8 +52,8 @@ class Section(BaseModel):
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`learning_rate: true` is a slip, and not a learning rate of 1."""
         if isinstance(value, bool) and info.field_name is not None:
-            kinds = _kinds(cls.model_fields[info.field_name].annotation)
-            if not kinds & {bool, Any} and kinds & {int, float}:
+            kinds = branches_of(cls.model_fields[info.field_name].annotation)
+            if not (bool in kinds or Any in kinds) and (int in kinds or float in kinds):
                 raise PydanticCustomError("float_type" if float in kinds else "int_type", "true or false")
         return value
 
@@ -84,7 +82,7 @@ class RunFields(Section):
     load_best_model_at_end: bool = False
     """Whether each new best evaluation gets a checkpoint, and `final/` the weights of the best of all."""
     metric_for_best_model: str | None = None
-    """Number of the evaluation that says which checkpoint is best; null takes `eval_reward`."""
+    """Number of the evaluation that ranks the checkpoints; null takes `eval_reward`."""
     greater_is_better: bool | None = None
     """Whether more of it is better; null is yes."""
     eval_strategy: Interval = "no"
@@ -211,15 +209,15 @@ class CurriculumFields(Section):
     """The curriculum"""
 
     curriculum: Literal["none", "pools", "levels"] = "none"
-    """Draw problems by what the policy makes of them: pools of easy, learning and hard ones, or one level at a time."""
+    """Draw problems by the policy's success rate: pools of easy, learning and hard ones, or one level at a time."""
     curriculum_reward: str | None = None
-    """Reward function that says whether a completion solved its problem; null takes the weighted sum."""
+    """Reward function by which a completion solved its problem or did not; null takes the weighted sum."""
     curriculum_solved_at: float = 1.0
     """A completion solves its problem with this reward or more."""
     curriculum_easy_at: Share = 1.0
-    """Pools: a visit with this success rate or more speaks for easy."""
+    """Pools: at this success rate or more a visit counts as easy."""
     curriculum_hard_at: Share = 0.0
-    """Pools: a visit with this success rate or less speaks for hard."""
+    """Pools: at this success rate or less a visit counts as hard."""
     curriculum_patience: Count = 2
     """Pools: visits in a row that move a problem out of learning."""
     curriculum_margin: Share = 0.2

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from groupwise.algo.objective import Objective
 from groupwise.config import guards
 from groupwise.config import objective_keys as objectives
 from groupwise.config.checks import check_together
@@ -17,33 +15,13 @@ from groupwise.config.compat.batch_words import translate_batch
 from groupwise.config.compat.foreign_getters import ONE_PROCESS, read_foreign
 from groupwise.config.compat.translate import FOREIGN, Translation, translate
 from groupwise.config.defaults import adopt_recipe_defaults
-from groupwise.config.fields import (
-    SECTIONS,
-    BesideFields,
-    CurriculumFields,
-    GuardFields,
-    ModelFields,
-    OptimizerFields,
-    ReferenceFields,
-    RunFields,
-    SamplingFields,
-    StepFields,
-)
+from groupwise.config.fields import SECTIONS
 from groupwise.config.mistakes import Problems
+from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
 
-class GRPOConfig(
-    RunFields,
-    StepFields,
-    SamplingFields,
-    ReferenceFields,
-    BesideFields,
-    CurriculumFields,
-    OptimizerFields,
-    GuardFields,
-    ModelFields,
-):
+class GRPOConfig(Settings):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 
     Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both
@@ -51,75 +29,36 @@ class GRPOConfig(
     `replace` makes a changed one.
     """
 
-    _as_written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _notes: tuple[str, ...] = PrivateAttr(default=())
-    _preset: str = PrivateAttr(default="grpo")
-    _objective: Objective = PrivateAttr()
 
     def __init__(self, output_dir: str | os.PathLike[str] | None = None, /, **written: Any) -> None:
         if output_dir is not None:
             written = {"output_dir": output_dir, **written}
         problems = Problems("GRPOConfig")
-        state = translate(written, problems)
-        translate_batch(state)
+        state = translate_batch(translate(written, problems))
         loss = objectives.flatten(state.objective, problems)
-        adopt_recipe_defaults(state, loss.preset)
+        state = adopt_recipe_defaults(state, loss.preset)
         is_valid = self._set_fields(state)
-        objective = objectives.resolve(loss, state.fields.get("max_completion_length", 512), problems, state.notes)
+        objective, notes = objectives.resolve(loss, state.fields.get("max_completion_length", 512), problems)
         if is_valid and objective is not None:
             self._as_written, self._preset, self._objective = written, loss.preset, objective
-            state.notes.extend(check_together(self, problems))
+            notes += check_together(self, problems)
         problems.raise_if_any()
-        self._notes = tuple(state.notes)
+        self._notes = state.notes + notes
 
     def _set_fields(self, state: Translation) -> bool:
         """Let pydantic check types and ranges; whether they all fit."""
         try:
             super().__init__(**state.fields)
         except (ValidationError, UnicodeEncodeError) as error:
-            state.problems.add_invalid(error)
+            state.problems.add_invalid(error, Settings)
             return False
         return True
-
-    @property
-    def as_written(self) -> Mapping[str, Any]:
-        """The keyword arguments as they were given."""
-        return self._as_written
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about keys that were ignored or counted differently."""
         return self._notes
-
-    @property
-    def objective(self) -> str:
-        """Name of the algorithm that the objective starts from."""
-        return self._preset
-
-    @property
-    def resolved_objective(self) -> Objective:
-        """The loss and the advantages, every axis decided."""
-        return self._objective
-
-    @property
-    def beta(self) -> float:
-        """Weight of the KL divergence from the reference."""
-        return self._objective.beta
-
-    @property
-    def epsilon(self) -> float:
-        """How far below 1 the probability ratio may go before it is clipped."""
-        return self._objective.epsilon_low
-
-    @property
-    def updates_per_step(self) -> int:
-        """Optimizer steps that one rollout pays for."""
-        return self.num_minibatches * self.num_iterations
-
-    @property
-    def completions_per_step(self) -> int:
-        """Completions in one rollout."""
-        return self.prompts_per_step * self.num_generations
 
     def describe(self) -> list[str]:
         """The batch, the objective and every note, in plain words, one line each."""
@@ -144,7 +83,7 @@ class GRPOConfig(
         return GRPOConfig(**{**self._as_written, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """`resolved`, under the name by which the ecosystem's callbacks ask for it."""
+        """`resolved`, under the name that the ecosystem's callbacks use."""
         return self.resolved()
 
     def to_sanitized_dict(self) -> dict[str, Any]:

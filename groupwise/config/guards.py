@@ -1,7 +1,7 @@
 """The guards: what each one watches, from which value on it acts, and where that bound comes from.
 
-`docs/guards.md` is made from this table. What computes the watched values stands in `guards/measures.py` and
-`guards/agreement.py`; a test holds the names equal.
+`docs/make_tables.py` makes docs/guards.md from this table. `guards/measures.py` and `guards/agreement.py` compute the
+watched values; a test holds the names equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Action = Literal["warn", "stop", "rollback", "off"]
 Side = Literal["above", "at least", "below"]
 
 WARN_EVERY = 50
-"""Steps after which a guard that warns may speak again while what it warned of goes on."""
+"""Steps after which a guard warns again while what it warned of goes on."""
 
 _IN_TRAINING = ("warn", "stop", "rollback", "off")
 _BEFORE_TRAINING = ("warn", "stop", "off")
@@ -25,7 +25,7 @@ _BEFORE_TRAINING = ("warn", "stop", "off")
 
 @dataclass(frozen=True, slots=True)
 class GuardSetting:
-    """What a recipe may say about a guard."""
+    """The keys of a guard in a recipe."""
 
     action: str
     threshold: float
@@ -39,8 +39,8 @@ class Guard:
 
     name: str
     watches: str
-    says: str
-    """What it says when it acts; `{value}` is what was measured."""
+    message: str
+    """Sent when it acts; `{value}` is what was measured."""
     side: Side
     default: GuardSetting
     source: str
@@ -232,7 +232,7 @@ BY_NAME = {guard.name: guard for guard in GUARDS}
 
 
 def defaults() -> dict[str, GuardSetting]:
-    """Every guard as it is when nothing is said."""
+    """Every guard as it is where a recipe does not name it."""
     return {guard.name: guard.default for guard in GUARDS}
 
 
@@ -315,17 +315,3 @@ def _problem(guard: Guard, key: str, value: Any) -> str | None:
     known = ("action", "threshold", "steps")
     near = did_you_mean(key, known) or f" The keys are {', '.join(known)}."
     return f': unknown key "{key}".{near}'
-
-
-def guards_table() -> str:
-    """The table of docs/guards.md."""
-    head = (
-        "| guard | watches | acts when | source of the bound | by default | what to do |\n|---|---|---|---|---|---|\n"
-    )
-    return head + "".join(_row(guard) for guard in GUARDS)
-
-
-def _row(guard: Guard) -> str:
-    bound = guard.bound(guard.default)
-    cells = (f"`{guard.name}`", guard.watches, bound, guard.source, f"`{guard.default.action}`", guard.remedy)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

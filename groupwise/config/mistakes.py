@@ -1,27 +1,33 @@
-"""Everything that is wrong with a configuration, said at once and in plain words."""
+"""The mistakes in a configuration: collected, in plain words, and raised together."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from groupwise.config.fields import branches_of
 from groupwise.errors import ConfigError, did_you_mean
 
-_WORDS = {
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "less_than": "a number below {lt:g}",
     "less_than_equal": "a number of at most {le:g}",
     "finite_number": "a finite number",
     "missing": "a value",
-    "model_type": "a mapping",
     "too_short": "at least {min_length} entry",
     "string_too_short": "a text that is not empty",
 }
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
-_KINDS |= {"list": "a list", "tuple": "a list", "dict": "a mapping", "none": "null"}
+"""Pydantic's kind of error -> what it expected."""
 
 
 class ConfigProblemsError(ConfigError):
@@ -60,15 +66,15 @@ class Problems:
         """A name that is in no table, with the names that were probably meant (see `did_you_mean`)."""
         self.add(f'{kind} "{name}".{did_you_mean(name, known, common=common, elsewhere=elsewhere)}')
 
-    def add_invalid(self, error: ValidationError | UnicodeEncodeError, prefix: str = "") -> None:
+    def add_invalid(self, error: ValidationError | UnicodeEncodeError, model: type[BaseModel]) -> None:
         """The values that pydantic rejected, without its vocabulary; of a union, only the branch nearest to fitting."""
         if isinstance(error, UnicodeEncodeError):
             self.add(f"{shown(error.object)} holds half a character (a lone surrogate); write it anew.")
             return
         worded: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False):
-            name = prefix + _path(detail["loc"])
-            worded.setdefault(name, []).append(_sentence(name, detail))
+            name, annotation = _place(detail["loc"], model)
+            worded.setdefault(name, []).append(_sentence(name, detail, annotation))
         for sentences in worded.values():
             self.add(sentences[0])
 
@@ -78,32 +84,36 @@ class Problems:
             raise ConfigProblemsError(self.subject, self.sentences)
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """`("data", "split")` -> `data.split`; branches of a union and functions have no place in it."""
-    names = [str(part) for part in location if not _is_branch(part)]
-    return ".".join(names)
+def _place(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, Any]:
+    """`("data", "split")` -> `data.split` and its type; what pydantic calls the branch of a union is left out."""
+    names: list[str] = []
+    annotation: Any = model
+    for part in location:
+        branches = branches_of(annotation)
+        if len(branches) > 1:
+            annotation = next((branch for branch in branches if get_args(branch)), None)
+        elif (annotation := _inside(branches[0], part)) is not None:
+            names.append(str(part))
+    return ".".join(names), branches_of(annotation)[0]
 
 
-def _is_branch(part: int | str) -> bool:
-    return isinstance(part, str) and (part in _KINDS or part in {"str", "constrained-int"} or "[" in part)
+def _inside(annotation: Any, part: int | str) -> Any:
+    """The type of a model's field, of a list's entry or of a mapping's value; None for a type that holds nothing."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields[str(part)].annotation
+    inner = get_args(annotation)
+    return inner[1 if get_origin(annotation) is dict else 0] if inner else None
 
 
-def _sentence(name: str, detail: Mapping[str, Any]) -> str:
+def _sentence(name: str, detail: Mapping[str, Any], annotation: Any) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "value_error":
         return f"{name}: {context['error']}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", '"')
-        near = did_you_mean(str(value), [choice.strip('" ') for choice in choices.replace(" or ", ",").split(",")])
-        return f"{name} is {value!r}; expected one of {choices}.{near}"
-    return f"{name} is {shown(value)}; expected {_expectation(kind, context)}."
-
-
-def _expectation(kind: str, context: Mapping[str, Any]) -> str:
-    if kind in _WORDS:
-        return _WORDS[kind].format(**context)
-    family = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
-    return _KINDS.get(family, f"something else ({kind.replace('_', ' ')})")
+        return f"{name} is {value!r}; expected one of {choices}.{did_you_mean(str(value), get_args(annotation))}"
+    expected = _EXPECTED.get(kind, f"something else ({kind.replace('_', ' ')})").format(**context)
+    return f"{name} is {shown(value)}; expected {expected}."
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""From what the user wrote about the loss to one `groupwise.algo.Objective`.
+"""Keys about the loss, resolved into one `groupwise.algo.Objective`.
 
 Three ways of writing it mix: the name of a published algorithm (`objective: dapo`), a mapping of axes
 (`objective: {preset: dapo, epsilon_high: 0.3}`), and single keys, either axes (`aggregation: token_mean`) or the
@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from groupwise.algo.objective import Mismatch, Objective, preset_name
+from groupwise.algo.axes import OPTIONAL, Mismatch
+from groupwise.algo.objective import Objective, preset_name
 from groupwise.config.compat.loss_aliases import TOPICS, WORDS
 from groupwise.config.mistakes import Problems
 from groupwise.errors import ConfigError
@@ -101,19 +102,20 @@ def flatten(written: Mapping[str, Any], problems: Problems) -> Written:
     return Written(_preset(chosen.get("preset", "grpo"), problems), {**inner, **single})
 
 
-def resolve(written: Written, max_completion_length: Any, problems: Problems, notes: list[str]) -> Objective | None:
-    """The objective, or None with the reasons in `problems`."""
+def resolve(
+    written: Written, max_completion_length: Any, problems: Problems
+) -> tuple[Objective | None, tuple[str, ...]]:
+    """The objective, or None with the reasons in `problems`; and notes."""
     base = Objective.preset(written.preset)
-    axes = _axes(written.keys, base, problems)
-    _complete(axes, written.keys, base, max_completion_length, notes)
+    axes = _with_length(_axes(written.keys, base, problems), base, max_completion_length)
+    axes, notes = _with_cap(axes, written.keys, base)
     try:
         objective = Objective.preset(written.preset, **axes)
     except ConfigError as error:
         problems.add(str(error))
-        return None
-    written_beside = (axis for axis in axes if getattr(base, axis) != axes[axis])
-    notes.extend(filter(None, (_why_unread(axis, objective) for axis in written_beside)))
-    return objective
+        return None, notes
+    beside = (axis for axis in axes if getattr(base, axis) != axes[axis])
+    return objective, (*notes, *filter(None, (_why_unread(axis, objective) for axis in beside)))
 
 
 def _why_unread(number: str, objective: Objective) -> str | None:
@@ -172,11 +174,7 @@ def _axes(keys: Mapping[str, Any], base: Objective, problems: Problems) -> dict[
             is_default_of_epsilon = axis == "epsilon_high" and axis in explicit
             if not is_default_of_epsilon and axes.setdefault(axis, value) != value:
                 problems.add(f"{axis} is {axes[axis]!r}, but other keys make it {value!r}. Keep one of them.")
-    return {axis: value for axis, value in axes.items() if value is not None or _may_be_none(axis)}
-
-
-def _may_be_none(axis: str) -> bool:
-    return any(field.name == axis and "None" in str(field.type) for field in dataclasses.fields(Objective))
+    return {axis: value for axis, value in axes.items() if value is not None or axis in OPTIONAL}
 
 
 def _tidy(axis: str, value: Any) -> Any:
@@ -187,15 +185,20 @@ def _tidy(axis: str, value: Any) -> Any:
     return value
 
 
-def _complete(
-    axes: dict[str, Any], keys: Mapping[str, Any], base: Objective, max_completion_length: Any, notes: list[str]
-) -> None:
-    """What follows from the axes that were set, as the ecosystem's users expect it."""
-    if axes.get("aggregation", base.aggregation) == "constant" and axes.get("max_length", base.max_length) is None:
-        axes["max_length"] = max_completion_length
+def _with_length(axes: dict[str, Any], base: Objective, max_completion_length: Any) -> dict[str, Any]:
+    """The divisor of `constant` is the longest completion, where none was set."""
+    is_constant = axes.get("aggregation", base.aggregation) == "constant"
+    if is_constant and axes.get("max_length", base.max_length) is None:
+        return {**axes, "max_length": max_completion_length}
+    return axes
+
+
+def _with_cap(axes: dict[str, Any], keys: Mapping[str, Any], base: Objective) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """`epsilon_high` is the cap of the weight where the weight is clipped, as the ecosystem's users expect it."""
     if axes.get("trust_region", base.trust_region) != "weight_clip":
-        return
-    cap = axes.pop("epsilon_high", None)
-    if cap is not None and keys.get("epsilon_high") is not None and "weight_max" not in axes:
-        axes["weight_max"] = cap
-        notes.append(f"epsilon_high is the cap of the weight itself here: weight_max {cap}.")
+        return axes, ()
+    cap = axes.get("epsilon_high")
+    rest = {axis: value for axis, value in axes.items() if axis != "epsilon_high"}
+    if cap is None or keys.get("epsilon_high") is None or "weight_max" in axes:
+        return rest, ()
+    return {**rest, "weight_max": cap}, (f"epsilon_high is the cap of the weight itself here: weight_max {cap}.",)

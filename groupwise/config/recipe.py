@@ -1,4 +1,4 @@
-"""A recipe: one YAML file that says everything about a run."""
+"""A recipe: one YAML file that holds everything about a run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Recipe(RecipeFields):
         try:
             super().__init__(**{**_in_full(own), "config": config or GRPOConfig()})
         except (ValidationError, UnicodeEncodeError) as error:
-            problems.add_invalid(error)
+            problems.add_invalid(error, Recipe)
         else:
             _check_sources(self, problems)
         problems.raise_if_any()
@@ -145,7 +145,7 @@ def _in_full(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_sources(recipe: Recipe, problems: Problems) -> None:
-    """One source of problems, one of rewards, and weights said once."""
+    """One source of problems, one of rewards, and weights in one place."""
     weights = recipe.config.reward_weights
     if recipe.task is not None and recipe.data is not None:
         problems.add("task stands beside data, which it brings itself. Keep one of them.")

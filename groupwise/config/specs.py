@@ -22,7 +22,7 @@ class Spec(Section):
     """A mapping inside a recipe, which answers an unknown key with the nearest one."""
 
     other_words: ClassVar[Mapping[str, str]] = {}
-    """Word for a key elsewhere -> the key here, where spelling tells nothing."""
+    """Word for a key elsewhere -> the key here, where the spelling does not lead to it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,7 +89,7 @@ class RewardSpec(Spec):
     model: str | None = None
     """Hub id or folder of a sequence-classification model."""
     weight: float | None = None
-    """Weight in the sum; null is 1, or what `reward_weights` says."""
+    """Weight in the sum; null is 1, or the number in `reward_weights`."""
     clip: tuple[float | None, float | None] | None = None
     """Lowest and highest value that counts; null leaves an end open (`[-100, null]`)."""
     normalise: Literal["range", "group", "batch"] | None = None

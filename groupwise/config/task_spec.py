@@ -45,7 +45,7 @@ class TaskSpec(Spec):
         try:
             return cls(**cls.in_full(written))
         except ValidationError as error:
-            sentences = [str(each["msg"]).removeprefix("Value error, ") for each in error.errors()]
+            sentences = [str(each.get("ctx", {}).get("error", each["msg"])) for each in error.errors()]
             raise ConfigError(f"task {written!r}: {' '.join(sentences)}") from None
 
     @property

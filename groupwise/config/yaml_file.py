@@ -1,4 +1,4 @@
-"""Reading YAML strictly: safe, no key twice, and numbers and switches as people mean them.
+"""A strict YAML reader: safe, no key twice, and numbers and switches as people mean them.
 
 YAML 1.1, which PyYAML implements, reads `1e-5` as text and `no` as false. Here a number in exponent form is a number
 and only `true` and `false` are switches, as in YAML 1.2.

@@ -178,7 +178,7 @@ class GuardMonitor(Idle):
         guard, setting = BY_NAME[name], self.settings[name]
         at = "" if step is None else f" at step {step}"
         sentence = (
-            f"Guard {name} ({setting.action}){at}: {guard.says.format(value=value)} "
+            f"Guard {name} ({setting.action}){at}: {guard.message.format(value=value)} "
             f"(it acts {guard.bound(setting)}).{detail} {guard.remedy}"
         )
         self.writer.event(

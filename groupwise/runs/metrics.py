@@ -1,6 +1,6 @@
 """Every key of `metrics.jsonl`: unit, definition, healthy range and where that range comes from.
 
-`python -m groupwise.runs.metrics` prints docs/metrics.md from this table; a test holds the two equal.
+`docs/make_tables.py` makes docs/metrics.md from this table.
 """
 
 from __future__ import annotations
@@ -349,38 +349,3 @@ def find(key: str) -> Metric | None:
 def unknown_keys(metrics: Iterable[str]) -> list[str]:
     """Keys of a step's record that the table does not know, sorted."""
     return sorted(key for key in metrics if key != "schema_version" and find(key) is None)
-
-
-_ARROWS = {"up": "up", "down": "down", "steady": "steady", "zero": "0", "none": ""}
-
-_INTRO = """\
-# Metrics
-
-One line of `metrics.jsonl` is one step. `null` means "not measured": it is never 0. Every mean over tokens or
-completions is over the whole step, all micro-batches and machines together. Log-probs and entropies are natural
-logarithms (nats). "Good" says where the number should go while a run learns; ranges are guides with their source, not
-laws. Printed by `python -m groupwise.runs.metrics`; a test holds this page equal to that table.
-
-`kl`, `entropy`, `ratio/...` and `sampling/...` come from the learner's passes: a group without signal has none where
-nothing else needs it (no KL, no entropy bonus), and is not in these means. A step without a pass has null.
-
-**The curve to read is `reward`.** GRPO's `loss` starts at 0 and rises with beta x KL: it is no measure of progress.
-"""
-
-
-def metrics_page() -> str:
-    """The text of docs/metrics.md."""
-    parts = [_INTRO]
-    for title, section in SECTIONS.items():
-        parts.append(f"\n## {title}\n\n| key | unit | meaning | good | healthy | source |\n|---|---|---|---|---|---|\n")
-        parts.extend(_row(metric) for metric in section)
-    return "".join(parts)
-
-
-def _row(metric: Metric) -> str:
-    cells = (f"`{metric.key}`", metric.unit, metric.definition, _ARROWS[metric.better], metric.healthy, metric.source)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-
-if __name__ == "__main__":
-    print(metrics_page(), end="")

@@ -9,8 +9,7 @@ from typing import get_args
 
 import pytest
 
-from groupwise.algo import Objective
-from groupwise.algo import objective as axes
+from groupwise.algo import Objective, axes
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("algorithm.md", "often-copied-wrong.md", "grpo-ppo-dpo.md")

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from groupwise.algo import Objective
-from groupwise.algo import objective as axes
+from groupwise.algo import Objective, axes
 
 from .batches import Batch, loss_of, make_batch, preset, weights_of
 from .written import written_loss

@@ -1,5 +1,7 @@
 """Mistakes are named at once, all together and in plain words."""
 
+import re
+
 import pytest
 
 from groupwise.config import GRPOConfig, Recipe
@@ -116,6 +118,12 @@ def test_no_message_speaks_pydantic() -> None:
     text = message(temperature="warm", seed=[], report_to=3, stop=3, num_generations={}, lr_scheduler_kwargs="x")
     for word in ("pydantic", "input_value", "type=", "validation error", "something else"):
         assert word not in text
+
+
+@pytest.mark.parametrize("name", ["list", "int", "x[1]"])
+def test_a_name_that_is_also_a_type_keeps_its_place(name: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"rewards.0.when.{name} is 'x'; expected a number.")):
+        Recipe(rewards=[{"name": "length", "target": 4, "when": {name: "x"}}])
 
 
 def test_a_configuration_is_read_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -72,8 +73,7 @@ def test_the_ecosystems_words(written: dict[str, Any], axes: dict[str, Any]) -> 
     resolved = objective(**written)
     changed = {name: getattr(resolved, name) for name in axes}
     assert changed == axes
-    restored = {name: getattr(start, name) for name in axes}
-    assert Objective(**{**{n: getattr(resolved, n) for n in Objective.__slots__}, **restored}) == start
+    assert dataclasses.replace(resolved, **{name: getattr(start, name) for name in axes}) == start
 
 
 @pytest.mark.parametrize("word", ["loss_type", "scale_rewards", "use_bias_correction_kl", "top_entropy_quantile"])

@@ -1,4 +1,4 @@
-"""The tables of names are those of the code that implements them, the pages those of the tables."""
+"""The tables of names are those of the code that implements them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import sys
 from pathlib import Path
 
 import groupwise
-from groupwise.config import GRPOConfig
 from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
-from groupwise.config.pages import config_page, fill, from_trl_tables, meanings
-from groupwise.config.recipe import RecipeFields
-from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
-from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import parse
 from groupwise.data import packaged
 from groupwise.rewards.shipped import SHIPPED
 
 DOCS = Path(__file__).parents[2] / "docs"
-REWRITE = "run python -m groupwise.config.pages"
 
 
 def test_shipped_rewards() -> None:
@@ -37,18 +31,6 @@ def test_packaged_data() -> None:
     assert set(packaged.NAMES) == set(DATASETS)
 
 
-def test_every_key_is_documented() -> None:
-    for model in (GRPOConfig, RecipeFields, DataSpec, RewardSpec, LoraSpec, TaskSpec):
-        texts = meanings(model)
-        assert [name for name in model.model_fields if not texts.get(name)] == []
-
-
-def test_the_pages_are_those_of_the_code() -> None:
-    assert (DOCS / "config.md").read_text(encoding="utf-8") == config_page(), REWRITE
-    page = (DOCS / "from-trl.md").read_text(encoding="utf-8")
-    assert fill(page, from_trl_tables()) == page, REWRITE
-
-
 def test_every_callback_event_that_is_called_is_on_the_page() -> None:
     package = Path(groupwise.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
@@ -60,7 +42,8 @@ def test_every_callback_event_that_is_called_is_on_the_page() -> None:
 def test_the_recipe_on_the_page_is_one() -> None:
     from groupwise.config import Recipe
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", config_page(), re.DOTALL)
+    page = (DOCS / "config.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert Recipe(**parse(text)).config.epsilon_high == 0.3
 
 

@@ -7,6 +7,7 @@ Here, `prompts_per_step` x `num_generations` completions are one rollout, cut in
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -22,20 +23,21 @@ WORDS = (
 _COUNTED_IN_UPDATES = ("max_steps", "save_steps", "eval_steps", "logging_steps", "ref_model_sync_steps")
 
 
-def translate_batch(state: Translation) -> None:
+def translate_batch(state: Translation) -> Translation:
     """Set `prompts_per_step` and `num_minibatches` from whichever of the words were written."""
     if (legacy := state.written.get("per_gpu_train_batch_size")) is not None:
-        state.written = {"per_device_train_batch_size": legacy, **state.written}
+        state = replace(state, written={"per_device_train_batch_size": legacy, **state.written})
     words = {word: whole(state.written[word]) for word in WORDS if state.written.get(word) is not None}
     generations = state.fields.get("num_generations", 8)
     if not words or not _are_counts(state, {**words, **_ours(state), "num_generations": generations}):
-        return
+        return state
     update = _completions_per_update(state, words, generations)
     rollout = _completions_per_rollout(state, words, update) if update else None
-    if update and rollout and _are_whole_groups(state, words, update, rollout, generations):
-        state.set("prompts_per_step", rollout // generations, _product(words, rollout))
-        state.set("num_minibatches", rollout // update, "generation_batch_size or steps_per_generation")
-        _recount(state, rollout // update)
+    if not update or not rollout or not _are_whole_groups(state, words, update, rollout, generations):
+        return state
+    state = state.with_key("prompts_per_step", rollout // generations, _product(words, rollout))
+    state = state.with_key("num_minibatches", rollout // update, "generation_batch_size or steps_per_generation")
+    return _recount(state, rollout // update)
 
 
 def _ours(state: Translation) -> dict[str, Any]:
@@ -103,13 +105,13 @@ def _product(words: dict[str, int], completions: int) -> str:
     return f"per_device_train_batch_size {device} x gradient_accumulation_steps {accumulated}"
 
 
-def _recount(state: Translation, minibatches: int) -> None:
+def _recount(state: Translation, minibatches: int) -> Translation:
     """There, steps are optimizer steps; here, a step is a rollout and all the optimizer steps it pays for."""
     updates = minibatches * int(state.fields.get("num_iterations", 1))
-    if updates == 1:
-        return
-    for name in _COUNTED_IN_UPDATES:
+    for name in _COUNTED_IN_UPDATES if updates > 1 else ():
         written = state.fields.get(name)
         if isinstance(written, int) and written > 1 and name in state.written:
-            state.fields[name] = ceil(written / updates)
-            state.notes.append(f"{name} {written} optimizer steps = {state.fields[name]} steps of {updates} updates.")
+            steps = ceil(written / updates)
+            note = f"{name} {written} optimizer steps = {steps} steps of {updates} updates."
+            state = state.with_fields(**{name: steps}).with_note(note)
+    return state

@@ -1,4 +1,4 @@
-"""What becomes of a key that other libraries know and groupwise's configuration has no field for."""
+"""Keys of other libraries' configurations: each with what becomes of it here."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def translated(name: str, default: Any, sentence: str) -> Foreign:
 
 
 def ignored(name: str, default: Any, sentence: str) -> Foreign:
-    """Without an effect here, and without harm; said when the value is not the default."""
+    """Without an effect here, and without harm; noted when the value is not the default."""
     return Foreign(name, "ignored", default, sentence)
+
+
+def all_ignored(sentence: str, **defaults: Any) -> tuple[Foreign, ...]:
+    """Keys with their defaults that are ignored for one reason."""
+    return tuple(ignored(name, default, sentence) for name, default in defaults.items())
 
 
 def refused(name: str, default: Any, sentence: str) -> Foreign:

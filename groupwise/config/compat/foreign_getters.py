@@ -1,18 +1,16 @@
-"""Reading a configuration by the ecosystem's names, as callbacks and users' scripts do (`trainer.args.<name>`)."""
+"""A configuration read by the ecosystem's names, as callbacks and users' scripts do (`trainer.args.<name>`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from groupwise.config.compat.loss_aliases import CHOICES, LOSS_TYPES, MISMATCHES
 from groupwise.config.compat.translate import FOREIGN
 from groupwise.config.objective_keys import AXES
+from groupwise.config.settings import Settings
 
-if TYPE_CHECKING:
-    from groupwise.config.grpo import GRPOConfig
-
-_DERIVED: dict[str, Callable[[GRPOConfig], Any]] = {
+_DERIVED: dict[str, Callable[[Settings], Any]] = {
     "per_device_train_batch_size": lambda config: config.completions_per_step // config.num_minibatches,
     "gradient_accumulation_steps": lambda config: 1,
     "generation_batch_size": lambda config: config.completions_per_step,
@@ -42,10 +40,10 @@ _DERIVED: dict[str, Callable[[GRPOConfig], Any]] = {
     "vllm_importance_sampling_clip_min": lambda config: config.resolved_objective.mismatch_min,
 }
 ONE_PROCESS = {"process_index": 0, "local_process_index": 0, "world_size": 1, "should_log": True, "should_save": True}
-"""What callbacks ask about the process they run in."""
+"""Attributes that callbacks read about the process they run in."""
 
 
-def read_foreign(config: GRPOConfig, name: str) -> Any:
+def read_foreign(config: Settings, name: str) -> Any:
     """An axis from the objective; another key as it was written, else as it follows from the fields."""
     if name in ONE_PROCESS:
         return ONE_PROCESS[name]
@@ -56,7 +54,7 @@ def read_foreign(config: GRPOConfig, name: str) -> Any:
     return _DERIVED[name](config) if name in _DERIVED else FOREIGN[name].default
 
 
-def _loss_type(config: GRPOConfig) -> str:
+def _loss_type(config: Settings) -> str:
     """TRL's name of the loss, or the name of the algorithm where TRL has none."""
     objective = config.resolved_objective
     for name, axes in LOSS_TYPES.items():
@@ -65,7 +63,7 @@ def _loss_type(config: GRPOConfig) -> str:
     return config.objective
 
 
-def _named(config: GRPOConfig, word: str) -> str:
+def _named(config: Settings, word: str) -> str:
     axis, names = CHOICES[word]
     return _name_of(getattr(config.resolved_objective, axis), names)
 

@@ -47,27 +47,27 @@ _GAMMAS = {
     "gamma_neg": ("vespo_k_neg", "vespo_lambda_neg"),
 }
 
-WORDS: dict[str, str] = {
-    "loss_type": "`trust_region`, `aggregation`",
-    "epsilon": "`epsilon_low`, `epsilon_high`",
-    "scale_rewards": "`scale`",
-    "importance_sampling_level": "`level`",
-    "multi_objective_aggregation": "`combine`",
-    "mask_truncated_completions": "`mask_truncated`",
-    "top_entropy_quantile": "`top_entropy`",
-    "off_policy_mask_threshold": "`off_policy_threshold`",
-    "use_bias_correction_kl": "`kl`",
-    "sapo_temperature_pos": "`tau_pos`",
-    "sapo_temperature_neg": "`tau_neg`",
-    "vespo_k_pos": "`gamma_pos`",
-    "vespo_lambda_pos": "`gamma_pos`",
-    "vespo_k_neg": "`gamma_neg`",
-    "vespo_lambda_neg": "`gamma_neg`",
-    "vllm_importance_sampling_correction": "`mismatch`",
-    "vllm_importance_sampling_mode": "`mismatch`",
-    "vllm_importance_sampling_clip_max": "`mismatch_max`",
-    "vllm_importance_sampling_cap": "`mismatch_max`",
-    "vllm_importance_sampling_clip_min": "`mismatch_min`",
+WORDS: dict[str, tuple[str, ...]] = {
+    "loss_type": ("trust_region", "aggregation"),
+    "epsilon": ("epsilon_low", "epsilon_high"),
+    "scale_rewards": ("scale",),
+    "importance_sampling_level": ("level",),
+    "multi_objective_aggregation": ("combine",),
+    "mask_truncated_completions": ("mask_truncated",),
+    "top_entropy_quantile": ("top_entropy",),
+    "off_policy_mask_threshold": ("off_policy_threshold",),
+    "use_bias_correction_kl": ("kl",),
+    "sapo_temperature_pos": ("tau_pos",),
+    "sapo_temperature_neg": ("tau_neg",),
+    "vespo_k_pos": ("gamma_pos",),
+    "vespo_lambda_pos": ("gamma_pos",),
+    "vespo_k_neg": ("gamma_neg",),
+    "vespo_lambda_neg": ("gamma_neg",),
+    "vllm_importance_sampling_correction": ("mismatch",),
+    "vllm_importance_sampling_mode": ("mismatch",),
+    "vllm_importance_sampling_clip_max": ("mismatch_max",),
+    "vllm_importance_sampling_cap": ("mismatch_max",),
+    "vllm_importance_sampling_clip_min": ("mismatch_min",),
 }
 """Word -> the axes it sets."""
 
@@ -97,7 +97,7 @@ def _loss_type(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 def _choices(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     axes = {axis: choose(word, words[word], named) for word, (axis, named) in CHOICES.items() if word in words}
     if str(words.get("loss_type")).lower() == "vespo":
-        axes.pop("level", None)  # it weighs whole sequences, whatever the level says
+        axes.pop("level", None)  # it weighs whole sequences, whatever the level is
     return axes
 
 
@@ -142,17 +142,17 @@ def _vespo(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
 
 
 def _mismatch(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
-    """TRL corrects for the sampler unless told not to, by default with a sequence mask at 3."""
-    prefix = "vllm_importance_sampling_"
-    if not any(word.startswith(prefix) for word in words):
+    """TRL corrects for the sampler unless it is switched off, by default with a sequence mask at 3."""
+    names = {name: f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "cap", "clip_min")}
+    found = {name: words[word] for name, word in names.items() if word in words}
+    if not found:
         return {}
-    if not words.get(prefix + "correction", True):
+    if not found.get("correction", True):
         return {"mismatch": "none"}
-    mode = choose(prefix + "mode", words.get(prefix + "mode", "sequence_mask"), MISMATCHES)
     return {
-        "mismatch": mode,
-        "mismatch_max": words.get(prefix + "clip_max", words.get(prefix + "cap", 3.0)),
-        "mismatch_min": words.get(prefix + "clip_min"),
+        "mismatch": choose(names["mode"], found.get("mode", "sequence_mask"), MISMATCHES),
+        "mismatch_max": found.get("clip_max", found.get("cap", 3.0)),
+        "mismatch_min": found.get("clip_min"),
     }
 
 

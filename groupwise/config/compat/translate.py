@@ -1,7 +1,8 @@
-"""From the keys a user wrote, in whatever vocabulary, to the fields of the configuration.
+"""Translation of the keys that a user wrote, in whatever vocabulary, into the fields of the configuration.
 
 Every key ends in one of five ways: it is a field; it is about the objective; it is translated into fields; it is
-ignored with a note; it is refused with a sentence that says what to use instead. `tables.py` says which.
+ignored with a note; it is refused with what to use instead. The tables of `trl_names.py` and `transformers_names.py`
+decide.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -18,12 +19,12 @@ from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
-from groupwise.config.fields import SECTIONS
 from groupwise.config.mistakes import Problems, shown
 from groupwise.config.normalize import tidy
+from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
-_FIELDS = tuple(name for section in SECTIONS for name in section.model_fields)
+_FIELDS = tuple(Settings.model_fields)
 FIELDS = frozenset(_FIELDS)
 """The fields of the configuration."""
 
@@ -69,30 +70,40 @@ _GENERATION_KEYS = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Translation:
-    """What was written, and what has become of it so far."""
+    """The keys that were written and what has become of them so far. A stage returns a new one."""
 
     written: Mapping[str, Any]
     problems: Problems
-    fields: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    """Collects what is wrong, for all stages together."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def asked(self, name: str) -> Any:
         """The value of a key that was written and asks for something, else None."""
         value = self.written.get(name)
         return None if name in FOREIGN and FOREIGN[name].asks_for_nothing(value) else value
 
-    def set(self, name: str, value: Any, source: str) -> None:
-        """Set a field from a key of another name; a second, different value is a contradiction."""
+    def with_fields(self, **fields: Any) -> Translation:
+        """With these fields, whatever they were before."""
+        return replace(self, fields={**self.fields, **fields})
+
+    def with_key(self, name: str, value: Any, source: str) -> Translation:
+        """With a field set by the key `source`; a second, different value is a contradiction."""
         try:
             value = tidy(name, value)
         except ConfigError as error:
             self.problems.add(str(error))
-            return
-        if self.fields.setdefault(name, value) != value:
-            self.problems.add(f"{name} is {self.fields[name]!r}, but {source} makes it {value!r}. Keep one of them.")
+            return self
+        before = self.fields.get(name, value)
+        if before != value:
+            self.problems.add(f"{name} is {before!r}, but {source} makes it {value!r}. Keep one of them.")
+        return self.with_fields(**{name: before})
+
+    def with_note(self, sentence: str) -> Translation:
+        return replace(self, notes=(*self.notes, sentence))
 
 
 def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
@@ -100,15 +111,11 @@ def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
     odd = {name: value for name, value in written.items() if _is_no_word(name, value)}
     for name, value in odd.items():
         problems.add(f"{name} is {shown(value)}; expected a word, a number or a switch.")
-    written = {name: value for name, value in written.items() if name not in odd}
-    state = Translation(written, problems)
-    for name, value in written.items():
-        _sort(state, name, value)
-    for old, new in _RENAMED.items():
-        if (value := state.asked(old)) is not None:
-            state.set(new, value, old)
-    for topic in (_generation, _model_arguments, _precision, _schedule, _best, _order):
-        topic(state)
+    state = Translation({name: value for name, value in written.items() if name not in odd}, problems)
+    for name, value in state.written.items():
+        state = _sort(state, name, value)
+    for topic in (_renamed, _generation, _model_arguments, _precision, _schedule, _best, _order):
+        state = topic(state)
     return state
 
 
@@ -127,95 +134,115 @@ def _is_no_word(name: str, value: Any) -> bool:
     return not is_plain or (isinstance(value, int) and abs(value) > sys.float_info.max)
 
 
-def _sort(state: Translation, name: str, value: Any) -> None:
+def _sort(state: Translation, name: str, value: Any) -> Translation:
     if name in FIELDS:
-        if value is not None:
-            state.set(name, value, name)
-    elif name in objective.KEYS:
-        state.objective[name] = value
-    elif name not in FOREIGN:
+        return state if value is None else state.with_key(name, value, name)
+    if name in objective.KEYS:
+        return replace(state, objective={**state.objective, name: value})
+    if name not in FOREIGN:
         state.problems.add_unknown(name, list(KNOWN_KEYS), common=COMMON_KEYS, elsewhere=ELSEWHERE)
     elif not FOREIGN[name].asks_for_nothing(value):
-        _meet(state, FOREIGN[name])
+        return _meet(state, FOREIGN[name])
+    return state
 
 
-def _meet(state: Translation, entry: Foreign) -> None:
+def _meet(state: Translation, entry: Foreign) -> Translation:
     """Refuse a foreign key, or note that it is ignored. The topics translate the rest."""
     if entry.kind == "refused":
         state.problems.add(f"{entry.name} is not supported: {entry.sentence}.")
     elif entry.kind == "ignored":
-        state.notes.append(f"{entry.name} is ignored: {entry.sentence}.")
+        return state.with_note(f"{entry.name} is ignored: {entry.sentence}.")
+    return state
 
 
-def _generation(state: Translation) -> None:
+def _renamed(state: Translation) -> Translation:
+    """Another name for the same thing."""
+    for old, new in _RENAMED.items():
+        if (value := state.asked(old)) is not None:
+            state = state.with_key(new, value, old)
+    return state
+
+
+def _generation(state: Translation) -> Translation:
     """`generation_kwargs` holds sampling fields under the names that transformers gives them."""
     asked = state.asked("generation_kwargs") or {}
     if not isinstance(asked, Mapping):
         state.problems.add(f"generation_kwargs is {shown(asked)}; expected a mapping.")
-        return
+        return state
     for key, value in asked.items():
         if key in _GENERATION_KEYS:
             if value is not None:
-                state.set(_GENERATION_KEYS[key], value, f"generation_kwargs.{key}")
+                state = state.with_key(_GENERATION_KEYS[key], value, f"generation_kwargs.{key}")
         elif key != "do_sample" or value is not True:
             known = [f"generation_kwargs.{name}" for name in _GENERATION_KEYS]
             state.problems.add_unknown(f"generation_kwargs.{key}", known, "unsupported key")
+    return state
 
 
-def _model_arguments(state: Translation) -> None:
-    """What `model_init_kwargs` says about dtype, attention and remote code belongs to the fields of that name."""
+def _model_arguments(state: Translation) -> Translation:
+    """Dtype, attention and remote code in `model_init_kwargs` belong to the fields of that name."""
     arguments = state.fields.get("model_init_kwargs")
     if not isinstance(arguments, Mapping):
-        return
+        return state
     moved = {"dtype": "dtype", "torch_dtype": "dtype"}
     moved |= {name: name for name in ("attn_implementation", "trust_remote_code")}
     for key, name in moved.items():
         if arguments.get(key) is not None:
-            state.set(name, arguments[key], f"model_init_kwargs.{key}")
-    state.fields["model_init_kwargs"] = {key: value for key, value in arguments.items() if key not in moved}
+            state = state.with_key(name, arguments[key], f"model_init_kwargs.{key}")
+    return state.with_fields(model_init_kwargs={key: value for key, value in arguments.items() if key not in moved})
 
 
-def _precision(state: Translation) -> None:
-    """`bf16` asks for bfloat16 where that is fast. False only says something when nothing else does."""
+def _precision(state: Translation) -> Translation:
+    """`bf16` asks for bfloat16 where that is fast. False counts only where no dtype was written."""
     bf16 = state.written.get("bf16")
     if bf16 and state.fields.get("dtype") != "bfloat16":
-        state.set("dtype", "auto", "bf16")
-    elif bf16 is False:
-        state.fields.setdefault("dtype", "float32")
+        return state.with_key("dtype", "auto", "bf16")
+    return state.with_fields(dtype="float32") if bf16 is False and "dtype" not in state.fields else state
 
 
-def _schedule(state: Translation) -> None:
-    """Strategies and warm-up."""
-    fields = state.fields
-    warmup = fields.get("warmup_steps")
+def _schedule(state: Translation) -> Translation:
+    """Warm-up as a share of the run, and the strategies."""
+    warmup = state.fields.get("warmup_steps")
     if isinstance(warmup, float) and 0 < warmup < 1:
-        del fields["warmup_steps"]
-        state.set("warmup_ratio", warmup, "warmup_steps")
+        fields = {name: value for name, value in state.fields.items() if name != "warmup_steps"}
+        state = replace(state, fields=fields).with_key("warmup_ratio", warmup, "warmup_steps")
     logging = tidy("save_strategy", state.asked("logging_strategy"))
     if logging == "no":
-        state.set("logging_steps", 0, "logging_strategy")
+        state = state.with_key("logging_steps", 0, "logging_strategy")
     elif logging not in {None, "steps"}:
-        state.notes.append(f"logging_strategy {logging} is ignored: `logging_steps` says how often a line is shown.")
-    if fields.get("eval_steps") is not None:
-        fields.setdefault("eval_strategy", "steps")
-    elif fields.get("eval_strategy") == "steps":
-        fields["eval_steps"] = fields.get("logging_steps") or 500
-        state.notes.append(f"eval_strategy steps without eval_steps: every {fields['eval_steps']} steps.")
+        state = state.with_note(
+            f"logging_strategy {logging} is ignored: `logging_steps` says how often a line is shown."
+        )
+    return _evaluation(state)
 
 
-def _best(state: Translation) -> None:
-    """What evaluations are compared by, spelt out for callbacks: `EarlyStoppingCallback` takes a null for "less"."""
+def _evaluation(state: Translation) -> Translation:
+    """`eval_steps` alone switches evaluation on; the strategy alone has the interval of the log."""
     fields = state.fields
-    if fields.get("load_best_model_at_end") and fields.get("metric_for_best_model") is None:
-        fields["metric_for_best_model"] = "eval_reward"
-    if fields.get("metric_for_best_model") is not None and fields.get("greater_is_better") is None:
-        fields["greater_is_better"] = True
+    if fields.get("eval_steps") is not None:
+        return state.with_fields(eval_strategy=fields.get("eval_strategy", "steps"))
+    if fields.get("eval_strategy") != "steps":
+        return state
+    steps = fields.get("logging_steps") or 500
+    return state.with_fields(eval_steps=steps).with_note(
+        f"eval_strategy steps without eval_steps: every {steps} steps."
+    )
 
 
-def _order(state: Translation) -> None:
-    """`train_sampling_strategy` says whether the order is shuffled."""
+def _best(state: Translation) -> Translation:
+    """What evaluations are compared by, spelt out for callbacks: `EarlyStoppingCallback` takes a null for "less"."""
+    if state.fields.get("load_best_model_at_end") and state.fields.get("metric_for_best_model") is None:
+        state = state.with_fields(metric_for_best_model="eval_reward")
+    if state.fields.get("metric_for_best_model") is not None and state.fields.get("greater_is_better") is None:
+        state = state.with_fields(greater_is_better=True)
+    return state
+
+
+def _order(state: Translation) -> Translation:
+    """`train_sampling_strategy`: whether the order is shuffled."""
     strategy = state.asked("train_sampling_strategy")
     if strategy == "sequential":
-        state.set("shuffle_dataset", False, "train_sampling_strategy")
-    elif strategy is not None:
-        state.notes.append(f"train_sampling_strategy {strategy} is ignored: completions are packed, not padded.")
+        return state.with_key("shuffle_dataset", False, "train_sampling_strategy")
+    if strategy is None:
+        return state
+    return state.with_note(f"train_sampling_strategy {strategy} is ignored: completions are packed, not padded.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groupwise.config.compat.foreign import Foreign, ignored, refused, same, translated
+from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
 
 _VLLM = "there is no vLLM engine yet; groupwise's own engine samples, so leave it out"
 _BATCHES = "groupwise's own engine always batches continuously"
@@ -36,18 +36,11 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("repetition_penalty"),
     ignored("cache_implementation", None, "the engine has its own cache"),
     refused("use_vllm", False, "there is no vLLM engine yet; leave it out, and groupwise's own engine samples"),
-    ignored("vllm_mode", "colocate", _VLLM),
-    ignored("vllm_model_impl", "vllm", _VLLM),
-    ignored("vllm_enable_sleep_mode", False, _VLLM),
+    *all_ignored(_VLLM, vllm_mode="colocate", vllm_model_impl="vllm", vllm_enable_sleep_mode=False),
     refused("vllm_structured_outputs_regex", None, "completions cannot be constrained; reward the format instead"),
-    ignored("vllm_server_base_url", None, _VLLM),
-    ignored("vllm_server_host", "0.0.0.0", _VLLM),
-    ignored("vllm_server_port", 8000, _VLLM),
-    ignored("vllm_server_timeout", 240.0, _VLLM),
-    ignored("vllm_group_port", 51216, _VLLM),
-    ignored("vllm_gpu_memory_utilization", 0.3, _VLLM),
-    ignored("vllm_max_model_length", None, _VLLM),
-    ignored("vllm_tensor_parallel_size", 1, _VLLM),
+    *all_ignored(_VLLM, vllm_server_base_url=None, vllm_server_host="0.0.0.0", vllm_server_port=8000),
+    *all_ignored(_VLLM, vllm_server_timeout=240.0, vllm_group_port=51216, vllm_gpu_memory_utilization=0.3),
+    *all_ignored(_VLLM, vllm_max_model_length=None, vllm_tensor_parallel_size=1),
     same("beta"),
     same("num_iterations"),
     translated("epsilon", 0.2, "`epsilon_low`, and `epsilon_high` where the objective is symmetric"),
@@ -95,9 +88,8 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("num_completions_to_print"),
     ignored("log_unique_prompts", False, "the run folder has every group once"),
     refused("log_completions_hub_repo", None, "completions stay in the run folder; upload its `completions` folder"),
-    ignored("use_transformers_continuous_batching", False, _BATCHES),
-    ignored("transformers_continuous_batching_config", None, _BATCHES),
-    ignored("use_transformers_paged", False, _BATCHES),
+    *all_ignored(_BATCHES, use_transformers_continuous_batching=False, transformers_continuous_batching_config=None),
+    *all_ignored(_BATCHES, use_transformers_paged=False),
     translated("vllm_importance_sampling_cap", 3.0, "`mismatch_max`"),
 )
 
@@ -105,9 +97,7 @@ TRL_LEGACY_FIELDS: tuple[Foreign, ...] = (
     same("max_prompt_length", "TRL removed it; here it still cuts or drops (`overlong_prompts`)"),
     ignored("use_liger_loss", False, "the loss never holds the full logits already"),
     ignored("wandb_log_unique_prompts", False, "the run folder has every group once"),
-    ignored("vllm_device", "auto", _VLLM),
-    ignored("vllm_dtype", "auto", _VLLM),
-    ignored("vllm_max_model_len", None, _VLLM),
-    ignored("vllm_enable_prefix_caching", True, _VLLM),
+    *all_ignored(_VLLM, vllm_device="auto", vllm_dtype="auto", vllm_max_model_len=None),
+    *all_ignored(_VLLM, vllm_enable_prefix_caching=True),
     refused("vllm_guided_decoding_regex", None, "completions cannot be constrained; reward the format instead"),
 )

@@ -1,0 +1,207 @@
+"""Writes the tables of docs/config.md, from-trl.md, guards.md and metrics.md from the code that they describe.
+
+python docs/make_tables.py           writes the pages
+python docs/make_tables.py --check   writes nothing, and fails where a page differs from the code
+
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import itertools
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blocks import replaced
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from groupwise import GRPOConfig
+from groupwise.algo import Objective
+from groupwise.config.compat.foreign import Foreign
+from groupwise.config.compat.loss_aliases import LOSS_TYPES, WORDS
+from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
+from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
+from groupwise.config.fields import SECTIONS
+from groupwise.config.guards import GUARDS
+from groupwise.config.objective_keys import READ_BY
+from groupwise.config.recipe import RecipeFields
+from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
+from groupwise.config.task_spec import TaskSpec
+from groupwise.runs import metrics
+
+DOCS = Path(__file__).parent
+
+INGREDIENTS: dict[str, type[BaseModel]] = {
+    "The ingredients of a recipe": RecipeFields,
+    "The ingredients: data": DataSpec,
+    "The ingredients: a task": TaskSpec,
+    "The ingredients: a reward": RewardSpec,
+    "The ingredients: lora": LoraSpec,
+}
+DIFFERENCES: tuple[tuple[str, Any, str], ...] = (
+    ("beta", 0.0, "beta"),
+    ("loss_type", "dapo", "aggregation"),
+    ("use_bias_correction_kl", True, "kl"),
+    ("vllm_importance_sampling_mode", "sequence_mask, at most 3", "mismatch"),
+    ("per_device_train_batch_size", "8 completions", "prompts_per_step"),
+    ("num_train_epochs", 3.0, "num_train_epochs"),
+    ("learning_rate", 1e-6, "learning_rate"),
+    ("bf16", True, "dtype"),
+    ("gradient_checkpointing", True, "gradient_checkpointing"),
+    ("optim", "adamw_torch_fused", "optim"),
+    ("logging_steps", 10, "logging_steps"),
+    ("num_completions_to_print", None, "num_completions_to_print"),
+)
+"""TRL's field, TRL's default, the key here."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare the pages with the code")
+    if parser.parse_args().check:
+        if stale := stale_pages():
+            sys.exit(f"{', '.join(stale)}: run python docs/make_tables.py")
+        return
+    for name in PAGES:
+        (DOCS / name).write_text(filled(name), encoding="utf-8")
+
+
+def stale_pages() -> list[str]:
+    """Pages that differ from the code."""
+    return [name for name in PAGES if filled(name) != (DOCS / name).read_text(encoding="utf-8")]
+
+
+def filled(name: str) -> str:
+    """The page of that name with every table made anew."""
+    page = (DOCS / name).read_text(encoding="utf-8")
+    for block, text in PAGES[name]().items():
+        page = replaced(page, block, text)
+    return page
+
+
+def config_tables() -> dict[str, str]:
+    sections = {**INGREDIENTS, **{str(section.__doc__): section for section in SECTIONS}}
+    axes = [field.name for field in dataclasses.fields(Objective)]
+    return {
+        "keys": "\n\n".join(f"## {title}\n\n{keys(model)}" for title, model in sections.items()),
+        "presets": textwrap.fill(", ".join(f"`{name}`" for name in Objective.preset_names()), 120) + ".",
+        "axes": table(
+            ("axis", "default (grpo)", "has an effect with", "other words that set it"),
+            ((f"`{axis}`", value(getattr(Objective(), axis)), readers(axis), words(axis)) for axis in axes),
+        ),
+    }
+
+
+def from_trl_tables() -> dict[str, str]:
+    ours, theirs = GRPOConfig(), GRPOConfig(objective="trl_default")
+    return {
+        "defaults": table(
+            ("TRL 1.16", "its default", "here", "default", "with `objective: trl_default`"),
+            (
+                (f"`{field}`", value(default), f"`{key}`", value(getattr(ours, key)), value(getattr(theirs, key)))
+                for field, default, key in DIFFERENCES
+            ),
+        ),
+        "loss-types": table(
+            ("`loss_type`", "axes"),
+            ((f"`{name}`", ", ".join(f"`{a}: {v}`" for a, v in axes.items())) for name, axes in LOSS_TYPES.items()),
+        ),
+        "trl": foreign(TRL_FIELDS),
+        "transformers": foreign(TRANSFORMERS_FIELDS),
+        "older": foreign((*TRL_LEGACY_FIELDS, *TRANSFORMERS_LEGACY_FIELDS)),
+    }
+
+
+def guard_tables() -> dict[str, str]:
+    head = ("guard", "watches", "acts when", "source of the bound", "by default", "what to do")
+    rows = ((f"`{g.name}`", g.watches, g.bound(g.default), g.source, f"`{g.default.action}`", g.remedy) for g in GUARDS)
+    return {"guards": table(head, rows)}
+
+
+def metric_tables() -> dict[str, str]:
+    head = ("key", "unit", "meaning", "good", "healthy", "source")
+    good = {"up": "up", "down": "down", "steady": "steady", "zero": "0", "none": ""}
+    parts = (
+        f"## {title}\n\n"
+        + table(head, ((f"`{m.key}`", m.unit, m.definition, good[m.better], m.healthy, m.source) for m in section))
+        for title, section in metrics.SECTIONS.items()
+    )
+    return {"metrics": "\n\n".join(parts)}
+
+
+PAGES: dict[str, Callable[[], dict[str, str]]] = {
+    "config.md": config_tables,
+    "from-trl.md": from_trl_tables,
+    "guards.md": guard_tables,
+    "metrics.md": metric_tables,
+}
+"""Page -> its tables, each under the name of its block."""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, *rows))
+    return "\n".join([next(lines), "|---" * len(head) + "|", *lines])
+
+
+def keys(model: type[BaseModel]) -> str:
+    """The fields of a section: key, default, meaning."""
+    texts = meanings(model)
+    rows = ((f"`{name}`", default(field), texts[name]) for name, field in model.model_fields.items())
+    return table(("key", "default", "meaning"), rows)
+
+
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> the string below it in the source, which pydantic would have to read at every start."""
+    texts: dict[str, str] = {}
+    for section in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
+        for field, below in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                texts[ast.unparse(field.target)] = " ".join(ast.literal_eval(below.value).split())
+    return texts
+
+
+def default(field: FieldInfo) -> str:
+    """The default value, or the page that has it where it is a table of its own."""
+    if isinstance(field.json_schema_extra, dict) and "page" in field.json_schema_extra:
+        return "[{0}]({0})".format(field.json_schema_extra["page"])
+    return "required" if field.is_required() else value(field.get_default(call_default_factory=True))
+
+
+def value(found: Any) -> str:
+    """A value as YAML has it."""
+    if found is None or isinstance(found, bool):
+        return {None: "null", True: "true", False: "false"}[found]
+    if isinstance(found, tuple):
+        found = list(found)
+    return f"`{found:g}`" if isinstance(found, float) else f"`{found}`"
+
+
+def readers(axis: str) -> str:
+    """The choices of other axes that an axis needs; empty for one that always has an effect."""
+    found = READ_BY.get(axis, {})
+    return "; ".join(f"`{other}` {', '.join(f'`{name}`' for name in names)}" for other, names in found.items())
+
+
+def words(axis: str) -> str:
+    """The ecosystem's words that set an axis."""
+    return ", ".join(f"`{word}`" for word, axes in WORDS.items() if axis in axes)
+
+
+def foreign(fields: Iterable[Foreign]) -> str:
+    """Fields of another library: name, kind, what becomes of it."""
+    rows = ((f"`{entry.name}`", entry.kind, entry.sentence) for entry in fields)
+    return table(("field", "here", "what becomes of it"), rows)
+
+
+if __name__ == "__main__":
+    main()
