@@ -40,7 +40,7 @@ def why_not_fetched(requirement: str, said: str, known: Iterable[str] = ()) -> s
     if "No module named pip" in said:
         return "pip is not installed. Install it: python -m ensurepip."
     if "Retrying" in said or "Connection" in said:
-        return "the package index cannot be reached. Look at the network, or at pip's index-url (pip config list)."
+        return "the package index cannot be reached. Check the network, or the index that pip uses (pip config list)."
     if "No matching distribution found" not in said:
         last = (said.strip().splitlines() or ["it gave no reason"])[-1]
         return f"{shortened(last, 300)}. Try it by hand: pip download {requirement}."

@@ -131,9 +131,8 @@ def test_the_agreement_is_told_with_its_limit(mismatch: float, limit: float | No
 )
 def test_the_limit_is_that_of_the_guards_that_are_on(guards: dict[str, str], limit: float | None) -> None:
     network = SimpleNamespace(dtype=torch.bfloat16)
-    parts = SimpleNamespace(config=GRPOConfig(guards=guards))
-    subject: Any = SimpleNamespace(policy=SimpleNamespace(network=network), parts=parts)
-    assert mismatch_limit(subject) == limit
+    run: Any = SimpleNamespace(policy=SimpleNamespace(network=network), config=GRPOConfig(guards=guards))
+    assert mismatch_limit(run) == limit
 
 
 def test_the_first_step_would_sample_the_same(tmp_path: Path) -> None:
