@@ -41,8 +41,7 @@ fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, chec
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
 
-gpu: $(VENV)/installed-dev  ## the tests and the benchmark that need an NVIDIA GPU; says so where there is none
-	$(BIN)/python -m pytest -rs tests/gpu
+gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py
 
 layers: $(VENV)/installed-dev  ## who may import whom

@@ -10,11 +10,14 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 BENCH = Path(__file__).resolve().parent
@@ -130,6 +133,43 @@ def run_python(python: str | Path, script: str, *arguments: str, log: Path) -> N
     if process.returncode != 0:
         tail = "\n".join(log.read_text().splitlines()[-25:])
         sys.exit(f"{script} ended with exit code {process.returncode}; the end of {log}:\n{tail}")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, and all that it said."""
+
+    how: str
+    """"well", "failed" or "cut off"."""
+    seconds: float
+    lines: list[str]
+
+
+def run_watched(command: Sequence[str], limit_s: float) -> Ended:
+    """Run a command for at most so long, passing on what it says as it says it."""
+    start = perf_counter()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    was_cut_off = threading.Event()
+    lines = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    ) as process:
+
+        def cut_off() -> None:
+            was_cut_off.set()
+            process.kill()
+
+        clock = threading.Timer(limit_s, cut_off)
+        clock.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if not line.startswith("RESULT "):
+                print(line, end="", flush=True)
+    clock.cancel()
+    code = process.returncode
+    how = "cut off" if was_cut_off.is_set() else "well" if code == 0 else "failed"
+    return Ended(how, perf_counter() - start, lines)
 
 
 def _first_to_go() -> None:

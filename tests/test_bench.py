@@ -20,7 +20,7 @@ from groupwise.types import Problem
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
     "peers", "step_vs_trl", "rollout_vs_vllm", "engine", "base_vs_trained", "demo_seeds", "negative_controls",
-    "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "scaling",
+    "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "gpu_profile", "scaling",
 )  # fmt: skip
 
 
@@ -303,3 +303,23 @@ def test_peak_memory_of_this_process_is_known_on_linux(load: Any) -> None:
     common = load("common")
     now = common.status_bytes("VmRSS")  # read first: memory may grow between the two
     assert (common.status_bytes("VmHWM") >= now > 0) == (sys.platform == "linux")
+
+
+def test_every_part_of_the_gpu_script_leaves_a_line(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    command = [sys.executable, str(BENCH / "gpu.py"), "--tiny", "--device", "cpu", "--only", "ceilings", "--out", out]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    header, line = map(json.loads, out.read_text().splitlines())
+    assert header["device"] == "cpu"
+    assert (line["part"], line["ended"]) == ("ceilings", "well")
+    assert line["found"]["product_flop_per_second"] > 0
+    assert "product_flop_per_second" in found.stdout.splitlines()[-1]
+
+
+def test_a_process_that_takes_too_long_leaves_what_it_said(load: Any) -> None:
+    common = load("common")
+    work = "import time; print('RESULT {}', flush=True); time.sleep(60)"
+    ended = common.run_watched([sys.executable, "-c", work], 2.0)
+    assert (ended.how, ended.lines) == ("cut off", ["RESULT {}"])
+    assert common.run_watched([sys.executable, "-c", "1 / 0"], 20.0).how == "failed"

@@ -60,6 +60,8 @@ GPU = Backend(
 OTHER = replace(GPU, has_flex=False, is_static=False, has_fused_optimizer=False, has_low_head=False)
 """Any other accelerator that torch knows."""
 
+_SUMS_INTO_FLOAT32 = ("cuda", "meta")
+"""Devices whose products of lower factors can be asked for in float32."""
 _forced: Backend | None = None
 
 
@@ -84,7 +86,7 @@ def product32(a: Tensor, b: Tensor) -> Tensor:
 
     Not differentiable.
     """
-    if a.dtype != torch.float32 and a.is_cuda:
+    if a.dtype != torch.float32 and a.device.type in _SUMS_INTO_FLOAT32:
         product = torch.mm if a.dim() == 2 else torch.bmm
         return product(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()

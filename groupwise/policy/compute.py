@@ -74,6 +74,11 @@ class ComputeModel:
         if pack:
             self._prepare_decoding()
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that a pass reads besides its input: a refresh changes the numbers in them, not their place."""
+        found = [*self.model.parameters(), *self.model.buffers(), *self.head.tensors()]
+        return found + [tensor for projection in self.projections for tensor in projection.tensors()]
+
     @property
     def kernel_dtype(self) -> torch.dtype | None:
         """Of the factors of the kernels that decode; None where none do."""

@@ -23,7 +23,7 @@ from groupwise.kernels import head as kernel
 from groupwise.kernels.panels import Panels
 from groupwise.policy.backend import Backend, backend_of, product32
 from groupwise.policy.memory_pages import release
-from groupwise.policy.projection import can_pack, linear
+from groupwise.policy.projection import can_pack, linear, renewed
 
 
 @dataclass
@@ -57,13 +57,17 @@ class Head:
     def refresh(self, *, pack: bool) -> None:
         """Take over the current weights; `pack` lays them out for products with few rows."""
         if self._weight_low is None or self.weight_VD.requires_grad:
-            self._weight_low = self.weight_VD.detach().to(self.dtype)
-            self._weight32 = None if self.is_low else self.weight_VD.detach().float()
+            self._weight_low = renewed(self._weight_low, self.weight_VD.detach().to(self.dtype))
+            self._weight32 = None if self.is_low else renewed(self._weight32, self.weight_VD.detach().float())
             if self.has_kernel and self._weight_low.dtype != self.weight_VD.dtype:  # it is a copy
                 release(self.weight_VD)
             self._packed = None
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
+
+    def tensors(self) -> list[Tensor]:
+        """What `logits` reads."""
+        return [t for t in (self._weight_low, self._weight32, self.bias_V) if t is not None]
 
     @property
     def has_kernel(self) -> bool:

@@ -123,7 +123,7 @@ class Projection:
         if any(s.bias_O is not None for s in self.sources):
             zeros = [s.weight_OI.new_zeros(s.weight_OI.shape[0]) for s in self.sources]
             biases = [s.bias_O if s.bias_O is not None else z for s, z in zip(self.sources, zeros, strict=True)]
-            self.bias_O = torch.cat(biases).to(self.dtype)
+            self.bias_O = renewed(self.bias_O, torch.cat(biases).to(self.dtype))
         self._refresh_adapters()
 
     def _fused_weight(self) -> Tensor:
@@ -151,9 +151,13 @@ class Projection:
         b_OR = a_RI.new_zeros(sum(self.sizes), a_RI.shape[0])
         for (rows, columns), (_, adapter) in zip(self._blocks(), adapters, strict=True):
             b_OR[rows, columns] = adapter.b_OR.float() * adapter.scale
-        self.a_RI, self.b_OR = a_RI.to(self.dtype), b_OR.to(self.dtype)
+        self.a_RI, self.b_OR = renewed(self.a_RI, a_RI.to(self.dtype)), renewed(self.b_OR, b_OR.to(self.dtype))
         if self.dtype == torch.bfloat16 and backend_of(a_RI.device).has_kernels:
             self._exact = (a_RI, b_OR)
+
+    def tensors(self) -> list[Tensor]:
+        """What a product reads; the same tensors after every refresh."""
+        return [t for t in (self.weight_OI, self.bias_O, self.a_RI, self.b_OR) if t is not None]
 
     def _blocks(self) -> list[tuple[slice, slice]]:
         """Where each adapter's B stands in the block-diagonal `b_OR`."""
@@ -222,6 +226,13 @@ class Projection:
                 x_TI, delta_TO, self.packed, None, "add"
             )
         return delta_TO.addmm_(x_TI, self.weight_OI.t())  # in place: another tensor of this size costs a tenth more
+
+
+def renewed(old: Tensor | None, new: Tensor) -> Tensor:
+    """The new numbers in the old one's place, which recorded steps read."""
+    if old is None or old.shape != new.shape or old.data_ptr() == new.data_ptr():
+        return new
+    return old.copy_(new)
 
 
 def can_pack(weight: Tensor) -> bool:

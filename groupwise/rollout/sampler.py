@@ -63,7 +63,7 @@ def sample(
     return Sample(token_R.tolist(), logprob_R.tolist(), kept_sets(logits_RV) if sampling.is_filtered else None)
 
 
-def invert_cdf(logits_RV: Tensor, uniform_R: np.ndarray) -> tuple[Tensor, Tensor]:
+def invert_cdf(logits_RV: Tensor, uniform_R: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
     """First token whose cumulative probability exceeds the uniform, and its log-prob.
 
     Sums run over blocks first and in float64, so that a small probability late in the vocabulary is not lost.
@@ -73,10 +73,10 @@ def invert_cdf(logits_RV: Tensor, uniform_R: np.ndarray) -> tuple[Tensor, Tensor
     weight_RBK = weight_RV.view(len(weight_RV), -1, BLOCK)
     before_RB = weight_RBK.sum(-1).double().cumsum(-1)
     total_R1 = before_RB[:, -1:]
-    target_R1 = torch.from_numpy(uniform_R)[:, None].to(total_R1) * total_R1
+    target_R1 = torch.as_tensor(uniform_R)[:, None].to(total_R1) * total_R1
     block_R1 = _first_above(before_RB, target_R1)
     start_R1 = torch.where(block_R1 > 0, before_RB.gather(1, (block_R1 - 1).clamp(min=0)), 0.0)
-    inside_RK = weight_RBK[torch.arange(len(weight_RBK)), block_R1[:, 0]].double().cumsum(-1)
+    inside_RK = weight_RBK[torch.arange(len(weight_RBK), device=logits_RV.device), block_R1[:, 0]].double().cumsum(-1)
     token_R1 = block_R1 * BLOCK + _first_above(inside_RK, target_R1 - start_R1)
     token_R1 = token_R1.clamp(max=logits_RV.shape[1] - 1)
     logprob_R1 = logits_RV.gather(1, token_R1) - max_R1 - total_R1.log().float()

@@ -34,10 +34,15 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.stop_reason is not None
 
-    def next_uniform(self) -> float:
+    @property
+    def uniforms(self) -> np.ndarray:
+        """One for each token that it can have."""
         if self._uniforms is None:
             self._uniforms = uniforms(self.request.seed, self.index, self.request.sampling.max_tokens)
-        return float(self._uniforms[len(self.token_ids)])
+        return self._uniforms
+
+    def next_uniform(self) -> float:
+        return float(self.uniforms[len(self.token_ids)])
 
     def append(self, token: int, logprob: float, kept: TokenSet | None) -> None:
         self.token_ids.append(token)

@@ -9,15 +9,17 @@ T own capacity, D head width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from groupwise.kernels.decode import PROMPT_STEP, Caches
 from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
-from groupwise.policy.backend import product32
+from groupwise.policy.backend import backend_of, product32
 from groupwise.policy.decoder_layer import Decoding
 
 FIRST_CAPACITY = 128
@@ -33,6 +35,12 @@ class PromptCache:
 
     length: int
     layers: list[tuple[Tensor, Tensor]]
+
+    @functools.cached_property
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all layers, [layers, K, L, D], where they are alike."""
+        k, v = (torch.stack(list(parts)) for parts in zip(*self.layers, strict=True))
+        return k, v
 
 
 class PrefillPlan(Pieces):
@@ -55,14 +63,23 @@ class PrefillPlan(Pieces):
         padding = q_HTD.shape[1] - sum(self.lengths)
         parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (q_HTD, k_KTD, v_KTD)), strict=True)
         for kept, (q, k, v) in zip(self._kept, parts, strict=False):
-            mask = causal_mask(q.shape[1], q.shape[1], layer.window, q.device)
-            outputs.append(dot_product_attention(layer, q[None], k[None], v[None], mask)[0])
+            outputs.append(_causal_attention(layer, q, k, v))
             kept.append((k, v))
         outputs.append(q_HTD.new_zeros(q_HTD.shape[0], padding, v_KTD.shape[-1]))
         return torch.cat(outputs, dim=1)
 
     def caches(self) -> list[PromptCache]:
         return [PromptCache(length, kept) for length, kept in zip(self.lengths, self._kept, strict=True)]
+
+
+def _causal_attention(layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+    """Attention of one prompt to itself."""
+    parts, length = (q_HTD[None], k_KTD[None], v_KTD[None]), q_HTD.shape[1]
+    is_plain = layer.softcap is None and layer.sinks_H is None and (layer.window is None or layer.window >= length)
+    if is_plain and not backend_of(q_HTD.device).is_attention_float32:  # one kernel of a GPU, and no mask to build
+        gqa = len(q_HTD) != len(k_KTD)
+        return F.scaled_dot_product_attention(*parts, is_causal=True, scale=layer.scaling, enable_gqa=gqa)[0]
+    return dot_product_attention(layer, *parts, causal_mask(length, length, layer.window, q_HTD.device))[0]
 
 
 def choose_slots(active: Sequence[int], longest_prompt: int) -> int:

@@ -6,35 +6,31 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from groupwise.policy.compute import ComputeModel
-from groupwise.policy.packing import BUCKET
 from groupwise.rollout.engine import Capabilities
-from groupwise.rollout.native.cache import PrefillPlan, PromptCache, choose_slots
-from groupwise.rollout.native.step import RecordedStep, Step
+from groupwise.rollout.native.decoder import StaticDecoder, StaticGeneration
+from groupwise.rollout.native.generation import Generation
+from groupwise.rollout.native.recorder import Recorder, recorder_of
 from groupwise.rollout.not_finite import telling_where
-from groupwise.rollout.sequences import Sequence as Row
-from groupwise.rollout.sequences import draw_tokens, open_sequences
-from groupwise.types import Completion, Request, Sampling
-
-PREFILL_TOKENS = 4096
-"""Prompt tokens of one prefill pass, at most (a longer prompt is a pass of its own)."""
-_ROWS = 8
-"""Grids of more rows than this are padded to a multiple, so that products keep to a few shapes."""
-_WORTH_REARRANGING = 0.75
-"""Rearrange the grid when the cheaper one has at most this share of its rows."""
+from groupwise.types import Completion, Request
 
 
 class NativeEngine:
     """Samples with the compute model that the learner trains, so both see the same weights."""
 
-    def __init__(self, compute: ComputeModel, *, max_concurrent: int = 64, records: bool | None = None) -> None:
-        """`records` decides whether decode steps are recorded and played again; None: as the backend says."""
+    def __init__(
+        self,
+        compute: ComputeModel,
+        *,
+        max_concurrent: int = 64,
+        records: bool | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """`records` decides whether tokens are drawn over static buffers by steps that are recorded once and played
+        again, with `recorder` or the device's own one; None: as the backend says."""
         self.compute = compute
         records = compute.backend.is_static if records is None else records
-        self._step_class = RecordedStep if records else Step
+        self.decoder = StaticDecoder(compute, recorder or recorder_of(compute.device)) if records else None
         self.version = 0
         self.capabilities = Capabilities("native", max_concurrent=max_concurrent)
         self._max_rows = max_concurrent
@@ -42,6 +38,8 @@ class NativeEngine:
     def load_weights(self, policy: Any, version: int) -> None:
         """Weights are shared with the policy: refresh what was derived from them. No prefix outlives a `generate`."""
         self.compute.refresh(pack=True)
+        if self.decoder is not None:
+            self.decoder.check_weights()
         self.version = version
 
     def close(self) -> None:
@@ -50,146 +48,9 @@ class NativeEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         numbered = sorted(enumerate(requests), key=lambda pair: repr(pair[1].sampling))
         for sampling, chosen in groupby(numbered, key=lambda pair: pair[1].sampling):
-            generation = _Generation(
-                self.compute, self.version, self._max_rows, sampling, list(chosen), self._step_class
-            )
+            arguments = (self.compute, self.version, self._max_rows, sampling, list(chosen))
             with telling_where(self.compute.source, self.compute.dtype):
-                yield from generation.run()
-
-
-class _Generation:
-    """One call of `generate`, for requests that sample alike."""
-
-    def __init__(
-        self,
-        compute: ComputeModel,
-        version: int,
-        max_rows: int,
-        sampling: Sampling,
-        requests: list[tuple[int, Request]],
-        step_class: type[Step],
-    ) -> None:
-        self.step_class = step_class
-        self.compute, self.version, self.max_rows, self.sampling = compute, version, max_rows, sampling
-        self.rows_of = {number: open_sequences(number, request) for number, request in requests}
-        self.waiting = [row for rows in self.rows_of.values() for row in rows]
-        self.prompts: dict[int, PromptCache] = {}
-        self.first_logits: dict[int, Tensor] = {}
-        self.step: Step | None = None
-        self.grid: list[Row | None] = []
-
-    def run(self) -> Iterator[tuple[int, list[Completion]]]:
-        while self.waiting or any(self._active()):
-            if self._should_rearrange():
-                self._rearrange()
-            else:
-                self._decode()
-            yield from self._finished_requests()
-
-    def _active(self) -> list[Row]:
-        return [row for row in self.grid if row is not None and not row.is_finished]
-
-    def _should_rearrange(self) -> bool:
-        active = self._active()
-        if not active:
-            return True
-        if self.waiting:
-            return len(active) <= self.max_rows * _WORTH_REARRANGING
-        return len(self._layout(active)[0]) <= len(self.grid) * _WORTH_REARRANGING
-
-    def _finished_requests(self) -> Iterator[tuple[int, list[Completion]]]:
-        done = [n for n, rows in self.rows_of.items() if all(row.is_finished for row in rows)]
-        for number in done:
-            self.prompts.pop(number, None)
-            self.first_logits.pop(number, None)
-            yield number, [row.finish(self.version) for row in self.rows_of.pop(number)]
-
-    def _rearrange(self) -> None:
-        """Let waiting rows enter and lay all active rows out anew."""
-        active = self._active()
-        entering = self.waiting[: max(self.max_rows - len(active), 0)]
-        self.waiting = self.waiting[len(entering) :]
-        self._prefill(entering)
-        self._sample_first(entering)
-        active += [row for row in entering if not row.is_finished]
-        old_step, old_grid = self.step, self.grid
-        self.step, self.grid = None, []
-        if not active:
-            return
-        self.grid, slots = self._layout(active)
-        with torch.inference_mode():
-            cells = [self._prompt_of(self.grid[i : i + slots]) for i in range(0, len(self.grid), slots)]
-            plan = self.step_class.plan_class(cells, slots, self.compute.device, self.sampling.max_tokens)
-            if old_step is not None:
-                place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
-                plan.take_rows(old_step.plan, [place.get(id(row)) if row is not None else None for row in self.grid])
-            self.step = self.step_class(self.compute, plan)
-
-    def _prompt_of(self, cell: list[Row | None]) -> PromptCache:
-        """The prompt that a cell's rows share; a cell of padding takes any."""
-        row = next((r for r in cell if r is not None), self.grid[0])
-        assert row is not None
-        return self.prompts[row.number]
-
-    def _layout(self, active: list[Row]) -> tuple[list[Row | None], int]:
-        """Rows cell by cell, with None in empty slots, and the slots a cell."""
-        by_prompt = [
-            list(rows) for _, rows in groupby(sorted(active, key=lambda r: (r.number, r.index)), key=lambda r: r.number)
-        ]
-        longest = max(len(row.request.prompt_ids) for row in active)
-        slots = choose_slots([len(rows) for rows in by_prompt], longest)
-        grid: list[Row | None] = []
-        for rows in by_prompt:
-            grid += rows + [None] * (-len(rows) % slots)
-        return grid + [None] * _padding(len(grid), slots), slots
-
-    @torch.inference_mode()
-    def _prefill(self, entering: list[Row]) -> None:
-        """Run the prompts that are not cached yet, several to a pass."""
-        new = {row.number: row.request.prompt_ids for row in entering if row.number not in self.prompts}
-        batch: list[tuple[int, tuple[int, ...]]] = []
-        for number, ids in new.items():
-            if batch and sum(len(p) for _, p in batch) + len(ids) > PREFILL_TOKENS:
-                self._prefill_pass(batch)
-                batch = []
-            batch.append((number, ids))
-        if batch:
-            self._prefill_pass(batch)
-
-    def _prefill_pass(self, batch: list[tuple[int, tuple[int, ...]]]) -> None:
-        lengths = [len(ids) for _, ids in batch]
-        plan = PrefillPlan(lengths)
-        device = self.compute.device
-        padding = -sum(lengths) % BUCKET
-        ids_P = torch.tensor([t for _, ids in batch for t in ids] + [0] * padding, device=device)
-        positions_P = torch.cat([torch.arange(n, device=device) for n in [*lengths, padding]])
-        hidden_PD = self.compute.hidden(ids_P, positions_P, plan)
-        last = torch.tensor(lengths, device=device).cumsum(0) - 1
-        logits_NV = self.compute.head.logits(hidden_PD[last])
-        for (number, _), cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
-            self.prompts[number] = cache
-            self.first_logits[number] = logits.clone()
-
-    @torch.inference_mode()
-    def _sample_first(self, entering: list[Row]) -> None:
-        if entering:
-            logits_RV = torch.stack([self.first_logits[row.number] for row in entering])
-            draw_tokens(logits_RV, list(entering), self.compute.kernel_dtype)
-
-    @torch.inference_mode()
-    def _decode(self) -> None:
-        """One token for every active row."""
-        assert self.step is not None
-        device = self.compute.device
-        ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
-        hidden_RD = self.step.run(ids_R)
-        rows = self._active()
-        if len(rows) < len(self.grid):
-            is_active = [row is not None and not row.is_finished for row in self.grid]
-            hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
-        draw_tokens(self.compute.head.logits(hidden_RD), rows, self.compute.kernel_dtype)
-
-
-def _padding(num_rows: int, slots: int) -> int:
-    """Empty rows, whole cells of them, that round a grid up; both numbers that must divide it are powers of two."""
-    return -num_rows % max(_ROWS, slots) if num_rows > _ROWS else 0
+                if self.decoder is not None and self.decoder.can_decode(sampling):
+                    yield from StaticGeneration(self.decoder, *arguments).run()
+                else:
+                    yield from Generation(*arguments).run()

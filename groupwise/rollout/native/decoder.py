@@ -1,0 +1,158 @@
+"""Rows over static buffers: which rows sit where, when they move, and what is kept from one call to the next."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from groupwise.policy.compute import ComputeModel
+from groupwise.rollout.native.cache import PromptCache, choose_slots
+from groupwise.rollout.native.generation import WORTH_REARRANGING, Generation, group_by_prompt
+from groupwise.rollout.native.recorder import Recorder
+from groupwise.rollout.native.static import (
+    BLOCK,
+    FIRST_OWN,
+    LEAST_OWN,
+    LEAST_PROMPT,
+    LEAST_ROWS,
+    Bucket,
+    StaticGrid,
+    is_drawn_in_step,
+    power_of_two,
+    sample_cache,
+)  # fmt: skip
+from groupwise.rollout.not_finite import NotFiniteError
+from groupwise.rollout.sequences import Sequence as Row
+from groupwise.types import Completion, Sampling
+
+
+class StaticDecoder:
+    """The buffers and recordings of an engine, kept over steps, evaluations and changes of the weights."""
+
+    def __init__(self, compute: ComputeModel, recorder: Recorder) -> None:
+        self.compute, self.recorder = compute, recorder
+        self.grids: dict[Bucket, StaticGrid] = {}
+        self.is_busy = False
+        """Whether a call is under way: another one meanwhile decodes by single operations."""
+        self._weights: list[int] = []
+
+    @functools.cached_property
+    def like(self) -> PromptCache | None:
+        """A cache of the kind that the buffers hold; None where the model's layers differ too much for them."""
+        return sample_cache(self.compute)
+
+    def can_decode(self, sampling: Sampling) -> bool:
+        """Whether a call that samples like this runs here now; else it decodes by single operations."""
+        return not self.is_busy and is_drawn_in_step(sampling) and self.like is not None
+
+    def grid(self, bucket: Bucket) -> StaticGrid:
+        """The buffers of this bucket."""
+        if bucket not in self.grids:
+            assert self.like is not None
+            self.grids[bucket] = StaticGrid(self.compute, bucket, self.like)
+        return self.grids[bucket]
+
+    def check_weights(self) -> None:
+        """Forget the recordings where a weight has moved in memory, which a recording cannot follow."""
+        found = [tensor.data_ptr() for tensor in self.compute.tensors()]
+        if found != self._weights:
+            for grid in self.grids.values():
+                grid.forget_recording()
+        self._weights = found
+
+
+class StaticGeneration(Generation):
+    """Decodes by steps that are played again, several tokens between two looks of the host."""
+
+    def __init__(self, decoder: StaticDecoder, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.decoder = decoder
+        self.buffers: StaticGrid | None = None
+        self.cells: list[int | None] = []
+        """Number of the prompt in each cell."""
+        requests = [rows[0].request for rows in self.rows_of.values()]
+        longest = max(len(request.prompt_ids) for request in requests)
+        self.prompt_capacity = power_of_two(longest, LEAST_PROMPT)
+        self.slots = choose_slots([min(request.num_completions, self.max_rows) for request in requests], longest)
+
+    def run(self) -> Iterator[tuple[int, list[Completion]]]:
+        self.decoder.is_busy = True
+        try:
+            yield from super().run()
+        finally:
+            self.decoder.is_busy = False
+
+    def _should_rearrange(self) -> bool:
+        active = self._active()
+        if not active or self.buffers is None:
+            return True
+        if self.waiting and len(active) <= self.max_rows * WORTH_REARRANGING:
+            return True
+        bucket = self._bucket(active)
+        return bucket.rows < self.buffers.bucket.rows or bucket.own > self.buffers.bucket.own
+
+    def _bucket(self, active: list[Row]) -> Bucket:
+        """The smallest buffers in which these rows can sample another block."""
+        cells = sum(-(-len(rows) // self.slots) for rows in group_by_prompt(active))
+        limit = self.sampling.max_tokens
+        needed = min(max(len(row.token_ids) for row in active) + BLOCK, limit)
+        return Bucket(
+            rows=power_of_two(cells * self.slots, max(LEAST_ROWS, self.slots)),
+            slots=self.slots,
+            prompt=self.prompt_capacity,
+            own=power_of_two(needed, max(LEAST_OWN, min(power_of_two(limit, 1), FIRST_OWN))),
+            is_greedy=self.sampling.temperature == 0,
+        )
+
+    def _rearrange(self) -> None:
+        """Let waiting rows enter and lay all active rows out anew, in the buffers that they need."""
+        active = self._let_enter()
+        old, old_grid, old_cells = self.buffers, self.grid, self.cells
+        self.buffers, self.grid, self.cells = None, [], []
+        if active:
+            with torch.inference_mode():
+                self._lay_out(active, old, old_grid, old_cells)
+
+    def _lay_out(
+        self, active: list[Row], old: StaticGrid | None, old_grid: list[Row | None], old_cells: list[int | None]
+    ) -> None:
+        bucket = self._bucket(active)
+        self.buffers = new = self.decoder.grid(bucket)
+        for rows in group_by_prompt(active):
+            self.grid += rows + [None] * (-len(rows) % self.slots)
+            self.cells += [rows[0].number] * -(-len(rows) // self.slots)
+        self.grid += [None] * (bucket.rows - len(self.grid))
+        self.cells += [None] * (new.num_cells - len(self.cells))
+        if old is not None:
+            place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
+            new.take_rows(old, [(r, place[id(row)]) for r, row in enumerate(self.grid) if id(row) in place])
+        is_known = old_cells if old is new else [None] * new.num_cells
+        new.set_prompts({c: self.prompts[n] for c, n in enumerate(self.cells) if n is not None and n != is_known[c]})
+        new.set_sampling(self.sampling)
+        new.set_rows(self.grid)
+
+    @torch.inference_mode()
+    def _decode(self) -> None:
+        """A block of tokens for every active row, or as many as the one with most to come can take."""
+        assert self.buffers is not None
+        active = self._active()
+        count = min(BLOCK, max(self.sampling.max_tokens - len(row.token_ids) for row in active))
+        token_BR, logprob_BR = self.buffers.draw(count, self.decoder.recorder)
+        tokens, logprobs = token_BR.T.tolist(), logprob_BR.T.tolist()
+        for r, row in enumerate(self.grid):
+            if row is not None and not row.is_finished:
+                _extend(row, tokens[r], logprobs[r])
+
+
+def _extend(row: Row, tokens: list[int], logprobs: list[float]) -> None:
+    """Append tokens until the row ends; what was sampled behind its end is dropped."""
+    for token, logprob in zip(tokens, logprobs, strict=True):
+        if not math.isfinite(logprob):
+            raise NotFiniteError(row.request, row.index, row.token_ids)
+        row.append(token, logprob, None)
+        if row.is_finished:
+            return
