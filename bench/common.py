@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -90,7 +91,9 @@ def _kilobytes(text: str | None) -> int | None:
 
 
 def commit() -> str | None:
-    """The commit that is measured, with "+" when files of the checkout have changed since."""
+    """The commit that is measured, with "+" when files of the checkout have changed since; None without git."""
+    if shutil.which("git") is None:
+        return None
     git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()  # noqa: E731
     name = git("rev-parse", "--short", "HEAD")
     return f"{name}{'+' if git('status', '--porcelain', 'groupwise') else ''}" if name else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from statistics import median
@@ -247,7 +247,7 @@ def steps(work: Work, shape: Shape, prompts: int, settings: Found, *, is_full_le
             peft_config=lora(), callbacks=[Keep()],
         )  # fmt: skip
         if is_full_length:
-            run.policy.stop_ids = ()
+            run.parts = replace(run.parts, policy=replace(run.parts.policy, stop_ids=()))
         start = perf_counter()
         run.train()
         total = perf_counter() - start
@@ -256,7 +256,6 @@ def steps(work: Work, shape: Shape, prompts: int, settings: Found, *, is_full_le
 
 
 def demo(work: Work) -> Iterator[Found]:
-    from dataclasses import replace
 
     shorter = work if work.is_tiny else replace(work, prompt_tokens=200, new_tokens=96, num_steps=6)
     settings = {"learning_rate": 5e-4, "max_prompt_length": 256}

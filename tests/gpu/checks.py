@@ -31,8 +31,12 @@ LOW = torch.bfloat16
 
 
 def exact() -> None:
-    """Products in float32, not in TF32."""
+    """Products in float32, not in TF32, and FlexAttention compiled for as many models as there are here."""
     torch.backends.cuda.matmul.allow_tf32 = False
+    if torch.cuda.is_available():
+        import torch._dynamo.config as compiler
+
+        compiler.recompile_limit = 256  # a run has one model; above the limit compiled code is left for eager code
 
 
 def networks(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Network, Network]:
