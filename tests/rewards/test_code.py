@@ -8,7 +8,7 @@ import pytest
 
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards import resolve_rewards
-from groupwise.rewards.sandbox.backend_choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, use
 from groupwise.rewards.sandbox.detect import find_bubblewrap
 from groupwise.rewards.sandbox.tests import Asserts, Prints, read_tests
 from groupwise.rewards.shipped.code import Code, last_python_block
@@ -17,9 +17,9 @@ from groupwise.rewards.shipped.code import Code, last_python_block
 @pytest.fixture(scope="module", autouse=True)
 def chosen():
     is_here = find_bubblewrap().backend is not None
-    use(Choice("bubblewrap") if is_here else Choice("none", run_untrusted_code_without_sandbox=True))
+    use(BackendChoice("bubblewrap") if is_here else BackendChoice("none", run_untrusted_code_without_sandbox=True))
     yield
-    use(Choice())
+    use(BackendChoice())
 
 
 @pytest.fixture(scope="module")
@@ -244,13 +244,13 @@ def test_it_is_a_shipped_reward_that_is_loaded_early():
 
 
 def test_without_a_sandbox_it_is_refused_before_anything_is_sampled():
-    use(Choice("none"))
+    use(BackendChoice("none"))
     (function,) = resolve_rewards(["code"])
     try:
         with pytest.raises(ConfigError, match="run_untrusted_code_without_sandbox"):
             function.load()
     finally:
-        use(Choice())
+        use(BackendChoice())
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from groupwise import tasks
 
-SHARED = {"__init__", "asking", "generated", "hub", "task", "gym_scorer"}
+SHARED = {"__init__", "asking", "generated", "hub_tasks", "task", "gym_scorer"}
 """What tasks are made from."""
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from groupwise.rewards.sandbox.outcome import Outcome
-from groupwise.rewards.sandbox.row_scorer import Sandboxed
+from groupwise.rewards.sandbox.row_scorer import Outcome, Sandboxed
 
 __all__ = ["Outcome", "Sandboxed"]

@@ -16,7 +16,7 @@ RISK = "run_untrusted_code_without_sandbox"
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """What a recipe says about the sandbox."""
 
     backend: Name = "auto"
@@ -35,11 +35,11 @@ class Settings(Protocol):
     def run_untrusted_code_without_sandbox(self) -> bool: ...
 
 
-_chosen = Choice()
+_chosen = BackendChoice()
 _used: dict[str, Backend] = {}
 
 
-def use(choice: Choice) -> None:
+def use(choice: BackendChoice) -> None:
     """Let every worker that this program starts from now on follow the choice."""
     global _chosen
     _chosen = choice
@@ -48,7 +48,7 @@ def use(choice: Choice) -> None:
 
 def use_sandbox(settings: Settings) -> None:
     """Follow the choice of a configuration."""
-    use(Choice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
+    use(BackendChoice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
 
 
 def sandboxes_in_use() -> list[str]:
@@ -78,7 +78,7 @@ def backend_for(*, untrusted: bool) -> Backend:
     return backend
 
 
-def chosen() -> Choice:
+def chosen() -> BackendChoice:
     """What workers follow, for a process of this program's own that starts some."""
     return _chosen
 

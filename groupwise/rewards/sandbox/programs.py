@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from groupwise.rewards.sandbox.backend_choice import backend_for
+from groupwise.rewards.sandbox.import_paths import installed_packages
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.paths import installed_packages
 from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError, ending
 
 START_S = 60.0
@@ -59,7 +59,7 @@ class Programs:
     def run(self, source: str, stdin: str) -> Printed:
         """Run a program with this input."""
         with self._one_worker() as worker:
-            self._give(worker, "run", source=source, stdin=stdin)
+            self._give(worker, "run_program", source=source, stdin=stdin)
             deadline = Deadline(self.timeout_s)
             try:
                 text = worker.read_all(deadline).decode("utf-8", "replace")

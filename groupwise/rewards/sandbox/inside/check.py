@@ -10,9 +10,8 @@ import builtins
 import importlib
 import sys
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, read_frame, write_frame
-from groupwise.rewards.sandbox.inside.pipes import private_pipes
-from groupwise.rewards.sandbox.inside.values import decoded, encoded
+from .frames import next_frame, private_pipes, read_frame, write_frame
+from .plain_values import decoded, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, write_frame
-from groupwise.rewards.sandbox.inside.limits import apply_limits
+from .frames import next_frame, write_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,3 +25,18 @@ def main() -> None:
     kind = task["task"]
     doing = importlib.import_module(f".{kind}", __package__)
     getattr(doing, kind)(task)
+
+
+def apply_limits(limits: dict[str, int]) -> None:
+    """Set each limit, by its name in `resource` without RLIMIT_, soft and hard; lower ones that hold already stay."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for name, wanted in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        if kind is None:
+            continue  # macOS has no RLIMIT_AS that holds, and other systems lack one or the other
+        _, hard = resource.getrlimit(kind)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (limit, limit))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from groupwise.rewards.sandbox.inside.frames import write_frame
+from .frames import write_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import types
 
-from groupwise.rewards.sandbox.inside.frames import next_frame, write_frame
-from groupwise.rewards.sandbox.inside.pipes import private_pipes
-from groupwise.rewards.sandbox.inside.values import NotPlainError, decoded, encoded
+from .frames import next_frame, private_pipes, write_frame
+from .plain_values import NotPlainError, decoded, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
