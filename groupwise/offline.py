@@ -11,12 +11,11 @@ from typing import Any
 
 from groupwise.chat import CompletionValue
 from groupwise.config import Recipe
-from groupwise.errors import DataError
+from groupwise.errors import DataError, quoted
 from groupwise.json_values import plain_value
 from groupwise.rewards import RewardScorer
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 from groupwise.rewards.sandbox.backend_choice import use_sandbox
-from groupwise.rewards.shorten import shortened
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import recipe_rewards
 from groupwise.types import REWARD_KEYWORDS, Group, ScoredGroup
@@ -86,7 +85,7 @@ def table(scored: Sequence[Scored], weights: Mapping[str, float], num: int) -> I
     shown = scored[: num or None]
     width = max(len(name) for name in weights)
     for each in shown:
-        yield f"{each.number:4}  reward {_number(each.reward)}  {shortened(each.text, 160)}"
+        yield f"{each.number:4}  reward {_number(each.reward)}  {quoted(each.text, 160)}"
         for name, weight in weights.items():
             yield f"      {name.ljust(width)}  {_part(each, name, weight)}  {each.why.get(name, '')}".rstrip()
     if len(shown) < len(scored):
@@ -165,7 +164,7 @@ def _group(number: int, rows: Iterable[_Row]) -> Group:
     rows = list(rows)
     completions = [completion for row in rows for completion in row.completions]
     ids = [each for row in rows for each in row.ids or ()] or None
-    return given_group(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
+    return group_from_completions(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
 
 
 def _last_recorded(folder: Path) -> Path:

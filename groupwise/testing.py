@@ -13,7 +13,7 @@ from typing import Any
 
 from groupwise.chat import CompletionValue
 from groupwise.rewards import RewardScorer, completion_text, resolve_rewards
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 from groupwise.types import Group, Message, Prompt, ScoredGroup
 
 __all__ = [
@@ -120,7 +120,7 @@ def _groups(
     by_column = {name: _one_each(name, values, count) for name, values in columns.items()}
     asked = [prompts] * count if isinstance(prompts, str) or _is_chat(prompts) else _one_each("prompts", prompts, count)
     return [
-        given_group(
+        group_from_completions(
             row,
             [] if asked[row] == "" and not isinstance(completion, str) else asked[row],
             [completion],

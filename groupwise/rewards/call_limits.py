@@ -14,7 +14,7 @@ TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
-class Patience:
+class CallLimits:
     """The limits of one function's calls."""
 
     timeout_s: float = TIMEOUT_S
@@ -36,5 +36,5 @@ class Patience:
             raise ConfigError(f"on_failure of a reward is {self.on_failure!r}; known: {', '.join(known)}.{near}")
 
 
-PATIENCE_SETTINGS = tuple(each.name for each in fields(Patience))
+LIMIT_SETTINGS = tuple(each.name for each in fields(CallLimits))
 """The keys a recipe gives them by."""

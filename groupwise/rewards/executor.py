@@ -88,7 +88,7 @@ class Call:
             return self.instead(error), time.perf_counter() - start
 
 
-class Caller:
+class RewardExecutor:
     """Runs calls. The event loop starts with the first asynchronous one and lives as long as this object.
 
     One loop for the whole run, because clients and locks that a function keeps belong to the loop they were made in; a

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from groupwise.chat import as_completion
+from groupwise.chat import CompletionValue, as_completion, completion_text, opening
+from groupwise.errors import quoted
 from groupwise.rewards.copies import copies
-from groupwise.rewards.shorten import shortened
-from groupwise.types import Completion, Group, Problem
+from groupwise.types import Completion, Group, Problem, Prompt
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Rows:
+class FlatGroups:
     """Every completion of some groups, in order, with its problem."""
 
     groups: Sequence[Group]
     column_names: Collection[str]
 
     @classmethod
-    def of(cls, groups: Sequence[Group], column_names: Collection[str] | None = None) -> Rows:
+    def of(cls, groups: Sequence[Group], column_names: Collection[str] | None = None) -> FlatGroups:
         """Lay the groups flat; without `column_names`, the columns are those that any of their problems has."""
         if column_names is None:
             column_names = dict.fromkeys(name for group in groups for name in group.problem.columns)
@@ -70,7 +70,7 @@ class Rows:
     def describe(self, row: int) -> str:
         """The row as an error names it: its number, its problem and the completion, shortened."""
         problem, completion = self.rows[row]
-        return f"row {row} (problem {problem.index}), the completion {shortened(completion.text)}"
+        return f"row {row} (problem {problem.index}), the completion {quoted(completion.text)}"
 
     def find(self, keywords: Mapping[str, Sequence[Any]], values: Collection[object]) -> int | None:
         """The row whose completion is one of these objects: which one a failing function was at."""
@@ -79,3 +79,25 @@ class Rows:
             if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
                 return row
         return None
+
+
+def group_from_completions(
+    number: int,
+    prompt: Prompt,
+    completions: Sequence[CompletionValue],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    opened: str | None = None,
+) -> Group:
+    """A group of these completions. Without token ids, reward functions are not handed any.
+
+    `opened` is the group's `opening`; without it, it is what the prompt shows without a chat template.
+    """
+    if opened is None:
+        opened = opening(prompt, prompt if isinstance(prompt, str) else "")
+    ids = completion_ids if completion_ids is not None else [()] * len(completions)
+    made = tuple(
+        Completion(tuple(tokens), (), stop_reason="stop", policy_version=0, text=completion_text(completion))
+        for completion, tokens in zip(completions, ids, strict=True)
+    )
+    return Group(number, Problem(number, prompt, dict(columns or {})), (), made, opening=opened)

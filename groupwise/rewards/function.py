@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError, did_you_mean
-from groupwise.rewards.call_limits import Patience
+from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import LARGEST
 from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
@@ -33,7 +33,7 @@ class RewardFunction:
     weight: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
     """What of its rewards counts, before the weight."""
-    patience: Patience = field(default_factory=Patience)
+    limits: CallLimits = field(default_factory=CallLimits)
     """How long a call may take, and what becomes of one that fails."""
     load: Callable[[], None] | None = None
     """Loads now what the first call would load (a model, a sandbox), so that what is missing is found early."""

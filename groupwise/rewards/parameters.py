@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import keyword
 import math
@@ -57,3 +58,16 @@ def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequen
     needed = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in dict.fromkeys([*also, *columns])]
     why = inspect.Parameter("log_why", inspect.Parameter.KEYWORD_ONLY, default=None)
     object.__setattr__(reward, "__signature__", inspect.Signature([*needed, why]))
+
+
+def require_extra(module: str, extra: str, who: str) -> Any:
+    """The module, or a `ConfigError` that says which extra of groupwise brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigError(
+            f'{who} needs the package "{module}", which is not installed. Install it with: '
+            f'pip install "groupwise[{extra}]"'
+        ) from error

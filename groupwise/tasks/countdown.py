@@ -13,8 +13,8 @@ from typing import Any
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 from groupwise.tasks.asking import Place
 from groupwise.tasks.generated import Generated, Question, Split, check_max_level
 
@@ -85,7 +85,7 @@ class Countdown(Generated):
         log_why: LogWhy | None = None,
     ) -> list[float | None]:
         rows = zip(completions, numbers, target, strict=True)
-        return told((self._verdict(completion_text(c), given, goal) for c, given, goal in rows), log_why)
+        return split_reasons((self._verdict(completion_text(c), given, goal) for c, given, goal in rows), log_why)
 
     def _verdict(self, text: str, numbers: Sequence[int], target: int) -> Verdict:
         expression = (self.answer(text) or "").partition("=")[0].strip()

@@ -10,9 +10,9 @@ from typing import Any
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.data.gym import generate, installed_version
 from groupwise.errors import ConfigError
+from groupwise.rewards.answer_reward import LogWhy
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox import Sandboxed
-from groupwise.rewards.verdict import LogWhy
 from groupwise.tasks.asking import Asking, Place
 from groupwise.tasks.generated import Split
 

@@ -335,7 +335,7 @@ def test_a_function_that_ends_the_program_is_an_error_of_that_function(function)
 def test_with_on_failure_none_its_end_is_one_call_without_rewards(function):
     scorer = RewardScorer(resolve_rewards([{"function": function, "timeout_s": 5, "on_failure": "none"}, later]))
     for _ in range(2):  # the loop lives on
-        with pytest.warns(UserWarning, match="None of its completions is judged"):
+        with pytest.warns(UserWarning, match="None of its completions is scored"):
             (group,) = scorer.score([make_group("good", answer="x")]).groups
         assert group.reward == (4.0,)
 

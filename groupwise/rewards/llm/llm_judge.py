@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 
 from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError
-from groupwise.rewards.extras import needed
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.llm.endpoint import Endpoint, NoReplyError, Reply
 from groupwise.rewards.llm.llm_score import read_score
 from groupwise.rewards.llm.reply_cache import ReplyCache
-from groupwise.rewards.parameters import ask_for_columns, check_count, check_number
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, require_extra
 from groupwise.types import Prompt
 
 TEMPLATE = """Rate the answer to the request below, from {low} (useless) to {high} (could not be better). Judge whether
@@ -83,7 +82,7 @@ class LlmJudge:
         self._check()
         columns = [name for name in dict.fromkeys(_FIELD.findall(self.template)) if name not in _OURS]
         ask_for_columns(self, "llm_judge", columns, also=("prompts", "completions", "log_metric"))
-        needed("httpx", "llm-judge", "Reward llm_judge")
+        require_extra("httpx", "llm-judge", "Reward llm_judge")
         object.__setattr__(self, "spent", Spent())
 
     def load(self) -> None:
@@ -112,7 +111,7 @@ class LlmJudge:
         _tell_of_silence(found)
         if log_metric is not None:
             self._log(log_metric)
-        return told((verdicts[_key(body)] for body in bodies), log_why)
+        return split_reasons((verdicts[_key(body)] for body in bodies), log_why)
 
     async def _judge(
         self, client: Any, endpoint: Endpoint, limit: asyncio.Semaphore, body: Mapping[str, Any]

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
+from groupwise.errors import quoted
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.gold import is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_word
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
 from groupwise.rewards.sandbox.tests import Asserts, Prints, Test, check_tests, read_tests
-from groupwise.rewards.shorten import shortened
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
 
@@ -73,15 +73,15 @@ class Code:
             for value, name in zip(columns[self.column], names, strict=True)
         ]
         with ThreadPoolExecutor(self.programs.num_ready) as threads:
-            verdicts = threads.map(self._judge, map(completion_text, completions), tests)
-            return told(list(verdicts), log_why)
+            verdicts = threads.map(self._verdict, map(completion_text, completions), tests)
+            return split_reasons(list(verdicts), log_why)
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
         """Raise `DataError` for a problem whose tests cannot be read."""
         if not is_missing(columns[self.column]):
             check_tests(read_tests(columns[self.column]))
 
-    def _judge(self, text: str, tests: list[Test] | None) -> Verdict:
+    def _verdict(self, text: str, tests: list[Test] | None) -> Verdict:
         if tests is None:
             return None, "no tests in the data"
         source = last_python_block(text)
@@ -115,7 +115,7 @@ class Code:
         if printed.error is not None:
             return printed.error
         given, wanted = _lines(printed.text), _lines(test.stdout)
-        return None if given == wanted else f"printed {shortened(printed.text, 60)}"
+        return None if given == wanted else f"printed {quoted(printed.text, 60)}"
 
 
 def last_python_block(text: str) -> str | None:

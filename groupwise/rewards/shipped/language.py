@@ -1,4 +1,4 @@
-"""The reward for staying in one language, told by its script."""
+"""The reward for staying in one language, split_reasons by its script."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import tagged
 from groupwise.rewards.parameters import check_tag
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 from groupwise.types import Prompt
 
 LANGUAGES = {
@@ -66,10 +66,10 @@ class Language:
     ) -> list[float | None]:
         assert self.script != "prompt" or prompts is not None, "the script of the prompt is read in prompts"
         asked: Sequence[Prompt] = prompts or [""] * len(completions)
-        pairs = zip(completions, asked, strict=True)
-        return told((self._judge(completion_text(completion), prompt) for completion, prompt in pairs), log_why)
+        pairs = zip(map(completion_text, completions), asked, strict=True)
+        return split_reasons((self._verdict(text, prompt) for text, prompt in pairs), log_why)
 
-    def _judge(self, text: str, prompt: Prompt) -> Verdict:
+    def _verdict(self, text: str, prompt: Prompt) -> Verdict:
         part = text if self.tag is None else tagged(text, self.tag)
         if part is None:
             return 0.0, f"no <{self.tag}>"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import DataError
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import (
     NUMBER,
     Place,
@@ -19,11 +20,16 @@ from groupwise.rewards.extract import (
     plain_latex,
     the_number,
 )
-from groupwise.rewards.extras import needed
 from groupwise.rewards.gold import is_missing, only_number
-from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_tag, check_word
+from groupwise.rewards.parameters import (
+    ask_for_columns,
+    check_count,
+    check_number,
+    check_tag,
+    check_word,
+    require_extra,
+)
 from groupwise.rewards.sandbox import Outcome, Sandboxed
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 PLACES: tuple[Place, ...] = ("auto", "tag", "boxed", "hashes", "whole")
 MAX_CHARACTERS = 20_000
@@ -59,7 +65,7 @@ class MathAccuracy:
         check_count("math", "decimals", self.decimals, least=0)
         check_number("math", "limit_s", self.limit_s, least=0.1)
         ask_for_columns(self, "math", [self.column])
-        needed("math_verify", "math", "Reward math")
+        require_extra("math_verify", "math", "Reward math")
         # math-verify builds formulas from its grammar; all it hands to an evaluator is digits and operators, so where
         # there is no sandbox a process with limits will do.
         scorer = Sandboxed("groupwise.rewards.shipped.math_check:check", timeout_s=self.limit_s, needs_sandbox=False)
@@ -76,7 +82,7 @@ class MathAccuracy:
             if text is not None and not is_missing(answer)
         ]
         outcomes = iter(self._scorer(rows))  # type: ignore[attr-defined]  # set above, and no parameter
-        return told(
+        return split_reasons(
             [
                 self._verdict(text, answer, next(outcomes) if text is not None and not is_missing(answer) else None)
                 for text, answer in zip(texts, answers, strict=True)

@@ -33,9 +33,9 @@ class R1Format:
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
         start = "<think>" if self.think_in_prompt else ""
-        return [self._judge(after(start, completion_text(completion))) for completion in completions]
+        return [self._reward(after(start, completion_text(completion))) for completion in completions]
 
-    def _judge(self, text: str) -> float:
+    def _reward(self, text: str) -> float:
         match = _WHOLE.fullmatch(text)
         if match is None:
             return 0.0
