@@ -56,6 +56,8 @@ MAY = {
     ("rewards/import_function.py", "import_module(name)"),  # module:function, a reward that the user names
     ("rewards/parameters.py", "import_module(module)"),  # from a table of its own
     ("__init__.py", "import_module(_HOMES[name])"),  # likewise
+    ("rewards/__init__.py", "import_module(_HOMES[name])"),  # likewise
+    ("rewards/shipped/__init__.py", "import_module(HOMES[kind])"),  # likewise
 }
 
 

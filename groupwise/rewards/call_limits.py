@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from groupwise.errors import ConfigError, did_you_mean
 
@@ -22,6 +23,16 @@ class CallLimits:
     on_failure: OnFailure = "stop"
     """stop: a call that raises or takes too long ends the run. none: its completions are not judged, and it is said."""
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The keys of a reward in a recipe that set them."""
+        return tuple(each.name for each in fields(cls))
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> CallLimits:
+        """The limits that a reward's mapping sets; its other keys are left alone."""
+        return cls(**{key: spec[key] for key in cls.names() if key in spec})
+
     def __post_init__(self) -> None:
         seconds = self.timeout_s
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -34,7 +45,3 @@ class CallLimits:
             known = get_args(OnFailure)
             near = did_you_mean(str(self.on_failure), known)
             raise ConfigError(f"on_failure of a reward is {self.on_failure!r}; known: {', '.join(known)}.{near}")
-
-
-LIMIT_SETTINGS = tuple(each.name for each in fields(CallLimits))
-"""The keys a recipe gives them by."""

@@ -17,6 +17,7 @@ from typing import Any
 from groupwise.errors import ConfigError, RewardError, did_you_mean
 from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.shaping_rules import Shaping
+from groupwise.rewards.spec_rules import unique_names
 from groupwise.rounding import LARGEST
 from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
 
@@ -102,16 +103,9 @@ def callable_name(call: Callable[..., Any]) -> str:
 
 def with_unique_names(functions: Iterable[RewardFunction]) -> list[RewardFunction]:
     """The functions, the second of one name called `name_2`, the third `name_3`."""
-    unique: dict[str, RewardFunction] = {}
     functions = list(functions)
-    wanted = {function.name for function in functions}
-    for function in functions:
-        name, number = function.name, 1
-        while name in unique or (number > 1 and name in wanted):
-            number += 1
-            name = f"{function.name}_{number}"
-        unique[name] = function if name == function.name else replace(function, name=name)
-    return list(unique.values())
+    names = unique_names([function.name for function in functions])
+    return [f if f.name == name else replace(f, name=name) for f, name in zip(functions, names, strict=True)]
 
 
 def _keyword_parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -38,6 +38,16 @@ class Shaping:
     times: Sequence[str] = ()
     """Functions whose values this reward is multiplied by."""
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The keys of a reward in a recipe that set it."""
+        return tuple(each.name for each in fields(cls))
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Shaping:
+        """The shaping that a reward's mapping sets; its other keys are left alone."""
+        return cls(**{key: spec[key] for key in cls.names() if key in spec})
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", (self.times,) if isinstance(self.times, str) else tuple(self.times))
         if self.clip is not None:
@@ -64,7 +74,7 @@ class Shaping:
     @property
     def settings(self) -> dict[str, Any]:
         """What is set, as a recipe would say it."""
-        return {name: getattr(self, name) for name in SETTINGS if getattr(self, name)}
+        return {name: getattr(self, name) for name in self.names() if getattr(self, name)}
 
     @property
     def is_plain(self) -> bool:
@@ -109,10 +119,6 @@ class Shaping:
         if None in is_open or None in factors:
             return None
         return math.prod((value, *(f for f in factors if f is not None)))
-
-
-SETTINGS = tuple(each.name for each in fields(Shaping))
-"""Keys of a reward in a recipe that say how it counts."""
 
 
 def shaped_values(

@@ -147,12 +147,12 @@ def test_a_recipe_says_the_same_and_records_it():
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        (["length", {"name": "format", "when": {"lenth": 0}}], 'rewards.1: there is no reward "lenth" to gate by'),
+        (["length", {"name": "format", "when": {"lenth": 0}}], 'rewards.1: Reward "format" is gated by "lenth"'),
         ([{"name": "format", "when": {"format": 0}}], '"format" is gated by itself'),
         ([{"name": "length", "clip": [3, 1]}], "the lower first"),
-        ([{"name": "length", "normalise": "range"}], "Add clip"),
+        ([{"name": "length", "normalise": "range"}], "add clip"),
         ([{"name": "length", "when": {"format": "x"}}], "when.format"),
-        ([{"name": "length", "whenn": {"format": 1}}], 'no parameter "whenn".*Did you mean "when"'),
+        ([{"name": "length", "whenn": {"format": 1}}], 'no setting "whenn".*Did you mean "when"'),
     ],
 )
 def test_a_recipe_is_checked_before_anything_is_loaded(rewards, message):
