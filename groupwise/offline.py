@@ -1,4 +1,4 @@
-"""`groupwise reward`: scores completions of a file as a recipe would, and shows why each got what it got."""
+"""`groupwise reward`: scores completions of a file as a recipe would, and shows the reason for each reward."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NOT_COLUMNS = {"prompt", "completion", "rewards", "reward", *REWARD_KEYWORDS}
 
 @dataclass(frozen=True)
 class Scored:
-    """One completion with what the reward functions made of it."""
+    """One completion with its rewards."""
 
     number: int
     """Counted from 1, in the order of the file."""
     text: str
     rewards: dict[str, float | None]
     counted: dict[str, float | None]
-    """What counts of each function's reward, before its weight."""
+    """Each function's reward after its shaping, before its weight."""
     reward: float | None
     why: dict[str, str]
     extra: dict[str, Any]
@@ -43,7 +43,7 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     """Every completion of the file, scored by the recipe's rewards, and the weight of each function.
 
     Raises:
-        ConfigError, DataError, RewardError: as in training; a column that a function asks for and the file lacks.
+        ConfigError, DataError, RewardError: as in training; a column that a function requires and the file lacks.
     """
     use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
@@ -111,7 +111,7 @@ class _Row:
     is_open: bool
     """Whether the next line may go on with its group."""
     opening: str | None = None
-    """What a run recorded of it; None where the prompt alone tells."""
+    """The recorded opening of the prompt; None: it is read from the prompt."""
 
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
@@ -200,13 +200,13 @@ def _part(each: Scored, name: str, weight: float) -> str:
 def _summary(scored: Sequence[Scored], weights: Mapping[str, float], width: int) -> Iterator[str]:
     yield ""
     width = max(width, len("reward"))
-    yield f"{len(scored)} completions".ljust(width + 2) + "      mean       std    lowest   highest  not judged"
+    yield f"{len(scored)} completions".ljust(width + 2) + "      mean       std    lowest   highest    unscored"
     columns = {name: [each.rewards[name] for each in scored] for name in weights}
     for name, values in {**columns, "reward": [each.reward for each in scored]}.items():
-        judged = [value for value in values if value is not None]
-        figures = (fmean(judged), pstdev(judged), min(judged), max(judged)) if judged else (None,) * 4
+        known = [value for value in values if value is not None]
+        figures = (fmean(known), pstdev(known), min(known), max(known)) if known else (None,) * 4
         cells = " ".join(_number(figure) for figure in figures)
-        yield f"{name.ljust(width)}    {cells}  {len(values) - len(judged):10}"
+        yield f"{name.ljust(width)}    {cells}  {len(values) - len(known):10}"
 
 
 def _number(value: float | None) -> str:

@@ -105,7 +105,7 @@ class RewardSpec(Spec):
     timeout_s: NonNegative | None = None
     """Seconds for one call with all its completions; null is 600, and 0 sets no limit."""
     on_failure: OnFailure | None = None
-    """A call that raises or takes too long: null and stop end the run, none leaves its completions unjudged."""
+    """A call that raises or takes too long: null and stop end the run, none leaves its completions unscored."""
     isolated: bool | None = None
     """Whether a `function` runs in a process of its own, so that a crash or a hang does not take the run with it."""
     params: dict[str, Any] = Field(default_factory=dict)

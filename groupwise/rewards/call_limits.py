@@ -1,4 +1,4 @@
-"""How long a reward function may take, and what becomes of a call that fails."""
+"""Limits of the calls of a reward function: seconds, and what happens when a call fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CallLimits:
     timeout_s: float = TIMEOUT_S
     """Seconds for one call with all its completions; 0 sets no limit."""
     on_failure: OnFailure = "stop"
-    """stop: a call that raises or takes too long ends the run. none: its completions are not judged, and it is said."""
+    """stop: a call that raises or takes too long ends the run. none: its completions are unscored, with a warning."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Calls reward functions: the asynchronous ones together in one event loop, the others one after another.
 
-Each call has its time. One that takes longer is broken off, or left behind where it cannot be.
+Each call has a time limit. One that exceeds it is interrupted, or abandoned where it cannot be.
 """
 
 from __future__ import annotations

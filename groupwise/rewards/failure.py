@@ -1,4 +1,4 @@
-"""What is said of a reward function that failed: which one, how, and at which completion."""
+"""The error for a reward function that failed: which one, how, and at which completion."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from groupwise.rewards.import_function import failing_line, source_file
 from groupwise.rewards.interrupt import BrokenOffError
 from groupwise.rewards.isolated import FailedInWorkerError, Isolated
 
-_JUDGE_OR_NONE = "Mend the function, or let it return None for a completion that it cannot judge."
+_MEND_OR_NONE = "Mend the function, or let it return None for a completion that it cannot score."
 
 
 def failure(function: RewardFunction, flat: FlatGroups, keywords: dict[str, Any], error: BaseException) -> RewardError:
-    """The error for an exception inside a function, with the completion it was at where its variables tell."""
+    """The error for an exception inside a function, with the completion that its variables hold, if any."""
     if isinstance(error, FailedInWorkerError):
         row, line, what = error.row, error.line, str(error)
     else:
@@ -27,7 +27,7 @@ def failure(function: RewardFunction, flat: FlatGroups, keywords: dict[str, Any]
     if isinstance(error, BrokenOffError):
         return RewardError(f"{_overdue(function, error, line)} {at} {_more_time(function)}")
     where = f" ({line})" if line else ""
-    return RewardError(f'Reward function "{function.name}" {what}{where}. {at} {_JUDGE_OR_NONE}')
+    return RewardError(f'Reward function "{function.name}" {what}{where}. {at} {_MEND_OR_NONE}')
 
 
 def _row(flat: FlatGroups, keywords: dict[str, Any], error: BaseException) -> int | None:
@@ -49,6 +49,6 @@ def _more_time(function: RewardFunction) -> str:
         else "isolated: true, which runs it in a process of its own that can be ended; "
     )
     return (
-        f"Give it longer (timeout_s of the reward), or {isolate}on_failure: none leaves its completions unjudged "
+        f"Give it longer (timeout_s of the reward), or {isolate}on_failure: none leaves its completions unscored "
         "and goes on."
     )

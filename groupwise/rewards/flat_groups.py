@@ -1,4 +1,4 @@
-"""Groups laid flat for the reward functions: one row a completion, aligned lists."""
+"""Groups as flat rows for reward functions, one row a completion; and groups made of existing completions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FlatGroups:
-    """Every completion of some groups, in order, with its problem."""
+    """The completions of some groups in order, each with its problem."""
 
     groups: Sequence[Group]
     column_names: Collection[str]
@@ -34,11 +34,11 @@ class FlatGroups:
         return [(group.problem, completion) for group in self.groups for completion in group.completions]
 
     def keywords(self, accepts: Callable[[str], bool] = lambda name: True) -> dict[str, list[Any]]:
-        """What a function is called with, of the columns those it accepts.
+        """The keywords of a call, of the columns those that the function accepts.
 
-        Each completion has a row of its own, fresh for this call: what a function changes, no other completion, call or
-        epoch sees. Plain prompts give plain completions, chats give message lists. A column that a problem lacks is
-        None there. Token ids are handed out where there are any: completions of a file or a test may have none.
+        Each completion has a row of its own, copied for this call: a change to it reaches no other completion, call or
+        epoch. Plain prompts give plain completions, chats give message lists. A column that a problem lacks is
+        None there. Token ids are left out where there are none: completions of a file or a test.
         """
         rows = self.rows
         ids = [list(completion.token_ids) for _, completion in rows]
@@ -68,12 +68,12 @@ class FlatGroups:
         return [tuple(next(rest) for _ in group.completions) for group in self.groups]
 
     def describe(self, row: int) -> str:
-        """The row as an error names it: its number, its problem and the completion, shortened."""
+        """The row for an error message: its number, its problem and the completion, shortened."""
         problem, completion = self.rows[row]
         return f"row {row} (problem {problem.index}), the completion {quoted(completion.text)}"
 
     def find(self, keywords: Mapping[str, Sequence[Any]], values: Collection[object]) -> int | None:
-        """The row whose completion is one of these objects: which one a failing function was at."""
+        """The row whose completion is one of these objects: the one that a failing function was at."""
         identities = {id(value) for value in values if not isinstance(value, str) or len(value) > 1}
         for row, (_, completion) in enumerate(self.rows):
             if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
@@ -89,9 +89,9 @@ def group_from_completions(
     columns: Mapping[str, Any] | None = None,
     opened: str | None = None,
 ) -> Group:
-    """A group of these completions. Without token ids, reward functions are not handed any.
+    """A group of existing completions, from a file or a test. Without token ids, reward functions get none.
 
-    `opened` is the group's `opening`; without it, it is what the prompt shows without a chat template.
+    `opened` is the group's `opening`; by default what the prompt opens without a chat template.
     """
     if opened is None:
         opened = opening(prompt, prompt if isinstance(prompt, str) else "")

@@ -1,4 +1,4 @@
-"""What a reward function is, and which keywords it is called with.
+"""A reward function: a callable with its name, its weight and the keywords it is called with.
 
     f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
 
@@ -22,7 +22,7 @@ from groupwise.rounding import LARGEST
 from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
 
 ON_REQUEST = frozenset(REWARD_KEYWORDS) - {*SAMPLED_KEYWORDS}
-"""Given to a function that names them: never through `**columns`, whose values are one per completion."""
+"""Passed to a function that names them, never through `**columns`, whose values are one per completion."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class RewardFunction:
     call: Callable[..., Any]
     weight: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
-    """What of its rewards counts, before the weight."""
+    """How its rewards are shaped, before the weight."""
     limits: CallLimits = field(default_factory=CallLimits)
-    """How long a call may take, and what becomes of one that fails."""
+    """Seconds that a call may take, and what happens when one fails."""
     load: Callable[[], None] | None = None
     """Loads now what the first call would load (a model, a sandbox), so that what is missing is found early."""
     accepted: frozenset[str] = field(init=False)
@@ -94,7 +94,7 @@ class RewardFunction:
 
 
 def callable_name(call: Callable[..., Any]) -> str:
-    """What a callable is called in the records: its own name, or that of its class."""
+    """The name of a callable in the records: its own, or that of its class."""
     while isinstance(call, functools.partial):
         call = call.func
     name = str(getattr(call, "__name__", type(call).__name__))

@@ -1,4 +1,4 @@
-"""The right answer as a data set has it: which rows have none, and the one number of those that have one.
+"""Right answers of a data set: which rows have none, and the single number that an answer states.
 
 A completion may be read generously. An answer that is read wrongly pays a wrong completion in every step, so an answer
 is one number with what leaves it as it is (a sign, a currency or percent sign, a unit), or it is refused.

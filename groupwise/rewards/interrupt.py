@@ -1,7 +1,7 @@
-"""Calls a function with a time limit in the thread it belongs to, and breaks it off when the limit has passed.
+"""A time limit for one call, in the thread it belongs to: the call is interrupted when the limit has passed.
 
-Python functions of the main thread are broken off by a signal: loops, sleeps and waits for sockets or locks all end.
-Some code never looks (a long call into C); then the program ends, since nothing else in it can go on.
+Python code in the main thread is interrupted by a signal: loops, sleeps and waits for sockets or locks all end. A long
+call into C cannot be; then the program ends, since nothing else in it can go on.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from groupwise.types import LOG_KEYWORDS
 
 START_S = 300.0
 """Seconds to start and import the function: it may load a model."""
-FOREVER_S = 10 * 365 * 86400.0
+NO_TIMEOUT_S = 10 * 365 * 86400.0
 NO_LIMITS = Limits(memory_mb=1 << 40, output_bytes=1 << 30)
 
 
@@ -86,7 +86,7 @@ class Isolated:
 
     def _answer(self, worker: Process) -> Any:
         start = time.monotonic()
-        seconds = self.timeout_s or FOREVER_S
+        seconds = self.timeout_s or NO_TIMEOUT_S
         try:
             answer = worker.receive(Deadline(seconds))
         except WorkerError as error:
@@ -94,7 +94,7 @@ class Isolated:
             close(self._workers)
             if time.monotonic() - start >= seconds:
                 raise BrokenOffError(str(error)) from None
-            last = f' (it said last: "{said.splitlines()[-1][:200]}")' if said else ""
+            last = f' (its last output: "{said.splitlines()[-1][:200]}")' if said else ""
             raise FailedInWorkerError(f"took its worker process with it: {error}{last}") from None
         except BaseException:  # Ctrl-C while it was waited for: its answer would be taken for the next one's
             close(self._workers)
@@ -137,7 +137,7 @@ def close(workers: list[Process]) -> None:
 
 
 def _signature(about: dict[str, Any]) -> inspect.Signature:
-    """The keywords that the function takes, as its worker told them."""
+    """The keywords that the function takes, as its worker reported them."""
     parameter = inspect.Parameter
     named = [
         parameter(name, parameter.KEYWORD_ONLY, default=parameter.empty if name in about["required"] else None)

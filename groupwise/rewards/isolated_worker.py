@@ -1,4 +1,4 @@
-"""The process of an isolated reward function: imports it, then answers call after call."""
+"""Worker process of an isolated reward function: imports it, then serves one call after another."""
 
 from __future__ import annotations
 

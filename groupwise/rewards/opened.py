@@ -1,4 +1,4 @@
-"""Tags that the prompt opened: rewards that look for tags see them before the completion.
+"""Tags that the prompt opened, put before the completion for rewards that look for tags.
 
 Chat templates of reasoning models end in `<think>`, and a continued message may hold a tag, so the completion goes on
 inside.
@@ -27,7 +27,7 @@ def tags_of(call: Callable[..., Any]) -> list[str]:
 def opened_completions(call: Callable[..., Any], groups: Sequence[Group]) -> dict[str, list[CompletionValue]]:
     """The keyword `completions` for a shipped reward that looks for tags which a prompt opened; none for any other.
 
-    Where `think_in_prompt` of the reward is not null, it stands for what the prompt opened.
+    Where `think_in_prompt` of the reward is not null, it is used instead of what the prompt opened.
     """
     is_shipped = type(call).__module__.startswith(_OURS) and getattr(call, "think_in_prompt", None) is None
     tags = tags_of(call) if is_shipped else []

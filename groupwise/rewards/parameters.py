@@ -1,4 +1,4 @@
-"""What the parameters of shipped rewards have in common: tags, columns, numbers, one word of a list."""
+"""Checks of the parameters of shipped rewards, the columns they read and the packages they need."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def check_count(reward: str, name: str, value: object, least: int = 1) -> None:
 
 
 def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequence[str] = ("completions",)) -> None:
-    """Give a callable object the signature that asks for these columns, so that a missing one is named at once.
+    """Give a callable object a signature that requires these columns, so that a missing one is an error at once.
 
-    What it asks for depends on its parameters; `log_why` is always accepted.
+    They depend on its parameters; `log_why` is always accepted.
     """
     for column in columns:
         is_name = isinstance(column, str) and column.isidentifier() and not keyword.iskeyword(column)
@@ -61,7 +61,7 @@ def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequen
 
 
 def require_extra(module: str, extra: str, who: str) -> Any:
-    """The module, or a `ConfigError` that says which extra of groupwise brings it."""
+    """The module, or a `ConfigError` with the extra of groupwise that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

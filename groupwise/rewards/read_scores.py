@@ -1,4 +1,4 @@
-"""From what a reward function returned to one number, or None, for each completion.
+"""Reads what a reward function returned: one number, or None, for each completion.
 
 In place of a number a completion may have a list of (end, reward): the rewards of its steps. Its number is their sum.
 """
@@ -18,7 +18,7 @@ from groupwise.types import Steps
 
 @dataclass(frozen=True)
 class FunctionScores:
-    """What one function says of every row."""
+    """The scores of one function for every row."""
 
     rewards: list[float | None]
     steps: list[Steps | None]
@@ -26,7 +26,7 @@ class FunctionScores:
 
 
 def read_scores(name: str, returned: Any, flat: FlatGroups) -> FunctionScores:
-    """One score a row; None and NaN mean that the completion could not be judged.
+    """One score a row; None and NaN mean that the completion is unscored.
 
     A list, a tuple, an array or a one-dimensional tensor of numbers will do; entries of a list may be lists of step
     scores. Anything else is a `RewardError` that names the function, the row and what was returned.
@@ -36,7 +36,7 @@ def read_scores(name: str, returned: Any, flat: FlatGroups) -> FunctionScores:
         first = f" The first without one: {flat.describe(len(values))}." if len(values) < len(flat.rows) else ""
         raise RewardError(
             f'Reward function "{name}" returned {len(values)} rewards for {len(flat.rows)} completions; return one for '
-            f"each, None where it cannot judge.{first}"
+            f"each, None where it cannot score one.{first}"
         )
     steps = [_steps(name, v, row, flat) if isinstance(v, list | tuple) else None for row, v in enumerate(values)]
     rewards = [
@@ -63,8 +63,8 @@ def _steps(name: str, value: list[Any] | tuple[Any, ...], row: int, flat: FlatGr
 
 
 def _total(steps: Steps) -> float | None:
-    judged = [reward for _, reward in steps if reward is not None]
-    return math.fsum(judged) if judged else None
+    scored = [reward for _, reward in steps if reward is not None]
+    return math.fsum(scored) if scored else None
 
 
 def _as_list(name: str, returned: Any, flat: FlatGroups) -> list[Any]:
@@ -94,7 +94,7 @@ def _score(name: str, value: Any, row: int, flat: FlatGroups) -> float | None:
         return None if math.isnan(number) else number
     raise RewardError(
         f'Reward function "{name}" returned {problem}. It was for {flat.describe(row)}. Return a number for each '
-        "completion, None where it cannot judge."
+        "completion, None where it cannot score one."
     )
 
 

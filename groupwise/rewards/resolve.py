@@ -1,4 +1,4 @@
-"""Where reward functions come from: objects, files, modules, shipped names, reward models."""
+"""Builds reward functions from objects, files, modules, shipped names and reward models."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class ScoredGroups:
 class RewardScorer:
     """The reward functions of a run.
 
-    `column_names`: the columns of the data set, where they are known; a function that asks for another one is then an
-    error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
+    `column_names`: the columns of the data set, where they are known; a function that requires another one is then
+    an error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
     differ for a group to have signal.
     """
 

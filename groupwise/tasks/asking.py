@@ -1,4 +1,4 @@
-"""How a task asks its questions, and where it looks for the answer: settings that every task has."""
+"""Settings that every task has: how its questions are asked, and where in a completion the answer is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from groupwise.rewards.shipped.number import Number
 from groupwise.types import Prompt
 
 Place = Literal["last", "line", "tag", "boxed", "hashes", "phrase", "whole", "auto"]
-"""Where the answer stands: the last number; the last line; in <answer> tags; in \\boxed{}; after "####"; after "the
+"""The place of the answer: the last number; the last line; in <answer> tags; in \\boxed{}; after "####"; after "the
 answer is"; the whole completion; or the first of tag, box, "####", phrase that there is, otherwise the whole."""
 
 Style = Literal["chat", "plain"]
@@ -35,9 +35,9 @@ class Asking:
     """The settings of a task, as far as they are common to all."""
 
     place: Place = "auto"
-    """Where the answer stands in a completion."""
+    """Place of the answer in a completion."""
     system_prompt: str | None = None
-    """Stands before every question; null asks for the answer at `place`, an empty text leaves it out."""
+    """Put before every question; null asks for the answer at `place`, an empty text leaves it out."""
     style: Style = "chat"
     """Messages, or plain text for a model without a chat template."""
 

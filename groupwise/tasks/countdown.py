@@ -60,7 +60,7 @@ class Countdown(Generated):
         return self.rows_of(split, self.make, "countdown")
 
     def rewards(self) -> list[RewardFunction]:
-        return [RewardFunction.of(self.judge, name="countdown")]
+        return [RewardFunction.of(self.score, name="countdown")]
 
     def make(self, random: Random, level: int) -> Question:
         """Numbers and a target that a random expression of them reaches."""
@@ -77,7 +77,7 @@ class Countdown(Generated):
         key = f"{sorted(numbers)} {value}"
         return Question(text, key, {"numbers": numbers, "target": int(value), "solution": solution})
 
-    def judge(
+    def score(
         self,
         completions: Sequence[CompletionValue],
         numbers: Sequence[Sequence[int]],

@@ -1,4 +1,4 @@
-"""Problems that a task makes itself: seeded, told apart by level, held out by their content."""
+"""Generated problems: seeded, in levels of difficulty, split into train and eval by their content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from groupwise.tasks.asking import Asking
 Split = Literal["train", "eval"]
 
 EVAL_SHARE = 0.2
-"""Of all problems that can be asked: these are never trained on."""
+"""Share of all possible problems that is never trained on."""
 
 MAX_MISSES = 2000
 """Problems made in a row that bring nothing new, before the level counts as exhausted."""
@@ -75,7 +75,7 @@ class Generated(Asking):
 
 
 def split_of(key: str) -> Split:
-    """The split a problem belongs to for ever, whatever the seed and the size: by a hash of what it asks."""
+    """The split of a problem, whatever the seed and the size: by a hash of its content."""
     digest = hashlib.sha256(key.encode()).digest()
     return "eval" if int.from_bytes(digest[:8]) < EVAL_SHARE * 2**64 else "train"
 

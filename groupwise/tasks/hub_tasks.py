@@ -1,4 +1,4 @@
-"""Settings of tasks whose problems are a data set: on the Hub, or a file with the same columns."""
+"""Tasks whose problems are a data set: on the Hub, or a file with the same columns."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ EVALUATE = frozenset(
 
 
 def evaluates(task: str) -> bool:
-    """Whether the scorer of a task may run what stands in an answer, as far as is known: all of another version may."""
+    """Whether the scorer of a task may run code in an answer: known for one version, assumed for all others."""
     return installed_version(task) != READ_VERSION or task in EVALUATE
 
 
@@ -107,12 +107,12 @@ class Score:
             if answer is not None
         ]
         outcomes = iter(self._scorer(rows) if rows else [])
-        judged = [None if answer is None else next(outcomes) for answer in answers]
+        found = [None if answer is None else next(outcomes) for answer in answers]
         if log_metric is not None:
-            log_metric("reasoning_gym/unscorable", sum(o is not None and o.error is not None for o in judged))
+            log_metric("reasoning_gym/unscorable", sum(o is not None and o.error is not None for o in found))
         if log_why is not None:
-            log_why([_why(answer, outcome) for answer, outcome in zip(answers, judged, strict=True)])
-        return [self._reward(outcome) for outcome in judged]
+            log_why([_why(answer, outcome) for answer, outcome in zip(answers, found, strict=True)])
+        return [self._reward(outcome) for outcome in found]
 
     def _reward(self, outcome: Any) -> float:
         if outcome is None or outcome.error is not None:

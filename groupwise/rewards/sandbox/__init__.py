@@ -1,6 +1,6 @@
-"""Runs what is not trusted, or may hang, in processes of its own (docs/sandbox.md).
+"""Worker processes for code that is not trusted or may hang (docs/sandbox.md).
 
-`scorer.py` calls a function in pre-started workers; `backend.py` says what shuts them in.
+`row_scorer.py` calls a function in pre-started workers; `backend.py` is the protocol of what confines them.
 """
 
 from __future__ import annotations

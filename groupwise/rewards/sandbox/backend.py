@@ -1,4 +1,4 @@
-"""What shuts a worker in: the one signature that bubblewrap, Docker and nothing at all share."""
+"""The protocol of a sandbox backend: bubblewrap, Docker, or no sandbox."""
 
 from __future__ import annotations
 

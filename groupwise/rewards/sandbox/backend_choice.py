@@ -1,4 +1,4 @@
-"""Which backend this program uses: the user's choice, what works here, and what to do where nothing does."""
+"""The choice of a sandbox backend: the user's setting, what works here, and the error where nothing does."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap, find_docker
 from groupwise.rewards.sandbox.unconfined import Plain
 
-Name = Literal["auto", "bubblewrap", "docker", "none"]
+BackendName = Literal["auto", "bubblewrap", "docker", "none"]
 
 RISK = "run_untrusted_code_without_sandbox"
 
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """What a recipe says about the sandbox."""
+    """The settings of a recipe about the sandbox."""
 
-    backend: Name = "auto"
+    backend: BackendName = "auto"
     """auto takes bubblewrap where it works, then Docker."""
     run_untrusted_code_without_sandbox: bool = False
     """Whether code that a model wrote may run with the user's own rights."""
 
 
-class Settings(Protocol):
-    """A configuration, as far as it is about the sandbox."""
+class SandboxSettings(Protocol):
+    """A configuration, as far as the sandbox is concerned."""
 
     @property
-    def sandbox(self) -> Name: ...
+    def sandbox(self) -> BackendName: ...
 
     @property
     def run_untrusted_code_without_sandbox(self) -> bool: ...
@@ -46,7 +46,7 @@ def use(choice: BackendChoice) -> None:
     _used.clear()
 
 
-def use_sandbox(settings: Settings) -> None:
+def use_sandbox(settings: SandboxSettings) -> None:
     """Follow the choice of a configuration."""
     use(BackendChoice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
 
@@ -57,19 +57,19 @@ def sandboxes_in_use() -> list[str]:
 
 
 def sandbox_programs() -> dict[str, str]:
-    """The same, with the program or the image that each of them is on this machine."""
+    """Backend in use -> its program or image on this machine."""
     return {name: backend.about for name, backend in _used.items()}
 
 
 def sandbox_notes() -> list[str]:
-    """The same for the user, in a sentence."""
+    """The backends in use, as a sentence for the user."""
     words = {"none": "processes without a sandbox, with your own rights"}
     where = ", ".join(words.get(name, name) for name in _used)
-    return [f"What rewards run of the model's answers runs in {where}."] if where else []
+    return [f"Rewards run code of the model's answers in {where}."] if where else []
 
 
 def backend_for(*, untrusted: bool) -> Backend:
-    """What shuts in the next worker; `ConfigError` where untrusted code has no sandbox and the risk is not accepted.
+    """The backend of the next worker; `ConfigError` where untrusted code has no sandbox and the risk is not accepted.
 
     A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
     """
@@ -79,7 +79,7 @@ def backend_for(*, untrusted: bool) -> Backend:
 
 
 def chosen() -> BackendChoice:
-    """What workers follow, for a process of this program's own that starts some."""
+    """The choice in force, for a worker process that starts workers itself."""
     return _chosen
 
 

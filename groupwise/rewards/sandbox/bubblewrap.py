@@ -1,4 +1,4 @@
-"""bubblewrap: namespaces of its own, no network, a root folder of the system and Python alone, all of it read-only.
+"""The bubblewrap backend: own namespaces, no network, a read-only root that holds the system and Python alone.
 
 Started by root, the worker becomes a user that nobody else is before it runs anything: a limit of processes does not
 bind root, whatever `--uid` says.

@@ -1,4 +1,4 @@
-"""Docker: the same limits by a container without network, for machines where bubblewrap does not work."""
+"""The Docker backend: a container without network and with the same limits, where bubblewrap does not work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sandboxed workers a reward function would start: a machine without a sandbox for them is known early."""
+"""Finds the sandboxed workers that a reward function holds, so that a missing sandbox is an error early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker must be able to read to import a function: packages, and the folder its module lies in."""
+"""Paths that a worker has to read to import a function: packages, and the folder of its module."""
 
 from __future__ import annotations
 

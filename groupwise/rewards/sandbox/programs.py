@@ -1,7 +1,7 @@
-"""Runs programs that nobody vouches for, each in a sandbox that was started before and is used once.
+"""Runs untrusted programs, each in a sandbox that was started before and is used once.
 
-What they print, and what their functions return, is judged outside or in another sandbox: a program can only say what
-a right program says, or fail.
+Their output and the values of their functions are compared outside or in another sandbox: a program can only return
+what a right program returns, or fail.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ class Programs:
 def _converse(program: Process, checker: Process, deadline: Deadline) -> str | None:
     """Carry calls from the test to the program and answers back, until the test has ended."""
     while True:
-        said = checker.receive(deadline)
-        if "call" not in said:
-            failed = said["failed"]
+        message = checker.receive(deadline)
+        if "call" not in message:
+            failed = message["failed"]
             assert failed is None or isinstance(failed, str)
             return failed
-        program.send(said["call"])
+        program.send(message["call"])
         checker.send(program.receive(deadline))
 
 

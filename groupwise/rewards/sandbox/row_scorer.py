@@ -122,7 +122,7 @@ class Sandboxed:
             answer = worker.receive(Deadline(START_S))
         except WorkerError as error:
             worker.kill()
-            said = f" It said: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""
+            said = f" Its errors: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""
             raise RewardError(f"A worker could not import {self.function}: {error}.{said}") from None
         if "failed" in answer:
             worker.kill()

@@ -1,4 +1,4 @@
-"""What a worker and its descendants use at the moment, read from /proc; nothing is known on other systems."""
+"""Memory and files that a worker and its descendants use, read from /proc; nothing on other systems."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ class Code:
     """1 where the last fenced Python block of a completion passes the tests of its problem's `column`, otherwise 0.
 
     Tests: see `sandbox.tests`. With `score` "share", the share of the tests passed. A problem without tests (None) is
-    not judged; a completion without a block gets 0.
+    unscored; a completion without a block gets 0.
     """
 
     __name__: ClassVar[str] = "code"
     answer_column: ClassVar[None] = None
-    """Tests are no right answer that could be given."""
+    """Tests are no answer that a completion could give."""
 
     column: str = "tests"
     entry_point: str | None = None
@@ -53,7 +53,7 @@ class Code:
 
     @functools.cached_property
     def programs(self) -> Programs:
-        """Where programs run; made when it is first asked for."""
+        """The sandboxes for programs, made on first use."""
         return Programs(self.limit_s, Limits(memory_mb=self.memory_mb), self.num_workers)
 
     def check_sandbox(self) -> None:
@@ -119,7 +119,7 @@ class Code:
 
 
 def last_python_block(text: str) -> str | None:
-    """The last closed block fenced by ``` that says it is Python, or says nothing; None without one."""
+    """The last closed block fenced by ``` whose language is Python or not given; None without one."""
     blocks = [code for language, code in _BLOCK.findall(text) if language.lower() in ("python", "py", "python3", "")]
     return blocks[-1] if blocks else None
 

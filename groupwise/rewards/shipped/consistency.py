@@ -1,4 +1,4 @@
-"""The reward for an answer that the reasoning before it arrives at: 1 or 0, whether it is right or not."""
+"""The reward for an answer that agrees with the reasoning before it: 1 or 0, right or wrong."""
 
 from __future__ import annotations
 

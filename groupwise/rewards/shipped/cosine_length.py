@@ -1,4 +1,4 @@
-"""A reward that goes from one value to another along a cosine as the completion grows."""
+"""The reward that follows a cosine from one value to another as the completion grows."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from groupwise.rewards.parameters import check_tag
 class ExactMatch(AnswerReward):
     """1 where the completion equals the text of its problem's `column`, or one of a list of them; otherwise 0.
 
-    With `tag`, only what stands in the last `<tag>...</tag>` is compared, and a completion without one gets 0. A
-    problem without an answer is not judged.
+    With `tag`, only the text inside the last `<tag>...</tag>` is compared, and a completion without one gets 0. A
+    problem without an answer is unscored.
     """
 
     __name__: ClassVar[str] = "exact_match"

@@ -52,9 +52,9 @@ class Format:
         check_think_in_prompt("format", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
-        judge = self._strict if self.mode == "strict" else self._soft
+        score = self._strict if self.mode == "strict" else self._soft
         start = f"<{self.tags[0]}>" if self.think_in_prompt else ""
-        return [judge(after(start, completion_text(completion))) for completion in completions]
+        return [score(after(start, completion_text(completion))) for completion in completions]
 
     @property
     def _markers(self) -> list[str]:

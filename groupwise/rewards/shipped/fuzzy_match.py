@@ -17,7 +17,7 @@ MEASURES = {"characters": similarity, "words": word_f1}
 class FuzzyMatch(AnswerReward):
     """How near a completion comes to the answer, 0 to 1, the best of several; without an answer None.
 
-    Case, punctuation, articles and white space do not count. With `tag`, what stands in the last `<tag>...</tag>` is
+    Case, punctuation, articles and white space do not count. With `tag`, the text inside the last `<tag>...</tag>` is
     compared, and a completion without one gets 0.
     """
 

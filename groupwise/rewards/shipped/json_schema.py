@@ -1,4 +1,4 @@
-"""The reward for JSON of a wanted shape."""
+"""The reward for JSON that a schema accepts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JsonSchema:
     """1 where the completion is JSON that its schema accepts; `valid_json` where it is other JSON; 0 where it is none.
 
     `where`: the whole completion, its only fenced code block (fence), or the last `<tag>...</tag>` (tag). NaN and
-    Infinity are no JSON. The schema is a mapping or the path of a .json file; its `$schema` says which draft, by
+    Infinity are no JSON. The schema is a mapping or the path of a .json file; its `$schema` names the draft, by
     default 2020-12. References to other files or addresses are not followed.
     """
 

@@ -1,4 +1,4 @@
-"""The reward for staying in one language, split_reasons by its script."""
+"""The reward for staying in one language, recognised by its script."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _NOT_PROSE = re.compile(
 
 @dataclass(frozen=True)
 class Language:
-    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is not judged.
+    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is unscored.
 
-    DeepSeek-R1 (2501.12948), section 2.3.2, rewards the proportion of words in the target language; a script is what
-    can be told without a model of languages, so English and German are one here, English and Chinese two. Code,
+    DeepSeek-R1 (2501.12948), section 2.3.2, rewards the proportion of words in the target language; a script is
+    recognised without a language model, so English and German are one here, English and Chinese two. Code,
     formulas, LaTeX commands, tags and addresses are left out. `script: prompt` wants the commonest one of the prompt.
     """
 
@@ -104,7 +104,7 @@ def _commonest(text: str) -> set[str]:
 
 
 def _prompt_text(prompt: Prompt) -> str:
-    """What the user asked: the last user message of a chat."""
+    """The last user message of a chat, or the plain prompt."""
     if isinstance(prompt, str):
         return prompt
     asked = [content_text(message["content"]) for message in prompt if message["role"] == "user"]

@@ -45,7 +45,7 @@ class MathAccuracy:
 
     Numbers, fractions, roots, formulas, equations, sets, intervals, tuples, matrices; LaTeX or plain; units are passed
     over. The last tag, box or "####" is read where the text has one, elsewhere what math-verify finds in it. An answer
-    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not judged,
+    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is unscored,
     and one that would be read as another value is an error.
 
     Answers are parsed in a worker of their own (sandbox/), never here.
@@ -108,8 +108,8 @@ class MathAccuracy:
         if text is None or outcome is None:
             return 0.0, f"no answer at place {self.place}"
         if outcome.error is not None:
-            is_its_doing = outcome.error.startswith(("timed out", "killed"))
-            return (0.0 if is_its_doing else None), outcome.error
+            is_its_fault = outcome.error.startswith(("timed out", "killed"))
+            return (0.0 if is_its_fault else None), outcome.error
         if outcome.value["is_right"] is None:
             return None, f"the data set's answer {str(answer)[:60]!r} cannot be read"
         given = outcome.value["given"]
@@ -144,7 +144,7 @@ def _gold(answer: Any) -> str:
 
 
 def _as_formula(text: str) -> str:
-    """Between dollar signs, unless it says itself where its formula is; "72 clips" is the number 72, not 72 x c x l ...
+    """Between dollar signs, unless its formula is marked already; "72 clips" is the number 72, not 72 x c x l ...
 
     A dollar sign before a number is money.
     """

@@ -1,4 +1,4 @@
-"""Compares two mathematical answers. Runs in a worker: its parser may take for ever, and evaluates what it read."""
+"""Compares two mathematical answers, in a worker: the parser may never end, and evaluates what it reads."""
 
 from __future__ import annotations
 

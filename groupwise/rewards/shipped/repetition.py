@@ -1,4 +1,4 @@
-"""The penalty for saying the same thing again: the share of n-grams that were there before."""
+"""The penalty for repetition: the share of n-grams that occurred before."""
 
 from __future__ import annotations
 

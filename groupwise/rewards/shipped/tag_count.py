@@ -1,4 +1,4 @@
-"""The reward for tags on their own: how many of them stand there exactly once, in whatever order."""
+"""The reward for tags on their own: the share of them that occur exactly once, in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs tests of a program that lies in another process: the tests see stand-ins for its functions.
+"""Runs tests of a program in another process: the tests see stand-ins for its functions.
 
 Whatever a stand-in returns has been rebuilt from JSON, so comparing it runs none of the program's code.
 """
@@ -26,7 +26,7 @@ class ProgramError(Exception):
 
 
 def check(task: dict[str, Any]) -> None:
-    """Run each test that arrives and say whether it passed, until the pipe closes."""
+    """Run each test that arrives and report whether it passed, until the pipe closes."""
     inward, outward = private_pipes()
 
     def ask(call: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Say that it is there, then serve the one task that stands in the first message."""
+    """Report ready, then do the one task of the first message."""
     write_frame(1, {"ready": True})
     task: dict[str, Any] | None = next_frame(0)
     if task is None:

@@ -1,7 +1,7 @@
 """Loads a program and calls its functions for another process.
 
-The program shares this process and can write whatever it likes to the pipes. That gains it nothing: all that it can
-say is what its functions return.
+The program shares this process and can write whatever it likes to the pipes. That gains it nothing: the other
+side takes every message for a value that its functions return.
 """
 
 from __future__ import annotations
