@@ -191,7 +191,7 @@ def _scored(group: ScoredGroup, first: int) -> Iterator[Scored]:
 
 
 def _part(each: Scored, name: str, weight: float) -> str:
-    """What a function returned, what counts of it where that is something else, and its weight."""
+    """The value of a function, its shaped value where that differs, and its weight."""
     returned, counted = each.rewards[name], each.counted[name]
     change = "" if counted == returned else f"counts {_number(counted).strip()}"
     return f"{_number(returned)}  x {weight:<5g} {change}".ljust(32)

@@ -37,7 +37,7 @@ def score(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """What training would give each completion: a number, or None where it would be unscored.
+    """The reward of each completion in training: a number, or None where it would be unscored.
 
     Raises:
         ConfigError, RewardError: whatever would stop a run: a column that is missing, too few rewards, something that

@@ -46,7 +46,7 @@ class _SeenTwiceError(Exception):
 
 
 def _maker(value: Any, is_shared: dict[int, bool]) -> Make | None:
-    """What makes a copy, or None where the value can be shared: looked through once, for all copies.
+    """The maker of a copy, or None where the value can be shared: looked through once, for all copies.
 
     `is_shared`: the containers that were seen already, by their identity, and whether they can be shared.
     """

@@ -33,7 +33,7 @@ class RewardFunction:
     call: Callable[..., Any]
     weight: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
-    """How its rewards are shaped, before the weight."""
+    """Shaping of its rewards, before the weight."""
     limits: CallLimits = field(default_factory=CallLimits)
     """Seconds that a call may take, and what happens when one fails."""
     load: Callable[[], None] | None = None

@@ -67,7 +67,7 @@ def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., A
 
 
 def failing_line(error: BaseException, file: str | None = None) -> str:
-    """Where an exception came from: its deepest line in `file`, by default the first file that is not ours."""
+    """Origin of an exception: its deepest line in `file`, by default the first file that is not ours."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

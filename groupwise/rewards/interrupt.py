@@ -41,7 +41,7 @@ class _BreakOffError(BaseException):
 
 
 def call_within(seconds: float, call: Callable[[], T], what: str) -> T:
-    """What `call` returns; `BrokenOffError` when it takes longer. `what` names it where the program has to end."""
+    """The value of `call`; `BrokenOffError` when it takes longer. `what` names it where the program has to end."""
     if threading.current_thread() is not threading.main_thread() or not SIGNAL:
         try:
             return within(seconds, call, name=what)

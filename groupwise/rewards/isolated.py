@@ -68,7 +68,7 @@ class Isolated:
         self.__signature__ = _signature(about)
 
     def __call__(self, **keywords: Any) -> Any:
-        """What the function returns for these keywords; `FailedInWorkerError`, `BrokenOffError`."""
+        """The value of the function for these keywords; `FailedInWorkerError`, `BrokenOffError`."""
         notes: dict[str, Callable[..., None]] = {name: keywords.pop(name) for name in LOG_KEYWORDS if name in keywords}
         if "trainer_state" in keywords:
             keywords["trainer_state"] = _plain_state(keywords["trainer_state"])
@@ -148,7 +148,7 @@ def _signature(about: dict[str, Any]) -> inspect.Signature:
 
 
 def _not_json(value: Any) -> str | None:
-    """Why a value would not be the same on the other side of JSON; None where it would."""
+    """The reason why a value does not survive JSON unchanged; None where it does."""
     try:
         packed(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from groupwise.chat import CompletionValue, as_completion
-from groupwise.errors import ConfigError
 from groupwise.types import Group
 
 _OURS = f"{__name__.partition('.')[0]}."
@@ -51,11 +50,3 @@ def after(start: str, text: str) -> str:
     """The text behind what the prompt opened; a completion that opens the tag by itself is taken as it is."""
     first_tag = start[: start.find(">") + 1]
     return text if first_tag and first_tag in text else start + text
-
-
-def check_think_in_prompt(reward: str, value: object) -> None:
-    """Raise unless the setting is true, false or null."""
-    if value is not None and not isinstance(value, bool):
-        raise ConfigError(
-            f"Reward {reward}: think_in_prompt is {value!r}; give true, false, or null to see what the prompt opens."
-        )

@@ -22,7 +22,7 @@ RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction
 
 @dataclass(frozen=True)
 class _Context:
-    """What a spec needs besides itself."""
+    """The folder, tokenizer and device that a spec is resolved with."""
 
     folder: Path
     tokenizer: Any

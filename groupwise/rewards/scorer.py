@@ -182,7 +182,7 @@ class RewardScorer:
 
 
 class _Notes:
-    """What one function logs during one call."""
+    """Metrics and columns that one function logs during one call."""
 
     def __init__(self, function_name: str, num_rows: int) -> None:
         self.function_name = function_name
@@ -210,7 +210,7 @@ class _Notes:
         return [None] * self.num_rows
 
     def log_why(self, reasons: Sequence[str | None]) -> None:
-        """Why each completion got what it got, as the column `<function>/why`."""
+        """The reason for the reward of each completion, as the column `<function>/why`."""
         self.log_extra(f"{self.function_name}/why", reasons)
 
 

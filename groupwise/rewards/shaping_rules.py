@@ -24,7 +24,7 @@ EPS = 1e-4
 
 @dataclass(frozen=True)
 class Shaping:
-    """How the rewards of one function are shaped; the default leaves them as they are."""
+    """The shaping of one function's rewards; the default leaves them as they are."""
 
     clip: tuple[float | None, float | None] | None = None
     """Lowest and highest value that counts; None leaves an end open."""

@@ -86,6 +86,6 @@ def kind_of(name: str) -> Any:
 
 
 def parameters(name: str) -> tuple[str, ...]:
-    """What a recipe may set of a task; reasoning-gym's tasks have parameters of their own besides."""
+    """The parameters of a task in a recipe; reasoning-gym's tasks have their own besides."""
     hidden = {"task", "params"} if name == "reasoning-gym" else set()
     return tuple(field.name for field in fields(kind_of(name)) if field.name not in hidden)

@@ -71,3 +71,9 @@ class Asking:
             return lines[-1] if lines else None
         found = answer_text(text, self.place)
         return found.strip() or None if found is not None else None
+
+
+def check_whole(task: str, name: str, value: object, least: int) -> None:
+    """Raise `ConfigError` unless the setting is a whole number, `least` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{task}: {name} is {value!r}; expected a whole number of at least {least}.")

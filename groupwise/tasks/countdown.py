@@ -15,7 +15,7 @@ from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
 from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.function import RewardFunction
-from groupwise.tasks.asking import Place
+from groupwise.tasks.asking import Place, check_whole
 from groupwise.tasks.generated import Generated, Question, Split, check_max_level
 
 MAX_LEVEL = 5
@@ -48,9 +48,7 @@ class Countdown(Generated):
         super().__post_init__()
         check_max_level(self, "countdown", MAX_LEVEL)
         for name in ("max_number", "max_target"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 5:
-                raise ConfigError(f"task countdown: {name} is {value!r}; expected a whole number of at least 5.")
+            check_whole("task countdown", name, getattr(self, name), 5)
         if isinstance(self.partial, bool) or not isinstance(self.partial, int | float) or not 0 <= self.partial < 1:
             raise ConfigError(f"task countdown: partial is {self.partial!r}; expected a number from 0 to below 1.")
         if self.place == "last":

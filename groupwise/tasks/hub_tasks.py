@@ -15,7 +15,7 @@ from groupwise.tasks.generated import Split
 
 @dataclass(frozen=True)
 class FromHub(Asking):
-    """Which rows are asked, and which columns hold question and solution. The other columns stay as they are."""
+    """Rows to ask, and the columns of question and solution. The other columns stay as they are."""
 
     path: str = ""
     """Hub id, or a file."""

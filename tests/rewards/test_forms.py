@@ -302,7 +302,7 @@ def test_rouge_against_figures_of_the_definition():
     ("spec", "message"),
     [
         ({"name": "tag_count", "tags": []}, "give at least one"),
-        ({"name": "tag_count", "tags": ["<a>"]}, "a tag is '<a>'"),
+        ({"name": "tag_count", "tags": ["<a>"]}, "tags are \\['<a>'\\]"),
         ({"name": "repetition", "ngram": 0}, "ngram is 0"),
         ({"name": "repetition", "penalty": 1}, "penalty is 1; give a number, at most 0"),
         ("cosine_length", "Reward cosine_length needs max_length"),

@@ -54,7 +54,7 @@ class Bubblewrap:
 
     @functools.cached_property
     def about(self) -> str:
-        """What the program calls itself, and where it lies: `bubblewrap 0.11.0, /usr/bin/bwrap`."""
+        """Version and path of the program: `bubblewrap 0.11.0, /usr/bin/bwrap`."""
         done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=10)
         return f"{done.stdout.strip()}, {self.program}"
 

@@ -26,7 +26,7 @@ def installed_packages() -> list[Path]:
 
 
 def paths_for(function: str) -> ImportPaths:
-    """What `package.module:function` needs: the installed packages and its own package, nothing beside it."""
+    """The paths that `package.module:function` needs: the installed packages and its own package, nothing beside it."""
     module, colon, attribute = function.partition(":")
     if not (module and colon and attribute):
         raise ConfigError(f'"{function}" names no function; write package.module:function.')

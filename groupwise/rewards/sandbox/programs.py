@@ -25,7 +25,7 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class Printed:
-    """What a program printed, and why it did not end well."""
+    """The output of a program; `error`: the reason of a bad end."""
 
     text: str
     error: str | None
@@ -69,7 +69,7 @@ class Programs:
             return Printed(text, _failing(status, worker.errors) if status else None)
 
     def check(self, source: str, tests: Sequence[str], entry_point: str | None) -> list[str | None]:
-        """Why each test failed, None where it passed; what follows a program's end fails with it."""
+        """The failure of each test, None where it passed; tests after a program's end fail with it."""
         with self._one_worker() as program, self._one_worker() as checker:
             self._give(program, "serve", source=source)
             self._give(checker, "check")

@@ -23,7 +23,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def excess(pid: int, limits: Limits, *, has_init: bool) -> str | None:
-    """Which limit the worker has passed, in words."""
+    """The limit that the worker has passed, in words; None while it is within all."""
     pids = descendants(pid)
     used = sum(map(_resident_bytes, pids))
     if has_init and len(pids) > 1:

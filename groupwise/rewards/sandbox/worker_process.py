@@ -124,7 +124,7 @@ class Process:
         return self._errors.decode("utf-8", "replace")
 
     def take_errors(self) -> str:
-        """The same, once."""
+        """The same, and forget it."""
         errors = self.errors
         self._errors.clear()
         return errors
@@ -219,7 +219,7 @@ class Process:
         del self._unsent[:written]
 
     def _ending(self) -> str:
-        """Why a worker that closed its output has ended."""
+        """The reason why a worker closed its output."""
         try:
             status = self.popen.wait(timeout=1)
         except subprocess.TimeoutExpired:

@@ -94,7 +94,7 @@ class Code:
         return reward, f"{num_passed} of {len(tests)} tests passed{why}"
 
     def _failures(self, source: str, tests: list[Test]) -> list[str | None]:
-        """Why each test failed; those after one that decides, or that ran out of time, are not run."""
+        """The failure of each test, None where it passed; after one that decides, or that timed out, none is run."""
         failures: list[str | None] = []
         for kind in _runs(tests):
             failures += self._failures_of_a_run(source, kind)

@@ -15,7 +15,7 @@ MEASURES = {"characters": similarity, "words": word_f1}
 
 @dataclass(frozen=True)
 class FuzzyMatch(AnswerReward):
-    """How near a completion comes to the answer, 0 to 1, the best of several; without an answer None.
+    """Nearness of a completion to the answer, 0 to 1, the best of several; without an answer None.
 
     Case, punctuation, articles and white space do not count. With `tag`, the text inside the last `<tag>...</tag>` is
     compared, and a completion without one gets 0.

@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text, content_text
-from groupwise.errors import ConfigError, did_you_mean
 from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import tagged
-from groupwise.rewards.parameters import check_tag
+from groupwise.rewards.parameters import check_tag, check_word
 from groupwise.types import Prompt
 
 LANGUAGES = {
@@ -51,10 +50,7 @@ class Language:
     tag: str | None = None
 
     def __post_init__(self) -> None:
-        known = [*LANGUAGES, "prompt"]
-        if self.script not in known:
-            near = did_you_mean(str(self.script), known)
-            raise ConfigError(f"Reward language: script is {self.script!r}; known: {', '.join(known)}.{near}")
+        check_word("language", "script", self.script, [*LANGUAGES, "prompt"])
         if self.tag is not None:
             check_tag("language", self.tag)
 
@@ -82,7 +78,7 @@ class Language:
 
 
 def _scripts(text: str) -> Counter[str]:
-    """How many letters of each script the prose of a text has."""
+    """Number of letters of each script in the prose of a text."""
     return Counter(_script(char) for char in _NOT_PROSE.sub(" ", text) if char.isalpha())
 
 

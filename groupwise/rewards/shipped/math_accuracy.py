@@ -96,7 +96,7 @@ class MathAccuracy:
             _gold(columns[self.column])
 
     def _given(self, text: str) -> str | None:
-        """What the worker reads: the answer alone where it has a place, as a formula."""
+        """The text for the worker: the answer alone where it has a place, as a formula."""
         place = answer_text(text, self.place, self.tag) if self.place != "auto" else _marked(text, self.tag)
         if place is None:
             return text[-MAX_CHARACTERS:] if self.place == "auto" else None

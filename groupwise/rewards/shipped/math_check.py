@@ -22,6 +22,6 @@ def check(given: str, answer: str, decimals: int) -> dict[str, Any]:
 
 
 def _parse(text: str) -> list[Any]:
-    """What was read, the value first; empty where there is nothing to read."""
+    """The parsed answer, its value first; empty where nothing can be parsed."""
     found: list[Any] = parse(text, extraction_config=_CONFIGS, parsing_timeout=None)
     return found

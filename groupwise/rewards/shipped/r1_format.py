@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.opened import after, check_think_in_prompt
+from groupwise.rewards.opened import after
+from groupwise.rewards.parameters import check_think_in_prompt
 
 _WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _MARKERS = re.compile(r"</?(?:think|answer)>")

@@ -39,7 +39,7 @@ def check(task: dict[str, Any]) -> None:
 
 
 def _failure(source: str, entry_point: str | None, ask: _Ask) -> str | None:
-    """Why a test failed, None where it passed: run to its end, and through its `check` where it defines one."""
+    """The failure of a test, None where it passed: run to its end, and through its `check` where it defines one."""
     try:
         tree = ast.parse(source)
         module = Remote(ask, 0)
