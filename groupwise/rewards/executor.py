@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groupwise.errors import GroupwiseError, RewardError
-from groupwise.rewards.interrupt import BrokenOffError, call_within
+from groupwise.rewards.interrupt import CallTimeoutError, call_within
 
 Returned = tuple[Any, float]
 """The value that a function returned, and the seconds it took."""
@@ -60,7 +60,7 @@ class Call:
         left = max(0.0, self.timeout_s - (time.perf_counter() - start)) if self.timeout_s else None
         if not concurrent.futures.wait([future], left).done:
             future.cancel()
-            raise BrokenOffError(f"no answer within {self.timeout_s:g} s")
+            raise CallTimeoutError(f"no answer within {self.timeout_s:g} s")
         error = future.exception()
         if error is not None and not isinstance(error, Exception):  # raised in another thread, so no Ctrl-C
             raise self.explain(error) from error

@@ -9,7 +9,7 @@ from groupwise.errors import RewardError, words_of
 from groupwise.rewards.flat_groups import FlatGroups
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.import_function import failing_line, source_file
-from groupwise.rewards.interrupt import BrokenOffError
+from groupwise.rewards.interrupt import CallTimeoutError
 from groupwise.rewards.isolated import FailedInWorkerError, Isolated
 
 _MEND_OR_NONE = "Mend the function, or let it return None for a completion that it cannot score."
@@ -24,7 +24,7 @@ def failure(function: RewardFunction, flat: FlatGroups, keywords: dict[str, Any]
         what = f"raised {type(error).__name__}: {words_of(error)}"
     many = f"one of {len(flat.rows)} completions, the first: {flat.describe(0)}"
     at = f"It was at {flat.describe(row) if row is not None else many}."
-    if isinstance(error, BrokenOffError):
+    if isinstance(error, CallTimeoutError):
         return RewardError(f"{_overdue(function, error, line)} {at} {_more_time(function)}")
     where = f" ({line})" if line else ""
     return RewardError(f'Reward function "{function.name}" {what}{where}. {at} {_MEND_OR_NONE}')
@@ -36,7 +36,7 @@ def _row(flat: FlatGroups, keywords: dict[str, Any], error: BaseException) -> in
     return next((row for row in found if row is not None), None)
 
 
-def _overdue(function: RewardFunction, error: BrokenOffError, line: str) -> str:
+def _overdue(function: RewardFunction, error: CallTimeoutError, line: str) -> str:
     where = f" ({line})" if error.is_stopped and source_file(function.call) in (line.rpartition(",")[0],) else ""
     rest = "" if error.is_stopped else " It cannot be stopped from here and is still running."
     return f'Reward function "{function.name}" did not return within {function.limits.timeout_s:g} s{where}.{rest}'

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.call_limits import TIMEOUT_S
-from groupwise.rewards.interrupt import BrokenOffError
+from groupwise.rewards.interrupt import CallTimeoutError
 from groupwise.rewards.sandbox.backend import Launch
 from groupwise.rewards.sandbox.backend_choice import chosen
 from groupwise.rewards.sandbox.inside.frames import packed
@@ -68,7 +68,7 @@ class Isolated:
         self.__signature__ = _signature(about)
 
     def __call__(self, **keywords: Any) -> Any:
-        """The value of the function for these keywords; `FailedInWorkerError`, `BrokenOffError`."""
+        """The value of the function for these keywords; `FailedInWorkerError`, `CallTimeoutError`."""
         notes: dict[str, Callable[..., None]] = {name: keywords.pop(name) for name in LOG_KEYWORDS if name in keywords}
         if "trainer_state" in keywords:
             keywords["trainer_state"] = _plain_state(keywords["trainer_state"])
@@ -93,7 +93,7 @@ class Isolated:
             said = worker.errors.strip()
             close(self._workers)
             if time.monotonic() - start >= seconds:
-                raise BrokenOffError(str(error)) from None
+                raise CallTimeoutError(str(error)) from None
             last = f' (its last output: "{said.splitlines()[-1][:200]}")' if said else ""
             raise FailedInWorkerError(f"took its worker process with it: {error}{last}") from None
         except BaseException:  # Ctrl-C while it was waited for: its answer would be taken for the next one's

@@ -158,8 +158,8 @@ def test_functions_completions_and_calls_do_not_see_what_another_did() -> None:
     before = copy.deepcopy(ROWS)
     scorer = RewardScorer(resolve_rewards([spoils, spoils_later, spoils]))
     for _ in range(2):
-        judged = scorer.score([group(0), group(1)])
-        assert all(rewards == (1.0, 1.0, 1.0) for g in judged.groups for rewards in g.rewards.values())
+        scored = scorer.score([group(0), group(1)])
+        assert all(rewards == (1.0, 1.0, 1.0) for g in scored.groups for rewards in g.rewards.values())
     assert before == ROWS
 
 
@@ -190,5 +190,5 @@ def test_shipped_rewards_read_the_answers_of_a_tensor_format() -> None:
     for kind in ("torch", "numpy"):
         problems = load_problems(datasets.Dataset.from_list(rows).with_format(kind))
         groups = [group_from_completions(p.index, p.prompt, ["3", "4"], None, p.columns) for p in problems]
-        judged = RewardScorer(resolve_rewards(["number", "exact_match"]), problems.column_names).score(groups)
-        assert [g.reward for g in judged.groups] == [(2.0, 0.0), (0.0, 2.0)]
+        scored = RewardScorer(resolve_rewards(["number", "exact_match"]), problems.column_names).score(groups)
+        assert [g.reward for g in scored.groups] == [(2.0, 0.0), (0.0, 2.0)]

@@ -84,7 +84,7 @@ def test_language_is_the_share_of_letters_in_the_script(script, text, low, high)
     assert low <= score({"name": "language", "script": script}, text) <= high
 
 
-def test_language_follows_the_prompt_and_judges_letters_only():
+def test_language_follows_the_prompt_and_scores_letters_only():
     spec = {"name": "language", "script": "prompt"}
     assert score(spec, "我们算。", prompt="六乘七是多少？") == 1
     assert score(spec, "It is 42.", prompt="六乘七是多少？") == 0

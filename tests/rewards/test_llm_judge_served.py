@@ -102,6 +102,6 @@ def count_tries(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return tries
 
 
-def numbers(judged: Any) -> dict[str, float]:
+def numbers(scored: Any) -> dict[str, float]:
     """What the judge logged."""
-    return {name.removeprefix("llm_judge/"): value for name, value in judged.logged.items()}
+    return {name.removeprefix("llm_judge/"): value for name, value in scored.logged.items()}

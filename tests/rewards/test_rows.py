@@ -32,7 +32,7 @@ def test_the_row_of_an_answer_that_cannot_be_read_is_named(name: str) -> None:
         check_rewards(rewards, [load_problems(rows), problems])
 
 
-def test_a_row_without_an_answer_is_not_judged_and_no_error() -> None:
+def test_a_row_without_an_answer_is_unscored_and_no_error() -> None:
     rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": None}]
     check_rewards(resolve_rewards("number"), [load_problems(rows)])
 
