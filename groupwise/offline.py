@@ -21,7 +21,7 @@ from groupwise.tasks import recipe_rewards
 from groupwise.types import REWARD_KEYWORDS, Group, ScoredGroup
 
 _NOT_COLUMNS = {"prompt", "completion", "rewards", "reward", *REWARD_KEYWORDS}
-"""Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
+"""Keys of a simple row that are no columns of the data set; rewards in the file are not read."""
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def is_missing(answer: object) -> bool:
 def gold_number(reward: str, answer: object) -> int | float:
     """The number of a data set's answer that is not missing: a number, or a text that states exactly one.
 
-    Read are `<answer>` tags, `\\boxed{}` and "####" where the text has any, which must agree; otherwise what stands
-    after "the answer is"; otherwise the whole text.
+    It is read in `<answer>` tags, `\\boxed{}` and "####" where the text has any, which must agree; otherwise after
+    "the answer is"; otherwise in the whole text.
 
     Raises:
         DataError: it has no number, several, or one that is part of a formula, a date, a range.

@@ -77,7 +77,7 @@ class RewardScorer:
         return [function.weight for function in self.functions]
 
     def check(self, column_names: Collection[str], data: str = "data set") -> None:
-        """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
+        """Raise `RewardError` when a function requires a keyword that a data set with these columns lacks."""
         for function in self.functions:
             function.check(column_names, data)
 

@@ -27,7 +27,7 @@ SYSTEM_PROMPTS: Mapping[str, str] = {
     "whole": "Answer with the answer alone.",
     "auto": "Answer the question.",
 }
-"""Place -> the system prompt that asks for the answer there."""
+"""Place -> the system prompt for an answer there."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Asking:
     place: Place = "auto"
     """Place of the answer in a completion."""
     system_prompt: str | None = None
-    """Put before every question; null asks for the answer at `place`, an empty text leaves it out."""
+    """Put before every question; null is that of `place`, an empty text leaves it out."""
     style: Style = "chat"
     """Messages, or plain text for a model without a chat template."""
 
@@ -59,7 +59,7 @@ class Asking:
     def number(self) -> Number:
         """The reward that compares the number at `place` with the column `answer`."""
         place: Any = "whole" if self.place in ("last", "line", "whole") else self.place
-        return Number(place=place)  # the last number of the text stands on its last line, too
+        return Number(place=place)  # the last number of the text is on its last line, too
 
     def answer(self, text: str) -> str | None:
         """The answer in a completion's text, without white space around it; None where there is none."""

@@ -240,9 +240,9 @@ def test_a_user_without_a_home_has_a_sandbox_all_the_same(monkeypatch):
 
 def test_a_sandbox_that_hides_nothing_is_none():
     """Detection starts a worker and looks from inside, so a backend that lets everything through is found out."""
-    from groupwise.rewards.sandbox.unconfined import Plain
+    from groupwise.rewards.sandbox.unconfined import Unconfined
 
-    found = detect._tried(Plain())
+    found = detect._tried(Unconfined())
     assert found.backend is None
     assert "does not shut a worker in" in found.reason
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from groupwise.errors import ConfigError
 from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap, find_docker
-from groupwise.rewards.sandbox.unconfined import Plain
+from groupwise.rewards.sandbox.unconfined import Unconfined
 
 BackendName = Literal["auto", "bubblewrap", "docker", "none"]
 
@@ -93,7 +93,7 @@ def _backend(untrusted: bool) -> Backend:
     working = next((found.backend for found in looked_at if found.backend is not None), None)
     if working is None and untrusted and not _chosen.run_untrusted_code_without_sandbox:
         raise ConfigError(_refusal(looked_at))
-    return working or Plain()
+    return working or Unconfined()
 
 
 def _looked_at(untrusted: bool) -> list[Found]:

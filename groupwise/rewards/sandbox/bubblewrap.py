@@ -1,7 +1,7 @@
 """The bubblewrap backend: own namespaces, no network, a read-only root that holds the system and Python alone.
 
 Started by root, the worker becomes a user that nobody else is before it runs anything: a limit of processes does not
-bind root, whatever `--uid` says.
+bind root, whatever `--uid` is.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from groupwise.rewards.sandbox.limits import Limits
 
 
 @dataclass(frozen=True)
-class Plain:
+class Unconfined:
     """Starts workers as ordinary processes."""
 
     name: ClassVar[str] = "none"

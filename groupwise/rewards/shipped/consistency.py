@@ -24,8 +24,8 @@ _STATED = re.compile(
 class AnswerConsistency:
     """1 where the value that the reasoning ends in equals the one in the answer tag, otherwise 0.
 
-    The reasoning is the last `<think>...</think>`, or all that stands before the answer tag. It ends in a box, in what
-    it states as its answer, or in its last number. An answer in words must stand in the last sentence of the reasoning.
+    The reasoning is the last `<think>...</think>`, or all text before the answer tag. It ends in a box, in what
+    it states as its answer, or in its last number. An answer in words must be in the last sentence of the reasoning.
     No reasoning, or no answer, is 0.
     """
 
