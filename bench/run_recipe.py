@@ -16,7 +16,7 @@ common.measure_this_checkout()
 
 
 class ShuffledScorer:
-    """Judges like the one it wraps, then deals the rewards out anew over all completions of the step.
+    """Scores like the one it wraps, then deals the rewards out anew over all completions of the step.
 
     The mean reward stays what the completions earned; which completion gets the credit says nothing any more.
     """
@@ -31,9 +31,9 @@ class ShuffledScorer:
         return getattr(self._scorer, name)
 
     def score(self, groups: Sequence[Any], *, trainer_state: Any = None) -> Any:
-        judged = self._scorer.score(groups, trainer_state=trainer_state)
-        order = self._random.permutation(sum(len(group.reward) for group in judged.groups))
-        return replace(judged, groups=_deal_out(judged.groups, [int(i) for i in order]))
+        scored = self._scorer.score(groups, trainer_state=trainer_state)
+        order = self._random.permutation(sum(len(group.reward) for group in scored.groups))
+        return replace(scored, groups=_deal_out(scored.groups, [int(i) for i in order]))
 
 
 def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:

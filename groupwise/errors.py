@@ -78,6 +78,14 @@ def shortened(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def quoted(text: str, limit: int = 200) -> str:
+    """The text as Python would print it, its middle left out where it is long."""
+    if len(text) <= limit:
+        return repr(text)
+    half = limit // 2
+    return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
+
+
 def words_of(error: BaseException, limit: int = 2000) -> str:
     """What an exception of somebody else's says, whatever its `__str__` does."""
     try:

@@ -1,4 +1,4 @@
-"""`groupwise reward`: scores completions of a file as a recipe would, and shows why each got what it got."""
+"""`groupwise reward`: scores completions of a file as a recipe would, and shows the reason for each reward."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ from typing import Any
 
 from groupwise.chat import CompletionValue
 from groupwise.config import Recipe
-from groupwise.errors import DataError
+from groupwise.errors import DataError, quoted
 from groupwise.json_values import plain_value
 from groupwise.rewards import RewardScorer
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 from groupwise.rewards.sandbox.backend_choice import use_sandbox
-from groupwise.rewards.shorten import shortened
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import recipe_rewards
 from groupwise.types import REWARD_KEYWORDS, Group, ScoredGroup
 
 _NOT_COLUMNS = {"prompt", "completion", "rewards", "reward", *REWARD_KEYWORDS}
-"""Keys of a simple row that are no columns of the data set; rewards that stand there already are not read."""
+"""Keys of a simple row that are no columns of the data set; rewards in the file are not read."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One completion with what the reward functions made of it."""
+    """One completion with its rewards."""
 
     number: int
     """Counted from 1, in the order of the file."""
     text: str
     rewards: dict[str, float | None]
     counted: dict[str, float | None]
-    """What counts of each function's reward, before its weight."""
+    """Each function's reward after its shaping, before its weight."""
     reward: float | None
     why: dict[str, str]
     extra: dict[str, Any]
@@ -44,7 +43,7 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     """Every completion of the file, scored by the recipe's rewards, and the weight of each function.
 
     Raises:
-        ConfigError, DataError, RewardError: as in training; a column that a function asks for and the file lacks.
+        ConfigError, DataError, RewardError: as in training; a column that a function requires and the file lacks.
     """
     use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
@@ -86,7 +85,7 @@ def table(scored: Sequence[Scored], weights: Mapping[str, float], num: int) -> I
     shown = scored[: num or None]
     width = max(len(name) for name in weights)
     for each in shown:
-        yield f"{each.number:4}  reward {_number(each.reward)}  {shortened(each.text, 160)}"
+        yield f"{each.number:4}  reward {_number(each.reward)}  {quoted(each.text, 160)}"
         for name, weight in weights.items():
             yield f"      {name.ljust(width)}  {_part(each, name, weight)}  {each.why.get(name, '')}".rstrip()
     if len(shown) < len(scored):
@@ -112,7 +111,7 @@ class _Row:
     is_open: bool
     """Whether the next line may go on with its group."""
     opening: str | None = None
-    """What a run recorded of it; None where the prompt alone tells."""
+    """The recorded opening of the prompt; None: it is read from the prompt."""
 
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
@@ -165,7 +164,7 @@ def _group(number: int, rows: Iterable[_Row]) -> Group:
     rows = list(rows)
     completions = [completion for row in rows for completion in row.completions]
     ids = [each for row in rows for each in row.ids or ()] or None
-    return given_group(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
+    return group_from_completions(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
 
 
 def _last_recorded(folder: Path) -> Path:
@@ -192,7 +191,7 @@ def _scored(group: ScoredGroup, first: int) -> Iterator[Scored]:
 
 
 def _part(each: Scored, name: str, weight: float) -> str:
-    """What a function returned, what counts of it where that is something else, and its weight."""
+    """The value of a function, its shaped value where that differs, and its weight."""
     returned, counted = each.rewards[name], each.counted[name]
     change = "" if counted == returned else f"counts {_number(counted).strip()}"
     return f"{_number(returned)}  x {weight:<5g} {change}".ljust(32)
@@ -201,13 +200,13 @@ def _part(each: Scored, name: str, weight: float) -> str:
 def _summary(scored: Sequence[Scored], weights: Mapping[str, float], width: int) -> Iterator[str]:
     yield ""
     width = max(width, len("reward"))
-    yield f"{len(scored)} completions".ljust(width + 2) + "      mean       std    lowest   highest  not judged"
+    yield f"{len(scored)} completions".ljust(width + 2) + "      mean       std    lowest   highest    unscored"
     columns = {name: [each.rewards[name] for each in scored] for name in weights}
     for name, values in {**columns, "reward": [each.reward for each in scored]}.items():
-        judged = [value for value in values if value is not None]
-        figures = (fmean(judged), pstdev(judged), min(judged), max(judged)) if judged else (None,) * 4
+        known = [value for value in values if value is not None]
+        figures = (fmean(known), pstdev(known), min(known), max(known)) if known else (None,) * 4
         cells = " ".join(_number(figure) for figure in figures)
-        yield f"{name.ljust(width)}    {cells}  {len(values) - len(judged):10}"
+        yield f"{name.ljust(width)}    {cells}  {len(values) - len(known):10}"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Tests for reward functions: score completions written out, and assert what a reward should think of them.
+"""Tests for reward functions: score completions written out, and assert the rewards they should get.
 
 Every function takes a reward as a recipe or `reward_funcs` would: a callable, a shipped name, "file.py:function", a
 mapping with parameters, or a list of them. Other keywords are columns of the data set: a list with one value a
@@ -13,12 +13,12 @@ from typing import Any
 
 from groupwise.chat import CompletionValue
 from groupwise.rewards import RewardScorer, completion_text, resolve_rewards
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 from groupwise.types import Group, Message, Prompt, ScoredGroup
 
 __all__ = [
     "assert_independent",
-    "assert_not_judged",
+    "assert_unscored",
     "assert_prefers",
     "assert_same_for_chats",
     "assert_scores",
@@ -37,22 +37,22 @@ def score(
     completion_ids: Sequence[Sequence[int]] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """What training would give each completion: a number, or None where it would not be judged.
+    """The reward of each completion in training: a number, or None where it would be unscored.
 
     Raises:
         ConfigError, RewardError: whatever would stop a run: a column that is missing, too few rewards, something that
             is no number, an infinity, an exception inside.
     """
-    return [value for value, _ in _judged(reward, completions, prompts, completion_ids, columns)]
+    return [value for value, _ in _scored(reward, completions, prompts, completion_ids, columns)]
 
 
 def assert_scores(
     reward: Any, expected: Mapping[str, float | None], *, tolerance: float = 1e-9, **columns: Any
 ) -> None:
     """Assert the reward of each completion: `{"<answer>4</answer>": 1, "4": 0}`."""
-    found = _judged(reward, list(expected), columns.pop("prompts", ""), columns.pop("completion_ids", None), columns)
+    found = _scored(reward, list(expected), columns.pop("prompts", ""), columns.pop("completion_ids", None), columns)
     wrong = [
-        f"{completion!r}: {_said(value, why)}, expected {wanted}"
+        f"{completion!r}: {_worded(value, why)}, expected {wanted}"
         for (completion, wanted), (value, why) in zip(expected.items(), found, strict=True)
         if not _is_close(value, wanted, tolerance)
     ]
@@ -60,27 +60,27 @@ def assert_scores(
 
 
 def assert_prefers(reward: Any, better: CompletionValue, worse: CompletionValue, **columns: Any) -> None:
-    """Assert that both are judged and the first gets more than the second."""
+    """Assert that both are scored and the first gets more than the second."""
     prompts, ids = columns.pop("prompts", ""), columns.pop("completion_ids", None)
-    (high, why_high), (low, why_low) = _judged(reward, [better, worse], prompts, ids, columns)
-    told = f"{_said(high, why_high)} for {better!r}\n{_said(low, why_low)} for {worse!r}"
-    assert high is not None, f"not judged:\n{told}"
-    assert low is not None, f"not judged:\n{told}"
-    assert high > low, f"the first should get more:\n{told}"
+    (high, why_high), (low, why_low) = _scored(reward, [better, worse], prompts, ids, columns)
+    found = f"{_worded(high, why_high)} for {better!r}\n{_worded(low, why_low)} for {worse!r}"
+    assert high is not None, f"unscored:\n{found}"
+    assert low is not None, f"unscored:\n{found}"
+    assert high > low, f"the first should get more:\n{found}"
 
 
-def assert_not_judged(reward: Any, completions: Completions, **columns: Any) -> None:
+def assert_unscored(reward: Any, completions: Completions, **columns: Any) -> None:
     """Assert that the reward is None for each, which is not 0."""
     prompts, ids = columns.pop("prompts", ""), columns.pop("completion_ids", None)
-    found = _judged(reward, completions, prompts, ids, columns)
-    judged = [
-        f"{_said(value, why)} for completion {row}" for row, (value, why) in enumerate(found) if value is not None
+    found = _scored(reward, completions, prompts, ids, columns)
+    scored = [
+        f"{_worded(value, why)} for completion {row}" for row, (value, why) in enumerate(found) if value is not None
     ]
-    assert not judged, "expected None:\n" + "\n".join(judged)
+    assert not scored, "expected None:\n" + "\n".join(scored)
 
 
 def assert_independent(reward: Any, completions: Sequence[CompletionValue], **columns: Any) -> None:
-    """Assert that a completion gets the same whatever else is judged with it: alone, and in the opposite order."""
+    """Assert that a completion gets the same whatever else is scored with it: alone, and in the opposite order."""
     prompts, ids = columns.pop("prompts", ""), columns.pop("completion_ids", None)
     groups = _groups(completions, prompts, ids, columns)
     scorer = RewardScorer(resolve_rewards(reward))
@@ -103,10 +103,10 @@ def assert_same_for_chats(reward: Any, completions: Sequence[str], **columns: An
         assert one == other, f"{one} as text and {other} as a chat (see completion_text): {text[:200]!r}"
 
 
-def _judged(
+def _scored(
     reward: Any, completions: Completions, prompts: Any, ids: Any, columns: Mapping[str, Any]
 ) -> list[tuple[float | None, str | None]]:
-    """Each completion's reward and, where a function said it, why."""
+    """Each completion's reward and, where a function gives it, the reason."""
     listed = [completions] if isinstance(completions, str) or _is_chat(completions) else list(completions)
     groups = RewardScorer(resolve_rewards(reward)).score(_groups(listed, prompts, ids, columns)).groups
     return [(group.reward[0], _why(group)) for group in groups]
@@ -120,7 +120,7 @@ def _groups(
     by_column = {name: _one_each(name, values, count) for name, values in columns.items()}
     asked = [prompts] * count if isinstance(prompts, str) or _is_chat(prompts) else _one_each("prompts", prompts, count)
     return [
-        given_group(
+        group_from_completions(
             row,
             [] if asked[row] == "" and not isinstance(completion, str) else asked[row],
             [completion],
@@ -148,7 +148,7 @@ def _why(group: ScoredGroup) -> str | None:
     return "; ".join(str(values[0]) for name, values in group.extras.items() if name.endswith("/why") and values[0])
 
 
-def _said(value: float | None, why: str | None) -> str:
+def _worded(value: float | None, why: str | None) -> str:
     return f"{value} ({why})" if why else f"{value}"
 
 

@@ -131,7 +131,7 @@ MISTAKES = {
         lambda path: trainer(path, model=tiny_model(vocab_size=8)), DataError, "but the model's embedding has"
     ),
     "too few rewards": Mistake(
-        rewarding(lambda completions: [1.0]), RewardError, "return one for each, None where it cannot judge"
+        rewarding(lambda completions: [1.0]), RewardError, "return one for each, None where it cannot score one"
     ),
     "infinite reward": Mistake(
         rewarding(lambda completions: [float("inf")] * len(completions)),

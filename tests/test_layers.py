@@ -36,7 +36,8 @@ algo/presets.py      algo                                                    -
 algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
-config               types errors config algo.axes algo.objective algo.presets   pydantic pydantic_core yaml
+config               types errors config algo.axes algo.objective algo.presets \
+    rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core yaml
 world                errors                                                  torch
 pip                  errors                                                  -
 sources              types errors hub quiet pip \
@@ -77,10 +78,10 @@ __init__             -                                                       -
 """
 """A file's own row goes before its folder's; `*` is anything of ours. The package's version may be read by all.
 
-Less obvious: `config` reads the names of the presets, `chat` needs jinja2's errors, `sources` the readers of the
-file formats it converts, `lifecycle` the ecosystem's callbacks; `runs` and `report` are split so
-that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is; errors quote
-what others say, so they `redact` it.
+Less obvious: `config` reads the names of the presets and the rules of a reward's settings, `chat` needs jinja2's
+errors, `sources` the readers of the file formats it converts, `lifecycle` the ecosystem's callbacks; `runs` and
+`report` are split so that what is heavy stands in one file; `generate` and `export` are commands, as `cli` is; errors
+quote what others say, so they `redact` it.
 """
 
 

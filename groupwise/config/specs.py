@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from groupwise.config.fields import Count, NonNegative, Section
 from groupwise.config.names import DATASETS, REQUIRED_PARAMETERS, REWARD_PARAMETERS
-from groupwise.errors import did_you_mean
+from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.call_limits import OnFailure
+from groupwise.rewards.shaping_rules import Normalise, Shaping
+from groupwise.rewards.spec_rules import check_spec, unique_names
 
 _FILE_FUNCTION = re.compile(r".+\.py:\w+")
 _MODULE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -92,7 +94,7 @@ class RewardSpec(Spec):
     """Weight in the sum; null is 1, or the number in `reward_weights`."""
     clip: tuple[float | None, float | None] | None = None
     """Lowest and highest value that counts; null leaves an end open (`[-100, null]`)."""
-    normalise: Literal["range", "group", "batch"] | None = None
+    normalise: Normalise | None = None
     """Before the weight: map the ends of `clip` to 0 and 1, or standardise within the group or over the whole batch."""
     when: dict[str, float] | None = None
     """Gates: this reward counts 0 unless every reward named here is at least its number (`{math: 1}`)."""
@@ -102,8 +104,8 @@ class RewardSpec(Spec):
     """Rewards that this one is multiplied by."""
     timeout_s: NonNegative | None = None
     """Seconds for one call with all its completions; null is 600, and 0 sets no limit."""
-    on_failure: Literal["stop", "none"] | None = None
-    """A call that raises or takes too long: null and stop end the run, none leaves its completions unjudged."""
+    on_failure: OnFailure | None = None
+    """A call that raises or takes too long: null and stop end the run, none leaves its completions unscored."""
     isolated: bool | None = None
     """Whether a `function` runs in a process of its own, so that a crash or a hang does not take the run with it."""
     params: dict[str, Any] = Field(default_factory=dict)
@@ -128,24 +130,9 @@ class RewardSpec(Spec):
 
     @model_validator(mode="after")
     def _is_one_reward(self) -> RewardSpec:
-        if self.model is not None and self.model.endswith(".py"):
-            raise ValueError(f'"{self.model}" is a file and no function. Write {self.model}:FUNCTION.')
-        if self.function is not None and self.model is not None:
-            raise ValueError("has a function and a model. Keep one of them.")
-        if self.function is None and self.model is None:
-            self._check_shipped()
-        elif self.params:
+        if self.params and (self.function is not None or self.model is not None):
             raise ValueError("params are for shipped rewards; a function gets the columns of the data set.")
-        if self.isolated and self.function is None:
-            raise ValueError("isolated is for a function: file.py:function or module:function.")
-        if self.model is None and (self.tokenizer or self.batch_size):
-            raise ValueError("tokenizer and batch_size are for a reward model.")
-        low, high = self.clip or (None, None)
-        is_empty = low is None and high is None
-        if self.clip is not None and (is_empty or (low is not None and high is not None and low >= high)):
-            raise ValueError(f"clip is {[low, high]}; give [LOW, HIGH], the lower first; null leaves an end open.")
-        if self.normalise == "range" and (self.clip is None or None in self.clip):
-            raise ValueError("normalise: range needs both ends of the range. Add clip: [LOW, HIGH].")
+        check_spec(self.resolved(), REWARD_PARAMETERS, _parameters_of)
         return self
 
     @property
@@ -153,31 +140,6 @@ class RewardSpec(Spec):
         """The name its numbers get in the record, which gates of other rewards refer to."""
         of_function = (self.function or "").rpartition(":")[2].rpartition(".")[2]
         return self.name or of_function or Path(str(self.model)).name
-
-    @property
-    def reads(self) -> list[str]:
-        """The rewards that its gates name."""
-        return [
-            *(self.when or ()),
-            *(self.unless or ()),
-            *([self.times] if isinstance(self.times, str) else self.times or ()),
-        ]
-
-    def _check_shipped(self) -> None:
-        known = ", ".join(REWARD_PARAMETERS)
-        if self.name is None:
-            raise ValueError(f"has neither name (a shipped reward: {known}) nor function nor model.")
-        if self.name not in REWARD_PARAMETERS:
-            near = did_you_mean(self.name, REWARD_PARAMETERS)
-            raise ValueError(f'there is no reward "{self.name}"; there are {known}, file.py:function and models.{near}')
-        parameters = REWARD_PARAMETERS[self.name]
-        for key in self.params:
-            if key not in parameters:
-                near = did_you_mean(key, (*parameters, *type(self).model_fields))
-                raise ValueError(f'reward {self.name} has no parameter "{key}"; it has {", ".join(parameters)}.{near}')
-        for key in REQUIRED_PARAMETERS.get(self.name, ()):
-            if key not in self.params:
-                raise ValueError(f"reward {self.name} needs {key}.")
 
     def resolved(self) -> dict[str, Any]:
         """The mapping that `rewards.resolve_rewards` takes: parameters beside the name, nothing that was not set."""
@@ -224,16 +186,18 @@ class LoraSpec(Spec):
 
 
 def wrong_gates(rewards: Sequence[RewardSpec], of_task: Sequence[str] = ()) -> Iterator[str]:
-    """A sentence for each gate that names no other reward of the recipe, its task's own included."""
-    counts = Counter([*of_task, *(reward.recorded_as for reward in rewards)])
-    known = [name if k == 1 else f"{name}_{k}" for name, count in counts.items() for k in range(1, count + 1)]
+    """A sentence for each reward whose gates name no other reward of the recipe, its task's own included."""
+    names = unique_names([*of_task, *(reward.recorded_as for reward in rewards)])
     for index, reward in enumerate(rewards):
-        for name in reward.reads:
-            if name not in known:
-                hint = f"there are {', '.join(known)}.{did_you_mean(name, known)}"
-                yield f'rewards.{index}: there is no reward "{name}" to gate by; {hint}'
-            elif name == reward.recorded_as and counts[name] == 1:
-                yield f'rewards.{index}: "{name}" is gated by itself. Name another reward.'
+        try:
+            Shaping.of(reward.resolved()).check(names[len(of_task) + index], names)
+        except ConfigError as error:
+            yield f"rewards.{index}: {error}"
+
+
+def _parameters_of(name: str) -> dict[str, bool]:
+    """Parameter of a shipped reward -> whether it has no default."""
+    return {key: key in REQUIRED_PARAMETERS.get(name, ()) for key in REWARD_PARAMETERS[name]}
 
 
 def _kind(spec: str) -> str:

@@ -1,4 +1,4 @@
-"""The values of a row as reward functions get them: copies, so that what one call changes no other one sees."""
+"""Copies of the values of a row for reward functions, so that no call sees what another one changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def copies(value: Any, num: int) -> list[Any]:
 def without_arrays(value: Any, above: tuple[int, ...] = ()) -> Any:
     """Tensors, arrays and their numbers as lists and numbers of Python, at any depth.
 
-    `above`: the containers that the value stands in; one that holds itself stays as it is.
+    `above`: the containers around the value; one that holds itself stays as it is.
     """
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -42,11 +42,11 @@ def without_arrays(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 
 class _SeenTwiceError(Exception):
-    """A container stands at two places of a value, or inside itself."""
+    """A container occurs twice in a value, or inside itself."""
 
 
 def _maker(value: Any, is_shared: dict[int, bool]) -> Make | None:
-    """What makes a copy, or None where the value can be shared: looked through once, for all copies.
+    """The maker of a copy, or None where the value can be shared: looked through once, for all copies.
 
     `is_shared`: the containers that were seen already, by their identity, and whether they can be shared.
     """

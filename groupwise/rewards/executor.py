@@ -1,6 +1,6 @@
 """Calls reward functions: the asynchronous ones together in one event loop, the others one after another.
 
-Each call has its time. One that takes longer is broken off, or left behind where it cannot be.
+Each call has a time limit. One that exceeds it is interrupted, or abandoned where it cannot be.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from groupwise.errors import GroupwiseError, RewardError
-from groupwise.rewards.interrupt import BrokenOffError, call_within
+from groupwise.rewards.interrupt import CallTimeoutError, call_within
 
 Returned = tuple[Any, float]
-"""What a function returned, and the seconds it took."""
+"""The value that a function returned, and the seconds it took."""
 
 LISTENS_S = 2.0
 """Seconds in which an event loop that is not stuck answers."""
@@ -40,7 +40,7 @@ class Call:
     timeout_s: float = 0.0
     """Seconds it may take; 0 sets no limit."""
     instead: Callable[[RewardError], Any] | None = None
-    """What it counts as having returned where it failed; None raises the error."""
+    """Makes the value of a failed call; None raises the error."""
 
     @property
     def is_async(self) -> bool:
@@ -49,25 +49,25 @@ class Call:
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(inner)
 
     def started(self) -> Returned:
-        """What calling it returns, which may have to be awaited."""
+        """The value of calling it, which may have to be awaited."""
         start = time.perf_counter()
         call = functools.partial(self.function, **self.keywords)
         value = call_within(self.timeout_s, call, self.name) if self.timeout_s else call()
         return value, time.perf_counter() - start
 
     def awaited(self, future: Future[Returned], start: float) -> Returned:
-        """What the coroutine that was started at `start` returns, within the time that is left of its limit."""
+        """The value of the coroutine that was started at `start`, within the time that is left of its limit."""
         left = max(0.0, self.timeout_s - (time.perf_counter() - start)) if self.timeout_s else None
         if not concurrent.futures.wait([future], left).done:
             future.cancel()
-            raise BrokenOffError(f"no answer within {self.timeout_s:g} s")
+            raise CallTimeoutError(f"no answer within {self.timeout_s:g} s")
         error = future.exception()
         if error is not None and not isinstance(error, Exception):  # raised in another thread, so no Ctrl-C
             raise self.explain(error) from error
         return future.result()
 
     def attempt(self, action: Callable[[], Returned]) -> Returned:
-        """What the action returns; where it fails, what counts instead, or the error in words.
+        """The value of the action; where it fails, the value of `instead`, or the error in words.
 
         `sys.exit` and other exceptions that end programs are failures of the function: only Ctrl-C is the user's wish.
         In a child that the function has forked they end the child.
@@ -88,7 +88,7 @@ class Call:
             return self.instead(error), time.perf_counter() - start
 
 
-class Caller:
+class RewardExecutor:
     """Runs calls. The event loop starts with the first asynchronous one and lives as long as this object.
 
     One loop for the whole run, because clients and locks that a function keeps belong to the loop they were made in; a
@@ -100,7 +100,7 @@ class Caller:
         self._owner = 0
 
     def run(self, calls: Sequence[Call]) -> list[Returned]:
-        """What each call returned and how long it took, in their order."""
+        """The value of each call and its seconds, in the order of the calls."""
         running: dict[int, tuple[Future[Returned], float]] = {}
         done: dict[int, Returned] = {}
         try:

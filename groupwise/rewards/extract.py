@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 Place = Literal["auto", "whole", "tag", "boxed", "hashes", "phrase"]
-"""Where an answer stands. auto: the first of tag, boxed, hashes, phrase that the text has, otherwise the whole text."""
+"""The place of an answer. auto: the first of tag, boxed, hashes, phrase that the text has, otherwise the whole text."""
 
 MAX_DIGITS = 300
 """Longer numbers are noise."""
@@ -40,14 +40,14 @@ _LATEX = (
 
 
 def tagged(text: str, tag: str) -> str | None:
-    """What stands in the last `<tag>...</tag>`; None without one."""
+    """The text inside the last `<tag>...</tag>`; None without one."""
     _, opening, rest = text.rpartition(f"<{tag}>")
     inside, closing, _ = rest.partition(f"</{tag}>")
     return inside if opening and closing else None
 
 
 def boxes(text: str) -> Iterator[tuple[int, str, int]]:
-    """Every closed `\\boxed{...}` from the last one back: where it begins, what stands in it, where it ends."""
+    """Every closed `\\boxed{...}` from the last one back: start, text inside, end."""
     for match in list(re.finditer(r"\\boxed\s*\{", text))[: -MAX_BOXES - 1 : -1]:
         depth = 1
         for position in range(match.end(), len(text)):
@@ -58,12 +58,12 @@ def boxes(text: str) -> Iterator[tuple[int, str, int]]:
 
 
 def boxed(text: str) -> str | None:
-    """What stands in the last closed `\\boxed{...}`, braces inside it included; None without one."""
+    """The text inside the last closed `\\boxed{...}`, braces inside it included; None without one."""
     return next((inside for _, inside, _ in boxes(text)), None)
 
 
 def after_hashes(text: str) -> str | None:
-    """What stands after the last "####" on its line, GSM8K's form; None without one."""
+    """The text after the last "####" on its line, GSM8K's form; None without one."""
     found = re.findall(r"####[ \t]*([^\n]+)", text)
     return found[-1].strip() if found else None
 
@@ -89,7 +89,7 @@ def answer_text(text: str, place: Place = "auto", tag: str = "answer") -> str | 
 
 
 def _marked(text: str, place: Place, tag: str) -> str | None:
-    """What stands in a tag, a box or after "####": at the named place, or (auto) the first of them the text has."""
+    """The text in a tag, a box or after "####": at the named place, or (auto) the first of them the text has."""
     finders: dict[Place, Callable[[], str | None]] = {
         "tag": lambda: tagged(text, tag),
         "boxed": lambda: boxed(text),
@@ -117,7 +117,7 @@ def numbers(text: str) -> Iterator[int | float]:
 
 
 def the_number(text: str) -> int | float | None:
-    """The one number of an answer, what stands after its last "=" if it has one; None where it is none or several."""
+    """The one number of an answer, the one after its last "=" if it has one; None where it is none or several."""
     found = list(numbers(text.rpartition("=")[2])) or list(numbers(text))
     return found[0] if found and all(number == found[0] for number in found) else None
 

@@ -1,4 +1,4 @@
-"""Groups laid flat for the reward functions: one row a completion, aligned lists."""
+"""Groups as flat rows for reward functions, one row a completion; and groups made of existing completions."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from groupwise.chat import as_completion
+from groupwise.chat import CompletionValue, as_completion, completion_text, opening
+from groupwise.errors import quoted
 from groupwise.rewards.copies import copies
-from groupwise.rewards.shorten import shortened
-from groupwise.types import Completion, Group, Problem
+from groupwise.types import Completion, Group, Problem, Prompt
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Every completion of some groups, in order, with its problem."""
+class FlatGroups:
+    """The completions of some groups in order, each with its problem."""
 
     groups: Sequence[Group]
     column_names: Collection[str]
 
     @classmethod
-    def of(cls, groups: Sequence[Group], column_names: Collection[str] | None = None) -> Rows:
+    def of(cls, groups: Sequence[Group], column_names: Collection[str] | None = None) -> FlatGroups:
         """Lay the groups flat; without `column_names`, the columns are those that any of their problems has."""
         if column_names is None:
             column_names = dict.fromkeys(name for group in groups for name in group.problem.columns)
@@ -34,11 +34,11 @@ class Rows:
         return [(group.problem, completion) for group in self.groups for completion in group.completions]
 
     def keywords(self, accepts: Callable[[str], bool] = lambda name: True) -> dict[str, list[Any]]:
-        """What a function is called with, of the columns those it accepts.
+        """The keywords of a call, of the columns those that the function accepts.
 
-        Each completion has a row of its own, fresh for this call: what a function changes, no other completion, call or
-        epoch sees. Plain prompts give plain completions, chats give message lists. A column that a problem lacks is
-        None there. Token ids are handed out where there are any: completions of a file or a test may have none.
+        Each completion has a row of its own, copied for this call: a change to it reaches no other completion, call or
+        epoch. Plain prompts give plain completions, chats give message lists. A column that a problem lacks is
+        None there. Token ids are left out where there are none: completions of a file or a test.
         """
         rows = self.rows
         ids = [list(completion.token_ids) for _, completion in rows]
@@ -70,12 +70,34 @@ class Rows:
     def describe(self, row: int) -> str:
         """The completion as an error names it: its number and its row of the data, from 1, and its text, shortened."""
         problem, completion = self.rows[row]
-        return f"completion {row + 1} of {len(self.rows)} ({problem.label}): {shortened(completion.text)}"
+        return f"completion {row + 1} of {len(self.rows)} ({problem.label}): {quoted(completion.text)}"
 
     def find(self, keywords: Mapping[str, Sequence[Any]], values: Collection[object]) -> int | None:
-        """The row whose completion is one of these objects: which one a failing function was at."""
+        """The row whose completion is one of these objects: the one that a failing function was at."""
         identities = {id(value) for value in values if not isinstance(value, str) or len(value) > 1}
         for row, (_, completion) in enumerate(self.rows):
             if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
                 return row
         return None
+
+
+def group_from_completions(
+    number: int,
+    prompt: Prompt,
+    completions: Sequence[CompletionValue],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    opened: str | None = None,
+) -> Group:
+    """A group of existing completions, from a file or a test. Without token ids, reward functions get none.
+
+    `opened` is the group's `opening`; by default what the prompt opens without a chat template.
+    """
+    if opened is None:
+        opened = opening(prompt, prompt if isinstance(prompt, str) else "")
+    ids = completion_ids if completion_ids is not None else [()] * len(completions)
+    made = tuple(
+        Completion(tuple(tokens), (), stop_reason="stop", policy_version=0, text=completion_text(completion))
+        for completion, tokens in zip(completions, ids, strict=True)
+    )
+    return Group(number, Problem(number, prompt, dict(columns or {})), (), made, opening=opened)

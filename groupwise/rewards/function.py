@@ -1,4 +1,4 @@
-"""What a reward function is, and which keywords it is called with.
+"""A reward function: a callable with its name, its weight and the keywords it is called with.
 
     f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
 
@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError, did_you_mean
-from groupwise.rewards.call_limits import Patience
+from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.shaping_rules import Shaping
+from groupwise.rewards.spec_rules import unique_names
 from groupwise.rounding import LARGEST
 from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
 
 ON_REQUEST = frozenset(REWARD_KEYWORDS) - {*SAMPLED_KEYWORDS}
-"""Given to a function that names them: never through `**columns`, whose values are one per completion."""
+"""Passed to a function that names them, never through `**columns`, whose values are one per completion."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class RewardFunction:
     call: Callable[..., Any]
     weight: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
-    """What of its rewards counts, before the weight."""
-    patience: Patience = field(default_factory=Patience)
-    """How long a call may take, and what becomes of one that fails."""
+    """Shaping of its rewards, before the weight."""
+    limits: CallLimits = field(default_factory=CallLimits)
+    """Seconds that a call may take, and what happens when one fails."""
     load: Callable[[], None] | None = None
     """Loads now what the first call would load (a model, a sandbox), so that what is missing is found early."""
     accepted: frozenset[str] = field(init=False)
@@ -93,7 +94,7 @@ class RewardFunction:
 
 
 def callable_name(call: Callable[..., Any]) -> str:
-    """What a callable is called in the records: its own name, or that of its class."""
+    """The name of a callable in the records: its own, or that of its class."""
     while isinstance(call, functools.partial):
         call = call.func
     name = str(getattr(call, "__name__", type(call).__name__))
@@ -102,16 +103,9 @@ def callable_name(call: Callable[..., Any]) -> str:
 
 def with_unique_names(functions: Iterable[RewardFunction]) -> list[RewardFunction]:
     """The functions, the second of one name called `name_2`, the third `name_3`."""
-    unique: dict[str, RewardFunction] = {}
     functions = list(functions)
-    wanted = {function.name for function in functions}
-    for function in functions:
-        name, number = function.name, 1
-        while name in unique or (number > 1 and name in wanted):
-            number += 1
-            name = f"{function.name}_{number}"
-        unique[name] = function if name == function.name else replace(function, name=name)
-    return list(unique.values())
+    names = unique_names([function.name for function in functions])
+    return [f if f.name == name else replace(f, name=name) for f, name in zip(functions, names, strict=True)]
 
 
 def _keyword_parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -1,4 +1,4 @@
-"""The right answer as a data set has it: which rows have none, and the one number of those that have one.
+"""Right answers of a data set: which rows have none, and the single number that an answer states.
 
 A completion may be read generously. An answer that is read wrongly pays a wrong completion in every step, so an answer
 is one number with what leaves it as it is (a sign, a currency or percent sign, a unit), or it is refused.
@@ -62,8 +62,8 @@ def is_missing(answer: object) -> bool:
 def gold_number(reward: str, answer: object) -> int | float:
     """The number of a data set's answer that is not missing: a number, or a text that states exactly one.
 
-    Read are `<answer>` tags, `\\boxed{}` and "####" where the text has any, which must agree; otherwise what stands
-    after "the answer is"; otherwise the whole text.
+    It is read in `<answer>` tags, `\\boxed{}` and "####" where the text has any, which must agree; otherwise after
+    "the answer is"; otherwise in the whole text.
 
     Raises:
         DataError: it has no number, several, or one that is part of a formula, a date, a range.

@@ -1,4 +1,4 @@
-"""Finds a user's reward function: `file.py:function` by path, `module:function` by import."""
+"""Imports a user's reward function: `file.py:function` by path, `module:function` by import."""
 
 from __future__ import annotations
 

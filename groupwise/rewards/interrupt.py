@@ -1,7 +1,7 @@
-"""Calls a function with a time limit in the thread it belongs to, and breaks it off when the limit has passed.
+"""A time limit for one call, in the thread it belongs to: the call is interrupted when the limit has passed.
 
-Python functions of the main thread are broken off by a signal: loops, sleeps and waits for sockets or locks all end.
-Some code never looks (a long call into C); then the program ends, since nothing else in it can go on.
+Python code in the main thread is interrupted by a signal: loops, sleeps and waits for sockets or locks all end. A long
+call into C cannot be; then the program ends, since nothing else in it can go on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXIT_STATUS = 70
 """EX_SOFTWARE of sysexits.h."""
 
 
-class BrokenOffError(Exception):
+class CallTimeoutError(Exception):
     """A function has not returned in time; where it could be stopped, its traceback shows where it was."""
 
     def __init__(self, message: str, *, is_stopped: bool = True) -> None:
@@ -36,17 +36,17 @@ class BrokenOffError(Exception):
         self.is_stopped = is_stopped
 
 
-class _BreakOffError(BaseException):
+class _InterruptError(BaseException):
     """Raised inside the function: not an Exception, so that the function does not take it for one of its own."""
 
 
 def call_within(seconds: float, call: Callable[[], T], what: str) -> T:
-    """What `call` returns; `BrokenOffError` when it takes longer. `what` names it where the program has to end."""
+    """The value of `call`; `CallTimeoutError` when it takes longer. `what` names it where the program has to end."""
     if threading.current_thread() is not threading.main_thread() or not SIGNAL:
         try:
             return within(seconds, call, name=what)
         except TimeoutError as error:
-            raise BrokenOffError(str(error), is_stopped=False) from None
+            raise CallTimeoutError(str(error), is_stopped=False) from None
     return _Watched(seconds, what).run(call)
 
 
@@ -60,7 +60,7 @@ class _Watched:
         self.done = threading.Event()
 
     def run(self, call: Callable[[], T]) -> T:
-        with handling([SIGNAL], self._break_off):
+        with handling([SIGNAL], self._interrupt):
             thread = threading.Thread(target=self._watch, name="groupwise-time-limit", daemon=True)
             thread.start()
             try:
@@ -68,16 +68,16 @@ class _Watched:
                     return call()
                 finally:
                     self.done.set()
-            except _BreakOffError as error:
+            except _InterruptError as error:
                 self.done.set()
-                late = BrokenOffError(f"no answer within {self.seconds:g} s")
+                late = CallTimeoutError(f"no answer within {self.seconds:g} s")
                 raise late.with_traceback(error.__traceback__) from None
             finally:
                 thread.join()
 
-    def _break_off(self, number: int, frame: FrameType | None) -> None:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.is_late and not self.done.is_set():
-            raise _BreakOffError
+            raise _InterruptError
 
     def _watch(self) -> None:
         if self.done.wait(self.seconds):
@@ -88,9 +88,9 @@ class _Watched:
             if self.done.wait(1.0):
                 return
         why = (
-            f"groupwise: {self.what} did not return within {self.seconds:g} s and cannot be broken off, so the program "
-            "ends here. The run can go on from its last checkpoint. With isolated: true a reward function runs in a "
-            "process of its own, which can be ended."
+            f"groupwise: {self.what} did not return within {self.seconds:g} s and cannot be interrupted, so the "
+            "program ends here. The run can go on from its last checkpoint. With isolated: true a reward function "
+            "runs in a process of its own, which can be ended."
         )
         try:
             print(why, file=sys.stderr, flush=True)

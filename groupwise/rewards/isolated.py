@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.call_limits import TIMEOUT_S
-from groupwise.rewards.interrupt import BrokenOffError
+from groupwise.rewards.interrupt import CallTimeoutError
 from groupwise.rewards.sandbox.backend import Launch
 from groupwise.rewards.sandbox.backend_choice import chosen
 from groupwise.rewards.sandbox.inside.frames import packed
@@ -28,7 +28,7 @@ from groupwise.types import LOG_KEYWORDS
 
 START_S = 300.0
 """Seconds to start and import the function: it may load a model."""
-FOREVER_S = 10 * 365 * 86400.0
+NO_TIMEOUT_S = 10 * 365 * 86400.0
 NO_LIMITS = Limits(memory_mb=1 << 40, output_bytes=1 << 30)
 
 
@@ -68,7 +68,7 @@ class Isolated:
         self.__signature__ = _signature(about)
 
     def __call__(self, **keywords: Any) -> Any:
-        """What the function returns for these keywords; `FailedInWorkerError`, `BrokenOffError`."""
+        """The value of the function for these keywords; `FailedInWorkerError`, `CallTimeoutError`."""
         notes: dict[str, Callable[..., None]] = {name: keywords.pop(name) for name in LOG_KEYWORDS if name in keywords}
         if "trainer_state" in keywords:
             keywords["trainer_state"] = _plain_state(keywords["trainer_state"])
@@ -86,15 +86,15 @@ class Isolated:
 
     def _answer(self, worker: Process) -> Any:
         start = time.monotonic()
-        seconds = self.timeout_s or FOREVER_S
+        seconds = self.timeout_s or NO_TIMEOUT_S
         try:
             answer = worker.receive(Deadline(seconds))
         except WorkerError as error:
             said = worker.errors.strip()
             close(self._workers)
             if time.monotonic() - start >= seconds:
-                raise BrokenOffError(str(error)) from None
-            last = f' (it said last: "{said.splitlines()[-1][:200]}")' if said else ""
+                raise CallTimeoutError(str(error)) from None
+            last = f' (its last output: "{said.splitlines()[-1][:200]}")' if said else ""
             raise FailedInWorkerError(f"took its worker process with it: {error}{last}") from None
         except BaseException:  # Ctrl-C while it was waited for: its answer would be taken for the next one's
             close(self._workers)
@@ -137,7 +137,7 @@ def close(workers: list[Process]) -> None:
 
 
 def _signature(about: dict[str, Any]) -> inspect.Signature:
-    """The keywords that the function takes, as its worker told them."""
+    """The keywords that the function takes, as its worker reported them."""
     parameter = inspect.Parameter
     named = [
         parameter(name, parameter.KEYWORD_ONLY, default=parameter.empty if name in about["required"] else None)
@@ -148,7 +148,7 @@ def _signature(about: dict[str, Any]) -> inspect.Signature:
 
 
 def _not_json(value: Any) -> str | None:
-    """Why a value would not be the same on the other side of JSON; None where it would."""
+    """The reason why a value does not survive JSON unchanged; None where it does."""
     try:
         packed(value)
     except (TypeError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The process of an isolated reward function: imports it, then answers call after call."""
+"""Worker process of an isolated reward function: imports it, then serves one call after another."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from groupwise.errors import GroupwiseError
 from groupwise.rewards.copies import without_arrays
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.import_function import failing_line, load_function
-from groupwise.rewards.sandbox.backend_choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, use
 from groupwise.rewards.sandbox.held import check_sandboxes
-from groupwise.rewards.sandbox.inside.frames import read_frame, write_frame
+from groupwise.rewards.sandbox.inside.frames import private_pipes, read_frame, write_frame
 from groupwise.rewards.sandbox.inside.parent import end_with_parent
-from groupwise.rewards.sandbox.inside.pipes import private_pipes
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     end_with_parent()
     inward, outward = private_pipes()
     task = read_frame(inward)
-    use(Choice(**task["sandbox"]))
+    use(BackendChoice(**task["sandbox"]))
     try:
         function = RewardFunction.of(load_function(task["function"], Path(task["folder"])))
         check_sandboxes([function])

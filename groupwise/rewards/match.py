@@ -1,4 +1,4 @@
-"""Texts made comparable: case, punctuation, articles and white space out of the way."""
+"""Text comparison that ignores case, punctuation, articles and white space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags that the prompt opened: rewards that look for tags see them before the completion.
+"""Tags that the prompt opened, put before the completion for rewards that look for tags.
 
 Chat templates of reasoning models end in `<think>`, and a continued message may hold a tag, so the completion goes on
 inside.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from groupwise.chat import CompletionValue, as_completion
-from groupwise.errors import ConfigError
 from groupwise.types import Group
 
 _OURS = f"{__name__.partition('.')[0]}."
@@ -27,7 +26,7 @@ def tags_of(call: Callable[..., Any]) -> list[str]:
 def opened_completions(call: Callable[..., Any], groups: Sequence[Group]) -> dict[str, list[CompletionValue]]:
     """The keyword `completions` for a shipped reward that looks for tags which a prompt opened; none for any other.
 
-    Where `think_in_prompt` of the reward is not null, it stands for what the prompt opened.
+    Where `think_in_prompt` of the reward is not null, it is used instead of what the prompt opened.
     """
     is_shipped = type(call).__module__.startswith(_OURS) and getattr(call, "think_in_prompt", None) is None
     tags = tags_of(call) if is_shipped else []
@@ -51,11 +50,3 @@ def after(start: str, text: str) -> str:
     """The text behind what the prompt opened; a completion that opens the tag by itself is taken as it is."""
     first_tag = start[: start.find(">") + 1]
     return text if first_tag and first_tag in text else start + text
-
-
-def check_think_in_prompt(reward: str, value: object) -> None:
-    """Raise unless the setting is true, false or null."""
-    if value is not None and not isinstance(value, bool):
-        raise ConfigError(
-            f"Reward {reward}: think_in_prompt is {value!r}; give true, false, or null to see what the prompt opens."
-        )

@@ -1,7 +1,8 @@
-"""What the parameters of shipped rewards have in common: tags, columns, numbers, one word of a list."""
+"""Checks of the parameters of shipped rewards, the columns they read and the packages they need."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import keyword
 import math
@@ -15,8 +16,19 @@ from groupwise.types import REWARD_KEYWORDS
 
 def check_tag(reward: str, tag: object, name: str = "tag") -> None:
     """Raise unless it is the name of a tag."""
-    if not (isinstance(tag, str) and re.fullmatch(r"\w[\w-]*", tag)):
+    if not _is_tag(tag):
         raise ConfigError(f'Reward {reward}: {name} is {tag!r}; give its name without brackets, as "answer".')
+
+
+def checked_tags(reward: str, tags: str | Sequence[str]) -> tuple[str, ...]:
+    """The tags as a tuple. Raise unless there is at least one, each is the name of a tag, and none occurs twice."""
+    listed = (tags,) if isinstance(tags, str) else tuple(tags)
+    if not listed or not all(map(_is_tag, listed)) or len(set(listed)) < len(listed):
+        raise ConfigError(
+            f"Reward {reward}: tags are {list(listed)!r}; give at least one name, without brackets, each one once, "
+            'such as ["think", "answer"].'
+        )
+    return listed
 
 
 def check_word(reward: str, name: str, value: object, known: Sequence[str]) -> None:
@@ -43,9 +55,9 @@ def check_count(reward: str, name: str, value: object, least: int = 1) -> None:
 
 
 def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequence[str] = ("completions",)) -> None:
-    """Give a callable object the signature that asks for these columns, so that a missing one is named at once.
+    """Give a callable object a signature that requires these columns, so that a missing one is an error at once.
 
-    What it asks for depends on its parameters; `log_why` is always accepted.
+    They depend on its parameters; `log_why` is always accepted.
     """
     for column in columns:
         is_name = isinstance(column, str) and column.isidentifier() and not keyword.iskeyword(column)
@@ -57,3 +69,28 @@ def ask_for_columns(reward: Any, name: str, columns: Sequence[str], also: Sequen
     needed = [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in dict.fromkeys([*also, *columns])]
     why = inspect.Parameter("log_why", inspect.Parameter.KEYWORD_ONLY, default=None)
     object.__setattr__(reward, "__signature__", inspect.Signature([*needed, why]))
+
+
+def check_think_in_prompt(reward: str, value: object) -> None:
+    """Raise unless the setting is true, false or null."""
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(
+            f"Reward {reward}: think_in_prompt is {value!r}; give true, false, or null to see what the prompt opens."
+        )
+
+
+def require_extra(module: str, extra: str, who: str) -> Any:
+    """The module, or a `ConfigError` with the extra of groupwise that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigError(
+            f'{who} needs the package "{module}", which is not installed. Install it with: '
+            f'pip install "groupwise[{extra}]"'
+        ) from error
+
+
+def _is_tag(tag: object) -> bool:
+    return isinstance(tag, str) and re.fullmatch(r"\w[\w-]*", tag) is not None

@@ -1,4 +1,4 @@
-"""From what a reward function returned to one number, or None, for each completion.
+"""Reads what a reward function returned: one number, or None, for each completion.
 
 In place of a number a completion may have a list of (end, reward): the rewards of its steps. Its number is their sum.
 """
@@ -11,44 +11,44 @@ from numbers import Number
 from typing import Any
 
 from groupwise.errors import RewardError
-from groupwise.rewards.flat_groups import Rows
+from groupwise.rewards.flat_groups import FlatGroups
 from groupwise.rounding import LARGEST
 from groupwise.types import Steps
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What one function says of every row."""
+class FunctionScores:
+    """The scores of one function for every row."""
 
     rewards: list[float | None]
     steps: list[Steps | None]
     """None for a row that got one number."""
 
 
-def read_scores(name: str, returned: Any, rows: Rows) -> Scores:
-    """One score a row; None and NaN mean that the completion could not be judged.
+def read_scores(name: str, returned: Any, flat: FlatGroups) -> FunctionScores:
+    """One score a row; None and NaN mean that the completion is unscored.
 
     A list, a tuple, an array or a one-dimensional tensor of numbers will do; entries of a list may be lists of step
     scores. Anything else is a `RewardError` that names the function, the row and what was returned.
     """
-    values = _as_list(name, returned, rows)
-    if len(values) != len(rows.rows):
-        first = f" The first without one: {rows.describe(len(values))}." if len(values) < len(rows.rows) else ""
+    values = _as_list(name, returned, flat)
+    if len(values) != len(flat.rows):
+        first = f" The first without one: {flat.describe(len(values))}." if len(values) < len(flat.rows) else ""
         raise RewardError(
-            f'Reward function "{name}" returned {len(values)} rewards for {len(rows.rows)} completions; return one for '
-            f"each, None where it cannot judge.{first}"
+            f'Reward function "{name}" returned {len(values)} rewards for {len(flat.rows)} completions; return one for '
+            f"each, None where it cannot score one.{first}"
         )
-    steps = [_steps(name, v, row, rows) if isinstance(v, list | tuple) else None for row, v in enumerate(values)]
+    steps = [_steps(name, v, row, flat) if isinstance(v, list | tuple) else None for row, v in enumerate(values)]
     rewards = [
-        _score(name, v, row, rows) if s is None else _total(s)
+        _score(name, v, row, flat) if s is None else _total(s)
         for row, (v, s) in enumerate(zip(values, steps, strict=True))
     ]
-    return Scores(rewards, steps)
+    return FunctionScores(rewards, steps)
 
 
-def _steps(name: str, value: list[Any] | tuple[Any, ...], row: int, rows: Rows) -> Steps:
+def _steps(name: str, value: list[Any] | tuple[Any, ...], row: int, flat: FlatGroups) -> Steps:
     """(end, reward) of each step, ends within the completion."""
-    length = len(rows.rows[row][1].token_ids)
+    length = len(flat.rows[row][1].token_ids)
     found = []
     for step in value:
         end = step[0] if isinstance(step, list | tuple) and len(step) == 2 else None
@@ -56,30 +56,30 @@ def _steps(name: str, value: list[Any] | tuple[Any, ...], row: int, rows: Rows) 
             raise RewardError(
                 f'Reward function "{name}" returned {_what(value)}, which is not a number. For the steps of a '
                 f"completion return pairs (end, reward), each end a token number from 1 to {length}. It was for "
-                f"{rows.describe(row)}."
+                f"{flat.describe(row)}."
             )
-        found.append((end, _score(name, step[1], row, rows)))
+        found.append((end, _score(name, step[1], row, flat)))
     return tuple(found)
 
 
 def _total(steps: Steps) -> float | None:
-    judged = [reward for _, reward in steps if reward is not None]
-    return math.fsum(judged) if judged else None
+    scored = [reward for _, reward in steps if reward is not None]
+    return math.fsum(scored) if scored else None
 
 
-def _as_list(name: str, returned: Any, rows: Rows) -> list[Any]:
+def _as_list(name: str, returned: Any, flat: FlatGroups) -> list[Any]:
     if isinstance(returned, list | tuple):
         return list(returned)
     if hasattr(returned, "tolist") and len(getattr(returned, "shape", ())) == 1:
         return list(returned.tolist())
     shape = f" of shape {tuple(returned.shape)}" if hasattr(returned, "shape") else ""
     raise RewardError(
-        f'Reward function "{name}" returned {_what(returned)}{shape}; expected a list of {len(rows.rows)} numbers, one '
-        f"for each completion. The first is {rows.describe(0)}."
+        f'Reward function "{name}" returned {_what(returned)}{shape}; expected a list of {len(flat.rows)} numbers, one '
+        f"for each completion. The first is {flat.describe(0)}."
     )
 
 
-def _score(name: str, value: Any, row: int, rows: Rows) -> float | None:
+def _score(name: str, value: Any, row: int, flat: FlatGroups) -> float | None:
     if value is None:
         return None
     number = _number(value)
@@ -93,8 +93,8 @@ def _score(name: str, value: Any, row: int, rows: Rows) -> float | None:
     else:
         return None if math.isnan(number) else number
     raise RewardError(
-        f'Reward function "{name}" returned {problem}. It was for {rows.describe(row)}. Return a number for each '
-        "completion, None where it cannot judge."
+        f'Reward function "{name}" returned {problem}. It was for {flat.describe(row)}. Return a number for each '
+        "completion, None where it cannot score one."
     )
 
 

@@ -1,4 +1,4 @@
-"""Where reward functions come from: objects, files, modules, shipped names, reward models."""
+"""Builds reward functions from objects, files, modules, shipped names and reward models."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.chat import as_tokenizer
-from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
-from groupwise.rewards.call_limits import PATIENCE_SETTINGS, Patience
+from groupwise.errors import ConfigError, can_name_file, shortened
+from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.import_function import is_function_name, load_function
-from groupwise.rewards.shaping_rules import SETTINGS, Shaping
-from groupwise.rewards.shipped import SHIPPED, build_shipped
+from groupwise.rewards.shaping_rules import Shaping
+from groupwise.rewards.shipped import SHIPPED, shipped_parameters
+from groupwise.rewards.spec_rules import OF_ALL, check_spec, no_such_reward
 
 RewardSpec = str | Mapping[str, Any] | Callable[..., Any] | RewardFunction
 """A module of torch is a callable, too."""
 
-_NAMES = ", ".join(SHIPPED)
-_OF_ALL = ("weight", *SETTINGS, *PATIENCE_SETTINGS)
-"""Settings of every reward, whatever it is."""
-_FORMS = f'a shipped name ({_NAMES}), "file.py:function", "module:function", or the Hub id or folder of a reward model'
-
 
 @dataclass(frozen=True)
 class _Context:
-    """What a spec needs besides itself."""
+    """The folder, tokenizer and device that a spec is resolved with."""
 
     folder: Path
     tokenizer: Any
@@ -46,7 +42,7 @@ def resolve_rewards(
     A spec is a callable, an `nn.Module` or a string: `file.py:function` (relative to `folder`, by default the current
     one), `module:function`, a shipped name, a Hub id or folder of a reward model. Or a mapping: `name` with the
     parameters of a shipped reward, `function`, or `model` (with `tokenizer`, `batch_size`); each with a `weight` and
-    the keys of `shaping.Shaping` and `patience.Patience`. A function named by its file or module may be `isolated`.
+    the fields of `Shaping` and `CallLimits`. A function named by its file or module may be `isolated`.
 
     `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
     one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
@@ -74,62 +70,45 @@ def _resolve(spec: Any, context: _Context) -> RewardFunction:
         return _reward_model(spec, context)
     if callable(spec) and not isinstance(spec, type):
         return RewardFunction.of(spec)
-    raise ConfigError(f"A reward was given as {spec!r}; give a function, {_FORMS}.")
+    raise ConfigError(f"A reward was given as {spec!r}; give a function, the name of a reward, or a mapping.")
 
 
 def _from_string(spec: str, context: _Context) -> RewardFunction:
     if not can_name_file(spec):
-        raise ConfigError(f"There is no reward {shortened(spec)!r}. Expected {_FORMS}.")
+        raise no_such_reward(shortened(spec), SHIPPED)
     if is_function_name(spec):
         return RewardFunction.of(load_function(spec, context.folder))
     if spec in SHIPPED:
-        return _shipped(spec, {})
+        return _from_mapping({"name": spec}, context)
     if "/" in spec or _is_folder(spec, context.folder):
         return _reward_model(spec, context)
-    raise ConfigError(f'There is no reward "{spec}".{did_you_mean(spec, SHIPPED)} Expected {_FORMS}.')
+    raise no_such_reward(spec, SHIPPED)
 
 
 def _from_mapping(spec: Mapping[str, Any], context: _Context) -> RewardFunction:
-    settings = {key: value for key, value in spec.items() if key not in _OF_ALL}
-    for key in ("name", "tokenizer", "model"):  # the last two may be objects
-        if settings.get(key) is not None and _is_plain_data(settings[key]):
-            raise ConfigError(f"{key} of a reward is {shortened(repr(settings[key]))}; give its name as a text.")
-    patience = Patience(**{key: spec[key] for key in PATIENCE_SETTINGS if key in spec})
-    if "function" in settings:
-        _refuse_unknown(settings, ("function", "name", "isolated"), "function")
-        is_isolated = settings.get("isolated", False)
-        function = (_isolated if is_isolated else _resolve_function)(settings["function"], context, patience)
-        function = replace(function, name=settings.get("name", function.name))
-    elif "model" in settings:
-        _refuse_unknown(settings, ("model", "name", "tokenizer", "batch_size"), "model")
-        function = _reward_model(settings.pop("model"), context, **settings)
-    elif "name" in settings:
-        name = settings.pop("name")
-        if not isinstance(name, str) or name not in SHIPPED:
-            raise ConfigError(
-                f"There is no shipped reward {name!r}; there are {_NAMES}.{did_you_mean(str(name), SHIPPED)}"
-                " For a function of yours write function: file.py:function."
-            )
-        function = _shipped(name, settings)
+    _check_names(spec)
+    check_spec(spec, SHIPPED, shipped_parameters)
+    own = {key: value for key, value in spec.items() if key not in OF_ALL}
+    limits = CallLimits.of(spec)
+    if "function" in own:
+        given, is_isolated = own["function"], own.get("isolated", False)
+        function = _isolated(given, context, limits) if is_isolated else _resolve(given, context)
+        function = replace(function, name=own.get("name", function.name))
+    elif "model" in own:
+        function = _reward_model(own.pop("model"), context, **own)
     else:
-        raise ConfigError(
-            f"The reward {dict(spec)!r} has neither name (a shipped reward: {_NAMES}) nor function nor model."
-        )
-    function = replace(function, patience=patience)
-    function = replace(function, shaping=Shaping(**{key: spec[key] for key in SETTINGS if key in spec}))
+        function = RewardFunction.of(SHIPPED[own.pop("name")](**own))
+    function = replace(function, limits=limits, shaping=Shaping.of(spec))
     return replace(function, weight=spec["weight"]) if "weight" in spec else function
 
 
-def _shipped(name: str, parameters: Mapping[str, Any]) -> RewardFunction:
-    reward = build_shipped(name, parameters)
-    return replace(RewardFunction.of(reward), load=getattr(reward, "load", None))
+def _check_names(spec: Mapping[str, Any]) -> None:
+    for key in ("name", "tokenizer", "model"):  # the last two may be objects
+        if spec.get(key) is not None and _is_plain_data(spec[key]):
+            raise ConfigError(f"{key} of a reward is {shortened(repr(spec[key]))}; give its name as a text.")
 
 
-def _resolve_function(spec: Any, context: _Context, patience: Patience) -> RewardFunction:
-    return _resolve(spec, context)
-
-
-def _isolated(spec: Any, context: _Context, patience: Patience) -> RewardFunction:
+def _isolated(spec: Any, context: _Context, limits: CallLimits) -> RewardFunction:
     """A function in a process of its own, which has to find it by its name."""
     from groupwise.rewards.isolated import Isolated
 
@@ -138,16 +117,7 @@ def _isolated(spec: Any, context: _Context, patience: Patience) -> RewardFunctio
             f'isolated: true is for a reward given as "file.py:function" or "module:function", which a process of '
             f"its own can import; this one is {spec!r}."
         )
-    return RewardFunction.of(Isolated(spec, context.folder, patience.timeout_s))
-
-
-def _refuse_unknown(settings: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
-    for key in settings:
-        if key not in known:
-            raise ConfigError(
-                f'A reward given by {kind} has no setting "{key}"; it has {", ".join([*known, *_OF_ALL])}.'
-                f"{did_you_mean(str(key), [*known, *_OF_ALL])}"
-            )
+    return RewardFunction.of(Isolated(spec, context.folder, limits.timeout_s))
 
 
 def _reward_model(

@@ -12,13 +12,13 @@ from typing import Any
 
 from groupwise.errors import ConfigError, DataError, RewardError
 from groupwise.rewards.copies import without_arrays
-from groupwise.rewards.executor import Call, Caller
+from groupwise.rewards.executor import Call, RewardExecutor
 from groupwise.rewards.failure import failure
-from groupwise.rewards.flat_groups import Rows
+from groupwise.rewards.flat_groups import FlatGroups
 from groupwise.rewards.function import RewardFunction, with_unique_names
 from groupwise.rewards.isolated import Isolated
 from groupwise.rewards.opened import opened_completions
-from groupwise.rewards.read_scores import Scores, read_scores
+from groupwise.rewards.read_scores import FunctionScores, read_scores
 from groupwise.rewards.shaping_rules import shaped_values
 from groupwise.rewards.signal import SignalOf, has_signal, weighted_steps
 from groupwise.rounding import LARGEST
@@ -41,8 +41,8 @@ class ScoredGroups:
 class RewardScorer:
     """The reward functions of a run.
 
-    `column_names`: the columns of the data set, where they are known; a function that asks for another one is then an
-    error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
+    `column_names`: the columns of the data set, where they are known; a function that requires another one is then
+    an error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
     differ for a group to have signal.
     """
 
@@ -61,7 +61,7 @@ class RewardScorer:
             function.shaping.check(function.name, names)
         self.signal_of = signal_of
         self._column_names = column_names
-        self._caller = Caller()
+        self._executor = RewardExecutor()
         if column_names is not None:
             self.check(column_names)
 
@@ -77,7 +77,7 @@ class RewardScorer:
         return [function.weight for function in self.functions]
 
     def check(self, column_names: Collection[str], data: str = "data set") -> None:
-        """Raise `RewardError` when a function asks for a keyword that a data set with these columns cannot give."""
+        """Raise `RewardError` when a function requires a keyword that a data set with these columns lacks."""
         for function in self.functions:
             function.check(column_names, data)
 
@@ -104,37 +104,37 @@ class RewardScorer:
 
     def score(self, groups: Sequence[Group], *, trainer_state: Any = None) -> ScoredGroups:
         """The groups with the rewards of every function, their shaped rewards and the weighted sum."""
-        rows = Rows.of(groups, self._column_names)
-        if not rows.rows:
+        flat = FlatGroups.of(groups, self._column_names)
+        if not flat.rows:
             return ScoredGroups(
                 tuple(ScoredGroup.of(group, rewards={}, reward=(), has_signal=False) for group in groups),
                 {function.name: 0.0 for function in self.functions},
             )
-        self.check(rows.column_names)
-        notes = [_Notes(function.name, len(rows.rows)) for function in self.functions]
-        calls = [_call(f, rows, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
+        self.check(flat.column_names)
+        notes = [_Notes(function.name, len(flat.rows)) for function in self.functions]
+        calls = [_call(f, flat, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
         names = [function.name for function in self.functions]
-        returned = dict(zip(names, self._caller.run(calls), strict=True))
-        scores = {name: read_scores(name, value, rows) for name, (value, _) in returned.items()}
+        returned = dict(zip(names, self._executor.run(calls), strict=True))
+        scores = {name: read_scores(name, value, flat) for name, (value, _) in returned.items()}
         extras = {column: values for note in notes for column, values in note.extras.items()}
         return ScoredGroups(
-            groups=self._with_rewards(rows, scores, extras),
+            groups=self._with_rewards(flat, scores, extras),
             seconds={name: seconds for name, (_, seconds) in returned.items()},
             logged=_means(notes),
             extras=extras,
         )
 
     def _with_rewards(
-        self, rows: Rows, scores: dict[str, Scores], extras: dict[str, list[Any]]
+        self, flat: FlatGroups, scores: dict[str, FunctionScores], extras: dict[str, list[Any]]
     ) -> tuple[ScoredGroup, ...]:
-        shaped = self._shaped(rows, scores)
+        shaped = self._shaped(flat, scores)
         weighted = [shaped.get(name, s.rewards) for name, s in scores.items()]
-        sums = rows.split([self._total(rows, row, values) for row, values in enumerate(zip(*weighted, strict=True))])
+        sums = flat.split([self._total(flat, row, values) for row, values in enumerate(zip(*weighted, strict=True))])
         by_function: dict[str, dict[str, Sequence[Any]]] = {
-            "rewards": {name: rows.split(s.rewards) for name, s in scores.items()},
-            "shaped": {name: rows.split(values) for name, values in shaped.items()},
-            "steps": {name: rows.split(s.steps) for name, s in scores.items() if any(e is not None for e in s.steps)},
-            "extras": {column: rows.split(values) for column, values in extras.items()},
+            "rewards": {name: flat.split(s.rewards) for name, s in scores.items()},
+            "shaped": {name: flat.split(values) for name, values in shaped.items()},
+            "steps": {name: flat.split(s.steps) for name, s in scores.items() if any(e is not None for e in s.steps)},
+            "extras": {column: flat.split(values) for column, values in extras.items()},
         }
         return tuple(
             self._with_signal(
@@ -145,7 +145,7 @@ class RewardScorer:
                     for field, columns in by_function.items()
                 },
             )
-            for index, group in enumerate(rows.groups)
+            for index, group in enumerate(flat.groups)
         )
 
     def _with_signal(self, group: Group, reward: tuple[float | None, ...], values: dict[str, Any]) -> ScoredGroup:
@@ -153,7 +153,7 @@ class RewardScorer:
         steps = weighted_steps(scored, self.weights) if self.signal_of == "steps" else []
         return replace(scored, has_signal=has_signal(self.signal_of, reward, scored.shaped_rewards, steps))
 
-    def _total(self, rows: Rows, row: int, values: Sequence[float | None]) -> float | None:
+    def _total(self, flat: FlatGroups, row: int, values: Sequence[float | None]) -> float | None:
         """The weighted sum over the functions that gave a number; `RewardError` where a term of it is too large."""
         terms = []
         for function, value in zip(self.functions, values, strict=True):
@@ -164,11 +164,11 @@ class RewardScorer:
                 raise RewardError(
                     f'Reward function "{function.name}" counts {value:g} x weight {function.weight:g} = {terms[-1]:g}, '
                     f"which no baseline can be computed from; keep it at or below {LARGEST:g} in size. It was for "
-                    f"{rows.describe(row)}."
+                    f"{flat.describe(row)}."
                 )
         return math.fsum(terms) if terms else None
 
-    def _shaped(self, rows: Rows, scores: dict[str, Scores]) -> dict[str, list[float | None]]:
+    def _shaped(self, flat: FlatGroups, scores: dict[str, FunctionScores]) -> dict[str, list[float | None]]:
         """Function -> its rewards after clipping, normalising and gating, where it has any of these."""
         shapings = {function.name: function.shaping for function in self.functions}
         for name, found in scores.items():
@@ -177,12 +177,12 @@ class RewardScorer:
                     f'Reward function "{name}" scored the steps of a completion, and only whole completions can be '
                     "clipped, normalised or gated. Take clip, normalise, when, unless and times away from it."
                 )
-        group_N = [number for number, group in enumerate(rows.groups) for _ in group.completions]
+        group_N = [number for number, group in enumerate(flat.groups) for _ in group.completions]
         return shaped_values(shapings, {name: s.rewards for name, s in scores.items()}, group_N)
 
 
 class _Notes:
-    """What one function logs during one call."""
+    """Metrics and columns that one function logs during one call."""
 
     def __init__(self, function_name: str, num_rows: int) -> None:
         self.function_name = function_name
@@ -210,14 +210,14 @@ class _Notes:
         return [None] * self.num_rows
 
     def log_why(self, reasons: Sequence[str | None]) -> None:
-        """Why each completion got what it got, as the column `<function>/why`."""
+        """The reason for the reward of each completion, as the column `<function>/why`."""
         self.log_extra(f"{self.function_name}/why", reasons)
 
 
-def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Notes) -> Call:
+def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes: _Notes) -> Call:
     offered = (
-        rows.keywords(function.accepts)
-        | opened_completions(function.call, rows.groups)
+        flat.keywords(function.accepts)
+        | opened_completions(function.call, flat.groups)
         | {
             "trainer_state": trainer_state,
             "log_metric": notes.log_metric,
@@ -232,14 +232,14 @@ def _call(function: RewardFunction, rows: Rows, trainer_state: Any, notes: _Note
         )
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
     if function.is_shipped:  # they read texts and numbers
-        keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & rows.column_names}
+        keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & flat.column_names}
     return Call(
         function.call,
         keywords,
-        functools.partial(failure, function, rows, offered),
+        functools.partial(failure, function, flat, offered),
         name=f'reward function "{function.name}"',
-        timeout_s=0.0 if isinstance(function.call, Isolated) else function.patience.timeout_s,  # it keeps it itself
-        instead=notes.unscored if function.patience.on_failure == "none" else None,
+        timeout_s=0.0 if isinstance(function.call, Isolated) else function.limits.timeout_s,  # it keeps it itself
+        instead=notes.unscored if function.limits.on_failure == "none" else None,
     )
 
 

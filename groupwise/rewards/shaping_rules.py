@@ -1,7 +1,7 @@
-"""What of a function's rewards counts: clipped, normalised, gated by other functions. The weight comes after it.
+"""Shaping of a function's rewards before the weight: clip, normalise, gates by other functions.
 
-In this order: `clip`, `normalise`, `when` / `unless`, `times`. A gate reads what the other function returned, `times`
-what is left of it after its own clip and normalise; neither reads the other's gates, so nothing can go in a circle.
+They apply in this order: `clip`, `normalise`, `when` / `unless`, `times`. A gate reads the value that the other
+function returned, `times` that value after clip and normalise; neither reads the other's gates, so there are no cycles.
 """
 
 from __future__ import annotations
@@ -24,19 +24,29 @@ EPS = 1e-4
 
 @dataclass(frozen=True)
 class Shaping:
-    """How one function's rewards are turned into what counts; the default counts them as they are."""
+    """The shaping of one function's rewards; the default leaves them as they are."""
 
     clip: tuple[float | None, float | None] | None = None
     """Lowest and highest value that counts; None leaves an end open."""
     normalise: Normalise | None = None
-    """range: (r - low) / (high - low) with the two ends of `clip`; group: (r - mean) / (std + 1e-4) over the judged
-    completions of its group (ddof 1; 0 where they are equal); batch: the same over all completions judged together."""
+    """range: (r - low) / (high - low) with the two ends of `clip`; group: (r - mean) / (std + 1e-4) over the scored
+    completions of its group (ddof 1; 0 where they are equal); batch: the same over all completions of the call."""
     when: Mapping[str, float] = field(default_factory=dict)
     """Function -> the least it must have returned; below that this reward counts 0."""
     unless: Mapping[str, float] = field(default_factory=dict)
     """Function -> the value from which on this reward counts 0."""
     times: Sequence[str] = ()
-    """Functions whose values this reward is multiplied by."""
+    """Functions whose values are factors of this reward."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The keys of a reward in a recipe that set it."""
+        return tuple(each.name for each in fields(cls))
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Shaping:
+        """The shaping that a reward's mapping sets; its other keys are left alone."""
+        return cls(**{key: spec[key] for key in cls.names() if key in spec})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", (self.times,) if isinstance(self.times, str) else tuple(self.times))
@@ -63,12 +73,12 @@ class Shaping:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is set, as a recipe would say it."""
-        return {name: getattr(self, name) for name in SETTINGS if getattr(self, name)}
+        """The keys that are set, as in a recipe."""
+        return {name: getattr(self, name) for name in self.names() if getattr(self, name)}
 
     @property
     def is_plain(self) -> bool:
-        """Whether the rewards count as they are."""
+        """Whether it leaves the rewards as they are."""
         return self == Shaping()
 
     def check(self, name: str, known: Sequence[str]) -> None:
@@ -98,7 +108,7 @@ class Shaping:
     def gate(
         self, row: int, value: float | None, returned: Mapping[str, Values], scaled: Mapping[str, Values]
     ) -> float | None:
-        """What counts of one scaled value: 0 where a gate is shut, None where a function it reads could not judge."""
+        """One scaled value after its gates: 0 where one is shut, None where a function it reads gave none."""
         if value is None:
             return None
         is_open = [_compare(returned[name][row], least, True) for name, least in self.when.items()]
@@ -111,14 +121,10 @@ class Shaping:
         return math.prod((value, *(f for f in factors if f is not None)))
 
 
-SETTINGS = tuple(each.name for each in fields(Shaping))
-"""Keys of a reward in a recipe that say how it counts."""
-
-
 def shaped_values(
     shapings: Mapping[str, Shaping], returned: Mapping[str, Values], group_N: Sequence[int]
 ) -> dict[str, list[float | None]]:
-    """Function -> what counts of each of its values, where it is not plain. `group_N`: the group of each row."""
+    """Function -> its shaped values, where its shaping is not plain. `group_N`: the group of each row."""
     scaled: dict[str, Values] = {name: shapings[name].scale(values, group_N) for name, values in returned.items()}
     return {
         name: [shaping.gate(row, value, returned, scaled) for row, value in enumerate(scaled[name])]
@@ -151,7 +157,7 @@ def _standardised(values: Values, group_N: Sequence[int]) -> list[float | None]:
     for group, value in zip(group_N, values, strict=True):
         if value is not None:
             members.setdefault(group, []).append(value)
-    moments = {group: (fmean(judged), stdev(judged)) if differ(judged) else None for group, judged in members.items()}
+    moments = {group: (fmean(scored), stdev(scored)) if differ(scored) else None for group, scored in members.items()}
     return [
         None if value is None else 0.0 if (m := moments[group]) is None else (value - m[0]) / (m[1] + EPS)
         for group, value in zip(group_N, values, strict=True)

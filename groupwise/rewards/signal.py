@@ -1,4 +1,4 @@
-"""Whether a group has signal: the one test behind skipping, dynamic sampling and the metric.
+"""The test for signal in a group, behind skipping, dynamic sampling and the metric.
 
 A group without signal has advantages of exactly 0 against its own group. Which rewards have to differ depends on what
 the advantages are computed from.

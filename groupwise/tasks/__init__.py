@@ -1,7 +1,7 @@
 """Problems, rewards and prompt bound together, one file per task.
 
 A task's file holds one frozen dataclass: its fields are the task's parameters, `rows(split)` its problems, `rewards()`
-how completions are judged. `arithmetic.py` is the place to start.
+its reward functions. `arithmetic.py` is the place to start.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def recipe_rewards(
 
 
 def _made(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None) -> tuple[Any, str]:
-    """The task's settings as an object of its class, and the name it was asked for by."""
+    """The task's settings as an object of its class, and the name that the recipe gives."""
     spec = task if isinstance(task, TaskSpec) else TaskSpec.of(task)
     settings = dict(spec.params)
     if spec.gym_task is not None:
@@ -86,6 +86,6 @@ def kind_of(name: str) -> Any:
 
 
 def parameters(name: str) -> tuple[str, ...]:
-    """What a recipe may set of a task; reasoning-gym's tasks have parameters of their own besides."""
+    """The parameters of a task in a recipe; reasoning-gym's tasks have their own besides."""
     hidden = {"task", "params"} if name == "reasoning-gym" else set()
     return tuple(field.name for field in fields(kind_of(name)) if field.name not in hidden)

@@ -25,7 +25,7 @@ class Arithmetic(Generated):
     place: Place = "last"
     system_prompt: str | None = "Answer with the number alone."
     operators: str = "+-"
-    """Which of + - * the terms are joined by; * binds more tightly."""
+    """Those of + - * that join the terms; * binds more tightly."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +59,6 @@ def result(numbers: Sequence[int], joins: Sequence[str]) -> int:
 
 
 def _key(numbers: Sequence[int], joins: Sequence[str]) -> str:
-    """Equal for 3 * 4 and 4 * 3: who has trained on one knows the other."""
+    """Equal for 3 * 4 and 4 * 3, so that both are in one split."""
     is_commutative = len(set(joins)) == 1 and joins[0] in "+*"
     return f"{joins} {sorted(numbers) if is_commutative else numbers}"

@@ -1,4 +1,4 @@
-"""How a task asks its questions, and where it looks for the answer: settings that every task has."""
+"""Settings that every task has: how its questions are asked, and where in a completion the answer is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from groupwise.rewards.shipped.number import Number
 from groupwise.types import Prompt
 
 Place = Literal["last", "line", "tag", "boxed", "hashes", "phrase", "whole", "auto"]
-"""Where the answer stands: the last number; the last line; in <answer> tags; in \\boxed{}; after "####"; after "the
+"""The place of the answer: the last number; the last line; in <answer> tags; in \\boxed{}; after "####"; after "the
 answer is"; the whole completion; or the first of tag, box, "####", phrase that there is, otherwise the whole."""
 
 Style = Literal["chat", "plain"]
@@ -27,7 +27,7 @@ SYSTEM_PROMPTS: Mapping[str, str] = {
     "whole": "Answer with the answer alone.",
     "auto": "Answer the question.",
 }
-"""Place -> the system prompt that asks for the answer there."""
+"""Place -> the system prompt for an answer there."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Asking:
     """The settings of a task, as far as they are common to all."""
 
     place: Place = "auto"
-    """Where the answer stands in a completion."""
+    """Place of the answer in a completion."""
     system_prompt: str | None = None
-    """Stands before every question; null asks for the answer at `place`, an empty text leaves it out."""
+    """Put before every question; null is that of `place`, an empty text leaves it out."""
     style: Style = "chat"
     """Messages, or plain text for a model without a chat template."""
 
@@ -59,7 +59,7 @@ class Asking:
     def number(self) -> Number:
         """The reward that compares the number at `place` with the column `answer`."""
         place: Any = "whole" if self.place in ("last", "line", "whole") else self.place
-        return Number(place=place)  # the last number of the text stands on its last line, too
+        return Number(place=place)  # the last number of the text is on its last line, too
 
     def answer(self, text: str) -> str | None:
         """The answer in a completion's text, without white space around it; None where there is none."""
@@ -71,3 +71,9 @@ class Asking:
             return lines[-1] if lines else None
         found = answer_text(text, self.place)
         return found.strip() or None if found is not None else None
+
+
+def check_whole(task: str, name: str, value: object, least: int) -> None:
+    """Raise `ConfigError` unless the setting is a whole number, `least` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{task}: {name} is {value!r}; expected a whole number of at least {least}.")

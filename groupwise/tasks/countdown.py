@@ -13,9 +13,9 @@ from typing import Any
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.verdict import LogWhy, Verdict, told
-from groupwise.tasks.asking import Place
+from groupwise.tasks.asking import Place, check_whole
 from groupwise.tasks.generated import Generated, Question, Split, check_max_level
 
 MAX_LEVEL = 5
@@ -48,9 +48,7 @@ class Countdown(Generated):
         super().__post_init__()
         check_max_level(self, "countdown", MAX_LEVEL)
         for name in ("max_number", "max_target"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 5:
-                raise ConfigError(f"task countdown: {name} is {value!r}; expected a whole number of at least 5.")
+            check_whole("task countdown", name, getattr(self, name), 5)
         if isinstance(self.partial, bool) or not isinstance(self.partial, int | float) or not 0 <= self.partial < 1:
             raise ConfigError(f"task countdown: partial is {self.partial!r}; expected a number from 0 to below 1.")
         if self.place == "last":
@@ -60,7 +58,7 @@ class Countdown(Generated):
         return self.rows_of(split, self.make, "countdown")
 
     def rewards(self) -> list[RewardFunction]:
-        return [RewardFunction.of(self.judge, name="countdown")]
+        return [RewardFunction.of(self.score, name="countdown")]
 
     def make(self, random: Random, level: int) -> Question:
         """Numbers and a target that a random expression of them reaches."""
@@ -77,7 +75,7 @@ class Countdown(Generated):
         key = f"{sorted(numbers)} {value}"
         return Question(text, key, {"numbers": numbers, "target": int(value), "solution": solution})
 
-    def judge(
+    def score(
         self,
         completions: Sequence[CompletionValue],
         numbers: Sequence[Sequence[int]],
@@ -85,7 +83,7 @@ class Countdown(Generated):
         log_why: LogWhy | None = None,
     ) -> list[float | None]:
         rows = zip(completions, numbers, target, strict=True)
-        return told((self._verdict(completion_text(c), given, goal) for c, given, goal in rows), log_why)
+        return split_reasons((self._verdict(completion_text(c), given, goal) for c, given, goal in rows), log_why)
 
     def _verdict(self, text: str, numbers: Sequence[int], target: int) -> Verdict:
         expression = (self.answer(text) or "").partition("=")[0].strip()

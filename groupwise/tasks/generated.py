@@ -1,4 +1,4 @@
-"""Problems that a task makes itself: seeded, told apart by level, held out by their content."""
+"""Generated problems: seeded, in levels of difficulty, split into train and eval by their content."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from random import Random
 from typing import Any, Literal
 
 from groupwise.errors import ConfigError, DataError
-from groupwise.tasks.asking import Asking
+from groupwise.tasks.asking import Asking, check_whole
 
 Split = Literal["train", "eval"]
 
 EVAL_SHARE = 0.2
-"""Of all problems that can be asked: these are never trained on."""
+"""Share of all possible problems that is never trained on."""
 
 MAX_MISSES = 2000
 """Problems made in a row that bring nothing new, before the level counts as exhausted."""
@@ -22,7 +22,7 @@ MAX_MISSES = 2000
 
 @dataclass(frozen=True)
 class Question:
-    """What a generator makes; `key` is equal for problems that are the same but for their spelling (3 + 4, 4 + 3)."""
+    """One generated question; `key` is equal for problems that are the same but for their spelling (3 + 4, 4 + 3)."""
 
     text: str
     key: str
@@ -50,9 +50,7 @@ class Generated(Asking):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("level", 1), ("size", 1), ("eval_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"task: {name} is {value!r}; expected a whole number of at least {least}.")
+            check_whole("task", name, getattr(self, name), least)
         if self.max_level is not None and not (isinstance(self.max_level, int) and self.max_level >= self.level):
             raise ConfigError(f"task: max_level is {self.max_level!r}; expected {self.level} (the level) or more.")
 
@@ -75,7 +73,7 @@ class Generated(Asking):
 
 
 def split_of(key: str) -> Split:
-    """The split a problem belongs to for ever, whatever the seed and the size: by a hash of what it asks."""
+    """The split of a problem, whatever the seed and the size: by a hash of its content."""
     digest = hashlib.sha256(key.encode()).digest()
     return "eval" if int.from_bytes(digest[:8]) < EVAL_SHARE * 2**64 else "train"
 

@@ -1,4 +1,4 @@
-"""Scores one answer with reasoning-gym's own scorer. Some of these evaluate the answer, so this runs in a worker."""
+"""Scores one answer with reasoning-gym's own scorer, in a worker: some of these scorers evaluate the answer."""
 
 from __future__ import annotations
 

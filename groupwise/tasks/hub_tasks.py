@@ -1,4 +1,4 @@
-"""Settings of tasks whose problems are a data set: on the Hub, or a file with the same columns."""
+"""Tasks whose problems are a data set: on the Hub, or a file with the same columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from groupwise.tasks.generated import Split
 
 @dataclass(frozen=True)
 class FromHub(Asking):
-    """Which rows are asked, and which columns hold question and solution. The other columns stay as they are."""
+    """Rows to ask, and the columns of question and solution. The other columns stay as they are."""
 
     path: str = ""
     """Hub id, or a file."""

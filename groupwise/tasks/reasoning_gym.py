@@ -10,10 +10,10 @@ from typing import Any
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.data.gym import generate, installed_version
 from groupwise.errors import ConfigError
+from groupwise.rewards.answer_reward import LogWhy
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox import Sandboxed
-from groupwise.rewards.verdict import LogWhy
-from groupwise.tasks.asking import Asking, Place
+from groupwise.tasks.asking import Asking, Place, check_whole
 from groupwise.tasks.generated import Split
 
 SCORER = "groupwise.tasks.gym_scorer:score"
@@ -35,7 +35,7 @@ EVALUATE = frozenset(
 
 
 def evaluates(task: str) -> bool:
-    """Whether the scorer of a task may run what stands in an answer, as far as is known: all of another version may."""
+    """Whether the scorer of a task may run code in an answer: known for one version, assumed for all others."""
     return installed_version(task) != READ_VERSION or task in EVALUATE
 
 
@@ -45,7 +45,7 @@ class ReasoningGym(Asking):
 
     place: Place = "tag"
     task: str = ""
-    """Which of the gym's tasks."""
+    """Name of the task in the gym."""
     strict: bool = False
     """1 for full marks and 0 for anything else."""
     size: int = 500
@@ -62,9 +62,7 @@ class ReasoningGym(Asking):
         if not isinstance(self.strict, bool):
             raise ConfigError(f"task: strict is {self.strict!r}; expected true or false.")
         for name, least in (("size", 1), ("eval_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"task: {name} is {value!r}; expected a whole number of at least {least}.")
+            check_whole("task", name, getattr(self, name), least)
 
     def rows(self, split: Split) -> list[dict[str, Any]]:
         made = generate(self.task, self.params, size=self.size, eval_size=self.eval_size, seed=self.seed)[split]
@@ -86,7 +84,7 @@ class Score:
     """
 
     answer_column = "answer"
-    """Where the problems hold a right answer; the scorer itself reads their `entry`."""
+    """Column of the right answer; the scorer itself reads the column `entry`."""
 
     def __init__(self, task: ReasoningGym) -> None:
         self.task = task
@@ -107,12 +105,12 @@ class Score:
             if answer is not None
         ]
         outcomes = iter(self._scorer(rows) if rows else [])
-        judged = [None if answer is None else next(outcomes) for answer in answers]
+        found = [None if answer is None else next(outcomes) for answer in answers]
         if log_metric is not None:
-            log_metric("reasoning_gym/unscorable", sum(o is not None and o.error is not None for o in judged))
+            log_metric("reasoning_gym/unscorable", sum(o is not None and o.error is not None for o in found))
         if log_why is not None:
-            log_why([_why(answer, outcome) for answer, outcome in zip(answers, judged, strict=True)])
-        return [self._reward(outcome) for outcome in judged]
+            log_why([_why(answer, outcome) for answer, outcome in zip(answers, found, strict=True)])
+        return [self._reward(outcome) for outcome in found]
 
     def _reward(self, outcome: Any) -> float:
         if outcome is None or outcome.error is not None:

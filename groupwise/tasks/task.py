@@ -13,7 +13,7 @@ from groupwise.tasks.generated import Split
 
 @dataclass(frozen=True)
 class Task:
-    """What `load_task` returns: hand it to `GRPOTrainer` as train_dataset, eval_dataset and reward_funcs."""
+    """Problems and rewards of a task. Pass it to `GRPOTrainer` as train_dataset, eval_dataset and reward_funcs."""
 
     name: str
     problems: Problems

@@ -20,7 +20,7 @@ from groupwise.data.arrow import cleaned_rows
 from groupwise.data.problems import Problems
 from groupwise.errors import DataError, RewardError
 from groupwise.rewards import RewardScorer, resolve_rewards
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def seen_by_a_reward(problems: Problems) -> list[dict[str, Any]]:
 
     scorer = RewardScorer(resolve_rewards(reward), problems.column_names)
     for problem in problems:
-        scorer.score([given_group(problem.index, problem.prompt, ["x"], None, problem.columns)])
+        scorer.score([group_from_completions(problem.index, problem.prompt, ["x"], None, problem.columns)])
     return seen
 
 

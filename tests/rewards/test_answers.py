@@ -170,7 +170,7 @@ def test_fuzzy_match(settings, text, answer, low, high):
     assert low <= score({"name": "fuzzy_match", **settings}, text, answer=answer) <= high
 
 
-def test_fuzzy_match_without_an_answer_is_not_judged():
+def test_fuzzy_match_without_an_answer_is_unscored():
     assert score("fuzzy_match", "tower", answer=None) is None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards import resolve_rewards
-from groupwise.rewards.sandbox.backend_choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, use
 from groupwise.rewards.sandbox.detect import find_bubblewrap
 from groupwise.rewards.sandbox.tests import Asserts, Prints, read_tests
 from groupwise.rewards.shipped.code import Code, last_python_block
@@ -17,9 +17,9 @@ from groupwise.rewards.shipped.code import Code, last_python_block
 @pytest.fixture(scope="module", autouse=True)
 def chosen():
     is_here = find_bubblewrap().backend is not None
-    use(Choice("bubblewrap") if is_here else Choice("none", run_untrusted_code_without_sandbox=True))
+    use(BackendChoice("bubblewrap") if is_here else BackendChoice("none", run_untrusted_code_without_sandbox=True))
     yield
-    use(Choice())
+    use(BackendChoice())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def fenced(program):
     return f"Here it is.\n```python\n{program}\n```\nThat is all."
 
 
-def judged(reward, program, tests, **columns):
+def scored(reward, program, tests, **columns):
     whys = []
     columns = {name: [value] for name, value in columns.items()}
     (value,) = reward([fenced(program)], log_why=whys.extend, tests=[tests], **columns)
@@ -69,11 +69,11 @@ PRINTS = [{"input": "3\n", "output": "6\n"}, {"input": "5", "output": "10"}]
 
 
 def test_input_and_output(code, share):
-    assert judged(code, "print(2 * int(input()))", PRINTS) == (1.0, "2 of 2 tests passed")
-    assert judged(code, "print(6)", PRINTS) == (0.0, "1 of 2 tests passed; test 2: printed '6\\n'")
-    assert judged(share, "print(6)", PRINTS)[0] == 0.5
+    assert scored(code, "print(2 * int(input()))", PRINTS) == (1.0, "2 of 2 tests passed")
+    assert scored(code, "print(6)", PRINTS) == (0.0, "1 of 2 tests passed; test 2: printed '6\\n'")
+    assert scored(share, "print(6)", PRINTS)[0] == 0.5
     pairs = {"inputs": ["3", "5"], "outputs": ["6", "10"]}
-    assert judged(code, "print(2 * int(input()))", json.dumps(pairs))[0] == 1
+    assert scored(code, "print(2 * int(input()))", json.dumps(pairs))[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_input_and_output(code, share):
 )
 def test_white_space_at_the_end_of_lines_does_not_count(code, printed, wanted, is_right):
     program = f"import sys\nsys.stdout.write({printed!r})"
-    assert judged(code, program, [{"input": "", "output": wanted}])[0] == is_right
+    assert scored(code, program, [{"input": "", "output": wanted}])[0] == is_right
 
 
 def test_a_program_that_prints_right_and_then_fails_is_wrong(code):
-    reward, why = judged(code, "print(6)\n1 / 0", [{"input": "", "output": "6"}])
+    reward, why = scored(code, "print(6)\n1 / 0", [{"input": "", "output": "6"}])
     assert (reward, why) == (0.0, "0 of 1 tests passed; test 1: raised ZeroDivisionError: division by zero")
 
 
@@ -102,18 +102,18 @@ def test_a_program_that_prints_right_and_then_fails_is_wrong(code):
 )
 def test_the_main_part_runs_and_reads_standard_input_in_every_way(code, reads):
     program = f"import sys\nif __name__ == '__main__':\n    print(*(line.strip() for line in ({reads},)))"
-    assert judged(code, program, [{"input": "1\n2\n3\n", "output": "1 2 3"}])[0] == 1
+    assert scored(code, program, [{"input": "1\n2\n3\n", "output": "1 2 3"}])[0] == 1
 
 
 ASSERTS = ["assert double(2) == 4", "assert double('a') == 'aa'", "assert double([1]) == [1, 1]"]
 
 
 def test_assertions(code, share):
-    assert judged(code, "def double(x): return 2 * x", ASSERTS) == (1.0, "3 of 3 tests passed")
-    assert judged(code, "def double(x): return x + x", "\n".join(ASSERTS)) == (1.0, "1 of 1 tests passed")
+    assert scored(code, "def double(x): return 2 * x", ASSERTS) == (1.0, "3 of 3 tests passed")
+    assert scored(code, "def double(x): return x + x", "\n".join(ASSERTS)) == (1.0, "1 of 1 tests passed")
     wrong = "def double(x): return 2 * int(x)"
-    assert judged(code, wrong, ASSERTS)[0] == 0
-    reward, why = judged(share, wrong, ASSERTS)
+    assert scored(code, wrong, ASSERTS)[0] == 0
+    reward, why = scored(share, wrong, ASSERTS)
     assert reward == pytest.approx(1 / 3)
     assert why == "1 of 3 tests passed; test 2: ValueError: invalid literal for int() with base 10: 'a'"
 
@@ -133,16 +133,16 @@ def check(candidate):
 def test_humaneval(program, reward):
     humaneval = Code(entry_point="entry_point", limit_s=20, num_workers=1)
     text = f"def ordered(x):\n    {program}"
-    assert judged(humaneval, text, CHECK, entry_point="ordered")[0] == reward
+    assert scored(humaneval, text, CHECK, entry_point="ordered")[0] == reward
     humaneval.programs.close()
 
 
 def test_calls_by_name(code):
     tests = {"fn_name": "pair", "inputs": [[1, "a"], [2, "b"]], "outputs": [["a", 1], [["b", 2]]]}
-    assert judged(code, "def pair(n, s): return s, n", tests)[0] == 1
-    assert judged(code, "def pair(n, s): return n, s", tests)[0] == 0
+    assert scored(code, "def pair(n, s): return s, n", tests)[0] == 1
+    assert scored(code, "def pair(n, s): return n, s", tests)[0] == 0
     tests = {"fn_name": "Solution().twice", "inputs": [[4]], "outputs": [8]}
-    assert judged(code, "class Solution:\n    def twice(self, n): return 2 * n", tests)[0] == 1
+    assert scored(code, "class Solution:\n    def twice(self, n): return 2 * n", tests)[0] == 1
 
 
 def test_values_come_back_as_they_are(code):
@@ -151,7 +151,7 @@ def test_values_come_back_as_they_are(code):
         *("(1, (2,))", "{1: {'a': (1,)}}", "{(1, 2)}", "frozenset('ab')", "[[], {}]", "1j", "set()"),
     ]
     tests = [f"value = same({value})\nassert value == {value} and type(value) is type({value})" for value in values]
-    assert judged(code, "def same(x): return x", tests) == (1.0, f"{len(tests)} of {len(tests)} tests passed")
+    assert scored(code, "def same(x): return x", tests) == (1.0, f"{len(tests)} of {len(tests)} tests passed")
 
 
 def test_more_kinds_of_values_and_errors(code):
@@ -182,32 +182,32 @@ async def later(): return 3
         "assert math.floor(tenth()) == 0",
         "assert abs(third() - 1 / 3) < 1e-9",
     ]
-    assert judged(code, program, tests) == (1.0, "9 of 9 tests passed")
+    assert scored(code, program, tests) == (1.0, "9 of 9 tests passed")
 
 
 def test_libraries_that_are_installed_can_be_imported(code):
-    assert judged(code, "import numpy\nprint(numpy.arange(4).sum())", [{"input": "", "output": "6"}])[0] == 1
+    assert scored(code, "import numpy\nprint(numpy.arange(4).sum())", [{"input": "", "output": "6"}])[0] == 1
 
 
 def test_a_test_that_takes_too_long_fails_the_rest():
     quick = Code(limit_s=0.3, score="share", num_workers=1)
     program = "import time\ndef f(x):\n    while x: time.sleep(1)\n    return 1"
-    reward, why = judged(quick, program, ["assert f(0) == 1", "assert f(1) == 1", "assert f(0) == 1"])
+    reward, why = scored(quick, program, ["assert f(0) == 1", "assert f(1) == 1", "assert f(0) == 1"])
     assert reward == pytest.approx(1 / 3)
     assert why == "1 of 3 tests passed; test 2: timed out after 0.3 s"
-    reward, why = judged(quick, "while True: pass", PRINTS)
+    reward, why = scored(quick, "while True: pass", PRINTS)
     assert (reward, why) == (0, "0 of 2 tests passed; test 1: timed out after 0.3 s")
     quick.programs.close()
 
 
-def test_what_is_not_judged_and_what_gets_nothing(code):
+def test_what_is_unscored_and_what_gets_nothing(code):
     whys = []
     rewards = code(["no block", fenced("print(6)")], log_why=whys.extend, tests=[PRINTS, None])
     assert rewards == [0.0, None]
     assert whys == ["no fenced Python block", "no tests in the data"]
 
 
-def test_completions_are_judged_at_the_same_time_and_in_order():
+def test_completions_are_scored_at_the_same_time_and_in_order():
     several = Code(num_workers=3, limit_s=20)
     texts = [fenced(f"print({number})") for number in range(5)]
     assert several(texts, tests=[[{"input": "", "output": "3"}]] * 5) == [0, 0, 0, 1, 0]
@@ -244,13 +244,13 @@ def test_it_is_a_shipped_reward_that_is_loaded_early():
 
 
 def test_without_a_sandbox_it_is_refused_before_anything_is_sampled():
-    use(Choice("none"))
+    use(BackendChoice("none"))
     (function,) = resolve_rewards(["code"])
     try:
         with pytest.raises(ConfigError, match="run_untrusted_code_without_sandbox"):
             function.load()
     finally:
-        use(Choice())
+        use(BackendChoice())
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from api_helpers import trainer
 from groupwise.data import load_problems
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.copies import copies, without_arrays
-from groupwise.rewards.given import given_group
+from groupwise.rewards.flat_groups import group_from_completions
 from groupwise.testing import score
 
 
@@ -151,15 +151,15 @@ async def spoils_later(**everything: Any) -> list[float]:
 def group(row: int) -> Any:
     columns = {name: value for name, value in ROWS[row].items() if name != "prompt"}
     chat = [[{"role": "assistant", "content": text}] for text in ("a", "b", "c")]
-    return given_group(row, ROWS[row]["prompt"], chat, [[1], [2], [3]], columns)
+    return group_from_completions(row, ROWS[row]["prompt"], chat, [[1], [2], [3]], columns)
 
 
 def test_functions_completions_and_calls_do_not_see_what_another_did() -> None:
     before = copy.deepcopy(ROWS)
     scorer = RewardScorer(resolve_rewards([spoils, spoils_later, spoils]))
     for _ in range(2):
-        judged = scorer.score([group(0), group(1)])
-        assert all(rewards == (1.0, 1.0, 1.0) for g in judged.groups for rewards in g.rewards.values())
+        scored = scorer.score([group(0), group(1)])
+        assert all(rewards == (1.0, 1.0, 1.0) for g in scored.groups for rewards in g.rewards.values())
     assert before == ROWS
 
 
@@ -189,6 +189,6 @@ def test_shipped_rewards_read_the_answers_of_a_tensor_format() -> None:
     rows = [{"prompt": "a", "answer": 3}, {"prompt": "b", "answer": 4}]
     for kind in ("torch", "numpy"):
         problems = load_problems(datasets.Dataset.from_list(rows).with_format(kind))
-        groups = [given_group(p.index, p.prompt, ["3", "4"], None, p.columns) for p in problems]
-        judged = RewardScorer(resolve_rewards(["number", "exact_match"]), problems.column_names).score(groups)
-        assert [g.reward for g in judged.groups] == [(2.0, 0.0), (0.0, 2.0)]
+        groups = [group_from_completions(p.index, p.prompt, ["3", "4"], None, p.columns) for p in problems]
+        scored = RewardScorer(resolve_rewards(["number", "exact_match"]), problems.column_names).score(groups)
+        assert [g.reward for g in scored.groups] == [(2.0, 0.0), (0.0, 2.0)]

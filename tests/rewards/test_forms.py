@@ -84,7 +84,7 @@ def test_language_is_the_share_of_letters_in_the_script(script, text, low, high)
     assert low <= score({"name": "language", "script": script}, text) <= high
 
 
-def test_language_follows_the_prompt_and_judges_letters_only():
+def test_language_follows_the_prompt_and_scores_letters_only():
     spec = {"name": "language", "script": "prompt"}
     assert score(spec, "我们算。", prompt="六乘七是多少？") == 1
     assert score(spec, "It is 42.", prompt="六乘七是多少？") == 0
@@ -302,7 +302,7 @@ def test_rouge_against_figures_of_the_definition():
     ("spec", "message"),
     [
         ({"name": "tag_count", "tags": []}, "give at least one"),
-        ({"name": "tag_count", "tags": ["<a>"]}, "a tag is '<a>'"),
+        ({"name": "tag_count", "tags": ["<a>"]}, "tags are \\['<a>'\\]"),
         ({"name": "repetition", "ngram": 0}, "ngram is 0"),
         ({"name": "repetition", "penalty": 1}, "penalty is 1; give a number, at most 0"),
         ("cosine_length", "Reward cosine_length needs max_length"),

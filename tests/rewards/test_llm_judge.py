@@ -32,8 +32,8 @@ def judge_with(server, **settings):
     return RewardScorer(resolve_rewards([spec]))
 
 
-def rewards(judged):
-    return judged.groups[0].reward
+def rewards(scored):
+    return scored.groups[0].reward
 
 
 def by_completion(**scores):
@@ -49,8 +49,8 @@ def by_completion(**scores):
 @pytest.mark.parametrize("prompt", ["Name a colour.", CHAT])
 def test_a_judge_is_asked_once_for_each_and_scores_from_0_to_1(prompt):
     with chat_server(by_completion(mauve=10, pale=2.5, soup=0)) as server:
-        judged = judge_with(server).score([make_group(prompt, ["mauve", "pale", "soup", "mauve"])])
-    assert rewards(judged) == (1, 0.25, 0, 1)
+        scored = judge_with(server).score([make_group(prompt, ["mauve", "pale", "soup", "mauve"])])
+    assert rewards(scored) == (1, 0.25, 0, 1)
     assert len(server.bodies) == 3  # two equal completions are one question
     assert set(server.paths) == {"/v1/chat/completions"}
     body = server.bodies[0]
@@ -58,15 +58,15 @@ def test_a_judge_is_asked_once_for_each_and_scores_from_0_to_1(prompt):
     assert (body["model"], body["temperature"]) == ("tiny", 0)
     assert "Name a colour." in body["messages"][-1]["content"]
     assert "Be brief." not in body["messages"][-1]["content"]
-    assert judged.groups[0].extras["llm_judge/why"][0] == "Fine. Score: 10"
+    assert scored.groups[0].extras["llm_judge/why"][0] == "Fine. Score: 10"
 
 
 def test_the_template_fills_in_columns_once_and_asks_for_them():
     template = 'Q {prompt} gold {answer} from {low} to {high}. As JSON {"score": 3}.\n{completion}'
     settings = {"template": template, "system": "You judge.", "options": {"seed": 7, "temperature": None}}
     with chat_server(lambda number, body: "[[4]]") as server:
-        judged = judge_with(server, scale=[1, 5], **settings).score([make_group("p", ["see {answer}"], answer="42")])
-        assert rewards(judged) == (0.75,)
+        scored = judge_with(server, scale=[1, 5], **settings).score([make_group("p", ["see {answer}"], answer="42")])
+        assert rewards(scored) == (0.75,)
         sent = server.bodies[0]
         assert sent["messages"] == [
             {"role": "system", "content": "You judge."},
@@ -104,11 +104,11 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path, caplog, capfd):
         with pytest.raises(RewardError, match=r"refuses: status 401: .*\*\*\*.*api_key_env") as refused:
             judge.score([make_group("p", ["a"])])
         server.answer = by_completion(b=5)
-        judged = judge.score([make_group("p", ["b"])])
+        scored = judge.score([make_group("p", ["b"])])
     assert [headers["Authorization"] for headers in server.headers] == [f"Bearer {KEY}"] * 2
     written = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     assert written
-    shown = [str(refused.value), repr(judge.functions[0]), repr(judged), caplog.text, *capfd.readouterr(), *written]
+    shown = [str(refused.value), repr(judge.functions[0]), repr(scored), caplog.text, *capfd.readouterr(), *written]
     assert not [text for text in shown if KEY in text]
 
 
@@ -130,35 +130,35 @@ def test_a_variable_that_is_not_set_is_told_before_the_first_rollout(monkeypatch
 @pytest.mark.parametrize("busy", [(429, "slow down"), (503, ""), (500, "oops", {"Retry-After": "30"})])
 def test_a_busy_server_is_asked_again_after_a_while(busy):
     with chat_server(lambda number, body: busy if number < 2 else "Score: 7") as server:
-        judged = judge_with(server).score([make_group("p", ["a"])])
-    assert rewards(judged) == (0.7,)
+        scored = judge_with(server).score([make_group("p", ["a"])])
+    assert rewards(scored) == (0.7,)
     assert len(server.bodies) == 3
-    assert judged.logged["llm_judge/failed"] == 0
+    assert scored.logged["llm_judge/failed"] == 0
 
 
-def test_asking_again_ends_and_then_nothing_is_judged():
+def test_asking_again_ends_and_then_nothing_is_scored():
     silence = pytest.warns(UserWarning, match="no reply from http://127.0.0.1")
     with chat_server(lambda number, body: (503, "down")) as server, silence:
-        judged = judge_with(server, num_retries=2).score([make_group("p", ["a", "b"])])
-    assert rewards(judged) == (None, None)
+        scored = judge_with(server, num_retries=2).score([make_group("p", ["a", "b"])])
+    assert rewards(scored) == (None, None)
     assert len(server.bodies) == 6
-    assert judged.logged["llm_judge/failed"] == 2
-    assert judged.groups[0].extras["llm_judge/why"][0].endswith(": status 503: down, 3 times")
+    assert scored.logged["llm_judge/failed"] == 2
+    assert scored.groups[0].extras["llm_judge/why"][0].endswith(": status 503: down, 3 times")
 
 
 def test_an_answer_that_takes_too_long_is_no_answer():
     with chat_server(lambda number, body: time.sleep(0.3) or "Score: 7") as server:
-        judged = judge_with(server, num_retries=0, request_timeout_s=0.05).score([make_group("p", ["a"])])
-    assert rewards(judged) == (None,)
-    assert "ReadTimeout" in judged.groups[0].extras["llm_judge/why"][0]
+        scored = judge_with(server, num_retries=0, request_timeout_s=0.05).score([make_group("p", ["a"])])
+    assert rewards(scored) == (None,)
+    assert "ReadTimeout" in scored.groups[0].extras["llm_judge/why"][0]
 
 
 def test_a_server_that_is_not_there_is_no_answer():
     with chat_server(by_completion(a=5)) as server:
         pass
-    judged = judge_with(server, num_retries=1).score([make_group("p", ["a"])])
-    assert rewards(judged) == (None,)
-    assert "ConnectError" in judged.groups[0].extras["llm_judge/why"][0]
+    scored = judge_with(server, num_retries=1).score([make_group("p", ["a"])])
+    assert rewards(scored) == (None,)
+    assert "ConnectError" in scored.groups[0].extras["llm_judge/why"][0]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_a_server_that_is_not_there_is_no_answer():
 )
 def test_what_is_no_score_is_not_judged_asked_once_and_not_kept(answer, tmp_path):
     with chat_server(lambda number, body: answer) as server:
-        judged = judge_with(server).score([make_group("p", ["a"])])
-    assert rewards(judged) == (None,)
+        scored = judge_with(server).score([make_group("p", ["a"])])
+    assert rewards(scored) == (None,)
     assert len(server.bodies) == 1
-    assert judged.logged["llm_judge/failed"] == 1
+    assert scored.logged["llm_judge/failed"] == 1
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 

@@ -72,7 +72,7 @@ def test_a_real_server_is_waited_for_asked_counted_and_asked_no_question_twice(
     prices = {"price_prompt": 2.0, "price_completion": 10.0}
     group = make_group("How good was it?", ["7", "2", "no number", "7"])
 
-    first = RewardScorer(resolve_rewards([{**spec, **patience, **prices}])).judge([group])
+    first = RewardScorer(resolve_rewards([{**spec, **patience, **prices}])).score([group])
     rewards, spent = first.groups[0].reward, numbers(first)
     assert len(tries) > spent["requests"] == 3  # it was not there yet; two equal completions are one question
     assert rewards[0] == rewards[3]
@@ -83,7 +83,7 @@ def test_a_real_server_is_waited_for_asked_counted_and_asked_no_question_twice(
     assert spent["cost"] == pytest.approx((2 * spent["prompt_tokens"] + 10 * spent["completion_tokens"]) / 1e6)
     print(rewards, first.groups[0].extras["llm_judge/why"], spent, f"{len(tries)} tries", sep="\n")
 
-    again = RewardScorer(resolve_rewards([{**spec, **patience, **prices}])).judge([group])  # as a new process would
+    again = RewardScorer(resolve_rewards([{**spec, **patience, **prices}])).score([group])  # as a new process would
     assert again.groups[0].reward == rewards  # temperature 0
     assert numbers(again)["cached"] == 3 - spent["failed"]
     assert numbers(again)["requests"] == spent["failed"], "a reply without a score is not kept"
@@ -102,6 +102,6 @@ def count_tries(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return tries
 
 
-def numbers(judged: Any) -> dict[str, float]:
+def numbers(scored: Any) -> dict[str, float]:
     """What the judge logged."""
-    return {name.removeprefix("llm_judge/"): value for name, value in judged.logged.items()}
+    return {name.removeprefix("llm_judge/"): value for name, value in scored.logged.items()}

@@ -59,7 +59,7 @@ CASES = [
     ("The answer is (3, 4).", "(3,4)", 1),
     ("The answer is (4, 3).", "(3,4)", 0),
     ("\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", 1),
-    # what cannot be judged
+    # unscored
     ("72", None, None),
     ("72", "", None),
     # nothing that is evaluated
@@ -95,12 +95,12 @@ def test_chats_and_named_places(scorer):
 
 
 @pytest.mark.slow
-def test_an_answer_that_would_take_for_ever_is_wrong_and_the_next_one_is_judged():
+def test_an_answer_that_would_never_end_is_wrong_and_the_next_one_is_scored():
     scorer = RewardScorer(resolve_rewards([{"name": "math", "limit_s": 1.5}]))
     start = time.monotonic()
     group = make_group("p", ["\\boxed{9^{9^{9^{9}}}}", "\\boxed{3}"], answer="3")
-    judged = scorer.score([group]).groups[0]
-    assert judged.reward == (0, 1), judged.extras
+    scored = scorer.score([group]).groups[0]
+    assert scored.reward == (0, 1), scored.extras
     assert time.monotonic() - start < 30
 
 

@@ -137,7 +137,7 @@ def test_any_module_with_logits_is_a_reward_model(tokenizer):
     assert scores == [len(tokenizer("sky " + text, add_special_tokens=False).input_ids) for text in TEXTS]
 
 
-def test_a_text_without_tokens_is_not_judged(model, tokenizer):
+def test_a_text_without_tokens_is_unscored(model, tokenizer):
     first, second = RewardModel(model, tokenizer)(["", ""], ["", "red"])
     assert first is None
     assert second == pytest.approx(score_alone(model, tokenizer, "red"), abs=1e-6)

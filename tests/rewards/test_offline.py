@@ -87,7 +87,7 @@ def test_the_table_shows_each_function_and_a_summary(folder):
     assert len(run("recipe.yaml", "--completions", "rows.jsonl", "--num", 0).output.splitlines()) == 4 * 4 + 6
 
 
-def test_a_completion_that_nothing_could_judge_is_exit_code_1(folder):
+def test_a_completion_that_nothing_could_score_is_exit_code_1(folder):
     write(folder / "rows.jsonl", [{"completion": "", "answer": None}])
     result = run("recipe.yaml", "--completions", "rows.jsonl", "--json")
     assert json.loads(result.output)["reward"] is None
@@ -100,18 +100,18 @@ def test_a_recipe_can_be_changed_on_the_way(folder):
 
 
 def test_what_a_run_recorded_is_scored_again_as_it_was(folder):
-    """The records of judged groups, read back, get the same rewards; a run folder gives its last step."""
+    """The records of scored groups, read back, get the same rewards; a run folder gives its last step."""
     specs = ["number", {"name": "length", "unit": "tokens", "target": 2, "normalise": "group"}]
     groups = [make_group(prompt, ["2", "so it is 3"], draw, answer="2") for draw, prompt in enumerate(["1 + 1?", CHAT])]
-    judged = RewardScorer(resolve_rewards(specs)).score(groups).groups
+    scored = RewardScorer(resolve_rewards(specs)).score(groups).groups
     run_folder = folder / "run"
     (run_folder / "completions").mkdir(parents=True)
     write(run_folder / "completions" / "step-000001.jsonl", [{"torn": True}])
-    records = [group_record(StepGroup.of_scored(group), 1) for group in judged]
+    records = [group_record(StepGroup.of_scored(group), 1) for group in scored]
     write(run_folder / "completions" / "step-000002.jsonl", records)
     again = list(read_groups(run_folder))
     assert [group.problem.prompt for group in again] == ["1 + 1?", CHAT]
-    assert [g.shaped for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.shaped for g in judged]
+    assert [g.shaped for g in RewardScorer(resolve_rewards(specs)).score(again).groups] == [g.shaped for g in scored]
 
 
 def test_simple_rows_of_one_problem_are_one_group(folder):

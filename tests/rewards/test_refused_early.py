@@ -23,7 +23,7 @@ from groupwise.offline import score_file
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.sandbox import Sandboxed
 from groupwise.rewards.sandbox import backend_choice as choice
-from groupwise.rewards.sandbox.backend_choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, use
 from groupwise.rewards.sandbox.detect import Found
 from groupwise.rewards.sandbox.held import check_sandboxes
 
@@ -67,7 +67,7 @@ def no_sandbox(monkeypatch):
     ):
         monkeypatch.setattr(module, name, functools.partial(_too_far, name))
     yield
-    use(Choice())
+    use(BackendChoice())
 
 
 def _too_far(name: str, *arguments: Any, **keywords: Any) -> Any:
@@ -251,5 +251,5 @@ def test_the_workers_of_a_callable_are_found_wherever_it_holds_them(make):
     functions = resolve_rewards([make()])
     with pytest.raises(ConfigError, match="There is no bubblewrap"):
         check_sandboxes(functions)
-    use(Choice("none", run_untrusted_code_without_sandbox=True))
+    use(BackendChoice("none", run_untrusted_code_without_sandbox=True))
     check_sandboxes(functions)

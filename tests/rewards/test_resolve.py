@@ -119,9 +119,9 @@ def test_a_function_in_a_mapping_has_a_weight_and_may_have_a_name(folder):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "length", "traget": 3}, 'no parameter "traget"; it has target, unit.*Did you mean "target"'),
+        ({"name": "length", "traget": 3}, 'no setting "traget"; it has target, unit.*Did you mean "target"'),
         ({"name": "length", "wieght": 3}, 'Did you mean "weight"'),
-        ({"name": "lenght"}, "no shipped reward 'lenght'.*Did you mean \"length\""),
+        ({"name": "lenght"}, 'There is no reward "lenght".*Did you mean "length"'),
         ({"function": Length(), "wait": 1}, 'no setting "wait"'),
         ({"model": "a/b", "batchsize": 1}, 'no setting "batchsize".*Did you mean "batch_size"'),
         ({"model": "a/b", "batch_size": 0}, "batch_size of a reward model is 0"),

@@ -45,7 +45,7 @@ def test_errors_of_data_and_of_rewards_count_rows_alike() -> None:
         RewardScorer([RewardFunction.of(lambda completions: ["no number", 1.0])]).score([group])
 
 
-def test_a_row_without_an_answer_is_not_judged_and_no_error() -> None:
+def test_a_row_without_an_answer_is_unscored_and_no_error() -> None:
     rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": None}]
     check_rewards(resolve_rewards("number"), [load_problems(rows)])
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import shutil
@@ -20,7 +21,7 @@ from groupwise.rewards.sandbox import Sandboxed, detect, usage
 from groupwise.rewards.sandbox import backend_choice as choice
 from groupwise.rewards.sandbox import worker_process as process
 from groupwise.rewards.sandbox.backend import FILE_NUMBER
-from groupwise.rewards.sandbox.backend_choice import Choice, backend_for, sandbox_notes, sandboxes_in_use, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, backend_for, sandbox_notes, sandboxes_in_use, use
 from groupwise.rewards.sandbox.bubblewrap import Bubblewrap
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap
 from groupwise.rewards.sandbox.docker import Docker
@@ -42,9 +43,18 @@ needs_bubblewrap = pytest.mark.skipif(
 def chosen():
     """Where bubblewrap does not work, the tests of workers as such run in plain processes."""
     is_here = find_bubblewrap().backend is not None
-    use(Choice("bubblewrap") if is_here else Choice("none", run_untrusted_code_without_sandbox=True))
+    use(BackendChoice("bubblewrap") if is_here else BackendChoice("none", run_untrusted_code_without_sandbox=True))
     yield
-    use(Choice())
+    use(BackendChoice())
+
+
+def test_the_inside_imports_nothing_of_the_package():
+    """Its folder is loaded by its path, where no groupwise can be imported."""
+    for file in (ROOT / "groupwise/rewards/sandbox/inside").glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+        names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names, file.name
 
 
 def test_rows_come_back_in_order_as_the_function_returns_them():
@@ -130,7 +140,7 @@ def fails(reason):
 
 
 def test_auto_takes_bubblewrap_then_docker(monkeypatch):
-    use(Choice())
+    use(BackendChoice())
     monkeypatch.setattr(choice, "find_bubblewrap", works(Bubblewrap()))
     monkeypatch.setattr(choice, "find_docker", works(Docker()))
     assert backend_for(untrusted=True).name == "bubblewrap"
@@ -145,20 +155,20 @@ def test_without_a_sandbox_untrusted_code_is_refused_with_what_to_do(monkeypatch
     monkeypatch.setattr(choice, "find_bubblewrap", fails("bubblewrap is not installed. Install it: ..."))
     monkeypatch.setattr(choice, "find_docker", fails("Docker is not installed."))
     for name in ("auto", "none"):
-        use(Choice(name))
+        use(BackendChoice(name))
         with pytest.raises(ConfigError, match=r"run_untrusted_code_without_sandbox: true") as refusal:
             Sandboxed(f"{SCORERS}:double")([{"x": 1}])
         assert ("Install it" in str(refusal.value)) == (name == "auto")
-        use(Choice(name, run_untrusted_code_without_sandbox=True))
+        use(BackendChoice(name, run_untrusted_code_without_sandbox=True))
         assert backend_for(untrusted=True).name == "none"
     for name in ("bubblewrap", "docker"):
-        use(Choice(name, run_untrusted_code_without_sandbox=True))
+        use(BackendChoice(name, run_untrusted_code_without_sandbox=True))
         with pytest.raises(ConfigError, match=f"sandbox is {name}, and it does not work here"):
             backend_for(untrusted=True)
 
 
 def test_a_scorer_that_only_reads_needs_no_sandbox():
-    use(Choice("none"))
+    use(BackendChoice("none"))
     scorer = Sandboxed(f"{SCORERS}:double", num_workers=1, needs_sandbox=False)
     assert scorer([{"x": 4}])[0].value == 8
     scorer.close()
@@ -230,9 +240,9 @@ def test_a_user_without_a_home_has_a_sandbox_all_the_same(monkeypatch):
 
 def test_a_sandbox_that_hides_nothing_is_none():
     """Detection starts a worker and looks from inside, so a backend that lets everything through is found out."""
-    from groupwise.rewards.sandbox.unconfined import Plain
+    from groupwise.rewards.sandbox.unconfined import Unconfined
 
-    found = detect._tried(Plain())
+    found = detect._tried(Unconfined())
     assert found.backend is None
     assert "does not shut a worker in" in found.reason
 

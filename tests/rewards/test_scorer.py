@@ -1,4 +1,4 @@
-"""The judge: what functions are handed, what they may return, and how their rewards add up."""
+"""The scorer: what functions are handed, what they may return, and how their rewards add up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import RewardFunction, RewardScorer, ScoredGroups, resolve_rewards
-from groupwise.rewards.call_limits import Patience
+from groupwise.rewards.call_limits import CallLimits
 
 from .groups import CHAT, make_group
 
@@ -89,10 +89,10 @@ def test_state_and_logs_go_only_to_functions_that_name_them():
     class State:
         step = 7
 
-    judged = RewardScorer(resolve_rewards([asks, takes_columns])).score([THREE], trainer_state=State())
-    assert judged.groups[0].rewards == {"asks": (7.0, 7.0, 7.0), "takes_columns": (0.0, 0.0, 0.0)}
-    assert judged.logged == {"half": 1.5}
-    assert judged.extras == {"shout": ["A B", "C", "D E F"]}
+    scored = RewardScorer(resolve_rewards([asks, takes_columns])).score([THREE], trainer_state=State())
+    assert scored.groups[0].rewards == {"asks": (7.0, 7.0, 7.0), "takes_columns": (0.0, 0.0, 0.0)}
+    assert scored.logged == {"half": 1.5}
+    assert scored.extras == {"shout": ["A B", "C", "D E F"]}
 
 
 def test_the_problems_survive_a_function_that_writes_to_its_arguments():
@@ -107,9 +107,9 @@ def test_the_problems_survive_a_function_that_writes_to_its_arguments():
         return [1.0]
 
     group = make_group(CHAT, ["red"])
-    judged = RewardScorer(resolve_rewards([vandal, after])).score([group])
-    assert judged.groups[0].problem.prompt == CHAT
-    assert judged.groups[0].completions == group.completions
+    scored = RewardScorer(resolve_rewards([vandal, after])).score([group])
+    assert scored.groups[0].problem.prompt == CHAT
+    assert scored.groups[0].completions == group.completions
 
 
 class Bonus:
@@ -146,8 +146,8 @@ def test_every_kind_of_callable_is_a_reward_function():
             lambda completions: [6] * len(completions),
         ]
     )
-    judged = RewardScorer(functions).score([make_group("p", ["a"], answer="abc", factor=100)])
-    assert judged.groups[0].rewards == {
+    scored = RewardScorer(functions).score([make_group("p", ["a"], answer="abc", factor=100)])
+    assert scored.groups[0].rewards == {
         "Bonus": (1.0,),
         "method": (2.0,),
         "later": (3.0,),
@@ -191,9 +191,9 @@ def test_numbers_of_every_library_are_rewards(value):
     assert score(returning(value), THREE).groups[0].reward == (1.0, 0.0, 2.0)
 
 
-def test_none_and_nan_mean_not_judged():
-    judged = score(returning([None, float("nan"), np.nan]), THREE)
-    assert judged.groups[0].reward == (None, None, None)
+def test_none_and_nan_mean_unscored():
+    scored = score(returning([None, float("nan"), np.nan]), THREE)
+    assert scored.groups[0].reward == (None, None, None)
     assert score(returning(torch.tensor([0.0, float("nan"), 1.0])), THREE).groups[0].reward == (0.0, None, 1.0)
 
 
@@ -281,7 +281,7 @@ def cached_by_partial(completions, size):
 )
 @pytest.mark.parametrize("timeout_s", [0, 60])
 def test_a_call_that_python_refuses_is_told_with_the_users_line(function, what, line, timeout_s):
-    reward = replace(RewardFunction.of(function), patience=Patience(timeout_s=timeout_s))
+    reward = replace(RewardFunction.of(function), limits=CallLimits(timeout_s=timeout_s))
     with pytest.raises(RewardError, match=rf"TypeError: .*{what}.*\(.*test_judge.py, line {line or ''}") as caught:
         RewardScorer([reward]).score([THREE])
     assert "interrupt.py" not in str(caught.value)
@@ -302,16 +302,16 @@ SCORE = st.one_of(st.none(), st.floats(-1e3, 1e3))
 
 
 @given(st.lists(st.tuples(SCORE, SCORE), min_size=1, max_size=6), st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
-def test_the_reward_is_the_weighted_sum_over_those_that_judged(rows, weights):
+def test_the_reward_is_the_weighted_sum_over_those_that_scored(rows, weights):
     functions = resolve_rewards([returning([a for a, _ in rows]), returning([b for _, b in rows])], weights=weights)
     group = RewardScorer(functions).score([make_group("p", ["t"] * len(rows))]).groups[0]
     for row, reward in zip(rows, group.reward, strict=True):
-        judged = [w * r for w, r in zip(weights, row, strict=True) if r is not None]
-        assert reward == (sum(judged) if judged else None)
+        scored = [w * r for w, r in zip(weights, row, strict=True) if r is not None]
+        assert reward == (sum(scored) if scored else None)
     assert group.rewards["fixed"] == tuple(a for a, _ in rows)
 
 
-def test_judging_groups_together_equals_judging_each_alone():
+def test_scoring_groups_together_equals_judging_each_alone():
     groups = [make_group("p", ["a", "b b"], 0, answer="a"), make_group(CHAT, ["c"], 1), make_group("p", [], 2)]
     for function in resolve_rewards(["length", lambda completions: [hash(str(c)) % 7 for c in completions]]):
         together = RewardScorer([function]).score(groups).groups
@@ -320,8 +320,8 @@ def test_judging_groups_together_equals_judging_each_alone():
 
 
 def test_an_untouched_group_keeps_everything_else():
-    judged = score(returning([1, 2, 3]), THREE).groups[0]
-    assert (judged.draw, judged.problem, judged.completions) == (THREE.draw, THREE.problem, THREE.completions)
+    scored = score(returning([1, 2, 3]), THREE).groups[0]
+    assert (scored.draw, scored.problem, scored.completions) == (THREE.draw, THREE.problem, THREE.completions)
 
 
 # ------------------------------------------------------------------------------------------------------- asynchronous
@@ -342,8 +342,8 @@ def test_asynchronous_functions_wait_together():
         first_may_go.set()
         return [2.0] * len(completions)
 
-    judged = RewardScorer(resolve_rewards([first, second])).score([THREE])
-    assert judged.groups[0].reward == (3.0, 3.0, 3.0)
+    scored = RewardScorer(resolve_rewards([first, second])).score([THREE])
+    assert scored.groups[0].reward == (3.0, 3.0, 3.0)
 
 
 def test_asynchronous_functions_work_inside_a_running_loop():
@@ -353,7 +353,7 @@ def test_asynchronous_functions_work_inside_a_running_loop():
     assert asyncio.run(notebook()).groups[0].reward == (4.0, 4.0, 4.0)
 
 
-def test_one_loop_serves_all_calls_of_a_judge():
+def test_one_loop_serves_all_calls_of_a_scorer():
     loops = set()
 
     async def where(completions):
@@ -442,8 +442,8 @@ def test_a_known_column_that_no_problem_at_hand_has_is_none():
     def grade(completions, answer):
         return [None if gold is None else 1.0 for gold in answer]
 
-    judged = RewardScorer([RewardFunction.of(grade)], ["answer"]).score([make_group("p", ["a"])])
-    assert judged.groups[0].reward == (None,)
+    scored = RewardScorer([RewardFunction.of(grade)], ["answer"]).score([make_group("p", ["a"])])
+    assert scored.groups[0].reward == (None,)
 
 
 def test_a_column_may_not_hide_what_was_sampled():
@@ -468,7 +468,7 @@ def test_no_function_at_all_is_an_error():
         RewardScorer([])
 
 
-def test_no_groups_are_judged_without_a_call():
+def test_no_groups_are_scored_without_a_call():
     def never(completions):
         raise AssertionError
 

@@ -24,15 +24,15 @@ def returning(name, values):
     return function
 
 
-def judged(*specs, num=4, groups=1):
-    """One judged batch of groups of `num` completions; specs are (name, values, settings)."""
+def scored(*specs, num=4, groups=1):
+    """One scored batch of groups of `num` completions; specs are (name, values, settings)."""
     rewards = [{"function": returning(name, values), **settings} for name, values, settings in specs]
     made = [make_group("p", ["x"] * num, draw=draw) for draw in range(groups)]
     return RewardScorer(resolve_rewards(rewards)).score(made).groups
 
 
 def test_a_reward_without_settings_counts_as_it_is():
-    (group,) = judged(("a", [1, 2, 3, None], {"weight": 2}))
+    (group,) = scored(("a", [1, 2, 3, None], {"weight": 2}))
     assert group.shaped == {}
     assert group.shaped_rewards == group.rewards
     assert group.reward == (2, 4, 6, None)
@@ -48,7 +48,7 @@ def test_a_reward_without_settings_counts_as_it_is():
     ],
 )
 def test_clip_bounds_and_range_maps_the_bounds_to_0_and_1(settings, counted):
-    (group,) = judged(("a", [-300, -50, 20, None], {**settings, "weight": 3}))
+    (group,) = scored(("a", [-300, -50, 20, None], {**settings, "weight": 3}))
     assert group.rewards["a"] == (-300, -50, 20, None)
     assert group.shaped["a"] == counted
     assert group.reward == tuple(None if c is None else 3 * c for c in counted)
@@ -56,19 +56,19 @@ def test_clip_bounds_and_range_maps_the_bounds_to_0_and_1(settings, counted):
 
 def test_group_and_batch_standardise_over_different_rows():
     values = [0.0, 1.0, 10.0, 11.0, 5.0, 5.0]
-    by_group = judged(("a", values, {"normalise": "group"}), num=2, groups=3)
+    by_group = scored(("a", values, {"normalise": "group"}), num=2, groups=3)
     step = math.sqrt(0.5)
     for group in by_group[:2]:
         assert group.shaped["a"] == pytest.approx((-0.5 / (step + 1e-4), 0.5 / (step + 1e-4)))
     assert by_group[2].shaped["a"] == (0, 0)
-    by_batch = [v for g in judged(("a", values, {"normalise": "batch"}), num=2, groups=3) for v in g.shaped["a"]]
+    by_batch = [v for g in scored(("a", values, {"normalise": "batch"}), num=2, groups=3) for v in g.shaped["a"]]
     assert sum(by_batch) == pytest.approx(0)
     assert by_batch[4] == by_batch[5]
     assert by_batch[0] < by_batch[1] < by_batch[4] < by_batch[2] < by_batch[3]
 
 
 def test_a_gate_lets_a_reward_count_only_where_the_other_is_high_enough():
-    (group,) = judged(
+    (group,) = scored(
         ("correct", [1, 0.5, 0, None], {}),
         ("brief", [0.3, 0.3, None, 0.3], {"when": {"correct": 0.5}}),
         ("effort", [7, 7, 7, 7], {"unless": {"correct": 0.5}}),
@@ -78,12 +78,12 @@ def test_a_gate_lets_a_reward_count_only_where_the_other_is_high_enough():
 
 
 def test_a_shut_gate_is_0_even_where_another_gate_cannot_be_read():
-    (group,) = judged(("a", [0, None], {}), ("b", [None, None], {}), ("c", [1, 1], {"when": {"a": 1, "b": 1}}), num=2)
+    (group,) = scored(("a", [0, None], {}), ("b", [None, None], {}), ("c", [1, 1], {"when": {"a": 1, "b": 1}}), num=2)
     assert group.shaped["c"] == (0, None)
 
 
 def test_times_multiplies_by_what_is_left_of_the_other():
-    (group,) = judged(
+    (group,) = scored(
         ("quality", [-5, 4, 10, None], {"clip": [0, 10], "normalise": "range", "weight": 0}),
         ("correct", [1, 1, 0, 1], {"times": "quality"}),
     )
@@ -93,20 +93,20 @@ def test_times_multiplies_by_what_is_left_of_the_other():
 
 def test_gates_read_what_was_returned_and_products_read_no_gates():
     """Two rewards may read each other: neither waits for the other's gate."""
-    (group,) = judged(
+    (group,) = scored(
         ("a", [2, 0], {"when": {"b": 3}}), ("b", [3, 3], {"clip": [0, 1], "when": {"a": 1}, "times": ["a"]}), num=2
     )
     assert group.shaped == {"a": (2, 0), "b": (2, 0)}
 
 
 def test_the_learner_gets_what_counts():
-    groups = judged(("a", [5, -5, 1, None], {"clip": [-1, 1]}), ("b", [1, 2, 3, 4], {}))
+    groups = scored(("a", [5, -5, 1, None], {"clip": [-1, 1]}), ("b", [1, 2, 3, 4], {}))
     assert reward_matrix(groups).nan_to_num(-9).tolist() == [[1, 1], [-1, 2], [1, 3], [-9, 4]]
 
 
 def test_rewards_of_steps_cannot_be_shaped():
     with pytest.raises(RewardError, match='"a" scored the steps of a completion'):
-        judged(("a", [[(1, 1.0)], 0, 0, 0], {"clip": [0, 1]}))
+        scored(("a", [[(1, 1.0)], 0, 0, 0], {"clip": [0, 1]}))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_rewards_of_steps_cannot_be_shaped():
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        judged(("a", [1] * 4, settings), ("b", [1] * 4, {}))
+        scored(("a", [1] * 4, settings), ("b", [1] * 4, {}))
 
 
 def test_a_recipe_says_the_same_and_records_it():
@@ -147,12 +147,12 @@ def test_a_recipe_says_the_same_and_records_it():
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        (["length", {"name": "format", "when": {"lenth": 0}}], 'rewards.1: there is no reward "lenth" to gate by'),
+        (["length", {"name": "format", "when": {"lenth": 0}}], 'rewards.1: Reward "format" is gated by "lenth"'),
         ([{"name": "format", "when": {"format": 0}}], '"format" is gated by itself'),
         ([{"name": "length", "clip": [3, 1]}], "the lower first"),
-        ([{"name": "length", "normalise": "range"}], "Add clip"),
+        ([{"name": "length", "normalise": "range"}], "add clip"),
         ([{"name": "length", "when": {"format": "x"}}], "when.format"),
-        ([{"name": "length", "whenn": {"format": 1}}], 'no parameter "whenn".*Did you mean "when"'),
+        ([{"name": "length", "whenn": {"format": 1}}], 'no setting "whenn".*Did you mean "when"'),
     ],
 )
 def test_a_recipe_is_checked_before_anything_is_loaded(rewards, message):

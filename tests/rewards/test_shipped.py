@@ -98,8 +98,8 @@ def test_format_refuses_an_unknown_mode():
 @pytest.mark.parametrize("prompt", ["p", CHAT])
 def test_exact_match_compares_with_the_column(settings, text, answer, expected, prompt):
     group = make_group(prompt, [text], gold=answer)
-    judged = RewardScorer(resolve_rewards([ExactMatch(column="gold", **settings)])).score([group])
-    assert judged.groups[0].reward == (expected,)
+    scored = RewardScorer(resolve_rewards([ExactMatch(column="gold", **settings)])).score([group])
+    assert scored.groups[0].reward == (expected,)
 
 
 def test_exact_match_asks_for_its_own_column():

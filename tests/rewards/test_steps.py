@@ -15,32 +15,32 @@ GROUP = Group(
 )
 
 
-def judged(*columns: list[Any], weights: list[float] | None = None) -> Group:
+def scored(*columns: list[Any], weights: list[float] | None = None) -> Group:
     functions = [lambda completions, column=column: column for column in columns]
     return RewardScorer(resolve_rewards(functions, weights=weights)).score([GROUP]).groups[0]
 
 
-def test_the_reward_is_the_sum_of_its_judged_steps():
-    group = judged([[(1, 0.5), (3, 2)], [[1, None]], [(1, float("nan")), (2, -1.0)]])
+def test_the_reward_is_the_sum_of_its_scored_steps():
+    group = scored([[(1, 0.5), (3, 2)], [[1, None]], [(1, float("nan")), (2, -1.0)]])
     (rewards,) = group.rewards.values()
     assert rewards == group.reward == (2.5, None, -1.0)
     assert list(group.steps.values()) == [(((1, 0.5), (3, 2.0)), ((1, None),), ((1, None), (2, -1.0)))]
 
 
 def test_numbers_and_steps_mix_and_are_weighted():
-    group = judged([[(2, 1.0), (3, 1.0)], 4, None], [1.0, 1.0, 1.0], weights=[10.0, 1.0])
+    group = scored([[(2, 1.0), (3, 1.0)], 4, None], [1.0, 1.0, 1.0], weights=[10.0, 1.0])
     assert group.reward == (21.0, 41.0, 1.0)
     assert list(group.steps.values()) == [(((2, 1.0), (3, 1.0)), None, None)]
-    assert judged([1, 2, 3]).steps == {}
+    assert scored([1, 2, 3]).steps == {}
 
 
 @pytest.mark.parametrize("steps", [[1.0], [(0, 1.0)], [(4, 1.0)], [(True, 1.0)], [(1.0, 1.0)], [(1, 1.0, 1.0)], ["ab"]])
 def test_steps_that_are_none_are_refused_with_the_limits(steps):
     with pytest.raises(RewardError, match=r"pairs \(end, reward\), each end a token number from 1 to 3"):
-        judged([steps, 0, 0])
+        scored([steps, 0, 0])
 
 
 @pytest.mark.parametrize("reward", ["1", float("inf")])
 def test_the_reward_of_a_step_is_a_finite_number(reward):
     with pytest.raises(RewardError, match=r"completion 1 of"):
-        judged([[(1, reward)], 0, 0])
+        scored([[(1, reward)], 0, 0])

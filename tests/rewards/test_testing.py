@@ -8,10 +8,10 @@ from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import Length
 from groupwise.testing import (
     assert_independent,
-    assert_not_judged,
     assert_prefers,
     assert_same_for_chats,
     assert_scores,
+    assert_unscored,
     score,
 )
 
@@ -84,7 +84,7 @@ def test_assert_prefers():
     for better, worse in (("bb", "a"), ("a", "b")):
         with pytest.raises(AssertionError, match="the first should get more"):
             assert_prefers(brevity, better, worse)
-    with pytest.raises(AssertionError, match=r"not judged:\nNone \(wants None\) for 'a'"):
+    with pytest.raises(AssertionError, match=r"unscored:\nNone \(wants None\) for 'a'"):
         assert_prefers(graded, "a", "b", answer=None)
 
 
@@ -98,10 +98,10 @@ def test_assert_scores():
         assert_scores(graded, {"a": 0}, answer=None)
 
 
-def test_assert_not_judged():
-    assert_not_judged(graded, ["a", "b"], answer=None)
+def test_assert_unscored():
+    assert_unscored(graded, ["a", "b"], answer=None)
     with pytest.raises(AssertionError, match=r"0.0 \(wants x\) for completion 1"):
-        assert_not_judged(graded, ["a", "b"], answer=[None, "x"])
+        assert_unscored(graded, ["a", "b"], answer=[None, "x"])
 
 
 def test_assert_independent():

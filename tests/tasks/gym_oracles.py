@@ -37,7 +37,7 @@ def score_or_error(task: str, entry: str, answer: str) -> float | str:
         return type(error).__name__
 
 
-def judged(task: str) -> dict[str, Any]:
+def scored(task: str) -> dict[str, Any]:
     """Scores of the gold answers and of nonsense, and the answers' kinds."""
     made = rows({"task": task, "params": {}, "seed": 0, "size": 2, "eval_size": 1})
     asking, scores, nonsense = Asking(place="tag"), [], []
@@ -53,7 +53,7 @@ def judged(task: str) -> dict[str, Any]:
 
 def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
-        found = {task: judged(task) for task in sys.argv[1:] or sorted(set(gym().factory.DATASETS) - NOT_A_TASK)}
+        found = {task: scored(task) for task in sys.argv[1:] or sorted(set(gym().factory.DATASETS) - NOT_A_TASK)}
     print(json.dumps(found))
 
 

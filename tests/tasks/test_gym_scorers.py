@@ -17,7 +17,7 @@ import pytest
 from groupwise.data.gym_generate import gym
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards.sandbox import backend_choice as choice
-from groupwise.rewards.sandbox.backend_choice import Choice, sandboxes_in_use, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, sandboxes_in_use, use
 from groupwise.rewards.sandbox.detect import Found
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.tasks import load_task, task_rewards
@@ -137,9 +137,9 @@ def test_a_scorer_that_evaluates_in_a_roundabout_way_is_found(scorer: type) -> N
 def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(choice, "find_bubblewrap", lambda: Found(None, "There is no bubblewrap."))
     monkeypatch.setattr(choice, "find_docker", lambda: Found(None, "There is no Docker."))
-    use(Choice())
+    use(BackendChoice())
     yield
-    use(Choice())
+    use(BackendChoice())
 
 
 def entry(task: str, answer: str) -> str:
@@ -160,7 +160,7 @@ def test_scorers_that_evaluate_are_refused_there(task: str, no_sandbox: None) ->
     functions = task_rewards(f"reasoning-gym:{task}")
     with pytest.raises(ConfigError, match=r'Reward "reasoning_gym": It runs or evaluates.*There is no bubblewrap'):
         check_sandboxes(functions)
-    use(Choice("none", run_untrusted_code_without_sandbox=True))
+    use(BackendChoice("none", run_untrusted_code_without_sandbox=True))
     check_sandboxes(functions)
 
 

@@ -42,10 +42,10 @@ def oracles(*tasks: str) -> dict[str, Any]:
 
 
 def check(found: dict[str, Any]) -> None:
-    for task, judged in found.items():
-        assert judged["rows"] == 3, task
-        assert judged["gold"] == ([] if task in NO_ANSWER_KNOWN else [1.0] * 3), task
-        assert task in NO_WRONG_ANSWER or all(isinstance(value, str) or value < 0.5 for value in judged["nonsense"]), (
+    for task, scored in found.items():
+        assert scored["rows"] == 3, task
+        assert scored["gold"] == ([] if task in NO_ANSWER_KNOWN else [1.0] * 3), task
+        assert task in NO_WRONG_ANSWER or all(isinstance(value, str) or value < 0.5 for value in scored["nonsense"]), (
             task
         )
 

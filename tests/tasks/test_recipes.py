@@ -14,7 +14,7 @@ from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
 from groupwise.rewards.sandbox import backend_choice as choice
 from groupwise.rewards.sandbox.detect import Found
-from groupwise.rewards.sandbox.unconfined import Plain
+from groupwise.rewards.sandbox.unconfined import Unconfined
 from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
 
@@ -85,7 +85,7 @@ def test_the_reasoning_gym_recipe_scores_in_its_workers(
     _, records = run("chain-sum-smollm2-cpu", tmp_path)
     assert [record["extra/reasoning_gym/unscorable"] for record in records] == [0.0, 0.0]
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())
-    backend = choice.find_bubblewrap().backend or Plain()
+    backend = choice.find_bubblewrap().backend or Unconfined()
     assert recorded["sandbox"] == [backend.name]
     assert recorded["sandbox_programs"] == {backend.name: backend.about}
 

@@ -241,7 +241,7 @@ def test_a_recipe_names_its_task_in_either_form_and_adds_rewards() -> None:
         ({"task": "countdown", "rewards": ["length"], "reward_weights": [1.0]}, "reward_weights stands beside task"),
         ({"task": "cuntdown"}, 'Did you mean "countdown"'),
         ({"task": "countdown?plce=tag"}, 'Did you mean "place"'),
-        ({"task": "countdown", "rewards": [{"name": "length", "when": {"coutdown": 1}}]}, 'no reward "coutdown"'),
+        ({"task": "countdown", "rewards": [{"name": "length", "when": {"coutdown": 1}}]}, 'gated by "coutdown"'),
     ],
 )
 def test_what_a_recipe_cannot_combine_is_refused(recipe: dict[str, Any], message: str) -> None:

@@ -1,1 +1,1 @@
-"""Rewards that a language model gives, behind a server with the chat interface of OpenAI."""
+"""The LLM judge: a language model behind a server with OpenAI's chat interface scores completions."""

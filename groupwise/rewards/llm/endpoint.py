@@ -1,4 +1,4 @@
-"""Asks a server with OpenAI's chat interface, again where it was busy, and says what it cost in tokens."""
+"""Client of a server with OpenAI's chat interface: retries while it is busy, and counts tokens."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from groupwise.errors import RewardError
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-"""Answers after which asking again can help."""
+"""Status codes after which a retry can help."""
 
 REFUSED = {401, 403, 404, 405}
-"""Answers that are the same for every question: the key, the model or the address is wrong."""
+"""Status codes that every request would get: the key, the model or the address is wrong."""
 
 LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """The reply to one request."""
 
     text: str
     prompt_tokens: int
@@ -29,12 +29,12 @@ class Reply:
 
 
 class NoReplyError(Exception):
-    """This question got no answer; others may."""
+    """One request got no reply; others may."""
 
 
 @dataclass
 class Endpoint:
-    """One address. `num_retries`: how often a question is asked again at most; waits double from `first_wait_s`."""
+    """One address. `num_retries`: retries of one request at most; waits double from `first_wait_s`."""
 
     base_url: str
     timeout_s: float
@@ -47,8 +47,8 @@ class Endpoint:
         """The reply to a chat request.
 
         Raises:
-            NoReplyError: busy or unreachable to the end, refused for what this question holds, or no reply in it.
-            RewardError: what would be refused for every question.
+            NoReplyError: busy or unreachable to the end, this request refused, or no text in the reply.
+            RewardError: every request would be refused.
         """
         for number in range(self.num_retries + 1):
             wait_s, problem = await self._try(client, body)
@@ -59,7 +59,7 @@ class Endpoint:
         raise NoReplyError(f"{problem}, {self.num_retries + 1} times")
 
     async def _try(self, client: Any, body: Mapping[str, Any]) -> tuple[float | None, Reply | str]:
-        """A reply; or what was wrong, and the seconds the server wants us to wait, where it says them."""
+        """A reply; or the problem, with the seconds to wait if the server names them."""
         import httpx
 
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -71,14 +71,14 @@ class Endpoint:
             return None, f"{type(error).__name__} {self._without_key(str(error))}".strip()
         if response.status_code == 200:
             return None, _read(response)
-        said = self._without_key(f"status {response.status_code}: {' '.join(response.text.split())[:200]}")
+        problem = self._without_key(f"status {response.status_code}: {' '.join(response.text.split())[:200]}")
         if response.status_code in REFUSED:
             raise RewardError(
-                f"The judge at {self.base_url} refuses: {said} Check base_url, llm and the variable of api_key_env."
+                f"The judge at {self.base_url} refuses: {problem} Check base_url, llm and the variable of api_key_env."
             )
         if response.status_code not in BUSY:
-            raise NoReplyError(said)
-        return _retry_after(response.headers.get("retry-after")), said
+            raise NoReplyError(problem)
+        return _retry_after(response.headers.get("retry-after")), problem
 
     def _wait_s(self, number: int) -> float:
         """Twice as long each time, half of it by chance, so that many callers do not come back together."""

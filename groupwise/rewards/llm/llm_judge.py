@@ -1,4 +1,4 @@
-"""The reward that a language model gives, behind any server with OpenAI's chat interface."""
+"""The reward `llm_judge`: scores that a language model gives, behind any server with OpenAI's chat interface."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 
 from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError
-from groupwise.rewards.extras import needed
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.llm.endpoint import Endpoint, NoReplyError, Reply
 from groupwise.rewards.llm.llm_score import read_score
 from groupwise.rewards.llm.reply_cache import ReplyCache
-from groupwise.rewards.parameters import ask_for_columns, check_count, check_number
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, require_extra
 from groupwise.types import Prompt
 
 TEMPLATE = """Rate the answer to the request below, from {low} (useless) to {high} (could not be better). Judge whether
@@ -37,13 +36,13 @@ Give your reasons in one or two sentences. Then write a last line of the form "S
 
 _FIELD = re.compile(r"\{(\w+)\}")
 NO_REPLY = "no reply"
-"""How the reason begins for a completion whose question nobody answered."""
+"""Start of the reason for a completion whose request got no reply."""
 _OURS = ("prompt", "completion", "low", "high")
 
 
 @dataclass
 class Spent:
-    """What a judge has used since it was made."""
+    """Requests and tokens of a judge since it was made."""
 
     requests: int = 0
     cached: int = 0
@@ -57,8 +56,8 @@ class LlmJudge:
     """(score - low) / (high - low) of the score that a language model writes, 0 to 1; None where it gives none.
 
     `template`: the message it is sent; `{prompt}`, `{completion}`, `{low}`, `{high}` and `{any column}` are filled in.
-    Questions are asked at most `concurrency` at a time and kept on disk. The key is read from the environment variable
-    `api_key_env` when it is needed, and is written nowhere.
+    At most `concurrency` requests run at a time; replies are kept on disk. The key is read from the environment
+    variable `api_key_env` when it is needed, and is written nowhere.
     """
 
     __name__: ClassVar[str] = "llm_judge"
@@ -83,7 +82,7 @@ class LlmJudge:
         self._check()
         columns = [name for name in dict.fromkeys(_FIELD.findall(self.template)) if name not in _OURS]
         ask_for_columns(self, "llm_judge", columns, also=("prompts", "completions", "log_metric"))
-        needed("httpx", "llm-judge", "Reward llm_judge")
+        require_extra("httpx", "llm-judge", "Reward llm_judge")
         object.__setattr__(self, "spent", Spent())
 
     def load(self) -> None:
@@ -106,21 +105,21 @@ class LlmJudge:
         ]
         endpoint, limit = self._endpoint(), asyncio.Semaphore(self.concurrency)
         async with httpx.AsyncClient() as client:
-            asked = {_key(body): body for body in bodies}  # two equal completions are one question
-            found = await _all([self._judge(client, endpoint, limit, body) for body in asked.values()])
-        verdicts = dict(zip(asked, found, strict=True))
-        _tell_of_silence(found)
+            requests = {_key(body): body for body in bodies}  # equal completions are one request
+            found = await _all([self._judge(client, endpoint, limit, body) for body in requests.values()])
+        verdicts = dict(zip(requests, found, strict=True))
+        _warn_of_silence(found)
         if log_metric is not None:
             self._log(log_metric)
-        return told((verdicts[_key(body)] for body in bodies), log_why)
+        return split_reasons((verdicts[_key(body)] for body in bodies), log_why)
 
     async def _judge(
         self, client: Any, endpoint: Endpoint, limit: asyncio.Semaphore, body: Mapping[str, Any]
     ) -> Verdict:
         spent: Spent = self.spent  # type: ignore[attr-defined]  # set above, and no parameter
         low, high = self.scale
-        store, question = ReplyCache(), {"base_url": endpoint.base_url, "body": body}
-        if self.cache and (kept := store.get(question)) is not None:
+        store, request = ReplyCache(), {"base_url": endpoint.base_url, "body": body}
+        if self.cache and (kept := store.get(request)) is not None:
             spent.cached += 1
             return self._verdict(read_score(str(kept.get("text")), low, high), str(kept.get("text")))
         async with limit:
@@ -135,16 +134,16 @@ class LlmJudge:
         if score is None:
             spent.failed += 1
         elif self.cache:  # a failure is never kept: asking again may help
-            store.put(question, {"text": reply.text})
+            store.put(request, {"text": reply.text})
         return self._verdict(score, reply.text)
 
     def _verdict(self, score: float | None, text: str) -> Verdict:
         low, high = self.scale
-        said = " ".join(text.split())[-160:]
+        end = " ".join(text.split())[-160:]
         return (
-            (None, f"no score from {low:g} to {high:g} in: {said}")
+            (None, f"no score from {low:g} to {high:g} in: {end}")
             if score is None
-            else ((score - low) / (high - low), said)
+            else ((score - low) / (high - low), end)
         )
 
     def _body(self, prompt: Prompt, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,11 +234,11 @@ def _key(body: Mapping[str, Any]) -> str:
     return json.dumps(body, sort_keys=True)
 
 
-def _tell_of_silence(verdicts: Sequence[Verdict]) -> None:
-    """Warn when the judge answered nothing at all: a run that goes on without it should know."""
+def _warn_of_silence(verdicts: Sequence[Verdict]) -> None:
+    """Warn when the judge replied to no request at all."""
     reasons = [why for value, why in verdicts if value is None and (why or "").startswith(NO_REPLY)]
     if reasons and len(reasons) == len(verdicts):
-        warnings.warn(f"Reward llm_judge: {reasons[0]}. None of its completions is judged this time.", stacklevel=2)
+        warnings.warn(f"Reward llm_judge: {reasons[0]}. None of its completions is scored this time.", stacklevel=2)
 
 
 async def _all(waiting: Sequence[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:

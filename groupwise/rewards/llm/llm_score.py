@@ -1,4 +1,4 @@
-"""Reads the score in what a language model wrote as a judge."""
+"""Reads the score from the reply of an LLM judge."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Runs what is not trusted, or may hang, in processes of its own (docs/sandbox.md).
+"""Worker processes for code that is not trusted or may hang (docs/sandbox.md).
 
-`scorer.py` calls a function in pre-started workers; `backend.py` says what shuts them in.
+`row_scorer.py` calls a function in pre-started workers; `backend.py` is the protocol of what confines them.
 """
 
 from __future__ import annotations
 
-from groupwise.rewards.sandbox.outcome import Outcome
-from groupwise.rewards.sandbox.row_scorer import Sandboxed
+from groupwise.rewards.sandbox.row_scorer import Outcome, Sandboxed
 
 __all__ = ["Outcome", "Sandboxed"]

@@ -1,4 +1,4 @@
-"""What shuts a worker in: the one signature that bubblewrap, Docker and nothing at all share."""
+"""The protocol of a sandbox backend: bubblewrap, Docker, or no sandbox."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Launch:
     stop: Sequence[str] | None = None
     """A command that ends the worker where killing the process does not."""
     folder: str = "/"
-    """Where it starts."""
+    """The working folder of the command."""
 
 
 class Backend(Protocol):
@@ -62,7 +62,7 @@ class Backend(Protocol):
 
     @property
     def about(self) -> str:
-        """Which program or image it is, with its version."""
+        """The program or image, with its version."""
         ...
 
     @property
@@ -81,7 +81,7 @@ class Backend(Protocol):
         ...
 
     def launch(self, limits: Limits, readable: Sequence[Path]) -> Launch:
-        """How to start a worker that may read these files and folders besides Python itself."""
+        """The command of a worker that may read these files and folders besides Python itself."""
         ...
 
 

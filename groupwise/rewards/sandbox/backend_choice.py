@@ -1,4 +1,4 @@
-"""Which backend this program uses: the user's choice, what works here, and what to do where nothing does."""
+"""The choice of a sandbox backend: the user's setting, what works here, and the error where nothing does."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from typing import Literal, Protocol
 from groupwise.errors import ConfigError
 from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.detect import Found, find_bubblewrap, find_docker
-from groupwise.rewards.sandbox.unconfined import Plain
+from groupwise.rewards.sandbox.unconfined import Unconfined
 
-Name = Literal["auto", "bubblewrap", "docker", "none"]
+BackendName = Literal["auto", "bubblewrap", "docker", "none"]
 
 RISK = "run_untrusted_code_without_sandbox"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a recipe says about the sandbox."""
+class BackendChoice:
+    """The settings of a recipe about the sandbox."""
 
-    backend: Name = "auto"
+    backend: BackendName = "auto"
     """auto takes bubblewrap where it works, then Docker."""
     run_untrusted_code_without_sandbox: bool = False
     """Whether code that a model wrote may run with the user's own rights."""
 
 
-class Settings(Protocol):
-    """A configuration, as far as it is about the sandbox."""
+class SandboxSettings(Protocol):
+    """A configuration, as far as the sandbox is concerned."""
 
     @property
-    def sandbox(self) -> Name: ...
+    def sandbox(self) -> BackendName: ...
 
     @property
     def run_untrusted_code_without_sandbox(self) -> bool: ...
 
 
-_chosen = Choice()
+_chosen = BackendChoice()
 _used: dict[str, Backend] = {}
 
 
-def use(choice: Choice) -> None:
+def use(choice: BackendChoice) -> None:
     """Let every worker that this program starts from now on follow the choice."""
     global _chosen
     _chosen = choice
     _used.clear()
 
 
-def use_sandbox(settings: Settings) -> None:
+def use_sandbox(settings: SandboxSettings) -> None:
     """Follow the choice of a configuration."""
-    use(Choice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
+    use(BackendChoice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
 
 
 def sandboxes_in_use() -> list[str]:
@@ -57,19 +57,19 @@ def sandboxes_in_use() -> list[str]:
 
 
 def sandbox_programs() -> dict[str, str]:
-    """The same, with the program or the image that each of them is on this machine."""
+    """Backend in use -> its program or image on this machine."""
     return {name: backend.about for name, backend in _used.items()}
 
 
 def sandbox_notes() -> list[str]:
-    """The same for the user, in a sentence."""
+    """The backends in use, as a sentence for the user."""
     words = {"none": "processes without a sandbox, with your own rights"}
     where = ", ".join(words.get(name, name) for name in _used)
-    return [f"What rewards run of the model's answers runs in {where}."] if where else []
+    return [f"Rewards run code of the model's answers in {where}."] if where else []
 
 
 def backend_for(*, untrusted: bool) -> Backend:
-    """What shuts in the next worker; `ConfigError` where untrusted code has no sandbox and the risk is not accepted.
+    """The backend of the next worker; `ConfigError` where untrusted code has no sandbox and the risk is not accepted.
 
     A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
     """
@@ -78,8 +78,8 @@ def backend_for(*, untrusted: bool) -> Backend:
     return backend
 
 
-def chosen() -> Choice:
-    """What workers follow, for a process of this program's own that starts some."""
+def chosen() -> BackendChoice:
+    """The choice in force, for a worker process that starts workers itself."""
     return _chosen
 
 
@@ -93,7 +93,7 @@ def _backend(untrusted: bool) -> Backend:
     working = next((found.backend for found in looked_at if found.backend is not None), None)
     if working is None and untrusted and not _chosen.run_untrusted_code_without_sandbox:
         raise ConfigError(_refusal(looked_at))
-    return working or Plain()
+    return working or Unconfined()
 
 
 def _looked_at(untrusted: bool) -> list[Found]:

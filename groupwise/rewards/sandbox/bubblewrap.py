@@ -1,7 +1,7 @@
-"""bubblewrap: namespaces of its own, no network, a root folder of the system and Python alone, all of it read-only.
+"""The bubblewrap backend: own namespaces, no network, a read-only root that holds the system and Python alone.
 
 Started by root, the worker becomes a user that nobody else is before it runs anything: a limit of processes does not
-bind root, whatever `--uid` says.
+bind root, whatever `--uid` is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bubblewrap:
 
     @functools.cached_property
     def about(self) -> str:
-        """What the program calls itself, and where it lies: `bubblewrap 0.11.0, /usr/bin/bwrap`."""
+        """Version and path of the program: `bubblewrap 0.11.0, /usr/bin/bwrap`."""
         done = subprocess.run([self.program, "--version"], capture_output=True, text=True, timeout=10)
         return f"{done.stdout.strip()}, {self.program}"
 

@@ -1,4 +1,4 @@
-"""Finds out whether a backend works here, by starting a worker in it once."""
+"""Detects whether a backend works here: starts a worker in it once."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _tried(backend: Backend) -> Found:
 
 def _last_line(errors: str) -> str:
     lines = [line for line in errors.splitlines() if line.strip() and "--help" not in line]
-    return lines[-1].strip() if lines else "it said nothing"
+    return lines[-1].strip() if lines else "it wrote no error"
 
 
 def _must_be_hidden() -> dict[str, str]:

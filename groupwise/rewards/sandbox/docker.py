@@ -1,4 +1,4 @@
-"""Docker: the same limits by a container without network, for machines where bubblewrap does not work."""
+"""The Docker backend: a container without network and with the same limits, where bubblewrap does not work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Docker:
 
     image: str = IMAGE
     environment: dict[str, str] = field(default_factory=dict)
-    """What the client needs to find its daemon (DOCKER_HOST and the like)."""
+    """Variables by which the client finds its daemon (DOCKER_HOST and the like)."""
 
     @property
     def about(self) -> str:

@@ -1,4 +1,4 @@
-"""Which sandboxed workers a reward function would start: a machine without a sandbox for them is known early."""
+"""Finds the sandboxed workers that a reward function holds, so that a missing sandbox is an error early."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _closed_over(function: FunctionType) -> Iterator[Any]:
 
 
 def _of_its_module(function: FunctionType) -> Iterator[Any]:
-    """What it finds there by name; functions that were imported keep what they do to themselves."""
+    """Globals of the module that it reads by name, without imported functions."""
     known = function.__globals__
     for value in (known[name] for name in _names(function.__code__) if name in known):
         if not isinstance(value, FunctionType) or value.__globals__ is known:

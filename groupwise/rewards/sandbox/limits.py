@@ -1,4 +1,4 @@
-"""What a sandboxed process may use."""
+"""Resource limits of a sandboxed process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one sandbox, all its processes together unless it says otherwise."""
+    """Bounds of one sandbox, all its processes together unless noted."""
 
     memory_mb: int = 1024
     processes: int = 16

@@ -1,7 +1,7 @@
-"""Runs programs that nobody vouches for, each in a sandbox that was started before and is used once.
+"""Runs untrusted programs, each in a sandbox that was started before and is used once.
 
-What they print, and what their functions return, is judged outside or in another sandbox: a program can only say what
-a right program says, or fail.
+Their output and the values of their functions are compared outside or in another sandbox: a program can only return
+what a right program returns, or fail.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from groupwise.rewards.sandbox.backend_choice import backend_for
+from groupwise.rewards.sandbox.import_paths import installed_packages
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.paths import installed_packages
 from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError, ending
 
 START_S = 60.0
@@ -25,7 +25,7 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class Printed:
-    """What a program printed, and why it did not end well."""
+    """The output of a program; `error`: the reason of a bad end."""
 
     text: str
     error: str | None
@@ -59,7 +59,7 @@ class Programs:
     def run(self, source: str, stdin: str) -> Printed:
         """Run a program with this input."""
         with self._one_worker() as worker:
-            self._give(worker, "run", source=source, stdin=stdin)
+            self._give(worker, "run_program", source=source, stdin=stdin)
             deadline = Deadline(self.timeout_s)
             try:
                 text = worker.read_all(deadline).decode("utf-8", "replace")
@@ -69,7 +69,7 @@ class Programs:
             return Printed(text, _failing(status, worker.errors) if status else None)
 
     def check(self, source: str, tests: Sequence[str], entry_point: str | None) -> list[str | None]:
-        """Why each test failed, None where it passed; what follows a program's end fails with it."""
+        """The failure of each test, None where it passed; tests after a program's end fail with it."""
         with self._one_worker() as program, self._one_worker() as checker:
             self._give(program, "serve", source=source)
             self._give(checker, "check")
@@ -107,12 +107,12 @@ class Programs:
 def _converse(program: Process, checker: Process, deadline: Deadline) -> str | None:
     """Carry calls from the test to the program and answers back, until the test has ended."""
     while True:
-        said = checker.receive(deadline)
-        if "call" not in said:
-            failed = said["failed"]
+        message = checker.receive(deadline)
+        if "call" not in message:
+            failed = message["failed"]
             assert failed is None or isinstance(failed, str)
             return failed
-        program.send(said["call"])
+        program.send(message["call"])
         checker.send(program.receive(deadline))
 
 

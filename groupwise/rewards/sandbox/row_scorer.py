@@ -9,19 +9,29 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards.sandbox.backend_choice import backend_for
+from groupwise.rewards.sandbox.import_paths import paths_for
 from groupwise.rewards.sandbox.limits import Limits
-from groupwise.rewards.sandbox.outcome import Outcome
-from groupwise.rewards.sandbox.paths import seen_by
 from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError
 
 CPU_S = 3600.0
 """Processor seconds of a worker that serves many rows; one row has its time by the clock."""
 START_S = 60.0
 """Seconds that a worker may take to import its function."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The JSON value a function returned, or why there is none."""
+
+    value: Any
+    error: str | None
+    """One sentence ("timed out after 10 s", "killed: out of memory", "raised ValueError: ..."), or None."""
+    seconds: float
 
 
 class Sandboxed:
@@ -103,16 +113,16 @@ class Sandboxed:
         backend_for(untrusted=self.needs_sandbox)
 
     def _start(self) -> Process:
-        seen = seen_by(self.function)
+        paths = paths_for(self.function)
         backend = backend_for(untrusted=self.needs_sandbox)
-        worker = Process(backend, self.limits, seen.readable)
+        worker = Process(backend, self.limits, paths.readable)
         worker.await_start(START_S)
-        worker.send_task("score", CPU_S, seen.path, function=self.function)
+        worker.send_task("score", CPU_S, paths.path, function=self.function)
         try:
             answer = worker.receive(Deadline(START_S))
         except WorkerError as error:
             worker.kill()
-            said = f" It said: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""
+            said = f" Its errors: {worker.errors.strip()[-300:]}" if worker.errors.strip() else ""
             raise RewardError(f"A worker could not import {self.function}: {error}.{said}") from None
         if "failed" in answer:
             worker.kill()

@@ -1,4 +1,4 @@
-"""The system calls that a sandboxed program does not get, as a filter for the kernel (classic BPF, seccomp(2)).
+"""The seccomp filter of the sandbox: system calls that a program does not get (classic BPF, seccomp(2)).
 
 A deny list for what namespaces and limits leave open: namespaces of its own, other processes' memory, memory that no
 limit counts (memfd, System V), sockets that no network namespace holds back (vsock), and parts of the kernel that

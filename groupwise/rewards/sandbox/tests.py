@@ -1,4 +1,4 @@
-"""The tests of a program as data sets write them: inputs with outputs, calls with values, or code that asserts."""
+"""Tests of a program in the forms of data sets: inputs with outputs, calls with values, code that asserts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _json(text: str) -> Any:
-    """What the text says where it is a JSON list or object, otherwise the text."""
+    """The value of a text that is a JSON list or object, otherwise the text."""
     if not text.lstrip().startswith(("[", "{")):
         return text
     try:

@@ -1,4 +1,4 @@
-"""No sandbox: a process of its own with limits of time and size, which can read and write what the user can."""
+"""The backend without a sandbox: a process with limits of time and size and the rights of the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from groupwise.rewards.sandbox.limits import Limits
 
 
 @dataclass(frozen=True)
-class Plain:
+class Unconfined:
     """Starts workers as ordinary processes."""
 
     name: ClassVar[str] = "none"

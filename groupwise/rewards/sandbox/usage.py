@@ -1,4 +1,4 @@
-"""What a worker and its descendants use at the moment, read from /proc; nothing is known on other systems."""
+"""Memory and files that a worker and its descendants use, read from /proc; nothing on other systems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def excess(pid: int, limits: Limits, *, has_init: bool) -> str | None:
-    """Which limit the worker has passed, in words."""
+    """The limit that the worker has passed, in words; None while it is within all."""
     pids = descendants(pid)
     used = sum(map(_resident_bytes, pids))
     if has_init and len(pids) > 1:

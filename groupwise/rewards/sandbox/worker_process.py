@@ -1,4 +1,4 @@
-"""A worker process as it is seen from outside: messages with deadlines, and an end that comes for sure."""
+"""A worker process seen from outside: messages with deadlines, and an end that leaves nothing running."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WATCH_S = 0.05
 """Seconds between two looks at what a worker uses."""
 
 STOPPED_S = 1.0
-"""A pause between two looks that says that this process was stopped, or had no processor: it looks every WATCH_S."""
+"""A longer pause between two looks means that this process was stopped or had no processor: it looks every WATCH_S."""
 
 CHUNK = 1 << 16
 KEPT_ERROR_BYTES = 4096
 
 
 class WorkerError(Exception):
-    """A worker that did not answer; the text says why. It has to be killed."""
+    """A worker did not answer, for the reason in the text. It has to be killed."""
 
 
 class Deadline:
@@ -80,7 +80,7 @@ class Process:
             if self.backend.has_init and len(pids := descendants(self.popen.pid)) > 1:
                 self._init = os.pidfd_open(pids[1])
         except WorkerError as error:
-            said = f" It said: {self.errors.strip()[-300:]}" if self.errors.strip() else ""
+            said = f" Its errors: {self.errors.strip()[-300:]}" if self.errors.strip() else ""
             raise RewardError(f"A worker process ({self.backend.name}) did not start: {error}.{said}") from None
 
     def send(self, message: Any) -> None:
@@ -124,10 +124,10 @@ class Process:
         return self._errors.decode("utf-8", "replace")
 
     def take_errors(self) -> str:
-        """The same, once."""
-        said = self.errors
+        """The same, and forget it."""
+        errors = self.errors
         self._errors.clear()
-        return said
+        return errors
 
     @property
     def num_processes(self) -> int:
@@ -214,12 +214,12 @@ class Process:
         try:
             written = os.write(self._in, self._unsent[:CHUNK])
         except BrokenPipeError:
-            self._open.discard(self._in)  # it has ended, or will not listen: what it says decides
+            self._open.discard(self._in)  # it has ended, or does not read: its answer decides
             return
         del self._unsent[:written]
 
     def _ending(self) -> str:
-        """Why a worker that closed its output has ended."""
+        """The reason why a worker closed its output."""
         try:
             status = self.popen.wait(timeout=1)
         except subprocess.TimeoutExpired:

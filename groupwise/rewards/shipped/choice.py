@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
-from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError, DataError
+from groupwise.rewards.answer_reward import NO_ANSWER, AnswerReward, Verdict
 from groupwise.rewards.extract import answer_text
 from groupwise.rewards.gold import is_missing
-from groupwise.rewards.parameters import ask_for_columns, check_tag
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import check_tag
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(AnswerReward):
     """1 where the completion settles on the right letter, 0 where on another, on several or on none.
 
     The answer is a letter or the number of the choice, counted from 0. With `choices`, a completion may also give the
@@ -28,33 +27,29 @@ class Choice:
 
     __name__: ClassVar[str] = "choice"
 
-    column: str = "answer"
     choices: str | None = None
     letters: str = "ABCDE"
     tag: str = "answer"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         is_right = isinstance(self.letters, str) and len(set(self.letters)) == len(self.letters) >= 2
         if not is_right or not set(self.letters) <= set(string.ascii_uppercase):
             raise ConfigError(f'Reward choice: letters is {self.letters!r}; give the capital letters, as "ABCD".')
         check_tag("choice", self.tag)
-        ask_for_columns(self, "choice", [self.column, *([self.choices] if self.choices else [])])
 
-    def __call__(
-        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
-    ) -> list[float | None]:
-        wordings = columns[self.choices] if self.choices else [None] * len(completions)
-        rows = zip(completions, columns[self.column], wordings, strict=True)
-        return told((self._judge(completion_text(c), answer, words) for c, answer, words in rows), log_why)
+    @property
+    def columns(self) -> list[str]:
+        return [self.column, *([self.choices] if self.choices else [])]
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
         """Raise `DataError` for a problem whose answer cannot be read."""
         if not is_missing(columns[self.column]):
             self._gold(columns[self.column], columns[self.choices] if self.choices else None)
 
-    def _judge(self, text: str, answer: Any, wordings: Sequence[str] | None) -> Verdict:
+    def verdict(self, text: str, answer: Any, wordings: Sequence[str] | None = None) -> Verdict:
         if is_missing(answer):
-            return None, "no answer in the data"
+            return NO_ANSWER
         gold, given = self._gold(answer, wordings), self._given(text, wordings)
         return float(given == gold), f"chose {given}, right is {gold}" if given else "no letter found"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
+from groupwise.errors import quoted
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.gold import is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_word
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
 from groupwise.rewards.sandbox.tests import Asserts, Prints, Test, check_tests, read_tests
-from groupwise.rewards.shorten import shortened
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
 
@@ -26,12 +26,12 @@ class Code:
     """1 where the last fenced Python block of a completion passes the tests of its problem's `column`, otherwise 0.
 
     Tests: see `sandbox.tests`. With `score` "share", the share of the tests passed. A problem without tests (None) is
-    not judged; a completion without a block gets 0.
+    unscored; a completion without a block gets 0.
     """
 
     __name__: ClassVar[str] = "code"
     answer_column: ClassVar[None] = None
-    """Tests are no right answer that could be given."""
+    """Tests are no answer that a completion could give."""
 
     column: str = "tests"
     entry_point: str | None = None
@@ -53,7 +53,7 @@ class Code:
 
     @functools.cached_property
     def programs(self) -> Programs:
-        """Where programs run; made when it is first asked for."""
+        """The sandboxes for programs, made on first use."""
         return Programs(self.limit_s, Limits(memory_mb=self.memory_mb), self.num_workers)
 
     def check_sandbox(self) -> None:
@@ -73,15 +73,15 @@ class Code:
             for value, name in zip(columns[self.column], names, strict=True)
         ]
         with ThreadPoolExecutor(self.programs.num_ready) as threads:
-            verdicts = threads.map(self._judge, map(completion_text, completions), tests)
-            return told(list(verdicts), log_why)
+            verdicts = threads.map(self._verdict, map(completion_text, completions), tests)
+            return split_reasons(list(verdicts), log_why)
 
     def check_row(self, columns: Mapping[str, Any]) -> None:
         """Raise `DataError` for a problem whose tests cannot be read."""
         if not is_missing(columns[self.column]):
             check_tests(read_tests(columns[self.column]))
 
-    def _judge(self, text: str, tests: list[Test] | None) -> Verdict:
+    def _verdict(self, text: str, tests: list[Test] | None) -> Verdict:
         if tests is None:
             return None, "no tests in the data"
         source = last_python_block(text)
@@ -94,7 +94,7 @@ class Code:
         return reward, f"{num_passed} of {len(tests)} tests passed{why}"
 
     def _failures(self, source: str, tests: list[Test]) -> list[str | None]:
-        """Why each test failed; those after one that decides, or that ran out of time, are not run."""
+        """The failure of each test, None where it passed; after one that decides, or that timed out, none is run."""
         failures: list[str | None] = []
         for kind in _runs(tests):
             failures += self._failures_of_a_run(source, kind)
@@ -115,11 +115,11 @@ class Code:
         if printed.error is not None:
             return printed.error
         given, wanted = _lines(printed.text), _lines(test.stdout)
-        return None if given == wanted else f"printed {shortened(printed.text, 60)}"
+        return None if given == wanted else f"printed {quoted(printed.text, 60)}"
 
 
 def last_python_block(text: str) -> str | None:
-    """The last closed block fenced by ``` that says it is Python, or says nothing; None without one."""
+    """The last closed block fenced by ``` whose language is Python or not given; None without one."""
     blocks = [code for language, code in _BLOCK.findall(text) if language.lower() in ("python", "py", "python3", "")]
     return blocks[-1] if blocks else None
 

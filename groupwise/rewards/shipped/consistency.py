@@ -1,4 +1,4 @@
-"""The reward for an answer that the reasoning before it arrives at: 1 or 0, whether it is right or not."""
+"""The reward for an answer that agrees with the reasoning before it: 1 or 0, right or wrong."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import after_phrase, boxed, last_number, numbers, tagged, the_number
 from groupwise.rewards.match import plain_words
 from groupwise.rewards.parameters import check_number, check_tag
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _STATED = re.compile(
@@ -24,8 +24,8 @@ _STATED = re.compile(
 class AnswerConsistency:
     """1 where the value that the reasoning ends in equals the one in the answer tag, otherwise 0.
 
-    The reasoning is the last `<think>...</think>`, or all that stands before the answer tag. It ends in a box, in what
-    it states as its answer, or in its last number. An answer in words must stand in the last sentence of the reasoning.
+    The reasoning is the last `<think>...</think>`, or all text before the answer tag. It ends in a box, in what
+    it states as its answer, or in its last number. An answer in words must be in the last sentence of the reasoning.
     No reasoning, or no answer, is 0.
     """
 
@@ -41,9 +41,9 @@ class AnswerConsistency:
         check_number("answer_consistency", "tolerance", self.tolerance, least=0)
 
     def __call__(self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None) -> list[float | None]:
-        return told((self._judge(completion_text(completion)) for completion in completions), log_why)
+        return split_reasons((self._verdict(completion_text(completion)) for completion in completions), log_why)
 
-    def _judge(self, text: str) -> Verdict:
+    def _verdict(self, text: str) -> Verdict:
         answer = tagged(text, self.answer_tag)
         if answer is None or not answer.strip():
             return 0.0, f"no <{self.answer_tag}>" if answer is None else "an empty answer"

@@ -1,11 +1,11 @@
-"""A reward that goes from one value to another along a cosine as the completion grows."""
+"""The reward that follows a cosine from one value to another as the completion grows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from groupwise.chat import CompletionValue
 from groupwise.rewards.parameters import check_count, check_number, check_word
@@ -31,7 +31,7 @@ class CosineLength:
 
     def __post_init__(self) -> None:
         check_count("cosine_length", "max_length", self.max_length)
-        check_word("cosine_length", "unit", self.unit, ("characters", "words", "tokens"))
+        check_word("cosine_length", "unit", self.unit, get_args(Unit))
         for name in ("start", "end", *(["exceed"] if self.exceed is not None else [])):
             check_number("cosine_length", name, getattr(self, name))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.errors import ConfigError, did_you_mean
-from groupwise.rewards.opened import after, check_think_in_prompt
+from groupwise.rewards.opened import after
+from groupwise.rewards.parameters import check_think_in_prompt, check_word, checked_tags
 
 Mode = Literal["strict", "soft"]
 
@@ -35,26 +35,14 @@ class Format:
     think_in_prompt: bool | None = None
 
     def __post_init__(self) -> None:
-        tags = (self.tags,) if isinstance(self.tags, str) else tuple(self.tags)
-        object.__setattr__(self, "tags", tags)
-        wrong = [tag for tag in tags if not (isinstance(tag, str) and re.fullmatch(r"\w[\w-]*", tag))]
-        if wrong or not tags or len(set(tags)) < len(tags):
-            raise ConfigError(
-                f"Reward format: tags are {list(tags)!r}; give at least one name, without brackets, each one once, "
-                'such as ["think", "answer"].'
-            )
-        modes = get_args(Mode)
-        if self.mode not in modes:
-            raise ConfigError(
-                f"Reward format: mode is {self.mode!r}; known modes: {', '.join(modes)}."
-                f"{did_you_mean(str(self.mode), modes)}"
-            )
+        object.__setattr__(self, "tags", checked_tags("format", self.tags))
+        check_word("format", "mode", self.mode, get_args(Mode))
         check_think_in_prompt("format", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
-        judge = self._strict if self.mode == "strict" else self._soft
+        score = self._strict if self.mode == "strict" else self._soft
         start = f"<{self.tags[0]}>" if self.think_in_prompt else ""
-        return [judge(after(start, completion_text(completion))) for completion in completions]
+        return [score(after(start, completion_text(completion))) for completion in completions]
 
     @property
     def _markers(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The reward for JSON of a wanted shape."""
+"""The reward for JSON that a schema accepts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import ConfigError
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import tagged
-from groupwise.rewards.extras import needed
-from groupwise.rewards.parameters import check_number, check_tag, check_word
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import check_number, check_tag, check_word, require_extra
 
 MAX_CHARACTERS = 1_000_000
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
@@ -25,7 +24,7 @@ class JsonSchema:
     """1 where the completion is JSON that its schema accepts; `valid_json` where it is other JSON; 0 where it is none.
 
     `where`: the whole completion, its only fenced code block (fence), or the last `<tag>...</tag>` (tag). NaN and
-    Infinity are no JSON. The schema is a mapping or the path of a .json file; its `$schema` says which draft, by
+    Infinity are no JSON. The schema is a mapping or the path of a .json file; its `$schema` names the draft, by
     default 2020-12. References to other files or addresses are not followed.
     """
 
@@ -43,9 +42,9 @@ class JsonSchema:
         object.__setattr__(self, "_validator", _validator(self.schema))
 
     def __call__(self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None) -> list[float | None]:
-        return told((self._judge(completion_text(completion)) for completion in completions), log_why)
+        return split_reasons((self._verdict(completion_text(completion)) for completion in completions), log_why)
 
-    def _judge(self, text: str) -> Verdict:
+    def _verdict(self, text: str) -> Verdict:
         part = self._part(text)
         if part is None:
             return 0.0, f"no {'code block' if self.where == 'fence' else f'<{self.tag}>'}, or several"
@@ -68,7 +67,7 @@ class JsonSchema:
 
 
 def _validator(schema: Mapping[str, Any] | str) -> Any:
-    jsonschema = needed("jsonschema", "json", "Reward json_schema")
+    jsonschema = require_extra("jsonschema", "json", "Reward json_schema")
     if isinstance(schema, str):
         schema = _read(Path(schema).expanduser())
     if not isinstance(schema, Mapping):
@@ -80,7 +79,7 @@ def _validator(schema: Mapping[str, Any] | str) -> Any:
         raise ConfigError(
             f"Reward json_schema: the schema is no JSON schema: {error.json_path}: {error.message}."
         ) from error
-    registry = needed("referencing", "json", "Reward json_schema").Registry()  # an empty one fetches nothing
+    registry = require_extra("referencing", "json", "Reward json_schema").Registry()  # an empty one fetches nothing
     return kind(schema, registry=registry)
 
 

@@ -1,4 +1,4 @@
-"""The reward for staying in one language, told by its script."""
+"""The reward for staying in one language, recognised by its script."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from functools import lru_cache
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text, content_text
-from groupwise.errors import ConfigError, did_you_mean
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import tagged
-from groupwise.rewards.parameters import check_tag
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import check_tag, check_word
 from groupwise.types import Prompt
 
 LANGUAGES = {
@@ -38,10 +37,10 @@ _NOT_PROSE = re.compile(
 
 @dataclass(frozen=True)
 class Language:
-    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is not scored.
+    """The share of letters that belong to the wanted script, 0 to 1; a text without letters is unscored.
 
-    DeepSeek-R1 (2501.12948), section 2.3.2, rewards the proportion of words in the target language; a script is what
-    can be told without a model of languages, so English and German are one here, English and Chinese two. Code,
+    DeepSeek-R1 (2501.12948), section 2.3.2, rewards the proportion of words in the target language; a script is
+    recognised without a language model, so English and German are one here, English and Chinese two. Code,
     formulas, LaTeX commands, tags and addresses are left out. `script: prompt` wants the commonest one of the prompt.
     """
 
@@ -51,10 +50,7 @@ class Language:
     tag: str | None = None
 
     def __post_init__(self) -> None:
-        known = [*LANGUAGES, "prompt"]
-        if self.script not in known:
-            near = did_you_mean(str(self.script), known)
-            raise ConfigError(f"Reward language: script is {self.script!r}; known: {', '.join(known)}.{near}")
+        check_word("language", "script", self.script, [*LANGUAGES, "prompt"])
         if self.tag is not None:
             check_tag("language", self.tag)
 
@@ -66,10 +62,10 @@ class Language:
     ) -> list[float | None]:
         assert self.script != "prompt" or prompts is not None, "the script of the prompt is read in prompts"
         asked: Sequence[Prompt] = prompts or [""] * len(completions)
-        pairs = zip(completions, asked, strict=True)
-        return told((self._judge(completion_text(completion), prompt) for completion, prompt in pairs), log_why)
+        pairs = zip(map(completion_text, completions), asked, strict=True)
+        return split_reasons((self._verdict(text, prompt) for text, prompt in pairs), log_why)
 
-    def _judge(self, text: str, prompt: Prompt) -> Verdict:
+    def _verdict(self, text: str, prompt: Prompt) -> Verdict:
         part = text if self.tag is None else tagged(text, self.tag)
         if part is None:
             return 0.0, f"no <{self.tag}>"
@@ -82,7 +78,7 @@ class Language:
 
 
 def _scripts(text: str) -> Counter[str]:
-    """How many letters of each script the prose of a text has."""
+    """Number of letters of each script in the prose of a text."""
     return Counter(_script(char) for char in _NOT_PROSE.sub(" ", text) if char.isalpha())
 
 
@@ -104,7 +100,7 @@ def _commonest(text: str) -> set[str]:
 
 
 def _prompt_text(prompt: Prompt) -> str:
-    """What the user asked: the last user message of a chat."""
+    """The last user message of a chat, or the plain prompt."""
     if isinstance(prompt, str):
         return prompt
     asked = [content_text(message["content"]) for message in prompt if message["role"] == "user"]

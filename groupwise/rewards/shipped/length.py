@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.errors import ConfigError, RewardError, did_you_mean
+from groupwise.errors import RewardError
+from groupwise.rewards.parameters import check_number, check_word
 
 Unit = Literal["characters", "words", "tokens"]
 
@@ -26,15 +26,8 @@ class Length:
     unit: Unit = "characters"
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.target, int | float) and not isinstance(self.target, bool)
-        if not is_number or not math.isfinite(self.target) or self.target < 0:
-            raise ConfigError(f"Reward length: target is {self.target!r}; give a number of {self.unit}, 0 or more.")
-        units = get_args(Unit)
-        if self.unit not in units:
-            raise ConfigError(
-                f"Reward length: unit is {self.unit!r}; known units: {', '.join(units)}."
-                f"{did_you_mean(str(self.unit), units)}"
-            )
+        check_number("length", "target", self.target, least=0)
+        check_word("length", "unit", self.unit, get_args(Unit))
 
     def __call__(
         self, completions: Sequence[CompletionValue], completion_ids: Sequence[Sequence[int]] | None = None

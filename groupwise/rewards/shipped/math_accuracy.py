@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from groupwise.chat import CompletionValue, completion_text
 from groupwise.errors import DataError
+from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.extract import (
     NUMBER,
     Place,
@@ -19,11 +20,16 @@ from groupwise.rewards.extract import (
     plain_latex,
     the_number,
 )
-from groupwise.rewards.extras import needed
 from groupwise.rewards.gold import is_missing, only_number
-from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_tag, check_word
+from groupwise.rewards.parameters import (
+    ask_for_columns,
+    check_count,
+    check_number,
+    check_tag,
+    check_word,
+    require_extra,
+)
 from groupwise.rewards.sandbox import Outcome, Sandboxed
-from groupwise.rewards.verdict import LogWhy, Verdict, told
 
 PLACES: tuple[Place, ...] = ("auto", "tag", "boxed", "hashes", "whole")
 MAX_CHARACTERS = 20_000
@@ -39,7 +45,7 @@ class MathAccuracy:
 
     Numbers, fractions, roots, formulas, equations, sets, intervals, tuples, matrices; LaTeX or plain; units are passed
     over. The last tag, box or "####" is read where the text has one, elsewhere what math-verify finds in it. An answer
-    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is not scored,
+    that takes longer than `limit_s` or too much memory is wrong; a data set's answer that cannot be read is unscored,
     and one that would be read as another value is an error.
 
     Answers are parsed in a worker of their own (sandbox/), never here.
@@ -59,7 +65,7 @@ class MathAccuracy:
         check_count("math", "decimals", self.decimals, least=0)
         check_number("math", "limit_s", self.limit_s, least=0.1)
         ask_for_columns(self, "math", [self.column])
-        needed("math_verify", "math", "Reward math")
+        require_extra("math_verify", "math", "Reward math")
         # math-verify builds formulas from its grammar; all it hands to an evaluator is digits and operators, so where
         # there is no sandbox a process with limits will do.
         scorer = Sandboxed("groupwise.rewards.shipped.math_check:check", timeout_s=self.limit_s, needs_sandbox=False)
@@ -76,7 +82,7 @@ class MathAccuracy:
             if text is not None and not is_missing(answer)
         ]
         outcomes = iter(self._scorer(rows))  # type: ignore[attr-defined]  # set above, and no parameter
-        return told(
+        return split_reasons(
             [
                 self._verdict(text, answer, next(outcomes) if text is not None and not is_missing(answer) else None)
                 for text, answer in zip(texts, answers, strict=True)
@@ -90,7 +96,7 @@ class MathAccuracy:
             _gold(columns[self.column])
 
     def _given(self, text: str) -> str | None:
-        """What the worker reads: the answer alone where it has a place, as a formula."""
+        """The text for the worker: the answer alone where it has a place, as a formula."""
         place = answer_text(text, self.place, self.tag) if self.place != "auto" else _marked(text, self.tag)
         if place is None:
             return text[-MAX_CHARACTERS:] if self.place == "auto" else None
@@ -102,8 +108,8 @@ class MathAccuracy:
         if text is None or outcome is None:
             return 0.0, f"no answer at place {self.place}"
         if outcome.error is not None:
-            is_its_doing = outcome.error.startswith(("timed out", "killed"))
-            return (0.0 if is_its_doing else None), outcome.error
+            is_its_fault = outcome.error.startswith(("timed out", "killed"))
+            return (0.0 if is_its_fault else None), outcome.error
         if outcome.value["is_right"] is None:
             return None, f"the data set's answer {str(answer)[:60]!r} cannot be read"
         given = outcome.value["given"]
@@ -138,7 +144,7 @@ def _gold(answer: Any) -> str:
 
 
 def _as_formula(text: str) -> str:
-    """Between dollar signs, unless it says itself where its formula is; "72 clips" is the number 72, not 72 x c x l ...
+    """Between dollar signs, unless its formula is marked already; "72 clips" is the number 72, not 72 x c x l ...
 
     A dollar sign before a number is money.
     """

@@ -1,4 +1,4 @@
-"""Compares two mathematical answers. Runs in a worker: its parser may take for ever, and evaluates what it read."""
+"""Compares two mathematical answers, in a worker: the parser may never end, and evaluates what it reads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def check(given: str, answer: str, decimals: int) -> dict[str, Any]:
 
 
 def _parse(text: str) -> list[Any]:
-    """What was read, the value first; empty where there is nothing to read."""
+    """The parsed answer, its value first; empty where nothing can be parsed."""
     found: list[Any] = parse(text, extraction_config=_CONFIGS, parsing_timeout=None)
     return found

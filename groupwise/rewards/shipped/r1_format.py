@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.opened import after, check_think_in_prompt
+from groupwise.rewards.opened import after
+from groupwise.rewards.parameters import check_think_in_prompt
 
 _WHOLE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _MARKERS = re.compile(r"</?(?:think|answer)>")
@@ -33,9 +34,9 @@ class R1Format:
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:
         start = "<think>" if self.think_in_prompt else ""
-        return [self._judge(after(start, completion_text(completion))) for completion in completions]
+        return [self._reward(after(start, completion_text(completion))) for completion in completions]
 
-    def _judge(self, text: str) -> float:
+    def _reward(self, text: str) -> float:
         match = _WHOLE.fullmatch(text)
         if match is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""The reward for writing a reasoning in steps: their markers, counted up to a limit."""
+"""The reward for reasoning in steps: markers of steps, counted up to a limit."""
 
 from __future__ import annotations
 

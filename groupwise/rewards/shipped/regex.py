@@ -1,4 +1,4 @@
-"""The reward for a text that a regular expression finds: 1 or 0."""
+"""The reward for a text in which a regular expression is found: 1 or 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The penalty for saying the same thing again: the share of n-grams that were there before."""
+"""The penalty for repetition: the share of n-grams that occurred before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from groupwise.chat import CompletionValue, completion_text
 from groupwise.rewards.parameters import check_count, check_number
 
 LONG_WORD = 15
-"""Where words are longer than this on average, the text has no spaces between them."""
+"""A text whose words are longer than this on average has no spaces between them."""
 
 
 @dataclass(frozen=True)

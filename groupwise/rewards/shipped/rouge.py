@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.extras import needed
+from groupwise.rewards.answer_reward import AnswerReward, Verdict
 from groupwise.rewards.match import accepted
-from groupwise.rewards.parameters import ask_for_columns, check_word
-from groupwise.rewards.verdict import LogWhy, Verdict, told
+from groupwise.rewards.parameters import check_word, require_extra
 
 VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 MEASURES = ("fmeasure", "precision", "recall")
 
 
 @dataclass(frozen=True)
-class Rouge:
+class Rouge(AnswerReward):
     """ROUGE (Lin, 2004) of the completion against the reference in its column, the best of several, 0 to 1.
 
     Counted by the package rouge-score, Google's port of the original script: letters and digits of the Latin alphabet
@@ -32,20 +29,14 @@ class Rouge:
     stem: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_word("rouge", "variant", self.variant, VARIANTS)
         check_word("rouge", "measure", self.measure, MEASURES)
-        ask_for_columns(self, "rouge", [self.column])
-        scorer = needed("rouge_score.rouge_scorer", "rouge", "Reward rouge")
+        scorer = require_extra("rouge_score.rouge_scorer", "rouge", "Reward rouge")
         object.__setattr__(self, "_scorer", scorer.RougeScorer([self.variant], use_stemmer=self.stem))
 
-    def __call__(
-        self, completions: Sequence[CompletionValue], log_why: LogWhy | None = None, **columns: Sequence[Any]
-    ) -> list[float | None]:
-        pairs = zip(completions, columns[self.column], strict=True)
-        return told((self._judge(completion_text(completion), summary) for completion, summary in pairs), log_why)
-
-    def _judge(self, text: str, summary: Any) -> Verdict:
-        references = accepted(summary)
+    def verdict(self, text: str, answer: Any) -> Verdict:
+        references = accepted(answer)
         if not references:
             return None, "no reference in the data"
         scorer: Any = self._scorer  # type: ignore[attr-defined]  # set above, and no parameter

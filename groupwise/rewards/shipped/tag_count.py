@@ -1,4 +1,4 @@
-"""The reward for tags on their own: how many of them stand there exactly once, in whatever order."""
+"""The reward for tags on their own: the share of them that occur exactly once, in any order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.errors import ConfigError
-from groupwise.rewards.opened import after, check_think_in_prompt
-from groupwise.rewards.parameters import check_tag
+from groupwise.rewards.opened import after
+from groupwise.rewards.parameters import check_think_in_prompt, checked_tags
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,7 @@ class TagCount:
     think_in_prompt: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
-        for tag in self.tags:
-            check_tag("tag_count", tag, "a tag")
-        if not self.tags or len(set(self.tags)) < len(self.tags):
-            raise ConfigError(f"Reward tag_count: tags are {list(self.tags)!r}; give at least one, each one once.")
+        object.__setattr__(self, "tags", checked_tags("tag_count", self.tags))
         check_think_in_prompt("tag_count", self.think_in_prompt)
 
     def __call__(self, completions: Sequence[CompletionValue]) -> list[float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from groupwise.rewards.sandbox.backend_choice import Choice, use
+from groupwise.rewards.sandbox.backend_choice import BackendChoice, use
 from groupwise.rewards.sandbox.detect import find_bubblewrap
 from groupwise.rewards.sandbox.usage import descendants
 from groupwise.rewards.shipped.code import Code
@@ -124,10 +124,10 @@ class Watch:
 
 @pytest.fixture(scope="package")
 def arena(tmp_path_factory):
-    use(Choice("bubblewrap"))
+    use(BackendChoice("bubblewrap"))
     code = Code(limit_s=LIMIT_S, memory_mb=MEMORY_MB, num_workers=1)
     code.load()
     yield Arena(code, tmp_path_factory.mktemp("home"))
     code.programs.close()
-    use(Choice())
+    use(BackendChoice())
     time.sleep(0.05)

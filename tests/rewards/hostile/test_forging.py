@@ -118,9 +118,9 @@ def test_bringing_its_own_check(arena):
     code = arena.code
     arena.code.programs.timeout_s = 5.0
     own = "def check(f): pass\ncandidate = None\ndef double(x): return 7"
-    judged = type(code)(entry_point="entry", limit_s=5.0, num_workers=1)
-    rewards = judged([f"```python\n{own}\n```"] * 2, tests=[CHECK, "check(double)\n" + CHECK], entry=["double"] * 2)
-    judged.programs.close()
+    reward = type(code)(entry_point="entry", limit_s=5.0, num_workers=1)
+    rewards = reward([f"```python\n{own}\n```"] * 2, tests=[CHECK, "check(double)\n" + CHECK], entry=["double"] * 2)
+    reward.programs.close()
     assert rewards == [0, 0]
 
 

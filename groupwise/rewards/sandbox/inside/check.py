@@ -1,4 +1,4 @@
-"""Runs tests of a program that lies in another process: the tests see stand-ins for its functions.
+"""Runs tests of a program in another process: the tests see stand-ins for its functions.
 
 Whatever a stand-in returns has been rebuilt from JSON, so comparing it runs none of the program's code.
 """
@@ -10,9 +10,8 @@ import builtins
 import importlib
 import sys
 
-from .frames import next_frame, read_frame, write_frame
-from .pipes import private_pipes
-from .values import decoded, encoded
+from .frames import next_frame, private_pipes, read_frame, write_frame
+from .plain_values import decoded, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class ProgramError(Exception):
 
 
 def check(task: dict[str, Any]) -> None:
-    """Run each test that arrives and say whether it passed, until the pipe closes."""
+    """Run each test that arrives and report whether it passed, until the pipe closes."""
     inward, outward = private_pipes()
 
     def ask(call: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def check(task: dict[str, Any]) -> None:
 
 
 def _failure(source: str, entry_point: str | None, ask: _Ask) -> str | None:
-    """Why a test failed, None where it passed: run to its end, and through its `check` where it defines one."""
+    """The failure of a test, None where it passed: run to its end, and through its `check` where it defines one."""
     try:
         tree = ast.parse(source)
         module = Remote(ask, 0)

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 HEADER = struct.Struct(">I")
 
 
+def private_pipes() -> tuple[int, int]:
+    """The pipes of the messages (in, out) under numbers of their own; 0 is empty and 1 goes where errors go."""
+    inward, outward = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    return inward, outward
+
+
 def packed(message: Any) -> bytes:
     """The bytes of a message; `TypeError` or `ValueError` where it is not JSON."""
     data = json.dumps(message).encode("ascii")

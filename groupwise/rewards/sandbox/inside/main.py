@@ -6,7 +6,6 @@ import importlib
 import sys
 
 from .frames import next_frame, write_frame
-from .limits import apply_limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Say that it is there, then serve the one task that stands in the first message."""
+    """Report ready, then do the one task of the first message."""
     write_frame(1, {"ready": True})
     task: dict[str, Any] | None = next_frame(0)
     if task is None:
@@ -26,3 +25,18 @@ def main() -> None:
     kind = task["task"]
     doing = importlib.import_module(f".{kind}", __package__)
     getattr(doing, kind)(task)
+
+
+def apply_limits(limits: dict[str, int]) -> None:
+    """Set each limit, by its name in `resource` without RLIMIT_, soft and hard; lower ones that hold already stay."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for name, wanted in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        if kind is None:
+            continue  # macOS has no RLIMIT_AS that holds, and other systems lack one or the other
+        _, hard = resource.getrlimit(kind)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (limit, limit))

@@ -1,4 +1,4 @@
-"""Says what a worker can see and do, so that the outside can tell whether it is shut in."""
+"""Reports what a worker can see and do, as a check of its confinement."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from .frames import next_frame, write_frame
-from .pipes import private_pipes
+from .frames import next_frame, private_pipes, write_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Loads a program and calls its functions for another process.
 
-The program shares this process and can write whatever it likes to the pipes. That gains it nothing: all that it can
-say is what its functions return.
+The program shares this process and can write whatever it likes to the pipes. That gains it nothing: the other
+side takes every message for a value that its functions return.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import types
 
-from .frames import next_frame, write_frame
-from .pipes import private_pipes
-from .values import NotPlainError, decoded, encoded
+from .frames import next_frame, private_pipes, write_frame
+from .plain_values import NotPlainError, decoded, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any  # takes a third of the time that a worker starts in
 
 
-def run(task: dict[str, Any]) -> None:
+def run_program(task: dict[str, Any]) -> None:
     """Execute `task["source"]` as the main program; its exit status becomes that of this process."""
     os.dup2(_filed(task["stdin"].encode("utf-8", "surrogatepass")), 0)
     module = types.ModuleType("__main__")

@@ -18,7 +18,7 @@ import torch
 from groupwise.errors import ConfigError, RewardError
 from groupwise.rewards import RewardScorer, interrupt, resolve_rewards
 from groupwise.rewards import isolated as isolated_process
-from groupwise.rewards.interrupt import BrokenOffError, call_within
+from groupwise.rewards.interrupt import CallTimeoutError, call_within
 from tests.rewards import groups
 
 REWARDS = """
@@ -153,7 +153,7 @@ def test_a_function_that_catches_everything_is_broken_off_again():
                 seen.append(1)
         time.sleep(30)
 
-    with pytest.raises(BrokenOffError):
+    with pytest.raises(CallTimeoutError):
         call_within(0.1, stubborn, "stubborn")
     assert seen == [1]
 

@@ -63,7 +63,7 @@ _READERS: dict[str, Any] = {
 
 
 def decoded(value: Any) -> Any:
-    """The value that JSON of `encoded` stands for; `ValueError` for anything else."""
+    """The value of JSON made by `encoded`; `ValueError` for anything else."""
     if isinstance(value, list):
         return [decoded(item) for item in value]
     if not isinstance(value, dict):

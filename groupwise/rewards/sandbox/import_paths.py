@@ -1,4 +1,4 @@
-"""What a worker must be able to read to import a function: packages, and the folder its module lies in."""
+"""Paths that a worker has to read to import a function: packages, and the folder of its module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from groupwise.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImportPaths:
     """Files and folders to show, and the folders that imports are looked up in."""
 
     readable: Sequence[Path]
@@ -25,8 +25,8 @@ def installed_packages() -> list[Path]:
     return list(dict.fromkeys(Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")))
 
 
-def seen_by(function: str) -> Seen:
-    """What `package.module:function` needs: the installed packages and its own package, nothing beside it."""
+def paths_for(function: str) -> ImportPaths:
+    """The paths that `package.module:function` needs: the installed packages and its own package, nothing beside it."""
     module, colon, attribute = function.partition(":")
     if not (module and colon and attribute):
         raise ConfigError(f'"{function}" names no function; write package.module:function.')
@@ -34,7 +34,7 @@ def seen_by(function: str) -> Seen:
     packages = installed_packages()
     is_installed = any(folder in root.parents for folder in packages)
     readable = packages if is_installed else [*packages, root]
-    return Seen(readable, list(dict.fromkeys([*map(str, packages), str(root.parent)])))
+    return ImportPaths(readable, list(dict.fromkeys([*map(str, packages), str(root.parent)])))
 
 
 def _root(package: str) -> Path:
