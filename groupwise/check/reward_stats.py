@@ -41,7 +41,7 @@ class Scores:
         return fmean(self.judged) if self.judged else None
 
     @property
-    def not_judged(self) -> float:
+    def unscored(self) -> float:
         """Share of the completions that it returned None for."""
         return 1 - len(self.judged) / len(self.values)
 

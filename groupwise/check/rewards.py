@@ -10,7 +10,7 @@ from groupwise.check.reward_stats import OTHER_SIZES, Scores
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import differ
 
-NOT_JUDGED_FAIL, NOT_JUDGED_WARN = 0.5, 0.1
+UNSCORED_FAIL, UNSCORED_WARN = 0.5, 0.1
 """Share of completions that a function returns None for. From half on, most groups have fewer judged members than
 the group size that was paid for."""
 SIGNAL_WARN = 0.5
@@ -28,14 +28,14 @@ SLOW_SHARE, SLOW_SECONDS = 0.5, 1.0
 not worth the work."""
 
 
-def not_judged(evidence: Evidence) -> list[Finding]:
+def unscored(evidence: Evidence) -> list[Finding]:
     """A function that often returns None."""
     found = []
     for function in evidence.functions:
-        if function.not_judged < NOT_JUDGED_WARN:
+        if function.unscored < UNSCORED_WARN:
             continue
-        level: Level = "fail" if function.not_judged >= NOT_JUDGED_FAIL else "warn"
-        what = f'Reward "{function.name}" returns None (not judged) for {function.not_judged:.0%} of the completions.'
+        level: Level = "fail" if function.unscored >= UNSCORED_FAIL else "warn"
+        what = f'Reward "{function.name}" returns None (unscored) for {function.unscored:.0%} of the completions.'
         reason = evidence.usual_reason(function.name)
         if reason is not None:
             what += f' It says why: "{reason}".'
@@ -45,7 +45,7 @@ def not_judged(evidence: Evidence) -> list[Finding]:
             else f"Let {function.name} return 0, not None, for an answer that it can read and that is wrong or "
             "missing; keep None for what nobody could judge."
         )
-        found.append(Finding("not_judged", level, what, remedy))
+        found.append(Finding("unscored", level, what, remedy))
     return found
 
 
@@ -217,7 +217,7 @@ def redundant(evidence: Evidence) -> list[Finding]:
 
 
 OF_CAUSES: tuple[Callable[[Evidence], list[Finding]], ...] = (
-    not_judged,
+    unscored,
     gate_shut,
     constant_reward,
     ignores_completion,

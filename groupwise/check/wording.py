@@ -53,7 +53,7 @@ def _cells(scores: Scores, evidence: Evidence) -> list[str]:
         number(five[0]),
         number(five[2]),
         number(five[4]),
-        percent(scores.not_judged),
+        percent(scores.unscored),
         percent(share),
         "" if each is None else number(each, 2),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from groupwise.checkpoint.state_tree import split
+from groupwise.config.guards import with_new_names
 from groupwise.train.learner import Learner
 
 
@@ -38,6 +39,24 @@ _FORMAT_3 = {"order", "num_tokens", "num_updates", "watch", "best", "callbacks"}
 
 
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint in today's form and under today's names; what is no state of a run stays as it is."""
+    try:
+        return _with_new_names(_in_parts(state))
+    except (AttributeError, KeyError, TypeError):  # `store.restore` refuses it
+        return state
+
+
+def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Guards of earlier versions under the names that they have now."""
+    origin, watched = state["origin"], state["parts"]["guards"]
+    recipe = {**origin["recipe"]}
+    if "guards" in recipe:
+        recipe["guards"] = with_new_names(recipe["guards"])
+    parts = {**state["parts"], "guards": {**watched, "records": with_new_names(watched["records"])}}
+    return {**state, "origin": {**origin, "recipe": recipe}, "parts": parts}
+
+
+def _in_parts(state: dict[str, Any]) -> dict[str, Any]:
     """The state of a checkpoint in today's form: format 3 had the parts side by side (`runs/manifest.py`).
 
     What is no state of a run comes back as it is; `store.restore` refuses it.

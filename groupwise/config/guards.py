@@ -160,12 +160,12 @@ GUARDS = (
         largest=1.0,
     ),
     Guard(
-        "not_judged",
-        "Share of the completions that no reward function could judge (None)",
-        "{value:.0%} of the completions could not be judged by any reward function",
+        "unscored",
+        "Share of the completions that no reward function scored (None)",
+        "{value:.0%} of the completions were scored by no reward function",
         "at least",
         GuardSetting("stop", 1.0, steps=3),
-        "ours: a judge may fail for a step; three steps without one reward train nothing",
+        "ours: a scorer may fail for a step; three steps without one reward train nothing",
         "Call the reward function on a completion of completions/ and see why it returns None.",
         largest=1.0,
     ),
@@ -261,6 +261,17 @@ def complete(written: Any) -> dict[str, GuardSetting]:
     if wrong:
         raise ConfigError(" ".join(wrong))
     return settings
+
+
+RENAMED = {"not_judged": "unscored"}
+"""Name of a guard in earlier versions -> its name."""
+
+
+def with_new_names(written: Any) -> Any:
+    """Guards as they were written, each under the name that it has now."""
+    if not isinstance(written, Mapping):
+        return written
+    return {RENAMED.get(str(name), name): value for name, value in written.items()}
 
 
 def resolved(settings: Mapping[str, GuardSetting]) -> dict[str, dict[str, Any]]:

@@ -77,7 +77,7 @@ def _share(view: StepView, test: Callable[[Completion], bool]) -> float:
 
 
 def no_signal(view: StepView, memory: list[float]) -> float | None:
-    """Of all groups that were drawn; None where nothing was scored: guard `not_judged` reports that."""
+    """Of all groups that were drawn; None where nothing was scored: guard `unscored` reports that."""
     return None if unscored(view, []) == 1 else float(view.metrics["frac_reward_zero_std/drawn"])
 
 
@@ -128,7 +128,7 @@ MEASURES: dict[str, Measure] = {
     "empty": empty,
     "truncated": truncated,
     "no_signal": no_signal,
-    "not_judged": unscored,
+    "unscored": unscored,
     "kl": metric("kl"),
     "grad_norm": grad_norm,
     "entropy": metric("entropy"),

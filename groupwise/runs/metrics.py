@@ -93,7 +93,7 @@ _LEARNING = (
         "1 / (1 - it) is what dynamic sampling costs",
         "DAPO, arXiv 2503.14476",
     ),
-    Metric("reward_not_judged", "share", "Completions that no reward function could judge.", "zero"),
+    Metric("reward_unscored", "share", "Completions that no reward function scored.", "zero"),
     Metric("rewards/<function>/mean", "reward", "Mean of one reward function, before its weight.", "up"),
     Metric(
         "rewards/<function>/std", "reward", "Standard deviation of one reward function over the step's completions."
@@ -107,7 +107,7 @@ _LEARNING = (
     ),
     Metric("rewards/<function>/seconds", "s", "Time one reward function took in this step.", "down"),
     Metric(
-        "rewards/<function>/not_judged",
+        "rewards/<function>/unscored",
         "share",
         "Completions that the function returned None (or NaN) for; they are left out of its mean, never counted as 0.",
         "zero",

@@ -28,8 +28,8 @@ class RunReader:
         return _checked(_parse(path.read_bytes(), path, 1), path, shape.config)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One record a step, in order."""
-        return _read_lines(self.folder.metrics, shape.metrics)
+        """One record a step, in order, under the keys of today."""
+        return [_with_new_keys(record) for record in _read_lines(self.folder.metrics, shape.metrics)]
 
     def events(self) -> list[dict[str, Any]]:
         return _read_lines(self.folder.events, shape.event)
@@ -52,6 +52,14 @@ class RunReader:
                 if later > step:
                     self.folder.completions_of(later).unlink()
             _keep_lines(self.folder.metrics, step if last_metrics is None else last_metrics)
+
+
+def _with_new_keys(record: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of earlier versions had `not_judged` where it is `unscored` now."""
+    return {
+        f"{key.removesuffix('not_judged')}unscored" if key.endswith("not_judged") else key: value
+        for key, value in record.items()
+    }
 
 
 def _keep_lines(path: Path, last_step: int) -> None:

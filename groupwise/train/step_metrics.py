@@ -53,20 +53,20 @@ def step_metrics(result: StepResult) -> dict[str, Any]:
 def rewards(collected: Collected) -> dict[str, float | None]:
     """Reward metrics over the groups trained on: means over completions, spread inside groups."""
     groups = collected.groups
-    metrics: dict[str, float | None] = {"reward": _mean_of_judged([r for g in groups for r in g.reward])}
-    spreads = [stdev(judged) for g in groups if len(judged := [r for r in g.reward if r is not None]) > 1]
+    metrics: dict[str, float | None] = {"reward": _mean_of_scored([r for g in groups for r in g.reward])}
+    spreads = [stdev(scored) for g in groups if len(scored := [r for r in g.reward if r is not None]) > 1]
     metrics["reward_std"] = fmean(spreads) if spreads else None
-    metrics["reward_not_judged"] = fmean(r is None for g in groups for r in g.reward)
+    metrics["reward_unscored"] = fmean(r is None for g in groups for r in g.reward)
     metrics |= _without_signal(collected)
     for name, seconds in collected.function_s.items():
         values = [r for g in groups for r in g.rewards[name]]
-        judged = [r for r in values if r is not None]
-        metrics[f"rewards/{name}/mean"] = _mean_of_judged(values)
-        metrics[f"rewards/{name}/std"] = pstdev(judged) if judged else None
+        scored = [r for r in values if r is not None]
+        metrics[f"rewards/{name}/mean"] = _mean_of_scored(values)
+        metrics[f"rewards/{name}/std"] = pstdev(scored) if scored else None
         metrics[f"rewards/{name}/seconds"] = seconds
-        metrics[f"rewards/{name}/not_judged"] = 1 - len(judged) / len(values)
+        metrics[f"rewards/{name}/unscored"] = 1 - len(scored) / len(values)
         if name in groups[0].shaped:
-            metrics[f"rewards/{name}/counted"] = _mean_of_judged([r for g in groups for r in g.shaped[name]])
+            metrics[f"rewards/{name}/counted"] = _mean_of_scored([r for g in groups for r in g.shaped[name]])
     return metrics
 
 
@@ -82,9 +82,9 @@ def _without_signal(collected: Collected) -> dict[str, float | None]:
     }
 
 
-def _mean_of_judged(values: Sequence[float | None]) -> float | None:
-    judged = [v for v in values if v is not None]
-    return fmean(judged) if judged else None
+def _mean_of_scored(values: Sequence[float | None]) -> float | None:
+    scored = [v for v in values if v is not None]
+    return fmean(scored) if scored else None
 
 
 def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:

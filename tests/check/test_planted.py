@@ -172,7 +172,7 @@ def test_the_reason_of_a_reward_that_does_not_judge_is_told(tmp_path: Path) -> N
         return [None] * len(completions)
 
     result = checked(tmp_path, unreachable)
-    (finding,) = [f for f in result.findings if f.name == "not_judged"]
+    (finding,) = [f for f in result.findings if f.name == "unscored"]
     assert 'It says why: "no reply: nobody is there".' in finding.what
 
 
@@ -189,7 +189,7 @@ def test_a_reward_that_mostly_returns_none(tmp_path: Path) -> None:
         return [reward if i % 4 == 0 else None for i, reward in enumerate(rewards)]
 
     result = checked(tmp_path, shy)
-    assert "not_judged" in names(result, "fail")
+    assert "unscored" in names(result, "fail")
     assert "75% of the completions" in result.findings[0].what
 
 

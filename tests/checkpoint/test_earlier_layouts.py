@@ -12,6 +12,7 @@ from tiny import tiny_model
 
 from groupwise.runs import manifest
 from groupwise.runs.folder import RunFolder
+from groupwise.runs.reader import RunReader
 
 SETTINGS = {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "constant", "beta": 0.1, "eval_on_start": True}
 EARLIER = {"guards": "watch"}
@@ -24,6 +25,8 @@ def in_the_earlier_layout(checkpoint: Path) -> None:
     state = json.loads(path.read_text())
     parts = state.pop("parts")
     state |= parts.pop("totals") | parts.pop("evaluation")
+    for guards in (parts["guards"]["records"], state["origin"]["recipe"]["guards"]):
+        guards["not_judged"] = guards.pop("unscored")
     state |= {EARLIER.get(name, name): value for name, value in parts.items()}
     path.write_text(json.dumps(state))
     (checkpoint / manifest.MANIFEST).unlink()
@@ -44,4 +47,5 @@ def test_a_run_goes_on_from_a_checkpoint_with_its_parts_side_by_side(tmp_path: P
     for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert resumed.state.global_step == 4
+    assert not [e for e in RunReader(tmp_path / "parts").events() if e["kind"] == "recipe_changed"]
     assert [e for e in resumed.state.log_history if e["step"] == 0], "the evaluation before the first step is kept"

@@ -140,7 +140,7 @@ REWARDS: dict[str, Any] = {
 RUNS: dict[str, dict[str, Any]] = {
     "truncated": {"max_completion_length": 1},
     "no_signal": {"rewards": REWARDS["constant"]},
-    "not_judged": {"rewards": REWARDS["none"]},
+    "unscored": {"rewards": REWARDS["none"]},
     "kl": {"beta": 0.01, "learning_rate": 1.0, "guards": {"threshold": 4}},
     "entropy": {"learning_rate": 1.0, "guards": {"threshold": 1.0}},
 }

@@ -117,7 +117,7 @@ def test_every_key_of_a_step_is_explained_and_finite_or_null(name, tmp_path):
         assert all(v is None or isinstance(v, int | float) for v in record.values())
         parts = sum(record[f"time/{part}"] for part in ("rollout", "reward", "learn", "other"))
         assert record["step_time"] == pytest.approx(parts)
-        assert record["rewards/sometimes/not_judged"] == 0.25
+        assert record["rewards/sometimes/unscored"] == 0.25
         assert record["completions/min_length"] <= record["completions/mean_length"] <= record["completions/max_length"]
     assert [r["policy_version"] for r in records] == [1, 2]
     assert [r["updates"] for r in records] == ([2, 4] if name == "everything on" else [1, 2])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from groupwise.config import guards
 from groupwise.config import objective_keys as objective
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
@@ -135,6 +136,10 @@ def _is_no_word(name: str, value: Any) -> bool:
 
 
 def _sort(state: Translation, name: str, value: Any) -> Translation:
+    if name == "guards" and (renamed := guards.RENAMED.keys() & (value if isinstance(value, Mapping) else {})):
+        for old in sorted(renamed):
+            state = state.with_note(f"guards.{old} is called guards.{guards.RENAMED[old]} now.")
+        value = guards.with_new_names(value)
     if name in FIELDS:
         return state if value is None else state.with_key(name, value, name)
     if name in objective.KEYS:
