@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -229,3 +230,14 @@ def test_functions_stay_small(file):
 
 def test_the_train_loop_stays_readable():
     assert (ROOT / "train" / "loop.py").read_text().count("\n") <= 150
+
+
+def test_few_names_are_used_twice():
+    """Say the noun, type the path: a file and a public class are found by their name."""
+    files = Counter(file.name for file in FILES if file.name != "__init__.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in FILES]
+    classes = Counter(
+        node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"
+    )
+    assert len(twice := sorted(name for name, count in files.items() if count > 1)) <= 10, twice
+    assert len(twice := sorted(name for name, count in classes.items() if count > 1)) <= 3, twice

@@ -10,7 +10,7 @@ from groupwise.config.guards import with_new_names
 from groupwise.train.learner import Learner
 
 
-class Part(Protocol):
+class Saveable(Protocol):
     """Something that decides how a run goes on."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -20,7 +20,7 @@ class Part(Protocol):
     def load_state_dict(self, state: Any) -> object: ...
 
 
-def state_of(parts: Mapping[str, Part], learner: Learner) -> dict[str, Any]:
+def state_of(parts: Mapping[str, Saveable], learner: Learner) -> dict[str, Any]:
     """The state of every part, with the learner's; small enough to be taken at every step."""
     return {
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -29,7 +29,7 @@ def state_of(parts: Mapping[str, Part], learner: Learner) -> dict[str, Any]:
     }
 
 
-def put_back(parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
+def put_back(parts: Mapping[str, Saveable], state: Mapping[str, Any]) -> None:
     """Every part as it was when `state` was taken; the learner is `store.restore`'s."""
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])

@@ -6,7 +6,7 @@ import json
 
 from groupwise.config import guards
 from groupwise.config.curriculum_rules import check_curriculum, without_effect
-from groupwise.config.mistakes import Problems
+from groupwise.config.mistakes import Mistakes
 from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
@@ -17,7 +17,7 @@ _NEEDED_BY_SCHEDULE = {
 }
 
 
-def check_together(config: Settings, problems: Problems) -> tuple[str, ...]:
+def check_together(config: Settings, problems: Mistakes) -> tuple[str, ...]:
     """Add a sentence for every contradiction between fields; returns warnings about choices that are often mistakes."""
     for check in (
         _minibatches,
@@ -41,7 +41,7 @@ def check_together(config: Settings, problems: Problems) -> tuple[str, ...]:
     return (*odd, *_without_effect(config))
 
 
-def _minibatches(config: Settings, problems: Problems) -> None:
+def _minibatches(config: Settings, problems: Mistakes) -> None:
     prompts, parts = config.prompts_per_step, config.num_minibatches
     if prompts % parts:
         problems.add(
@@ -50,7 +50,7 @@ def _minibatches(config: Settings, problems: Problems) -> None:
         )
 
 
-def _reference(config: Settings, problems: Problems) -> None:
+def _reference(config: Settings, problems: Mistakes) -> None:
     has_reference = "ref" in config.resolved_objective.needs
     if config.sync_ref_model and not has_reference:
         problems.add("sync_ref_model needs a reference, and beta is 0: set beta, or leave it out.")
@@ -58,7 +58,7 @@ def _reference(config: Settings, problems: Problems) -> None:
         problems.add("ref_model_reset_steps needs a reference, and beta is 0: set beta, or leave it out.")
 
 
-def _schedule(config: Settings, problems: Problems) -> None:
+def _schedule(config: Settings, problems: Mistakes) -> None:
     if config.warmup_steps and config.warmup_ratio:
         problems.add("warmup_steps and warmup_ratio are both set. Keep one of them.")
     needed = _NEEDED_BY_SCHEDULE.get(config.lr_scheduler_type, ())
@@ -67,12 +67,12 @@ def _schedule(config: Settings, problems: Problems) -> None:
         problems.add(f"lr_scheduler_type {config.lr_scheduler_type} needs {' or '.join(needed)}: set {example}.")
 
 
-def _sampling(config: Settings, problems: Problems) -> None:
+def _sampling(config: Settings, problems: Mistakes) -> None:
     if config.max_steps == 0:
         problems.add("max_steps is 0; expected at least 1, or -1 to follow num_train_epochs.")
 
 
-def _process(config: Settings, problems: Problems) -> None:
+def _process(config: Settings, problems: Mistakes) -> None:
     """Step rewards are normalised over the whole group; then every token has its own advantage."""
     objective = config.resolved_objective
     wanted = {"baseline": "group_mean", "scale": "group_std", "combine": "weighted_sum", "kl_in_reward": "none"}
@@ -88,7 +88,7 @@ def _process(config: Settings, problems: Problems) -> None:
         problems.add("baseline greedy has one reward a problem, and combine normalise_each scales each function's.")
 
 
-def _coefficients(config: Settings, problems: Problems) -> None:
+def _coefficients(config: Settings, problems: Mistakes) -> None:
     objective = config.resolved_objective
     if config.kl_target is not None and "ref" not in objective.needs:
         problems.add("kl_target steers beta, and beta is 0: set beta to start from, or leave it out.")
@@ -159,12 +159,12 @@ def _without_effect(config: Settings) -> tuple[str, ...]:
     return (*(sentence for holds, sentence in idle if holds), *([of_curriculum] if of_curriculum else []))
 
 
-def _best(config: Settings, problems: Problems) -> None:
+def _best(config: Settings, problems: Mistakes) -> None:
     if config.load_best_model_at_end and config.eval_strategy == "no":
         problems.add("load_best_model_at_end needs evaluations to find the best by: set eval_steps.")
 
 
-def _plain_values(config: Settings, problems: Problems) -> None:
+def _plain_values(config: Settings, problems: Mistakes) -> None:
     """The record of a run holds every value, so each has to be text, a number, a list or a mapping."""
     for name in ("model_init_kwargs", "chat_template_kwargs", "lr_scheduler_kwargs"):
         try:

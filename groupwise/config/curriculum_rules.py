@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groupwise.config.fields import CurriculumFields
-from groupwise.config.mistakes import Problems
+from groupwise.config.mistakes import Mistakes
 from groupwise.config.settings import Settings
 
 _SHARED = {"curriculum", "curriculum_reward", "curriculum_solved_at"}
@@ -11,7 +11,7 @@ _OF_LEVELS = {f"curriculum_{name}" for name in ("window", "up_at", "down_at", "r
 _OF_POOLS = set(CurriculumFields.model_fields) - _SHARED - _OF_LEVELS
 
 
-def check_curriculum(config: Settings, problems: Problems) -> None:
+def check_curriculum(config: Settings, problems: Mistakes) -> None:
     """Bounds that leave no room between them."""
     if config.curriculum_hard_at >= config.curriculum_easy_at:
         problems.add(

@@ -16,7 +16,7 @@ from groupwise.config.compat.foreign_getters import ONE_PROCESS, read_foreign
 from groupwise.config.compat.translate import FOREIGN, Translation, translate
 from groupwise.config.defaults import adopt_recipe_defaults
 from groupwise.config.fields import SECTIONS
-from groupwise.config.mistakes import Problems
+from groupwise.config.mistakes import Mistakes
 from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
@@ -34,7 +34,7 @@ class GRPOConfig(Settings):
     def __init__(self, output_dir: str | os.PathLike[str] | None = None, /, **written: Any) -> None:
         if output_dir is not None:
             written = {"output_dir": output_dir, **written}
-        problems = Problems("GRPOConfig")
+        problems = Mistakes("GRPOConfig")
         state = translate_batch(translate(written, problems))
         loss = objectives.flatten(state.objective, problems)
         state = adopt_recipe_defaults(state, loss.preset)

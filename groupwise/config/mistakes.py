@@ -42,7 +42,7 @@ class ConfigProblemsError(ConfigError):
             super().__init__(f"{subject}: {len(self.sentences)} problems{lines}")
 
 
-class Problems:
+class Mistakes:
     """Collects problems, one sentence each, and raises them together."""
 
     def __init__(self, subject: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from groupwise.algo.axes import OPTIONAL, Mismatch
 from groupwise.algo.objective import Objective, preset_name
 from groupwise.config.compat.loss_aliases import TOPICS, WORDS
-from groupwise.config.mistakes import Problems
+from groupwise.config.mistakes import Mistakes
 from groupwise.errors import ConfigError
 
 AXES = tuple(field.name for field in dataclasses.fields(Objective))
@@ -83,7 +83,7 @@ class Written:
     keys: dict[str, Any]
 
 
-def flatten(written: Mapping[str, Any], problems: Problems) -> Written:
+def flatten(written: Mapping[str, Any], problems: Mistakes) -> Written:
     """One preset and one flat mapping from a name, a mapping of axes, or an `Objective`, and single keys."""
     chosen = written.get("objective") or "grpo"
     single = {key: value for key, value in written.items() if key != "objective"}
@@ -103,7 +103,7 @@ def flatten(written: Mapping[str, Any], problems: Problems) -> Written:
 
 
 def resolve(
-    written: Written, max_completion_length: Any, problems: Problems
+    written: Written, max_completion_length: Any, problems: Mistakes
 ) -> tuple[Objective | None, tuple[str, ...]]:
     """The objective, or None with the reasons in `problems`; and notes."""
     base = Objective.preset(written.preset)
@@ -146,7 +146,7 @@ def describe(preset: str, objective: Objective) -> str:
     return f"objective {preset}" + (f" with {differences}" if changed else "")
 
 
-def _preset(name: Any, problems: Problems) -> str:
+def _preset(name: Any, problems: Mistakes) -> str:
     try:
         return preset_name(name)
     except ConfigError as error:
@@ -159,7 +159,7 @@ def _nearest_preset(objective: Objective) -> str:
     return next((name for name in Objective.preset_names() if Objective.preset(name) == objective), "grpo")
 
 
-def _axes(keys: Mapping[str, Any], base: Objective, problems: Problems) -> dict[str, Any]:
+def _axes(keys: Mapping[str, Any], base: Objective, problems: Mistakes) -> dict[str, Any]:
     """Axes from both vocabularies. One axis set to two values is a contradiction."""
     words = {key: value for key, value in keys.items() if key in WORDS and value is not None}
     axes = {key: _tidy(key, value) for key, value in keys.items() if key in AXES}

@@ -12,7 +12,7 @@ from pydantic import PrivateAttr, ValidationError
 from groupwise.config.compat.translate import COMMON_KEYS, ELSEWHERE, KNOWN_KEYS
 from groupwise.config.fields import Section
 from groupwise.config.grpo import GRPOConfig
-from groupwise.config.mistakes import ConfigProblemsError, Problems
+from groupwise.config.mistakes import ConfigProblemsError, Mistakes
 from groupwise.config.names import GYM
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
@@ -60,7 +60,7 @@ class Recipe(RecipeFields):
     """Everything else: the keys of `GRPOConfig`, which stand at the top level of the file."""
 
     def __init__(self, /, **written: Any) -> None:
-        problems = Problems("recipe")
+        problems = Mistakes("recipe")
         own = {name: written[name] for name in RecipeFields.model_fields if written.get(name) is not None}
         rest = {name: value for name, value in written.items() if name not in RecipeFields.model_fields}
         for name in [name for name in rest if name not in KNOWN_KEYS]:
@@ -118,7 +118,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise ConfigProblemsError(str(file), error.sentences) from None
 
 
-def _build_config(keys: Mapping[str, Any], problems: Problems) -> GRPOConfig | None:
+def _build_config(keys: Mapping[str, Any], problems: Mistakes) -> GRPOConfig | None:
     try:
         return GRPOConfig(**keys)
     except ConfigProblemsError as error:
@@ -144,7 +144,7 @@ def _in_full(own: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-def _check_sources(recipe: Recipe, problems: Problems) -> None:
+def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
     """One source of problems, one of rewards, and weights in one place."""
     weights = recipe.config.reward_weights
     if recipe.task is not None and recipe.data is not None:

@@ -45,7 +45,7 @@ class Monitor(Protocol):
 
 
 @dataclass(frozen=True)
-class Probe:
+class AgreementProbe:
     """What samples and what scores, in the run that is about to start."""
 
     sampler: GroupSampler
@@ -58,7 +58,7 @@ class Probe:
         return Scoring(sampling.temperature, sampling.repetition_penalty, with_entropy=False)
 
 
-def require_agreement(probe: Probe, monitor: Monitor) -> None:
+def require_agreement(probe: AgreementProbe, monitor: Monitor) -> None:
     """Let the guards check how far the log-probs of engine and learner are apart.
 
     Raises:
@@ -77,7 +77,7 @@ def require_agreement(probe: Probe, monitor: Monitor) -> None:
     _check(("precision_limit", "precision"), probe, monitor)
 
 
-def _check(names: tuple[str, ...], probe: Probe, monitor: Monitor) -> None:
+def _check(names: tuple[str, ...], probe: AgreementProbe, monitor: Monitor) -> None:
     names = tuple(name for name in names if monitor.is_on(name))
     if not names:
         return
@@ -87,7 +87,7 @@ def _check(names: tuple[str, ...], probe: Probe, monitor: Monitor) -> None:
         monitor.check_start(name, value, lambda bound: likely_cause(probe.network, worst, probe.scoring, bound))
 
 
-def _sample(probe: Probe) -> list[Group]:
+def _sample(probe: AgreementProbe) -> list[Group]:
     """Short groups of real prompts, sampled as in training: of the shortest, and of the longest if it is longer."""
     problems, sampling = probe.sampler.problems, probe.sampler.sampling
     ordered = sorted(range(min(len(problems), NUM_PROMPTS)), key=lambda row: len(problems[row].prompt_ids))

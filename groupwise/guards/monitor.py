@@ -8,7 +8,7 @@ from typing import Any
 
 from groupwise.config.guards import BY_NAME, WARN_EVERY, GuardSetting
 from groupwise.errors import GuardError
-from groupwise.guards.agreement import Probe, require_agreement
+from groupwise.guards.agreement import AgreementProbe, require_agreement
 from groupwise.guards.measures import MEASURES, StepView
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
@@ -51,7 +51,7 @@ class GuardMonitor(Idle):
         writer: RunWriter,
         notify: Notify,
         stop: Callable[[str], None],
-        probe: Probe | None = None,
+        probe: AgreementProbe | None = None,
         roll_back: Callable[[int], int | None] = lambda before: None,
     ) -> None:
         self.settings, self.writer, self.notify, self.stop = settings, writer, notify, stop

@@ -9,10 +9,10 @@ from typing import Any
 from groupwise.checkpoint.best import FollowBest
 from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.hook import CheckpointHook
-from groupwise.checkpoint.parts import Part, state_of
+from groupwise.checkpoint.parts import Saveable, state_of
 from groupwise.checkpoint.rollback import roll_back
 from groupwise.data import Order
-from groupwise.guards.agreement import Probe
+from groupwise.guards.agreement import AgreementProbe
 from groupwise.guards.monitor import GuardMonitor
 from groupwise.lifecycle.build import RunParts
 from groupwise.lifecycle.callbacks import CallbackHook, Callbacks
@@ -53,7 +53,7 @@ class Run:
     evaluation: EvaluationHook
     checkpoints: CheckpointHook
     hooks: RunHooks
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Saveable]
     """Name in a checkpoint -> the part, for everything beside tensors."""
 
     @property
@@ -87,11 +87,11 @@ def start_run(
     def go_back(before: int) -> int | None:
         return roll_back(outputs.folder, learner, before=before, notify=notify)
 
-    probe = Probe(parts.sampler, parts.policy.network, config.num_generations)
+    probe = AgreementProbe(parts.sampler, parts.policy.network, config.num_generations)
     guards = GuardMonitor(config.guards, writer, notify, schedule.stop, probe, go_back)
     totals = Totals(order, callbacks, parts.policy.network.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
-    named: dict[str, Part] = {
+    named: dict[str, Saveable] = {
         "order": order,
         "totals": totals,
         "guards": guards,

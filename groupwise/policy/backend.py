@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class DeviceTraits:
     """The choices of one kind of device."""
 
     has_kernels: bool
@@ -37,7 +37,7 @@ class Backend:
     """Rows of logits that exist at a time."""
 
 
-CPU = Backend(
+CPU = DeviceTraits(
     has_kernels=True,
     is_attention_float32=True,
     is_stream_float32=False,
@@ -47,7 +47,7 @@ CPU = Backend(
     has_fused_optimizer=False,
     head_rows=128,  # 25 MB at a vocabulary of 49,152
 )
-GPU = Backend(
+GPU = DeviceTraits(
     has_kernels=False,
     is_attention_float32=False,
     is_stream_float32=True,
@@ -62,16 +62,16 @@ OTHER = replace(GPU, has_flex=False, is_static=False, has_fused_optimizer=False,
 
 _SUMS_INTO_FLOAT32 = ("cuda", "meta")
 """Devices whose products of lower factors can be asked for in float32."""
-_forced: Backend | None = None
+_forced: DeviceTraits | None = None
 
 
-def backend_of(device: torch.device) -> Backend:
+def backend_of(device: torch.device) -> DeviceTraits:
     """How this device computes."""
     return _forced or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
 
 
 @contextmanager
-def computing_as(backend: Backend) -> Iterator[None]:
+def computing_as(backend: DeviceTraits) -> Iterator[None]:
     """Inside, every device computes in this way. Models that are made inside are to be used inside."""
     global _forced
     previous, _forced = _forced, backend

@@ -20,7 +20,7 @@ from groupwise import kernels
 from groupwise.policy.adapter import base_of
 from groupwise.policy.attention import Plan, install
 from groupwise.policy.backend import backend_of
-from groupwise.policy.decoder_layer import Decoding, Probe, first_alone, install_kernels, prepare_decoding
+from groupwise.policy.decoder_layer import Decoding, LayerProbe, first_alone, install_kernels, prepare_decoding
 from groupwise.policy.deterministic import recompute_layers
 from groupwise.policy.head import Head
 from groupwise.policy.load_model import checkpoint_layers
@@ -62,7 +62,7 @@ class ComputeModel:
         ids_P = torch.arange(4, device=self.device)
         try:
             with torch.no_grad():
-                self.hidden(ids_P, ids_P, Probe())
+                self.hidden(ids_P, ids_P, LayerProbe())
         except RuntimeError:  # parameters beside the linear layers, in the weights' dtype, that do not mix with float32
             hook.remove()
 

@@ -221,7 +221,7 @@ class _Parts:
         return torch.cat([turned * cos_TD + torch.cat([-second, first], dim=-1) * sin_TD, rest], dim=-1)
 
 
-class Probe:
+class LayerProbe:
     """A plan that remembers what attention was asked and answers with the values."""
 
     def __init__(self) -> None:
@@ -236,7 +236,7 @@ class Probe:
 @torch.no_grad()
 def _take_apart(layer: Any, rotary: Any, holder: PlanHolder) -> _Parts | None:
     """The parts of a layer, if they make the same layer when they are put together again."""
-    probe = Probe()
+    probe = LayerProbe()
     x_TI = torch.randn(_PROBE_TOKENS, len(layer.input_layernorm.weight), generator=torch.Generator().manual_seed(0))
     position = torch.arange(5, 5 + _PROBE_TOKENS)[None]
     try:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from groupwise.kernels import head as kernel
 from groupwise.kernels.panels import Panels
-from groupwise.policy.backend import Backend, backend_of, product32
+from groupwise.policy.backend import DeviceTraits, backend_of, product32
 from groupwise.policy.memory_pages import release
 from groupwise.policy.projection import can_pack, linear, renewed
 
@@ -83,7 +83,7 @@ class Head:
         return self.has_kernel or (is_frozen and self._weight_low is not None and self.backend.has_low_head)
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> DeviceTraits:
         return backend_of(self.weight_VD.device)
 
     def factors(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CurveChange:
     """The reward at the two ends of a run."""
 
     first: float
@@ -72,7 +72,7 @@ def function_names(records: Sequence[Record]) -> list[str]:
     return [k[len("rewards/") : -len("/mean")] for k in keys if k.startswith("rewards/") and k.endswith("/mean")]
 
 
-def reward_change(records: Sequence[Record]) -> Change | None:
+def reward_change(records: Sequence[Record]) -> CurveChange | None:
     """First and last reward: the first 5 % of the steps (1 to 10 of them) against the last ten (a third at most)."""
     values = series(records, "reward").values
     if len(values) < 2:
@@ -80,7 +80,7 @@ def reward_change(records: Sequence[Record]) -> Change | None:
     num_first = max(1, min(ENDS, len(values) // 20))
     num_last = max(1, min(ENDS, len(values) // 3))
     first, last = values[:num_first], values[-num_last:]
-    return Change(statistics.fmean(first), statistics.fmean(last), num_first, num_last, _error(values, num_first))
+    return CurveChange(statistics.fmean(first), statistics.fmean(last), num_first, num_last, _error(values, num_first))
 
 
 def _error(values: Sequence[float], num_first: int) -> float | None:

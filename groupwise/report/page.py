@@ -12,7 +12,7 @@ from typing import Any
 
 from groupwise.report.about import About, formulas
 from groupwise.report.history import PARTS, Record, ended_by_guard, evaluation_rows, in_short, reward_change, total
-from groupwise.report.samples import Shown
+from groupwise.report.samples import Excerpt
 from groupwise.runs.progress import prompt_text
 from groupwise.runs.records import CompletionRecord
 from groupwise.runs.text import duration, number
@@ -37,7 +37,7 @@ def page(
     records: Sequence[Record],
     events: Sequence[Record],
     pictures: Sequence[Picture],
-    pairs: Sequence[tuple[Shown, Shown | None]],
+    pairs: Sequence[tuple[Excerpt, Excerpt | None]],
     footer: str,
 ) -> str:
     change = reward_change(records)
@@ -133,13 +133,13 @@ def _inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _pairs(pairs: Sequence[tuple[Shown, Shown | None]]) -> str:
+def _pairs(pairs: Sequence[tuple[Excerpt, Excerpt | None]]) -> str:
     if not pairs:
         return '<p class="muted">No judged completions are recorded.</p>'
     return "".join(f'<div class="pair">{_group(early)}{_group(late) if late else ""}</div>' for early, late in pairs)
 
 
-def _group(shown: Shown) -> str:
+def _group(shown: Excerpt) -> str:
     prompt = _html(_cut(prompt_text(shown.group["prompt"])))
     return (
         f'<div class="card"><h3>Step {shown.step} <span class="muted">problem {shown.group["problem"]}</span></h3>'

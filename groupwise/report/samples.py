@@ -14,7 +14,7 @@ LOOK_AT = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Excerpt:
     """A group with its two ends."""
 
     step: int
@@ -23,7 +23,7 @@ class Shown:
     worst: CompletionRecord
 
 
-def pairs(reader: RunReader) -> Sequence[tuple[Shown, Shown | None]]:
+def pairs(reader: RunReader) -> Sequence[tuple[Excerpt, Excerpt | None]]:
     """(early, late) groups; of the same problem where one was drawn at both ends, in a run of one step early alone."""
     steps = reader.completion_steps()
     early = _shown(reader, steps[:LOOK_AT])
@@ -38,9 +38,11 @@ def pairs(reader: RunReader) -> Sequence[tuple[Shown, Shown | None]]:
     return [*distinct, *others][:MAX_PAIRS]
 
 
-def _shown(reader: RunReader, steps: list[int]) -> list[Shown]:
+def _shown(reader: RunReader, steps: list[int]) -> list[Excerpt]:
     """The judged groups of these steps, in their order."""
-    return [Shown(step, group, *ends) for step in steps for group in reader.completions(step) if (ends := _ends(group))]
+    return [
+        Excerpt(step, group, *ends) for step in steps for group in reader.completions(step) if (ends := _ends(group))
+    ]
 
 
 def _ends(group: GroupRecord) -> tuple[CompletionRecord, CompletionRecord] | None:
@@ -51,6 +53,6 @@ def _ends(group: GroupRecord) -> tuple[CompletionRecord, CompletionRecord] | Non
     return ranked[-1], ranked[0]
 
 
-def _without(shown: list[Shown], taken: list[tuple[Shown, Shown]], side: int) -> list[Shown]:
+def _without(shown: list[Excerpt], taken: list[tuple[Excerpt, Excerpt]], side: int) -> list[Excerpt]:
     problems = {pair[side].group["problem"] for pair in taken}
     return [one for one in shown if one.group["problem"] not in problems]

@@ -121,7 +121,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShownCompletion:
     """One completion to show, with its place in its group."""
 
     prompt: str
@@ -131,14 +131,14 @@ class Sample:
     highest: float
 
 
-def typical_sample(groups: Sequence[StepGroup]) -> Sample | None:
+def typical_sample(groups: Sequence[StepGroup]) -> ShownCompletion | None:
     """The completion of median reward in the first judged group: neither the luckiest nor the worst."""
     for group in groups:
         judged = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)
         if judged:
             reward, index = judged[len(judged) // 2]
             text = group.completions[index].text
-            return Sample(prompt_text(group.problem.prompt), text, reward, judged[0][0], judged[-1][0])
+            return ShownCompletion(prompt_text(group.problem.prompt), text, reward, judged[0][0], judged[-1][0])
     return None
 
 

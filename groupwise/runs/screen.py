@@ -25,7 +25,7 @@ from rich.text import Text
 
 from groupwise.forks import not_in_children
 from groupwise.runs.plain_screen import PlainScreen
-from groupwise.runs.progress import PARTS, WINDOW, Progress, Sample, typical_sample
+from groupwise.runs.progress import PARTS, WINDOW, Progress, ShownCompletion, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
 from groupwise.streams import Stream, lasting
 from groupwise.types import StepGroup
@@ -241,7 +241,7 @@ class Picture:
         ]
         return Stack(*lines[: max(0, room)])
 
-    def _two_columns(self, width: int, room: int, sample: Sample | None) -> RenderableType:
+    def _two_columns(self, width: int, room: int, sample: ShownCompletion | None) -> RenderableType:
         figures = self._figures()
         middle = max(5, min(_MAX_CURVE, room - 2 - (5 if room >= 16 else 0)))
         below = room - middle - 2
@@ -255,7 +255,7 @@ class Picture:
             parts.append(_sample_panel(sample, width, self._sample_height(sample, width, below)))
         return Stack(*parts)
 
-    def _sample_height(self, sample: Sample, width: int, room: int) -> int:
+    def _sample_height(self, sample: ShownCompletion, width: int, room: int) -> int:
         """What the longest sample so far needed: the picture may grow, but does not jump."""
         needed = 4 + cell_len(clean(sample.text)) // (width - 4)
         self._most_sample_rows = max(self._most_sample_rows, min(needed, _MAX_SAMPLE))
@@ -333,7 +333,7 @@ def _figures_panel(figures: Sequence[tuple[str, Text]], width: int, height: int)
     return Panel(Stack(*lines), title="this step", title_align="left", height=height, border_style="blue")
 
 
-def _sample_panel(sample: Sample, width: int, height: int) -> Panel:
+def _sample_panel(sample: ShownCompletion, width: int, height: int) -> Panel:
     """A completion between its prompt and its place in the group."""
     inner_width = width - 4
     prompt = Text(set_size(clean(sample.prompt), inner_width), style="bright_black", no_wrap=True)

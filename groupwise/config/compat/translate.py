@@ -20,7 +20,7 @@ from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
-from groupwise.config.mistakes import Problems, shown
+from groupwise.config.mistakes import Mistakes, shown
 from groupwise.config.normalize import tidy
 from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
@@ -76,7 +76,7 @@ class Translation:
     """The keys that were written and what has become of them so far. A stage returns a new one."""
 
     written: Mapping[str, Any]
-    problems: Problems
+    problems: Mistakes
     """Collects what is wrong, for all stages together."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Translation:
         return replace(self, notes=(*self.notes, sentence))
 
 
-def translate(written: Mapping[str, Any], problems: Problems) -> Translation:
+def translate(written: Mapping[str, Any], problems: Mistakes) -> Translation:
     """Sort the keys, then translate topic by topic."""
     odd = {name: value for name, value in written.items() if _is_no_word(name, value)}
     for name, value in odd.items():
