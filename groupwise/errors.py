@@ -112,9 +112,11 @@ def nearest(word: str, known: Iterable[str], *, common: Collection[str] = ()) ->
 
     Those with the fewest slips of the finger between them and `word` count; of several the one that has the same
     letters, then the one that is known earlier. Where none of them is common, common words that `word` shortens go
-    first (`max_lenght` for `max_completion_length`).
+    first (`max_lenght` for `max_completion_length`). A name that differs in upper and lower case alone is the one.
     """
     names = sorted(known) if isinstance(known, Set) else list(known)
+    if same := [name for name in names if name.casefold() == word.casefold()]:
+        return same
     alike = difflib.get_close_matches(word, names, n=10, cutoff=0.6)
     slips = {name: _slips(word, name) for name in alike}
     best = [name for name in names if name in slips and slips[name] == min(slips.values())]

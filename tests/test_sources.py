@@ -316,7 +316,7 @@ def test_what_pip_means_is_said_in_a_sentence(index: Path, spec: str, said: str)
     ("said", "why"),
     [
         ("/usr/bin/python: No module named pip", "pip is not installed. Install it: python -m ensurepip."),
-        ("WARNING: Retrying ...\nERROR: No matching distribution found", "the package index cannot be reached. Look"),
+        ("WARNING: Retrying ...\nERROR: No matching distribution found", "the package index cannot be reached. Check"),
         ("first\nERROR: disk is odd", "ERROR: disk is odd. Try it by hand: pip download a."),
     ],
 )

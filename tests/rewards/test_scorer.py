@@ -282,7 +282,7 @@ def cached_by_partial(completions, size):
 @pytest.mark.parametrize("timeout_s", [0, 60])
 def test_a_call_that_python_refuses_is_told_with_the_users_line(function, what, line, timeout_s):
     reward = replace(RewardFunction.of(function), limits=CallLimits(timeout_s=timeout_s))
-    with pytest.raises(RewardError, match=rf"TypeError: .*{what}.*\(.*test_judge.py, line {line or ''}") as caught:
+    with pytest.raises(RewardError, match=rf"TypeError: .*{what}.*\(.*test_scorer.py, line {line or ''}") as caught:
         RewardScorer([reward]).score([THREE])
     assert "interrupt.py" not in str(caught.value)
 
