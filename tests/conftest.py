@@ -23,5 +23,7 @@ def _threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """A suite started in the background inherits a Ctrl-C that is ignored, and Python then installs no handler."""
+    """A suite started in the background inherits a Ctrl-C that is ignored, and one under nohup a SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
