@@ -56,12 +56,12 @@ class Probed:
     """Reward function -> seconds of its call on the probes of all problems."""
 
     def best(self, *kinds: str) -> float | None:
-        """The highest reward of these kinds of probe; None where none was judged."""
-        judged = zip(self.kinds, self.group.reward, strict=True)
-        return max((reward for kind, reward in judged if kind in kinds and reward is not None), default=None)
+        """The highest reward of these kinds of probe; None where all are unscored."""
+        scored = zip(self.kinds, self.group.reward, strict=True)
+        return max((reward for kind, reward in scored if kind in kinds and reward is not None), default=None)
 
     def index_of_best(self, kind: str) -> int:
-        """The probe of this kind with the highest reward; one that was not judged comes last."""
+        """The probe of this kind with the highest reward; one that is unscored comes last."""
         rewards = self.group.reward
         own = [i for i, each in enumerate(self.kinds) if each == kind]
         return max(own, key=lambda i: -math.inf if (reward := rewards[i]) is None else reward)
@@ -78,32 +78,32 @@ class ProbeRow:
 
 
 def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
-    """Make up the probes of every sampled problem and have them judged, all in one call."""
+    """Make up the probes of every sampled problem and have them scored, all in one call."""
     relative = any(f.shaping.normalise in ("group", "batch") for f in run.training_scorer.functions)
     probes = [list(_probes(run, group)) for group in sampled.groups]
     groups = []
     for group, made in zip(sampled.groups, probes, strict=True):
         completions = [_completion(run, each) for each in made]
-        # rewards that are relative to their group or batch can be compared only where they were judged together
+        # rewards that are relative to their group or batch can be compared only where they were scored together
         company = group.completions if relative else ()
         made_up = (*completions, *company)
         groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
-    judged = score_as_the_program(run.training_scorer, groups, trainer_state)
+    scored = score_as_the_program(run.training_scorer, groups, trainer_state)
     return [
-        _probed(after, before, [each.kind for each in made], judged.seconds)
-        for after, before, made in zip(judged.groups, sampled.groups, probes, strict=True)
+        _probed(after, before, [each.kind for each in made], scored.seconds)
+        for after, before, made in zip(scored.groups, sampled.groups, probes, strict=True)
     ]
 
 
-def _probed(judged: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
+def _probed(scored: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
     num = len(kinds)
-    company = judged.reward[num:] or before.reward
+    company = scored.reward[num:] or before.reward
     alone = replace(
-        judged,
-        completions=judged.completions[:num],
-        rewards={name: values[:num] for name, values in judged.rewards.items()},
-        shaped={name: values[:num] for name, values in judged.shaped.items()},
-        reward=judged.reward[:num],
+        scored,
+        completions=scored.completions[:num],
+        rewards={name: values[:num] for name, values in scored.rewards.items()},
+        shaped={name: values[:num] for name, values in scored.shaped.items()},
+        reward=scored.reward[:num],
     )
     return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
 
@@ -166,5 +166,5 @@ def _row(kind: str, probed: Sequence[Probed]) -> ProbeRow:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    judged = [value for value in values if value is not None]
-    return fmean(judged) if judged else None
+    scored = [value for value in values if value is not None]
+    return fmean(scored) if scored else None

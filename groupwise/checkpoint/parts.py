@@ -35,7 +35,8 @@ def put_back(parts: Mapping[str, Saveable], state: Mapping[str, Any]) -> None:
         part.load_state_dict(state["parts"][name])
 
 
-_FORMAT_3 = {"order", "num_tokens", "num_updates", "watch", "best", "callbacks"}
+_FORMAT_3 = {"order", "num_tokens", "num_updates", "watch", "best", "callbacks", "at_start"}
+"""Keys that are parts now."""
 
 
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
@@ -57,18 +58,15 @@ def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_parts(state: dict[str, Any]) -> dict[str, Any]:
-    """The state of a checkpoint in today's form: format 3 had the parts side by side (`runs/manifest.py`).
-
-    What is no state of a run comes back as it is; `store.restore` refuses it.
-    """
-    if not isinstance(state, dict) or "parts" in state or not state.keys() >= _FORMAT_3:
+    """Format 3 had the parts side by side (`runs/manifest.py`)."""
+    if "parts" in state:
         return state
     parts = {
-        "order": state.pop("order"),
-        "totals": {name: state.pop(name) for name in ("num_tokens", "num_updates")},
-        "guards": state.pop("watch"),
-        "best": state.pop("best"),
-        "callbacks": state.pop("callbacks"),
-        "evaluation": {"at_start": state.pop("at_start", {})},
+        "order": state["order"],
+        "totals": {name: state[name] for name in ("num_tokens", "num_updates")},
+        "guards": state["watch"],
+        "best": state["best"],
+        "callbacks": state["callbacks"],
+        "evaluation": {"at_start": state.get("at_start", {})},
     }
-    return {**state, "parts": parts}
+    return {**{name: value for name, value in state.items() if name not in _FORMAT_3}, "parts": parts}

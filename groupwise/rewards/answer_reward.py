@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from groupwise.chat import CompletionValue, completion_text
-from groupwise.rewards.parameters import ask_for_columns
+from groupwise.rewards.extract import tagged
+from groupwise.rewards.match import accepted
+from groupwise.rewards.parameters import ask_for_columns, check_tag
 
 Verdict = tuple[float | None, str | None]
 """The reward (None: unscored) and the reason for it: in a few words, what was read in the completion."""
@@ -51,3 +53,26 @@ class AnswerReward:
     ) -> list[float | None]:
         rows = zip(map(completion_text, completions), *(columns[name] for name in self.columns), strict=True)
         return split_reasons((self.verdict(*row) for row in rows), log_why)
+
+
+class TextAnswer(AnswerReward):
+    """Compares a text, or the part of it inside the last `<tag>...</tag>`, with the accepted answers."""
+
+    tag: str | None
+    """Of the reward's own settings; a completion without the tag gets 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tag is not None:
+            check_tag(self.__name__, self.tag)
+
+    def verdict(self, text: str, answer: Any) -> Verdict:
+        golds = accepted(answer)
+        if not golds:
+            return NO_ANSWER
+        given = text if self.tag is None else tagged(text, self.tag)
+        return (0.0, f"no <{self.tag}>") if given is None else self.compare(given, golds, answer)
+
+    def compare(self, given: str, golds: Sequence[str], answer: Any) -> Verdict:
+        """The reward of what was given, against the texts that `answer` accepts."""
+        raise NotImplementedError

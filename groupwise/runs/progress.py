@@ -132,13 +132,13 @@ class ShownCompletion:
 
 
 def typical_sample(groups: Sequence[StepGroup]) -> ShownCompletion | None:
-    """The completion of median reward in the first judged group: neither the luckiest nor the worst."""
+    """The completion of median reward in the first scored group: neither the luckiest nor the worst."""
     for group in groups:
-        judged = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)
-        if judged:
-            reward, index = judged[len(judged) // 2]
+        scored = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)
+        if scored:
+            reward, index = scored[len(scored) // 2]
             text = group.completions[index].text
-            return ShownCompletion(prompt_text(group.problem.prompt), text, reward, judged[0][0], judged[-1][0])
+            return ShownCompletion(prompt_text(group.problem.prompt), text, reward, scored[0][0], scored[-1][0])
     return None
 
 

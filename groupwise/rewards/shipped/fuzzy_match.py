@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from groupwise.rewards.answer_reward import NO_ANSWER, AnswerReward, Verdict
-from groupwise.rewards.extract import tagged
-from groupwise.rewards.match import accepted, similarity, word_f1
-from groupwise.rewards.parameters import check_number, check_tag, check_word
+from groupwise.rewards.answer_reward import TextAnswer, Verdict
+from groupwise.rewards.match import similarity, word_f1
+from groupwise.rewards.parameters import check_number, check_word
 
 MEASURES = {"characters": similarity, "words": word_f1}
 
 
 @dataclass(frozen=True)
-class FuzzyMatch(AnswerReward):
+class FuzzyMatch(TextAnswer):
     """Nearness of a completion to the answer, 0 to 1, the best of several; without an answer None.
 
     Case, punctuation, articles and white space do not count. With `tag`, the text inside the last `<tag>...</tag>` is
@@ -32,16 +32,8 @@ class FuzzyMatch(AnswerReward):
         check_word("fuzzy_match", "measure", self.measure, tuple(MEASURES))
         if self.threshold is not None:
             check_number("fuzzy_match", "threshold", self.threshold, least=0, most=1)
-        if self.tag is not None:
-            check_tag("fuzzy_match", self.tag)
 
-    def verdict(self, text: str, answer: Any) -> Verdict:
-        golds = accepted(answer)
-        if not golds:
-            return NO_ANSWER
-        given = text if self.tag is None else tagged(text, self.tag)
-        if given is None:
-            return 0.0, f"no <{self.tag}>"
+    def compare(self, given: str, golds: Sequence[str], answer: Any) -> Verdict:
         near, gold = max((MEASURES[self.measure](given, each), each) for each in golds)
         why = f"{near:.2f} like {gold[:60]!r}"
         return (near, why) if self.threshold is None else (float(near >= self.threshold), why)
