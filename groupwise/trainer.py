@@ -327,7 +327,7 @@ class GRPOTrainer:
         about = without_secrets(summary(self.parts, run.schedule, run_name))
         self.screen.start({**about, "history": RunReader(folder).metrics()})
         for line in self.args.describe()[1:]:
-            if line != f"objective {self.args.objective}":  # it stands in the header
+            if line != f"objective {self.args.preset}":  # it stands in the header
                 self._note(line)
         if checkpoint is not None:
             self._note(f"Going on after step {run.schedule.step}, from {checkpoint}.")

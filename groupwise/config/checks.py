@@ -32,7 +32,7 @@ def check_together(config: Settings, problems: Mistakes) -> tuple[str, ...]:
     ):
         check(config, problems)
     try:
-        odd = config.resolved_objective.check_run(
+        odd = config.objective.check_run(
             num_generations=config.num_generations, updates_per_rollout=config.updates_per_step
         )
     except ConfigError as error:
@@ -51,7 +51,7 @@ def _minibatches(config: Settings, problems: Mistakes) -> None:
 
 
 def _reference(config: Settings, problems: Mistakes) -> None:
-    has_reference = "ref" in config.resolved_objective.needs
+    has_reference = "ref" in config.objective.needs
     if config.sync_ref_model and not has_reference:
         problems.add("sync_ref_model needs a reference, and beta is 0: set beta, or leave it out.")
     if config.as_written.get("ref_model_reset_steps") and not has_reference:
@@ -74,7 +74,7 @@ def _sampling(config: Settings, problems: Mistakes) -> None:
 
 def _process(config: Settings, problems: Mistakes) -> None:
     """Step rewards are normalised over the whole group; then every token has its own advantage."""
-    objective = config.resolved_objective
+    objective = config.objective
     wanted = {"baseline": "group_mean", "scale": "group_std", "combine": "weighted_sum", "kl_in_reward": "none"}
     for axis, value in wanted.items():
         if config.process_rewards and getattr(objective, axis) != value:
@@ -89,7 +89,7 @@ def _process(config: Settings, problems: Mistakes) -> None:
 
 
 def _coefficients(config: Settings, problems: Mistakes) -> None:
-    objective = config.resolved_objective
+    objective = config.objective
     if config.kl_target is not None and "ref" not in objective.needs:
         problems.add("kl_target steers beta, and beta is 0: set beta to start from, or leave it out.")
     if not config.use_adaptive_entropy:
@@ -105,7 +105,7 @@ def _coefficients(config: Settings, problems: Mistakes) -> None:
 
 def _without_effect(config: Settings) -> tuple[str, ...]:
     """Keys that were written and act on nothing, and keys that cost more than it seems."""
-    objective = config.resolved_objective
+    objective = config.objective
     changed = {name for name, field in Settings.model_fields.items() if getattr(config, name) != field.default}
     usual = guards.defaults()
     acting = {name for name, setting in config.guards.items() if setting != usual[name] and setting.action != "off"}

@@ -47,13 +47,13 @@ class Settings(
         return self._as_written
 
     @property
-    def objective(self) -> str:
+    def preset(self) -> str:
         """Name of the algorithm that the objective starts from."""
         return self._preset
 
     @property
-    def resolved_objective(self) -> Objective:
-        """The loss and the advantages, every axis decided."""
+    def objective(self) -> Objective:
+        """The loss and the advantages, every axis decided. The only objective of a run."""
         return self._objective
 
     @property

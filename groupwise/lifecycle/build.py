@@ -146,7 +146,7 @@ def make_scorer(inputs: RunInputs) -> RewardScorer:
 def _signal_of(config: GRPOConfig) -> SignalOf:
     if config.process_rewards:
         return "steps"
-    return "any_function" if config.resolved_objective.combine == "normalise_each" else "sum"
+    return "any_function" if config.objective.combine == "normalise_each" else "sum"
 
 
 def require_trainable(model: nn.Module, tokenizer: Any, notify: Notify) -> None:
@@ -246,7 +246,7 @@ def make_engine(policy: PolicyBundle, config: GRPOConfig) -> Engine:
 
 def make_reference(policy: PolicyBundle, config: GRPOConfig) -> Reference | None:
     """The reference, where the objective reads one or its KL is to be measured."""
-    if "ref" not in config.resolved_objective.needs and config.kl_metric_steps is None:
+    if "ref" not in config.objective.needs and config.kl_metric_steps is None:
         return None
     dtype, has_fast_path = policy.network.dtype, policy.network.compute is not None
 

@@ -28,7 +28,7 @@ def summary(parts: RunParts, schedule: Schedule, run_name: str) -> dict[str, Any
         "run_name": run_name,
         "model": policy.name,
         "parameters": str(count_parameters(policy.model)),
-        "objective": parts.config.objective,
+        "objective": parts.config.preset,
         "steps": schedule.num_steps,
         "batch": parts.config.describe()[0],
         "device": f"{policy.network.device.type}, {str(policy.network.dtype).removeprefix('torch.')}",

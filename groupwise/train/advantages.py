@@ -22,7 +22,7 @@ def step_advantages(
     ema_start: float,
 ) -> Tensor:
     """N, or NT where they differ by token. `beta` weighs a KL in the reward; `ema_start` is read by baseline ema."""
-    objective = config.resolved_objective
+    objective = config.objective
     group_N = samples.group_N.cpu()
     if config.process_rewards:
         weights = reward_weights or [1.0] * samples.rewards_NK.shape[1]

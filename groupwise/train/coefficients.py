@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from groupwise.algo import AdaptiveEntropy, AdaptiveKL, Objective
+from groupwise.algo import AdaptiveEntropy, AdaptiveKL
 from groupwise.config import GRPOConfig
 
 
@@ -14,7 +14,7 @@ class Coefficients:
     """`beta` and `entropy_coef` of the next optimizer step."""
 
     def __init__(self, config: GRPOConfig) -> None:
-        objective = config.resolved_objective
+        objective = config.objective
         self._fixed_beta, self._fixed_entropy_coef = objective.beta, objective.entropy_coef
         self._kl: AdaptiveKL | None = None
         self._entropy: AdaptiveEntropy | None = None
@@ -39,8 +39,13 @@ class Coefficients:
 
     @property
     def follows_entropy(self) -> bool:
-        """Whether `after_update` has to be told the entropy."""
+        """Whether `after_update` needs the entropy."""
         return self._entropy is not None
+
+    @property
+    def has_entropy_bonus(self) -> bool:
+        """Whether the loss has an entropy term in some step: an adaptive coefficient may grow from 0."""
+        return self._entropy is not None or self._fixed_entropy_coef > 0
 
     def after_update(self, entropy: float | None) -> None:
         """Take in the mean entropy (nats per token) of an optimizer step."""
@@ -63,11 +68,3 @@ class Coefficients:
         if self._entropy is not None and state["entropy"] is not None:
             saved = state["entropy"]
             self._entropy = replace(self._entropy, value=saved["value"], is_active=saved["is_active"])
-
-
-def objective_of(config: GRPOConfig) -> Objective:
-    """The objective to ask what a run needs: an entropy bonus that may grow counts as one."""
-    objective = config.resolved_objective
-    if config.use_adaptive_entropy and objective.entropy_coef == 0:
-        return replace(objective, entropy_coef=1.0)
-    return objective

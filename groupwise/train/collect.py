@@ -79,7 +79,7 @@ class Collector:
     ) -> None:
         self.order, self.sampler, self.scorer, self.config = order, sampler, scorer, config
         self.on_progress = on_progress
-        self._greedy = sampler.greedy if config.resolved_objective.baseline == "greedy" else None
+        self._greedy = sampler.greedy if config.objective.baseline == "greedy" else None
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
         """The scored groups of one step; a draw is counted once, whatever becomes of it."""

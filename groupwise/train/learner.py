@@ -24,7 +24,7 @@ from groupwise.policy.packing import Rows, group_tokens, micro_batches
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
 from groupwise.train.batch import Batch, LogProbs, Samples
-from groupwise.train.coefficients import Coefficients, objective_of
+from groupwise.train.coefficients import Coefficients
 from groupwise.train.nonfinite import why_not_finite
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
@@ -76,13 +76,13 @@ class Learner:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.config = config
-        self.objective: Objective = objective_of(config)
+        self.objective: Objective = config.objective
         self.coefficients = Coefficients(config)
         self.reward_weights = reward_weights
         self.scoring = Scoring(
             temperature=config.temperature,
             repetition_penalty=config.repetition_penalty,
-            entropy_gradient=self.objective.entropy_coef > 0,
+            entropy_gradient=self.coefficients.has_entropy_bonus,
         )
         self.trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.reward_average: float | None = None
@@ -229,7 +229,8 @@ class Learner:
         has_tokens = batch.mask_NT.any(dim=1)
         if self.objective.mask_truncated:
             has_tokens &= ~batch.is_truncated_N
-        if not self.objective.acts_without_advantage and batch.ref_logprob_NT is None:
+        acts_without_advantage = self.objective.acts_without_advantage or self.coefficients.has_entropy_bonus
+        if not acts_without_advantage and batch.ref_logprob_NT is None:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
 

@@ -13,7 +13,7 @@ from groupwise.config import GRPOConfig
 
 def test_nothing_set_is_deepseekmath() -> None:
     config = GRPOConfig()
-    objective = config.resolved_objective
+    objective = config.objective
     assert objective == Objective.preset("grpo")
     assert (objective.baseline, objective.scale, objective.ddof, objective.eps) == ("group_mean", "group_std", 1, 1e-4)
     assert (objective.trust_region, objective.epsilon_low, objective.epsilon_high) == ("clip", 0.2, 0.2)
@@ -65,8 +65,8 @@ def test_every_algorithm_survives_its_record(preset: str) -> None:
     config = GRPOConfig(objective=preset)
     again = GRPOConfig(**config.resolved())
     assert again == config
-    length = config.max_completion_length if config.resolved_objective.aggregation == "constant" else None
-    assert config.resolved_objective == replace(Objective.preset(preset), max_length=length)
+    length = config.max_completion_length if config.objective.aggregation == "constant" else None
+    assert config.objective == replace(Objective.preset(preset), max_length=length)
 
 
 def test_a_record_keeps_what_the_user_switched_off() -> None:

@@ -14,7 +14,7 @@ from groupwise.config.objective_keys import AXES, READ_BY
 
 
 def objective(**written: Any) -> Objective:
-    return GRPOConfig(**written).resolved_objective
+    return GRPOConfig(**written).objective
 
 
 def test_three_ways_are_one() -> None:

@@ -40,7 +40,7 @@ def test_the_case_study_recipes_are_one_case() -> None:
         "learning_rate",
         "dtype",
     )
-    for name in (*same, "lr_scheduler_type", "num_iterations", "resolved_objective"):
+    for name in (*same, "lr_scheduler_type", "num_iterations", "objective"):
         assert getattr(here.config, name) == getattr(there.config, name), name
     assert (here.lora, here.rewards) == (there.lora, there.rewards)
     assert here.config.completions_per_step == 8

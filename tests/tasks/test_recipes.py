@@ -63,7 +63,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())
     assert recorded["recipe"]["task"]["name"] == "gsm8k"
     again = load_recipe(RECIPES / "gsm8k-qwen2.5-0.5b-gpu.yaml").config
-    assert (again.completions_per_step, again.resolved_objective.beta) == (256, 0.001)
+    assert (again.completions_per_step, again.objective.beta) == (256, 0.001)
 
 
 def test_the_arithmetic_recipe_runs_and_holds_a_fifth_out(tmp_path: Path) -> None:

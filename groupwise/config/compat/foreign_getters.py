@@ -24,20 +24,20 @@ _DERIVED: dict[str, Callable[[Settings], Any]] = {
     "scale_rewards": lambda config: _named(config, "scale_rewards"),
     "importance_sampling_level": lambda config: _named(config, "importance_sampling_level"),
     "multi_objective_aggregation": lambda config: _named(config, "multi_objective_aggregation"),
-    "mask_truncated_completions": lambda config: config.resolved_objective.mask_truncated,
-    "top_entropy_quantile": lambda config: config.resolved_objective.top_entropy or 1.0,
-    "off_policy_mask_threshold": lambda config: config.resolved_objective.off_policy_threshold,
-    "use_bias_correction_kl": lambda config: config.resolved_objective.kl == "k3_corrected",
-    "sapo_temperature_pos": lambda config: config.resolved_objective.tau_pos,
-    "sapo_temperature_neg": lambda config: config.resolved_objective.tau_neg,
-    "vespo_k_pos": lambda config: config.resolved_objective.gamma_pos[0],
-    "vespo_lambda_pos": lambda config: config.resolved_objective.gamma_pos[1],
-    "vespo_k_neg": lambda config: config.resolved_objective.gamma_neg[0],
-    "vespo_lambda_neg": lambda config: config.resolved_objective.gamma_neg[1],
-    "vllm_importance_sampling_correction": lambda config: config.resolved_objective.mismatch != "none",
-    "vllm_importance_sampling_mode": lambda config: _name_of(config.resolved_objective.mismatch, MISMATCHES),
-    "vllm_importance_sampling_clip_max": lambda config: config.resolved_objective.mismatch_max,
-    "vllm_importance_sampling_clip_min": lambda config: config.resolved_objective.mismatch_min,
+    "mask_truncated_completions": lambda config: config.objective.mask_truncated,
+    "top_entropy_quantile": lambda config: config.objective.top_entropy or 1.0,
+    "off_policy_mask_threshold": lambda config: config.objective.off_policy_threshold,
+    "use_bias_correction_kl": lambda config: config.objective.kl == "k3_corrected",
+    "sapo_temperature_pos": lambda config: config.objective.tau_pos,
+    "sapo_temperature_neg": lambda config: config.objective.tau_neg,
+    "vespo_k_pos": lambda config: config.objective.gamma_pos[0],
+    "vespo_lambda_pos": lambda config: config.objective.gamma_pos[1],
+    "vespo_k_neg": lambda config: config.objective.gamma_neg[0],
+    "vespo_lambda_neg": lambda config: config.objective.gamma_neg[1],
+    "vllm_importance_sampling_correction": lambda config: config.objective.mismatch != "none",
+    "vllm_importance_sampling_mode": lambda config: _name_of(config.objective.mismatch, MISMATCHES),
+    "vllm_importance_sampling_clip_max": lambda config: config.objective.mismatch_max,
+    "vllm_importance_sampling_clip_min": lambda config: config.objective.mismatch_min,
 }
 ONE_PROCESS = {"process_index": 0, "local_process_index": 0, "world_size": 1, "should_log": True, "should_save": True}
 """Attributes that callbacks read about the process they run in."""
@@ -48,7 +48,7 @@ def read_foreign(config: Settings, name: str) -> Any:
     if name in ONE_PROCESS:
         return ONE_PROCESS[name]
     if name in AXES:
-        return getattr(config.resolved_objective, name)
+        return getattr(config.objective, name)
     if config.as_written.get(name) is not None:
         return config.as_written[name]
     return _DERIVED[name](config) if name in _DERIVED else FOREIGN[name].default
@@ -56,16 +56,16 @@ def read_foreign(config: Settings, name: str) -> Any:
 
 def _loss_type(config: Settings) -> str:
     """TRL's name of the loss, or the name of the algorithm where TRL has none."""
-    objective = config.resolved_objective
+    objective = config.objective
     for name, axes in LOSS_TYPES.items():
         if all(getattr(objective, axis) == value for axis, value in axes.items()):
             return name
-    return config.objective
+    return config.preset
 
 
 def _named(config: Settings, word: str) -> str:
     axis, names = CHOICES[word]
-    return _name_of(getattr(config.resolved_objective, axis), names)
+    return _name_of(getattr(config.objective, axis), names)
 
 
 def _name_of(value: str, names: dict[str, str]) -> str:
