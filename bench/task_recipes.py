@@ -66,8 +66,8 @@ def by_problem(groups: Sequence[Any], task_reward: str | None) -> ByProblem:
 
 
 def _mean(values: Sequence[Any]) -> float:
-    judged = [float(value) for value in values if value is not None]
-    return fmean(judged) if judged else 0.0
+    scored = [float(value) for value in values if value is not None]
+    return fmean(scored) if scored else 0.0
 
 
 def with_error(values: Sequence[float]) -> dict[str, float]:

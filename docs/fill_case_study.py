@@ -84,8 +84,8 @@ def completions_table(reader: RunReader) -> str:
 
 def median(group: GroupRecord) -> CompletionRecord:
     """The completion of median reward."""
-    judged = [c for c in group["completions"] if c["reward"] is not None]
-    return sorted(judged, key=lambda c: c["reward"] or 0.0)[len(judged) // 2]
+    scored = [c for c in group["completions"] if c["reward"] is not None]
+    return sorted(scored, key=lambda c: c["reward"] or 0.0)[len(scored) // 2]
 
 
 def cell(text: str) -> str:

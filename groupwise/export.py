@@ -1,4 +1,4 @@
-"""From a finished run to a model that anyone can load: a folder, or a repository on the Hub."""
+"""Exports a finished run as a model that plain transformers loads: a folder, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export_run(
 ) -> Path:
     """Write what a run trained, with tokenizer, model card and curve, as plain transformers (or peft) loads it.
 
-    `merge` multiplies the adapter into the weights, in float32 unless `dtype` says otherwise. `hub_name` is the name
+    `merge` multiplies the adapter into the weights, in `dtype`, by default float32. `hub_name` is the name
     that the card's example loads.
     """
     folder, target = open_run(run), Path(to).expanduser()
@@ -67,7 +67,7 @@ def push(
 
 
 def push_or_tell(push: Callable[[], str], record: Callable[..., None], notify: Notify) -> None:
-    """Upload at the end of a run, which is complete without it: a failure is recorded and told, not raised."""
+    """Upload at the end of a run, which is complete without it: a failure is recorded and logged, not raised."""
     try:
         address = push()
     except RunError as error:
@@ -129,7 +129,7 @@ def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
 
 
 def _name_the_base(target: Path, folder: RunFolder) -> None:
-    """An adapter names its base by the path it was loaded from; on the Hub, the name that the user gave says more."""
+    """An adapter names its base by the path it was loaded from; on the Hub it needs the name that the user gave."""
     path = target / "adapter_config.json"
     if not path.is_file() or not folder.config.is_file():
         return

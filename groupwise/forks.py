@@ -1,4 +1,4 @@
-"""What a child that is forked from this program must not inherit: signal handlers, locks, a redirected output.
+"""Clean-up in forked children: signal handlers, locks and redirected output that a child must not inherit.
 
 A forked child is a copy of the whole program, with everything that the run has set up for itself. Rewards fork
 (`multiprocessing`, `datasets.map`, sandboxes of other packages), and their children have to live and die as they do

@@ -1,4 +1,4 @@
-"""Text from a run, an adapter or a model, through plain transformers."""
+"""Generates text from a run, an adapter or a model, through plain transformers."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _asked: dict[str, tuple[float, str | None]] = {}
 
 @contextmanager
 def hub_or_cache(what: str) -> Iterator[Why]:
-    """Inside, loading `what` by its Hub id asks the Hub, or where that cannot be reached only its cache.
+    """Context in which loading `what` by its Hub id contacts the Hub, or reads its cache alone where the Hub is down.
 
     Gives what words the error of a load: that the Hub cannot be reached, where it failed for want of it. Inside,
     transformers does not ask a service to convert pickled weights: it would send that service the user's token.

@@ -1,4 +1,4 @@
-"""Any Python value as JSON: for the record of a run, and to tell one data set from another."""
+"""Any Python value as JSON: for the record of a run and for fingerprints of data sets."""
 
 from __future__ import annotations
 

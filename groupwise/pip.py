@@ -1,4 +1,4 @@
-"""Fetches one wheel with pip, and says in a sentence why it could not be had."""
+"""Fetches one wheel with pip; a failure is one sentence with cause and remedy."""
 
 from __future__ import annotations
 

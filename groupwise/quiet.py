@@ -1,4 +1,4 @@
-"""Silences the progress bars of transformers: the screen is ours, and one line of ours says what takes a moment."""
+"""Silences the progress bars of transformers, which would tear the live screen."""
 
 from __future__ import annotations
 

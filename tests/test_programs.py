@@ -115,7 +115,7 @@ def asks_for_answers(completions: list[str], answer: list[str], **columns: Any) 
 
 def test_held_out_problems_without_a_column_that_a_reward_asks_for_are_refused(tmp_path: Path) -> None:
     without = [{"prompt": row["prompt"]} for row in ROWS[:2]]
-    said = 'asks for "answer", and the evaluation data set has no such column'
+    said = 'takes "answer", and the evaluation data set has no such column'
     rest = {"eval_dataset": without}
     with pytest.raises(RewardError, match=said):  # before the model is looked for
         trainer(tmp_path, model="no-such-owner/no-such-model", rewards=asks_for_answers, rest=rest)

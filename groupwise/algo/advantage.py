@@ -1,6 +1,6 @@
-"""What a group makes of its rewards: baseline, then scale.
+"""Advantages from the rewards of a group: baseline, then scale.
 
-A reward of NaN (or None in a list) was not judged: it stays out of every statistic and its advantage is 0. A group
+A reward of NaN (or None in a list) is unscored: it stays out of every statistic and its advantage is 0. A group
 whose scored rewards are equal up to rounding (rounding.py), or that has fewer than two, has no signal: against its own
 group every advantage is exactly 0. Statistics are float64 whatever comes in.
 
@@ -43,9 +43,9 @@ def advantages(
 ) -> Tensor:
     """(R - baseline) / scale for every completion: N, or NT (T the longest) for `token_whiten`.
 
-    Several rewards are weighted and summed over those that judged, or with `normalise_each` each is scaled on its own,
-    then weighted, summed and z-scored over the step (GDPO 2601.05242). `lengths_N` is read by `length_weighted` and
-    `token_whiten`, `k` by `passk`, `greedy_reward_N` by `greedy`, `ema_*` by `ema`.
+    Several rewards are weighted and summed over the functions that returned one, or with `normalise_each` each is
+    scaled on its own, then weighted, summed and z-scored over the step (GDPO 2601.05242). `lengths_N` is read by
+    `length_weighted` and `token_whiten`, `k` by `passk`, `greedy_reward_N` by `greedy`, `ema_*` by `ema`.
 
     Raises:
         ConfigError: an unknown estimator, or one that lacks its input.
@@ -60,7 +60,7 @@ def advantages(
 
     def estimate_one(reward_N: Tensor) -> Tensor:
         groups = Groups(group_N, ~reward_N.isnan())
-        known_N = torch.where(groups.judged_N, reward_N, torch.zeros_like(reward_N))
+        known_N = torch.where(groups.scored_N, reward_N, torch.zeros_like(reward_N))
         inputs = Inputs(known_N, groups, ddof, eps, lengths, k, greedy, ema_start, ema_decay)
         return estimate(baseline, scale, inputs)
 
@@ -132,7 +132,7 @@ def _whiten_returns(
 
 
 def combine_rewards(rewards: Tensor, weights_K: Tensor | Sequence[float] | None = None) -> Tensor:
-    """The weighted sum over the functions that judged; NaN where none did. N passes through (weighted)."""
+    """The weighted sum over the functions that returned a reward; NaN where none did. N passes through (weighted)."""
     columns_NK = rewards if rewards.dim() == 2 else rewards.unsqueeze(1)
     total = (columns_NK * _weights(weights_K, columns_NK)).nansum(dim=1)
     return torch.where(columns_NK.isnan().all(dim=1), torch.full_like(total, float("nan")), total)
@@ -169,17 +169,17 @@ def _normalise_each(
     ddof: int,
     eps: float,
 ) -> Tensor:
-    """sum_k w_k A_k, then (. - mean) / (std + eps) over the completions that any function judged (GDPO)."""
-    judged_NK = ~columns_NK.isnan()
+    """sum_k w_k A_k, then (. - mean) / (std + eps) over the completions with a reward of any function (GDPO)."""
+    scored_NK = ~columns_NK.isnan()
     each_NK = torch.stack([estimate(column_N) for column_N in columns_NK.unbind(1)], dim=1)
     total_N = (each_NK * weights).sum(dim=1)
-    judged_N = judged_NK.any(dim=1)
-    if not bool(judged_N.any()):
+    scored_N = scored_NK.any(dim=1)
+    if not bool(scored_N.any()):
         return torch.zeros_like(total_N)
-    has_signal_NK = [Groups(group_N, judged_NK[:, i]).has_signal(columns_NK[:, i]) for i in range(len(weights))]
-    counted_N = judged_N & torch.stack(has_signal_NK).any(dim=0)
-    std = batch_std(total_N[judged_N], ddof)
-    scaled_N = (total_N - total_N[judged_N].mean()) / (std + eps)
+    has_signal_NK = [Groups(group_N, scored_NK[:, i]).has_signal(columns_NK[:, i]) for i in range(len(weights))]
+    counted_N = scored_N & torch.stack(has_signal_NK).any(dim=0)
+    std = batch_std(total_N[scored_N], ddof)
+    scaled_N = (total_N - total_N[scored_N].mean()) / (std + eps)
     return torch.where(counted_N & (std > 0), scaled_N, torch.zeros_like(scaled_N))
 
 

@@ -1,4 +1,4 @@
-"""The entropy bonus that adapts."""
+"""The adaptive coefficient of the entropy bonus."""
 
 from __future__ import annotations
 

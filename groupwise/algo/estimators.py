@@ -21,7 +21,7 @@ from groupwise.rounding import is_equal
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One reward a completion (float64, 0 where not judged) and what the rarer estimators read."""
+    """One reward a completion (float64, 0 where not scored) and what the rarer estimators read."""
 
     reward_N: Tensor
     groups: Groups
@@ -34,21 +34,21 @@ class Inputs:
     ema_decay: float
 
     @property
-    def judged(self) -> Tensor:
+    def scored(self) -> Tensor:
         """The scored rewards of the step, without the others."""
-        return self.reward_N[self.groups.judged_N]
+        return self.reward_N[self.groups.scored_N]
 
 
 def estimate(baseline: Baseline, scale: Scale, inputs: Inputs) -> Tensor:
-    """(R - baseline) / scale, 0 for what was not judged and, against its own group, for a group without signal."""
+    """(R - baseline) / scale, 0 for an unscored completion and, against its own group, for a group without signal."""
     if (baseline == "passk") != (scale == "passk_std") and (baseline, scale) != ("passk", "none"):
         raise ConfigError(f"baseline {baseline} with scale {scale}: passk goes with passk_std or none.")
     centred_N = BASELINES[baseline](inputs)
-    counted_N = inputs.groups.judged_N
+    counted_N = inputs.groups.scored_N
     if baseline in GROUP_BASELINES or scale == "group_std":
         counted_N = counted_N & inputs.groups.has_signal(inputs.reward_N)
     is_centred = baseline in GROUP_BASELINES
-    centred_N = torch.where(counted_N if is_centred else inputs.groups.judged_N, centred_N, torch.zeros_like(centred_N))
+    centred_N = torch.where(counted_N if is_centred else inputs.groups.scored_N, centred_N, torch.zeros_like(centred_N))
     if scale == "token_whiten":
         return _whiten(centred_N, counted_N, inputs)
     scaled_N = SCALES[scale](centred_N, inputs)
@@ -62,7 +62,7 @@ def _whiten(centred_N: Tensor, counted_N: Tensor, inputs: Inputs) -> Tensor:
     mask_NT = positions_T < lengths_N.unsqueeze(1)
     values_NT = centred_N.unsqueeze(1).expand(mask_NT.shape)
     whitened_NT = whiten_tokens(
-        values_NT, mask_NT & inputs.groups.judged_N.unsqueeze(1), ddof=inputs.ddof, eps=inputs.eps
+        values_NT, mask_NT & inputs.groups.scored_N.unsqueeze(1), ddof=inputs.ddof, eps=inputs.eps
     )
     return torch.where(counted_N.unsqueeze(1), whitened_NT, torch.zeros_like(whitened_NT))
 
@@ -84,10 +84,10 @@ def _group_loo(inputs: Inputs) -> Tensor:
 
 def _batch_mean(inputs: Inputs) -> Tensor:
     """R - mean over the step."""
-    judged = inputs.judged
-    if len(judged) == 0 or is_equal(judged.min(), judged.max()):
+    scored = inputs.scored
+    if len(scored) == 0 or is_equal(scored.min(), scored.max()):
         return torch.zeros_like(inputs.reward_N)
-    return inputs.reward_N - judged.mean()
+    return inputs.reward_N - scored.mean()
 
 
 def _length_weighted(inputs: Inputs) -> Tensor:
@@ -99,9 +99,9 @@ def _length_weighted(inputs: Inputs) -> Tensor:
 
 
 def _ema(inputs: Inputs) -> Tensor:
-    """R - b with b <- decay b + (1 - decay) R after each judged completion, in row order (RAE 2506.24119)."""
+    """R - b with b <- decay b + (1 - decay) R after each scored completion, in row order (RAE 2506.24119)."""
     centred_N, average = inputs.reward_N.clone(), inputs.ema_start
-    for row in inputs.groups.judged_N.nonzero().squeeze(1).tolist():
+    for row in inputs.groups.scored_N.nonzero().squeeze(1).tolist():
         reward = float(inputs.reward_N[row])
         centred_N[row] = reward - average
         average = inputs.ema_decay * average + (1 - inputs.ema_decay) * reward
@@ -109,7 +109,7 @@ def _ema(inputs: Inputs) -> Tensor:
 
 
 def _greedy(inputs: Inputs) -> Tensor:
-    """R - the reward of the greedy completion of the same prompt, 0 where that was not judged (ReMax 2310.10505)."""
+    """R - the reward of the greedy completion of the same prompt, 0 where that was not scored (ReMax 2310.10505)."""
     greedy_N = _required(inputs.greedy_N, "baseline greedy", "greedy_reward_N")
     is_nothing_N = greedy_N.isnan() | is_equal(greedy_N, inputs.reward_N)
     return torch.where(is_nothing_N, torch.zeros_like(greedy_N), inputs.reward_N - greedy_N)
@@ -153,7 +153,7 @@ def _pass_k(inputs: Inputs) -> int:
 
 
 def _pass_rate(inputs: Inputs, rows: Tensor) -> tuple[int, float | None]:
-    """(wrong completions, pass@k) of a group; None when fewer than k were judged."""
+    """(wrong completions, pass@k) of a group; None when fewer than k were scored."""
     k = _pass_k(inputs)
     num_wrong = int(_is_wrong(inputs.reward_N[rows]).sum())
     return num_wrong, 1 - comb(num_wrong, k) / comb(len(rows), k) if len(rows) >= k else None
@@ -170,12 +170,12 @@ def _group_std(centred_N: Tensor, inputs: Inputs) -> Tensor:
 
 def _batch_std(centred_N: Tensor, inputs: Inputs) -> Tensor:
     """Of the raw rewards of the step (Lite PPO 2508.08221)."""
-    return _divide(centred_N, batch_std(inputs.judged, inputs.ddof), inputs.eps)
+    return _divide(centred_N, batch_std(inputs.scored, inputs.ddof), inputs.eps)
 
 
 def _batch_std_centred(centred_N: Tensor, inputs: Inputs) -> Tensor:
     """Of the rewards of the step less their baseline (ScaleRL 2510.13786)."""
-    return _divide(centred_N, batch_std(centred_N[inputs.groups.judged_N], inputs.ddof), inputs.eps)
+    return _divide(centred_N, batch_std(centred_N[inputs.groups.scored_N], inputs.ddof), inputs.eps)
 
 
 def _mean_scale(centred_N: Tensor, inputs: Inputs) -> Tensor:
@@ -198,7 +198,7 @@ def _passk_std(centred_N: Tensor, inputs: Inputs) -> Tensor:
 def _nonzero(centred_N: Tensor, inputs: Inputs) -> Tensor:
     """Times B / (completions whose advantage is not 0): groups without signal take nothing away (GPG 2504.02546)."""
     num_nonzero = int((centred_N != 0).sum())
-    return centred_N * (len(inputs.judged) / num_nonzero) if num_nonzero else centred_N
+    return centred_N * (len(inputs.scored) / num_nonzero) if num_nonzero else centred_N
 
 
 BASELINES: dict[Baseline, Callable[[Inputs], Tensor]] = {

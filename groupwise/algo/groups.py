@@ -1,4 +1,4 @@
-"""Statistics over the groups of a step and over the whole step, in float64; what was not judged is left out.
+"""Statistics over the groups of a step and over the whole step, in float64; unscored completions are left out.
 
 Shapes: N completions.
 """
@@ -18,40 +18,40 @@ from groupwise.rounding import LARGEST, is_equal
 class Groups:
     """Which rows belong together, and which of them count."""
 
-    def __init__(self, group_N: Tensor | Sequence[int], judged_N: Tensor) -> None:
-        ids, self.index_N = torch.unique(torch.as_tensor(group_N, device=judged_N.device), return_inverse=True)
-        assert self.index_N.shape == judged_N.shape, f"{len(self.index_N)} group ids for {len(judged_N)} completions"
+    def __init__(self, group_N: Tensor | Sequence[int], scored_N: Tensor) -> None:
+        ids, self.index_N = torch.unique(torch.as_tensor(group_N, device=scored_N.device), return_inverse=True)
+        assert self.index_N.shape == scored_N.shape, f"{len(self.index_N)} group ids for {len(scored_N)} completions"
         self.num_groups = len(ids)
-        self.judged_N = judged_N
-        self.count_N = self.sum(judged_N.double())
+        self.scored_N = scored_N
+        self.count_N = self.sum(scored_N.double())
 
     def sum(self, values_N: Tensor) -> Tensor:
-        """Sum over the judged rows of its group, for every row."""
-        kept = torch.where(self.judged_N, values_N, torch.zeros_like(values_N))
+        """Sum over the scored rows of its group, for every row."""
+        kept = torch.where(self.scored_N, values_N, torch.zeros_like(values_N))
         totals = torch.zeros(self.num_groups, dtype=values_N.dtype, device=values_N.device)
         return totals.index_add(0, self.index_N, kept)[self.index_N]
 
     def mean(self, values_N: Tensor) -> Tensor:
-        """Mean over the judged rows of its group, for every row."""
+        """Mean over the scored rows of its group, for every row."""
         return self.sum(values_N) / self.count_N.clamp(min=1)
 
     def std(self, values_N: Tensor, ddof: int) -> Tensor:
-        """Standard deviation of its group, for every row; 0 with too few judged rows."""
+        """Standard deviation of its group, for every row; 0 with too few scored rows."""
         squares = self.sum((values_N - self.mean(values_N)).square())
         return (squares / (self.count_N - ddof).clamp(min=1)).sqrt()
 
     def has_signal(self, values_N: Tensor) -> Tensor:
         """Whether the scored rows of its group differ by more than rounding, for every row."""
         low = torch.full((self.num_groups,), float("inf"), dtype=values_N.dtype, device=values_N.device)
-        index, judged = self.index_N[self.judged_N], values_N[self.judged_N]
-        lowest = low.scatter_reduce(0, index, judged, "amin")
-        highest = (-low).scatter_reduce(0, index, judged, "amax")
+        index, scored = self.index_N[self.scored_N], values_N[self.scored_N]
+        lowest = low.scatter_reduce(0, index, scored, "amin")
+        highest = (-low).scatter_reduce(0, index, scored, "amax")
         is_flat: Tensor = is_equal(lowest, highest)  # without a scored row both are infinite, and equal
         return ~is_flat[self.index_N]
 
     def rows(self) -> list[Tensor]:
-        """The judged rows of each group, in order."""
-        return [((self.index_N == group) & self.judged_N).nonzero().squeeze(1) for group in range(self.num_groups)]
+        """The scored rows of each group, in order."""
+        return [((self.index_N == group) & self.scored_N).nonzero().squeeze(1) for group in range(self.num_groups)]
 
 
 def batch_std(values: Tensor, ddof: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""The distance to the reference: its estimators from one sampled token, and the coefficient that adapts.
+"""The KL penalty: estimators from one sampled token, and the adaptive coefficient.
 
-With d = logprob - ref_logprob of a token sampled from the policy. `docs/algorithm.md` says which
+With d = logprob - ref_logprob of a token sampled from the policy. `docs/algorithm.md` lists which
 estimator belongs where.
 """
 

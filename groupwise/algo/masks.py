@@ -1,4 +1,4 @@
-"""Which tokens keep their policy gradient. A masked token stays in every denominator.
+"""Masks of the policy gradient: which tokens keep theirs. A masked token stays in every denominator.
 
 Shapes: N completions, T completion tokens.
 """

@@ -1,4 +1,4 @@
-"""What the loss measures beside its value. Every mean is over loss tokens; `docs/metrics.md` explains every name."""
+"""Metrics of the loss. Every mean is over loss tokens; `docs/metrics.md` explains every name."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def process_advantages(
 ) -> Tensor:
     """A_it = sum over the steps of i that end at or after t of (r - mean(R)) / (std(R) + eps), NT with T the longest.
 
-    R holds every judged step reward of the whole group (DeepSeekMath 2402.03300, section 4.1.3). `step_ends` are
-    1-based inclusive token positions; a step reward of NaN or None was not judged and adds nothing.
+    R holds every scored step reward of the whole group (DeepSeekMath 2402.03300, section 4.1.3). `step_ends` are
+    1-based inclusive token positions; a step reward of NaN or None was not scored and adds nothing.
 
     Raises:
         RewardError: as many ends as rewards are expected, each end between 1 and the completion's length.
@@ -43,7 +43,7 @@ def process_advantages(
     rewards, _ = as_numbers(flat)
     by_group = Groups(torch.tensor([groups[row] for row in rows], dtype=torch.long), ~rewards.isnan())
     scores = (rewards - by_group.mean(rewards)) / (by_group.std(rewards, ddof) + eps)
-    scores = torch.where(by_group.has_signal(rewards) & by_group.judged_N, scores, torch.zeros_like(scores))
+    scores = torch.where(by_group.has_signal(rewards) & by_group.scored_N, scores, torch.zeros_like(scores))
     at_end_NT = torch.zeros(len(lengths), max(lengths, default=0), dtype=torch.float64)
     index = (torch.tensor(rows, dtype=torch.long), torch.tensor(ends, dtype=torch.long) - 1)
     at_end_NT = at_end_NT.index_put(index, scores, accumulate=True)

@@ -1,4 +1,4 @@
-"""How the reference follows the policy."""
+"""Updates of the reference: a copy of the policy, or an exponential mixture with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps the policy near the one that sampled: one function for each value of `Objective.trust_region`.
+"""Trust regions: one function for each value of `Objective.trust_region`.
 
 Each returns the loss of every token before weights and masks, and which tokens the region silenced. A is the
 advantage, x the log-ratio at its level, r = exp(x); everything but the log-prob l is a constant. `docs/algorithm.md`

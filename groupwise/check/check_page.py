@@ -1,4 +1,4 @@
-"""A check as one HTML page, in the style of the report; nothing is fetched."""
+"""The pre-flight check as one self-contained HTML page, in the style of the report."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def _title(name: str | None) -> str:
 
 
 def _ends(evidence: Evidence, name: str | None) -> str:
-    judged = ranked(evidence.sampled.groups, name)
-    best, least = judged[:NUM_ENDS], judged[NUM_ENDS:][-NUM_ENDS:]
+    scored = ranked(evidence.sampled.groups, name)
+    best, least = scored[:NUM_ENDS], scored[NUM_ENDS:][-NUM_ENDS:]
     shown = "".join(_completion("best", each) for each in best) + "".join(_completion("worst", each) for each in least)
-    return f'<div class="card finding"><h3>{_html(_title(name))}</h3>{shown or "Nothing was judged."}</div>'
+    return f'<div class="card finding"><h3>{_html(_title(name))}</h3>{shown or "Nothing was scored."}</div>'
 
 
 def _completion(which: str, judgement: Judgement) -> str:

@@ -1,4 +1,4 @@
-"""A check on the terminal: coloured where there is one, plain text elsewhere."""
+"""The pre-flight check on a terminal: coloured where the terminal has colours, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ class Shown:
     def _completions(self, evidence: Evidence) -> None:
         self._heading("What the untrained model answers")
         self._print(self._text(words.sampled_line(evidence)))
-        judged = ranked(evidence.sampled.groups)
+        scored = ranked(evidence.sampled.groups)
         for which, style, chosen in (
-            ("best", "green", judged[:NUM_ENDS]),
-            ("least", "red", judged[NUM_ENDS:][-NUM_ENDS:]),
+            ("best", "green", scored[:NUM_ENDS]),
+            ("least", "red", scored[NUM_ENDS:][-NUM_ENDS:]),
         ):
             for judgement in chosen:
                 self._print(self._text(f"{which}: {_about(judgement)}", style))

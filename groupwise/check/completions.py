@@ -1,4 +1,4 @@
-"""What is wrong with the completions of the untrained model, whatever the rewards make of them."""
+"""Checks of the completions of the untrained model, independent of the rewards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from groupwise.check.finding import Finding
 from groupwise.policy.bounds import context_length
 
 CUT_WARN = 0.5
-"""Share of completions cut off at max_completion_length. From half on, most of what is judged has no end and, where
+"""Share of completions cut off at max_completion_length. From half on, most scored completions have no end and, where
 an answer comes last, no answer."""
 SIGNAL_ENOUGH = 0.5
 """Share of groups with signal from which on cut completions teach enough to go on with."""
@@ -31,7 +31,7 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
     if evidence.sampled.signal_share < SIGNAL_ENOUGH:
         return [Finding("completions_cut", "warn", f"{what}.", f"Set {more}.")]
     what += "; they are rewarded differently all the same, so training can learn to end."
-    remedy = f"Leave it where the reward asks for short answers; elsewhere set {more}."
+    remedy = f"Leave it where the reward prefers short answers; elsewhere set {more}."
     return [Finding("completions_cut", "note", what, remedy)]
 
 
@@ -44,7 +44,7 @@ def _more(evidence: Evidence) -> int:
 
 
 def completions_empty(evidence: Evidence) -> list[Finding]:
-    """The model often says nothing at all."""
+    """The model often samples an empty completion."""
     texts = [c.text for group in evidence.sampled.groups for c in group.completions]
     share = fmean(not text.strip() for text in texts)
     if share < EMPTY_WARN:

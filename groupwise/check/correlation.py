@@ -1,4 +1,4 @@
-"""Whether two reward functions want the same: rank correlation inside groups, where advantages are made."""
+"""Rank correlation of two reward functions inside groups, where advantages are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from groupwise.rounding import differ
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of two functions over the groups in which both tell completions apart."""
+    """Rank correlation of two functions over the groups in which the rewards of both differ."""
 
     first: str
     second: str

@@ -1,4 +1,4 @@
-"""What a step and the whole run will take: one learner pass over the sampled groups that changes no weight."""
+"""Estimates time and memory of a step and of the run: one learner pass over the sampled groups changes no weight."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _eval_seconds(run: RunParts, sampled: Sampled) -> float:
 
 
 def memory_total_bytes(device: torch.device) -> int | None:
-    """Memory of the GPU, or of the machine; None where the system does not say."""
+    """Memory of the GPU, or of the machine; None where the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:

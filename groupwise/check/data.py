@@ -1,4 +1,4 @@
-"""What is wrong with the data, seen before a model is loaded."""
+"""Checks of the data, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 LOOK_AT = 2000
 """Rows that the slower checks read: a share of them is known to 2 points, and they take under a second."""
 EMPTY_FAIL, EMPTY_WARN = 0.5, 0.05
-"""Share of rows without a value in a column that a reward reads. From half on most groups cannot be judged rightly."""
+"""Share of rows without a value in a column that a reward reads. From half on most groups are scored wrongly."""
 DUPLICATES_WARN = 0.05
 """Share of rows whose prompt came before: below it a few repeats change no epoch that anyone would notice."""
 EVAL_SEEN_FAIL = 0.05
@@ -48,7 +48,7 @@ def too_few_problems(inputs: RunInputs) -> list[Finding]:
 
 
 def wrong_column(inputs: RunInputs) -> list[Finding]:
-    """A reward that asks for a column the data does not have."""
+    """A reward function takes a column that the data does not have."""
     found = []
     columns = inputs.problems.column_names
     for function in inputs.rewards:
@@ -164,7 +164,9 @@ def contradicting_answers(inputs: RunInputs) -> list[Finding]:
     if not several:
         return []
     what = f'{several} prompts stand in several rows with different values of "{column}".'
-    remedy = f"Keep one row of each such prompt in {inputs.problems.name}, or say in the prompt what tells them apart."
+    remedy = (
+        f"Keep one row of each such prompt in {inputs.problems.name}, or put what distinguishes them into the prompt."
+    )
     return [Finding("contradicting_answers", "warn", what, remedy)]
 
 
@@ -205,8 +207,9 @@ def answer_in_prompt(inputs: RunInputs) -> list[Finding]:
         f'{own:.0%} of the prompts hold their own answer (column "{column}"), {chance:.0%} the answer of another row.'
     )
     if announced:
-        what += f" {announced:.0%} even say that it is the answer."
-    remedy = "Set data.columns: {prompt: COLUMN} to the column that only asks, or take the answer out of the prompts"
+        what += f" {announced:.0%} even announce it as the answer."
+    remedy = "Set data.columns: {prompt: COLUMN} to the column with the question alone, or take the answer out of the "
+    remedy += "prompts"
     if announced >= LEAK_WARN:
         return [Finding("answer_in_prompt", "fail", what, f"{remedy}.")]
     remedy += "; where the task is to find it in a text, nothing is wrong."

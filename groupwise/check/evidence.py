@@ -1,4 +1,4 @@
-"""Everything that the checks of rewards and completions look at."""
+"""Samples and statistics that the checks of rewards and completions read."""
 
 from __future__ import annotations
 

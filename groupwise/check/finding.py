@@ -1,4 +1,4 @@
-"""What a check found: how bad it is, what it is, and what to change."""
+"""A finding of the check: its level, the fault, and the remedy."""
 
 from __future__ import annotations
 

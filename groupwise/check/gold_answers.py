@@ -1,4 +1,4 @@
-"""Which column of a data set holds the right answers, and what stands in it."""
+"""Finds the column with the right answers of a data set, and compares its texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USUAL_NAMES = (
 
 
 def columns_read(function: RewardFunction) -> set[str]:
-    """Columns that a reward function is known to read: those it names, and what its `column` says."""
+    """Columns that a reward function is known to read: its parameters, and the value of its `column`."""
     column = getattr(function.call, "column", None)
     named = {name for name in function.required if name not in SAMPLED_KEYWORDS}
     return named | ({column} if isinstance(column, str) else set())
@@ -27,10 +27,10 @@ def columns_read(function: RewardFunction) -> set[str]:
 
 def gold_column(columns: Collection[str], functions: Sequence[RewardFunction]) -> str | None:
     """The column of right answers: one that a reward reads or accepts, of a usual name first; None without one."""
-    told = [answer_column(function) for function in functions]
+    declared = [answer_column(function) for function in functions]
     accepted = [name for name in USUAL_NAMES if any(name in f.accepted for f in functions)]
     usual = [name for name in USUAL_NAMES if any(f.takes_all_columns for f in functions)]
-    return next((name for name in [*told, *accepted, *usual] if name in columns), None)
+    return next((name for name in [*declared, *accepted, *usual] if name in columns), None)
 
 
 def answer_column(function: RewardFunction) -> str | None:
@@ -67,6 +67,6 @@ def occurs(answer: str, text: str) -> bool:
 
 
 def is_announced(answer: str, text: str) -> bool:
-    """Whether the text says that this is the answer: "answer: 7", "the solution is 7"."""
+    """Whether the text announces the answer: "answer: 7", "the solution is 7"."""
     word = r"\b(?:answer|solution|result|gold|label|target)\b"
     return re.search(rf"{word}(?:\s+(?:is|was))?\W{{0,12}}{re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""What is wrong before the first step with numbers, memory, time and the run folder."""
+"""Checks of numbers, memory, time and the run folder, before the first step."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def engines_disagree(evidence: Evidence, cost: Cost) -> list[Finding]:
             continue
         level: Level = "fail" if setting.action == "stop" else "warn"
         cause = cause_of_gap(evidence.run, evidence.sampled.groups, setting.threshold)
-        says = _capital(guard.message.format(value=cost.mismatch))
-        what = f"{says} (guard {guard.name}: {guard.bound(setting)}). {_capital(cause)}"
+        sentence = _capital(guard.message.format(value=cost.mismatch))
+        what = f"{sentence} (guard {guard.name}: {guard.bound(setting)}). {_capital(cause)}"
         return [Finding("engines_disagree", level, what, guard.remedy)]
     return []
 

@@ -1,4 +1,4 @@
-"""Completions that no one should be paid for, and the right answer, given to the rewards of the sampled problems."""
+"""Probes: worthless completions and the right answer, scored on the sampled problems."""
 
 from __future__ import annotations
 

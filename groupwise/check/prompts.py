@@ -1,4 +1,4 @@
-"""Three prompts as the model will see them, and what is wrong with their length."""
+"""Three prompts as the model gets them, and checks of their length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a check has to say, for the screen and the page."""
+"""Result of the pre-flight check: findings, samples and cost, for the screen and the page."""
 
 from __future__ import annotations
 

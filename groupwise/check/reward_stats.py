@@ -1,4 +1,4 @@
-"""What each reward function made of the sampled completions: figures that the checks and the pages read."""
+"""Statistics of each reward function over the sampled completions, for the checks and the pages."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ class Scores:
         return [value for group in self.groups for value in group]
 
     @property
-    def judged(self) -> list[float]:
+    def scored(self) -> list[float]:
         return [value for value in self.values if value is not None]
 
     @property
     def mean(self) -> float | None:
-        return fmean(self.judged) if self.judged else None
+        return fmean(self.scored) if self.scored else None
 
     @property
     def unscored(self) -> float:
         """Share of the completions that it returned None for."""
-        return 1 - len(self.judged) / len(self.values)
+        return 1 - len(self.scored) / len(self.values)
 
     @property
     def signal_share(self) -> float:
-        """Share of the groups in which it tells completions apart."""
+        """Share of the groups in which the function's rewards differ."""
         return sum(differ(group) for group in self.groups) / len(self.groups)
 
     @property
     def five(self) -> tuple[float, float, float, float, float] | None:
-        """Lowest, lower quartile, median, upper quartile, highest; None where nothing was judged."""
-        judged = sorted(self.judged)
-        if not judged:
+        """Lowest, lower quartile, median, upper quartile, highest; None where nothing was scored."""
+        scored = sorted(self.scored)
+        if not scored:
             return None
-        low, middle, high = quantiles(judged, n=4, method="inclusive") if len(judged) > 1 else judged * 3
-        return judged[0], low, middle, high, judged[-1]
+        low, middle, high = quantiles(scored, n=4, method="inclusive") if len(scored) > 1 else scored * 3
+        return scored[0], low, middle, high, scored[-1]
 
     @property
     def success_rate(self) -> float | None:
@@ -70,13 +70,13 @@ class Scores:
 
         Problems are not alike, so it is a bound from above: some are always solved, some never.
         """
-        counts, total = self._counts, len(self.judged)
+        counts, total = self._counts, len(self.scored)
         return 1 - sum((count / total) ** size for count in counts) if total else 0.0
 
     @property
     def _counts(self) -> list[int]:
         """How often each value occurs, the lowest first; values that are equal up to rounding are one."""
-        ordered = sorted(self.judged)
+        ordered = sorted(self.scored)
         begins = [i for i, value in enumerate(ordered) if i == 0 or not is_equal(ordered[i - 1], value)]
         return [end - begin for begin, end in zip(begins, [*begins[1:], len(ordered)], strict=False)]
 
@@ -104,7 +104,7 @@ def total_of(sampled: Sampled) -> Scores:
 
 
 def ranked(groups: Sequence[ScoredGroup], name: str | None = None) -> list[Judgement]:
-    """Every judged completion, the one that the function (by default the sum) likes best first."""
+    """Every scored completion, the one that the function (by default the sum) likes best first."""
     found = [
         Judgement(group.problem.index, completion, reward, {key: rewards[i] for key, rewards in group.rewards.items()})
         for group in groups

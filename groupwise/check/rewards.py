@@ -1,4 +1,4 @@
-"""What is wrong with the rewards, as the sampled completions and the probes show it."""
+"""Checks of the rewards, from the sampled completions and the probes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import differ
 
 UNSCORED_FAIL, UNSCORED_WARN = 0.5, 0.1
-"""Share of completions that a function returns None for. From half on, most groups have fewer judged members than
+"""Share of completions that a function returns None for. From half on, most groups have fewer scored members than
 the group size that was paid for."""
 SIGNAL_WARN = 0.5
 """Share of groups with signal: below half, most of the sampling is thrown away."""
 CONFLICT, REDUNDANT = -0.5, 0.97
-"""Rank correlation inside groups: from -0.5 on each function takes back half of the order that the other asks for;
+"""Rank correlation inside groups: from -0.5 on each function takes back half of the order that the other gives;
 from 0.97 on the second one adds nothing but its weight."""
 SURE = 2.0
 """Standard errors that a correlation must lie from 0."""
@@ -38,9 +38,9 @@ def unscored(evidence: Evidence) -> list[Finding]:
         what = f'Reward "{function.name}" returns None (unscored) for {function.unscored:.0%} of the completions.'
         reason = evidence.usual_reason(function.name)
         if reason is not None:
-            what += f' It says why: "{reason}".'
+            what += f' Its reason: "{reason}".'
         remedy = (
-            "Mend what it says."
+            "Mend the cause that the error names."
             if reason is not None
             else f"Let {function.name} return 0, not None, for an answer that it can read and that is wrong or "
             "missing; keep None for what nobody could judge."
@@ -90,7 +90,7 @@ def constant_reward(evidence: Evidence) -> list[Finding]:
 
 
 def ignores_completion(evidence: Evidence) -> list[Finding]:
-    """A function that depends on the problem and on nothing that the model says."""
+    """A function whose reward depends on the problem alone, not on the completion."""
     found = []
     for function in evidence.functions:
         rows = [set(row) for row in evidence.by_problem(function.name) if row]
@@ -106,17 +106,17 @@ def ignores_completion(evidence: Evidence) -> list[Finding]:
 
 
 def no_signal(evidence: Evidence) -> list[Finding]:
-    """The rewards can tell completions apart, and all that the untrained model says gets the same."""
+    """The rewards can differ, and every completion of the untrained model gets the same one."""
     rows, total = evidence.by_problem(None), evidence.total
     is_earned_by_none = not evidence.can_differ and not any(map(evidence.is_shipped, evidence.sampled.seconds))
-    if not total.judged or evidence.sampled.signal_share > 0 or is_earned_by_none:
+    if not total.scored or evidence.sampled.signal_share > 0 or is_earned_by_none:
         return []
-    best, num = max(max(row) for row in rows if row), len(total.judged)
-    if differ(total.judged):
+    best, num = max(max(row) for row in rows if row), len(total.scored)
+    if differ(total.scored):
         return []
     what = (
-        f"All {num} completions of the untrained model get {total.judged[0]:g}. Something better is rarer than one in "
-        f"{max(num // 3, 1)}" + (f" (a made-up completion gets {best:g})." if best > total.judged[0] else ".")
+        f"All {num} completions of the untrained model get {total.scored[0]:g}. Something better is rarer than one in "
+        f"{max(num // 3, 1)}" + (f" (a made-up completion gets {best:g})." if best > total.scored[0] else ".")
     )
     remedy = (
         "Take easier problems (data.split), a prompt or place that the model keeps to, a larger model, or add a reward "
@@ -154,8 +154,8 @@ def uneven_problems(evidence: Evidence) -> list[Finding]:
 
 
 def _has_few(evidence: Evidence) -> bool:
-    """Whether few groups have signal although rewards do differ, and for some problem by what the completion says."""
-    differs = differ(evidence.total.judged) and any(differ(row) for row in evidence.by_problem(None))
+    """Whether few groups have signal although rewards do differ, and for some problem by the completion's text."""
+    differs = differ(evidence.total.scored) and any(differ(row) for row in evidence.by_problem(None))
     return differs and evidence.sampled.signal_share < SIGNAL_WARN
 
 
@@ -164,7 +164,7 @@ def _more_generations(total: Scores, size: int) -> str:
     if enough:
         share = total.expected_signal(enough[0])
         return f"Set num_generations: {enough[0]} (about {share:.0%} of the groups would carry signal)."
-    return "Take problems that are solved more often (data.split), or a reward that grades instead of judging 0 or 1."
+    return "Take problems that are solved more often (data.split), or a reward that grades instead of giving 0 or 1."
 
 
 def slow_reward(evidence: Evidence) -> list[Finding]:
@@ -203,7 +203,7 @@ def conflict(evidence: Evidence) -> list[Finding]:
 
 
 def redundant(evidence: Evidence) -> list[Finding]:
-    """Two functions that say the same."""
+    """Two functions whose rewards agree."""
     return [
         Finding(
             "redundant",

@@ -1,4 +1,4 @@
-"""The order of a check: what is cheap first, and no further than something makes sense."""
+"""Runs the checks, cheap ones first; a failure ends them where later ones would have no meaning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from groupwise.redact import redact
 from groupwise.torch_settings import settings_of_training
 
 FATAL = frozenset({"wrong_column", "too_few_problems"})
-"""Failures of the data after which nothing can be sampled or judged."""
+"""Failures of the data after which nothing can be sampled or scored."""
 
 Load = Callable[[RunInputs, Notify], RunParts]
 

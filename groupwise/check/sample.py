@@ -13,7 +13,7 @@ from groupwise.train.collect import score_as_the_program
 from groupwise.types import Group, ScoredGroup
 
 FEWEST, MOST = 4, 8
-"""Groups that are sampled when nobody says how many: as many as a step has, within these bounds. More than eight would
+"""Groups that are sampled by default: as many as a step has, within these bounds. More than eight would
 be long to wait for, but for small groups."""
 FEWEST_COMPLETIONS = 32
 """So many find what a tenth of the completions would get 19 times out of 20."""
@@ -36,7 +36,7 @@ class Sampled:
 
     @property
     def signal_share(self) -> float:
-        """Share of the groups whose rewards tell their completions apart."""
+        """Share of the groups whose rewards differ."""
         return sum(group.has_signal for group in self.groups) / len(self.groups)
 
 

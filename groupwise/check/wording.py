@@ -1,4 +1,4 @@
-"""What a check says in words, the same on the screen and on the page."""
+"""Texts of the pre-flight check, the same on the screen and on the page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reward_rows(evidence: Evidence) -> list[tuple[str, list[str], list[int]]]:
     several = len(evidence.functions) > 1
     rows = [*evidence.functions, *([evidence.total] if several else [])]
     return [
-        (scores.name, _cells(scores, evidence), histogram(scores.judged) if scores.judged else []) for scores in rows
+        (scores.name, _cells(scores, evidence), histogram(scores.scored) if scores.scored else []) for scores in rows
     ]
 
 

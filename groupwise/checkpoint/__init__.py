@@ -1,1 +1,1 @@
-"""Checkpoints: what is saved, how a run goes on from it, and back to an earlier one."""
+"""Checkpoints: saving, loading, resuming, rolling back."""

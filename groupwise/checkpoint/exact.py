@@ -1,4 +1,4 @@
-"""The exact state that a run which breaks off can still save.
+"""The exact state that an aborted run can still save.
 
 Weights change only inside an update. Up to its first optimizer step the state of the step before is all there, once the
 small state that moves earlier (the order of the problems, averages) is put back from a copy; from its end on, that of

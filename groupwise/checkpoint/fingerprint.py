@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to, so that a resumed run can tell whether it is still the same one."""
+"""Fingerprint of a run: its model, data, rewards and settings, compared when a run is resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from groupwise.json_values import as_text, plain_value
 
 _ROWS = 1000
 _VALUES = 64
-"""Rows of the data, and values of each weight, that a fingerprint looks at: enough to tell another from the same."""
+"""Rows of the data and values of each weight in a fingerprint: enough to find a difference."""
 
 Origin = dict[str, Any]
 

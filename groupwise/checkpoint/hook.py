@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written when due, the best one kept in mind, room for the next one held on the disk."""
+"""The checkpoint hook: saves when due, keeps the best one, reserves room for the next one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Events(Protocol):
 
 
 class CheckpointHook(Idle):
-    """Saves every `save_steps`, at the end, when a callback asks, and where an evaluation is the best so far."""
+    """Saves every `save_steps`, at the end, when a callback requests it, and where an evaluation is the best so far."""
 
     def __init__(
         self,

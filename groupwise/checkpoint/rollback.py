@@ -1,4 +1,4 @@
-"""Back to the last good checkpoint."""
+"""Rolls a run back to its last good checkpoint."""
 
 from __future__ import annotations
 

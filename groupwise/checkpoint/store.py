@@ -72,7 +72,7 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
         _restore(path, state, learner)
     except (GroupwiseError, MemoryError, OSError):
         raise
-    except Exception as error:  # what a stranger wrote fails in as many ways as it has keys
+    except Exception as error:  # a foreign state file can raise anything
         what = f"{type(error).__name__}: {words_of(error, 200)}"
         raise RunError(
             f'The checkpoint "{path}" is whole, but not one of this run ({what}). Resume from another one.'

@@ -126,7 +126,7 @@ GUARDS = (
         GuardSetting("warn", 0.5, steps=3),
         "completions that turn into '!!!!': verl #721, ms-swift #3372; half and three steps: ours. It warns, because a "
         "reward can ask for just that",
-        "If no reward asks for it, go back to an earlier checkpoint with a lower learning_rate or a larger beta.",
+        "If no reward wants that, go back to an earlier checkpoint with a lower learning_rate or a larger beta.",
         largest=1.0,
     ),
     Guard(
@@ -151,7 +151,7 @@ GUARDS = (
     ),
     Guard(
         "no_signal",
-        "Share of the groups whose rewards do not tell their completions apart",
+        "Share of the groups whose rewards do not differ between completions",
         "{value:.0%} of the groups have no signal",
         "at least",
         GuardSetting("warn", 1.0, steps=10),

@@ -1,4 +1,4 @@
-"""Where problems come from, and the order they are drawn in."""
+"""Data sets, and the order in which problems are drawn."""
 
 from groupwise.data.load import load_problems
 from groupwise.data.order import Draw, Order

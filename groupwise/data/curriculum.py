@@ -1,4 +1,4 @@
-"""Which problems are worth drawing now: those the policy can learn from, followed as it learns.
+"""The curriculum: draws problems by the success rate of the policy on them.
 
 A curriculum gives each row a weight from 0 to 1. The order walks through its permutations as ever and draws a row that
 comes up with this probability, so a weight of 1 everywhere is the plain order, and 0 leaves a row out. What a
@@ -56,7 +56,7 @@ def successes(groups: Sequence[ScoredGroup], reward: str | None, solved_at: floa
     seen = []
     for group in groups:
         values = group.reward if reward is None else group.rewards[reward]
-        judged = [value for value in values if value is not None]
-        if judged:
-            seen.append(Seen(group.problem.index, fmean(reaches(value, solved_at) for value in judged)))
+        scored = [value for value in values if value is not None]
+        if scored:
+            seen.append(Seen(group.problem.index, fmean(reaches(value, solved_at) for value in scored)))
     return seen

@@ -122,7 +122,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """`rows`, or `wrong` (a name that does not exist), or `refused` (what the task says of a parameter's value)."""
+    """`rows`, or `wrong` (a name that does not exist), or `refused` (the task's error for a parameter's value)."""
     if wrong := problem(request["task"], request["params"]):
         return {"wrong": wrong}
     try:

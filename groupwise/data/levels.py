@@ -1,4 +1,4 @@
-"""Levels: problems of one difficulty at a time, one level up or down as the success rate says."""
+"""Levels: problems of one difficulty at a time, one level up or down by the success rate."""
 
 from __future__ import annotations
 

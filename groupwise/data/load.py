@@ -1,4 +1,4 @@
-"""Where problems come from: a packaged name, a local file, a Hub id, a `datasets.Dataset`, a list of dicts."""
+"""Loads problems from a packaged name, a local file, a Hub id, a `datasets.Dataset` or a list of dicts."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _split_name(split: str | None) -> str | None:
 
 
 def _cut(rows: Rows, split: str | None, name: str) -> Rows:
-    """The slice that a split asks for: `train[10:20]`, `[:90%]`. Percentages round down on both sides."""
+    """The slice that a split names: `train[10:20]`, `[:90%]`. Percentages round down on both sides."""
     match = _SPLIT.fullmatch(split or "")
     if match is None or "[" not in (split or ""):
         return rows

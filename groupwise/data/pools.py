@@ -1,4 +1,4 @@
-"""Pools: problems that are always or never solved teach nothing, so they are drawn seldom or not at all."""
+"""Pools: problems that are always or never solved have no signal, so they are drawn seldom or not at all."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Pools:
             del self._pool[seen.problem]
 
     def _count(self, seen: Seen) -> None:
-        """One visit more of a learning problem; the streak starts anew when it speaks for neither side."""
+        """One visit more of a learning problem; the streak starts anew when it is neither a success nor a failure."""
         sign = int(seen.success >= self.rules.easy_at) - int(seen.success <= self.rules.hard_at)
         before = self._streak.pop(seen.problem, 0)
         streak = before + sign if before * sign > 0 else sign

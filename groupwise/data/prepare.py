@@ -116,7 +116,7 @@ def _encode(
 
 
 def _tell_of_template_columns(problems: Problems, given: Mapping[str, Any], notify: Notify) -> None:
-    """Say where the chat template gets its arguments from, where the data set looks as if they came from its rows."""
+    """Log that the chat template takes its arguments from the recipe, where a column of the data is named like one."""
     for name, example in (("tools", "{tools: [...]}"), ("chat_template_kwargs", "{enable_thinking: false}")):
         if name in problems.column_names and name not in given:
             notify(

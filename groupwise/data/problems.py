@@ -27,7 +27,7 @@ class Problems(Sequence[Problem]):
     """Indexable rows; every column but the prompt and the reserved ones reaches the rewards under its own name.
 
     `rows` is any sequence of mappings: a list of dicts, a `datasets.Dataset`. `columns` renames: new name -> the data
-    set's own name. `info` says where the rows come from and goes into the record of the run.
+    set's own name. `info` holds the origin of the rows, for the record of the run.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ def _no_prompt_message(present: Sequence[str], name: str) -> str:
     hint = f" Is it called {near!r}?" if near else did_you_mean("prompt", present)
     return (
         f"{name} has no column 'prompt'; it has: {', '.join(present)}.{hint} "
-        f"In a recipe, data: {{path: ..., columns: {{prompt: {near or 'YOUR_COLUMN'}}}}} says which one to use; "
+        f"In a recipe, data: {{path: ..., columns: {{prompt: {near or 'YOUR_COLUMN'}}}}} chooses one; "
         "in Python, rename it."
     )
 
@@ -154,7 +154,7 @@ def _complaint(prompt: Any) -> str | None:
     for message in prompt:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             return f'a message looks like {{"role": "user", "content": "..."}}, not {str(message)[:80]}.'
-    return None if any(message["content"] for message in prompt) else "the prompt is empty: no message says anything."
+    return None if any(message["content"] for message in prompt) else "the prompt is empty: no message has text."
 
 
 def _copy_prompt(prompt: Any) -> Prompt:

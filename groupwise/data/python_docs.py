@@ -2,7 +2,7 @@
 
 Real prose, offline, a few hundred passages. Whole topics are held out for evaluation, and a paragraph that several
 topics share belongs to one passage only, so that no evaluation text is ever trained on. The texts differ a little
-between Python versions: the record of a run says which one it was.
+between Python versions; the record of a run holds the version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SENTENCES = re.compile(r".*[.?!][\"”)]?(?=\s|$)")
 def load(split: str, style: str = "plain") -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with `prompt`, `topic` and `passage`, and the Python version they come from.
 
-    `style` "plain" ends the passage with "TL;DR:"; "chat" asks for a summary in one user message.
+    `style` "plain" ends the passage with "TL;DR:"; "chat" requests a summary in one user message.
     """
     _check(split, SPLITS, "split")
     _check(style, STYLES, "style")

@@ -1,7 +1,7 @@
 """Every solution of a formula in conjunctive normal form, for problems that are small.
 
 It stands in for the package pycosat, under its name, where reasoning-gym is installed without it: pycosat has to be
-compiled, and one task of 105 asks it, whether a puzzle has more than one solution. Nothing depends on the order.
+compiled, and one task of 105 needs it, to see whether a puzzle has more than one solution. The order has no effect.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from groupwise.types import Group
 
 NUM_COMPLETIONS = 4
 NUM_TOKENS = 8
-"""Of each completion: 32 tokens tell the sides apart, and more would be felt at the start of a run."""
+"""Of each completion: 32 tokens show a disagreement, and more would delay the start of a run."""
 NUM_OF_LONGEST = 2
 """Completions of the longest prompt, whose prefill costs more than their tokens."""
 NUM_PROMPTS = 64
@@ -103,7 +103,7 @@ def _sample(probe: AgreementProbe) -> list[Group]:
 
 
 def gap(network: Network, group: Group, scoring: Scoring, rows: Rows | None = None) -> float:
-    """Mean over tokens of exp |rollout_logprob - logprob|: 1 where both sides say the same."""
+    """Mean over tokens of exp |rollout_logprob - logprob|: 1 where both agree."""
     logprob_NT = network.score(rows or rows_of([group]), scoring).logprob_NT.double().cpu()
     gaps = [
         (row[: len(c.rollout_logprob)] - torch.tensor(c.rollout_logprob, dtype=torch.float64)).abs()

@@ -21,7 +21,7 @@ WINDOW = 50
 FEWEST_NORMS = 10
 """No norm is called unusual before so many have been view."""
 FIRST_STEPS = 5
-"""Steps that say how far engine and learner of this run are apart."""
+"""Steps from which the usual mismatch of engine and learner in this run is taken."""
 SMALLEST_GAP = 2.5e-4
 """A smaller gap counts as this one: growing from rounding to a little more rounding is no growth."""
 LARGEST_GAP = {True: 1e-3, False: 0.15}

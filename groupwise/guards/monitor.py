@@ -124,7 +124,7 @@ class GuardMonitor(Idle):
             self.stop(f"guard {self.stopped.guard}")
 
     def end(self) -> None:
-        """Go back to the last good checkpoint where a guard asks for it."""
+        """Go back to the last good checkpoint where a guard's action is rollback."""
         if self.stopped is None:
             return
         self.outcome = "final/ holds the weights of the last step."

@@ -1,4 +1,4 @@
-"""What is given to a trainer, looked at before anything is loaded."""
+"""Checks of a trainer's arguments, before anything is loaded."""
 
 from __future__ import annotations
 

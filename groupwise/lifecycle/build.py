@@ -88,7 +88,7 @@ class RunParts:
 
     @cached_property
     def training_scorer(self) -> RewardScorer:
-        """With the penalty of overlong completions, where the recipe asks for it: evaluation goes without."""
+        """The scorer with the penalty of overlong completions where the recipe sets one; evaluation has none."""
         return with_overlong_penalty(self.scorer, self.config)
 
     @cached_property
@@ -136,7 +136,7 @@ def make_scorer(inputs: RunInputs) -> RewardScorer:
     """The reward functions over the columns of the data; held-out problems must have them too.
 
     Raises:
-        RewardError: a function asks for a column that is not there.
+        RewardError: a function takes a column that the data does not have.
     """
     scorer = RewardScorer(inputs.rewards, inputs.problems.column_names, signal_of=_signal_of(inputs.config))
     inputs.check_held_out(scorer)
@@ -172,7 +172,7 @@ def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
 
 
 def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
-    """The model of that name on the device that the configuration asks for; `full` trains its own weights."""
+    """The model of that name on the device of the configuration; `full` trains its own weights."""
     model, _ = load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
         device=pick_device(use_cpu=config.use_cpu),

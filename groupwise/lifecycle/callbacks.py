@@ -77,7 +77,7 @@ class Callbacks:
         self.call("on_log", logs=dict(numbers))
 
     def evaluated(self, metrics: Mapping[str, Any], trackers: Trackers | None = None) -> None:
-        """Log an evaluation as an entry of its own, whatever `logging_steps` says, then call `on_evaluate`."""
+        """Log an evaluation as an entry of its own, independent of `logging_steps`, then call `on_evaluate`."""
         numbers = {**finite(metrics), "epoch": float(self.state.epoch or 0)}
         self.log(numbers, trackers)
         self.call("on_evaluate", metrics=numbers)

@@ -1,4 +1,4 @@
-"""Whether completions can end: remarks before the first step on end tokens that are missing or never come."""
+"""Checks before the first step that completions can end: end tokens that are missing or never sampled."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class RunInputs:
         Order(len(self.problems), self.config.prompts_per_step)
 
     def check_held_out(self, scorer: RewardScorer) -> None:
-        """Raise `RewardError` where a reward asks for a column that the held-out problems do not have."""
+        """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""
         check_held_out(scorer, self.eval_problems)
 
 
@@ -104,7 +104,7 @@ def check_parts(
 
 
 def check_held_out(scorer: RewardScorer, eval_problems: Problems | None) -> None:
-    """Raise `RewardError` where a reward asks for a column that the held-out problems do not have."""
+    """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""
     if eval_problems is not None:
         scorer.check(eval_problems.column_names, EVALUATION_DATA)
 

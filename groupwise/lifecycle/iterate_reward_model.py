@@ -1,4 +1,4 @@
-"""Iterative GRPO's other half: the reward model goes on learning while the policy moves (DeepSeekMath, Algorithm 1).
+"""Iterative GRPO's reward-model training while the policy moves (DeepSeekMath, Algorithm 1).
 
 After every M steps (`ref_model_reset_steps`, when the reference becomes the policy) new comparisons are made from the
 groups sampled since, and the reward model is trained on them together with a share of the comparisons it has already

@@ -14,7 +14,7 @@ from groupwise.train.step_metrics import finite, without_evaluation
 
 
 class LogHook(Idle):
-    """Logs a step's own numbers every `logging_steps`, or when a callback asks: an evaluation has its own entry."""
+    """Logs a step every `logging_steps`, or when a callback requests it; an evaluation has its own entry."""
 
     def __init__(self, callbacks: Callbacks, trackers: Trackers, every: int | None) -> None:
         self._callbacks, self._trackers, self._every = callbacks, trackers, every

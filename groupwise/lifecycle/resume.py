@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: from the newest checkpoint that is whole, with one history."""
+"""Resumes a stopped run from its newest complete checkpoint, with one history."""
 
 from __future__ import annotations
 
@@ -148,13 +148,13 @@ def _put_back(run: Run, state: Mapping[str, Any]) -> None:
 
 
 def _settings(learner: Learner) -> tuple[list[dict[str, Any]], list[Any]]:
-    """What the recipe of now says about the optimizer, and its peak learning rates."""
+    """The optimizer settings of the current recipe, and its peak learning rates."""
     groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in learner.optimizer.param_groups]
     return groups, list(getattr(learner.scheduler, "base_lrs", ()))
 
 
 def _use(learner: Learner, groups: list[dict[str, Any]], peaks: list[Any]) -> None:
-    """Put them above what the checkpoint says, at the place in the schedule that has been reached."""
+    """Apply them over the checkpoint's, at the position that the schedule has reached."""
     for group, values in zip(learner.optimizer.param_groups, groups, strict=True):
         group.update(values)
     scheduler = learner.scheduler

@@ -1,4 +1,4 @@
-"""What was trained, in words: read from config.json with every part optional, as old and broken runs may lack some."""
+"""Summary of a run's setup, from config.json; every part is optional, as old and broken runs may lack some."""
 
 from __future__ import annotations
 

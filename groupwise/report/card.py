@@ -43,7 +43,7 @@ def model_card(
     """The text of README.md for the model that `run` trained.
 
     `curve` is the path of the reward picture relative to the card, `name` the Hub name that the card's example loads;
-    `is_adapter` says that an adapter lies beside the card, not a whole model.
+    `is_adapter`: the folder of the card holds an adapter, not a whole model.
     """
     reader = RunReader(run)
     config, records = without_secrets(reader.config), reader.metrics()

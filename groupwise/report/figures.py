@@ -23,8 +23,8 @@ def reward(records: Sequence[Record], theme: Theme) -> Figure | None:
         return None
     names = function_names(records)
     shown = names[:MAX_FUNCTIONS] if len(names) > 1 else []
-    says = "The curve to read: it rises while the model learns."
-    figure, axes = new_figure("Reward", says, theme, heights=(1.0, *[0.38] * len(shown)))
+    caption = "The curve to read: it rises while the model learns."
+    figure, axes = new_figure("Reward", caption, theme, heights=(1.0, *[0.38] * len(shown)))
     _noisy(axes[0], found, theme.cycle[0], "reward of a step")
     axes[0].set_ylabel("reward")
     for name, panel, color in zip(shown, axes[1:], theme.cycle[1:] + theme.cycle[:1], strict=False):
@@ -45,10 +45,10 @@ def kl(records: Sequence[Record], theme: Theme) -> Figure | None:
         panel.set_ylabel("loss")
         return figure
     title = "KL and loss" if loss else "KL to the reference"
-    says = (
+    caption = (
         "The loss starts at 0 and rises with β × KL: no measure of progress." if weighted else "How far it has moved."
     )
-    figure, axes = new_figure(title, says, theme, heights=(1.0, 0.8) if loss else (1.0,))
+    figure, axes = new_figure(title, caption, theme, heights=(1.0, 0.8) if loss else (1.0,))
     _plain(axes[0], distance, theme.cycle[0], "KL to the reference")
     axes[0].set_ylabel("nats / token")
     legend(axes[0])
@@ -67,9 +67,9 @@ def length(records: Sequence[Record], theme: Theme) -> Figure | None:
     if not mean:
         return None
     cut = series(records, "completions/clipped_ratio")
-    says = "Tokens of a completion: mean, shortest and longest"
-    says += "; below, the share cut off at the limit." if cut else "."
-    figure, axes = new_figure("Completion length", says, theme, heights=(1.0, 0.35) if cut else (1.0,))
+    caption = "Tokens of a completion: mean, shortest and longest"
+    caption += "; below, the share cut off at the limit." if cut else "."
+    figure, axes = new_figure("Completion length", caption, theme, heights=(1.0, 0.35) if cut else (1.0,))
     low, high = series(records, "completions/min_length"), series(records, "completions/max_length")
     if low.steps == high.steps == mean.steps:
         axes[0].fill_between(mean.steps, low.values, high.values, color=theme.cycle[2], alpha=0.18, linewidth=0)
@@ -88,8 +88,8 @@ def entropy(records: Sequence[Record], theme: Theme) -> Figure | None:
     found = series(records, "entropy")
     if not found:
         return None
-    says = "What is left to explore: a slow drift is healthy, a collapse toward 0 is not."
-    figure, (panel,) = new_figure("Entropy of the policy", says, theme)
+    caption = "What is left to explore: a slow drift is healthy, a collapse toward 0 is not."
+    figure, (panel,) = new_figure("Entropy of the policy", caption, theme)
     _noisy(panel, found, theme.cycle[3], "entropy of a step")
     panel.set_ylabel("nats / token")
     legend(panel)
@@ -100,8 +100,8 @@ def gradient(records: Sequence[Record], theme: Theme) -> Figure | None:
     norm, rate = series(records, "grad_norm"), series(records, "learning_rate")
     if not norm:
         return None
-    says = "Before clipping; spikes far above the rest mean trouble."
-    figure, axes = new_figure("Gradient norm", says, theme, heights=(1.0, 0.35) if rate else (1.0,))
+    caption = "Before clipping; spikes far above the rest mean trouble."
+    figure, axes = new_figure("Gradient norm", caption, theme, heights=(1.0, 0.35) if rate else (1.0,))
     _plain(axes[0], norm, theme.cycle[5], "gradient norm")
     positive = [value for value in norm.values if value > 0]
     if positive and max(positive) > 50 * min(positive):
@@ -141,8 +141,8 @@ def evaluation(records: Sequence[Record], theme: Theme) -> Figure | None:
     lines = (("eval_reward", "sampled", theme.cycle[0]), ("eval_greedy_reward", "greedy", theme.cycle[1]))
     if not any(series(records, key) for key, _, _ in lines):
         return None
-    says = "Problems it was not trained on, with one standard error up and down."
-    figure, (panel,) = new_figure("Held-out reward", says, theme)
+    caption = "Problems it was not trained on, with one standard error up and down."
+    figure, (panel,) = new_figure("Held-out reward", caption, theme)
     trained = series(records, "reward").averaged(WINDOW)
     panel.plot(trained.steps, trained.values, color=theme.muted, alpha=0.6, linewidth=1.2, label="training")
     for key, label, color in lines:

@@ -1,4 +1,4 @@
-"""The records of a run as curves, and what they say in a sentence."""
+"""The curves of a run from its records, and their trend in one sentence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CurveChange:
     num_first: int
     num_last: int
     error: float | None
-    """Standard error of the difference; None when there are too few steps to tell."""
+    """Standard error of the difference; None with too few steps."""
 
     @property
     def difference(self) -> float:
@@ -51,7 +51,7 @@ class CurveChange:
     @property
     def verdict(self) -> str:
         if self.error is None:
-            return "There are too few steps to tell whether it learns."
+            return "There are too few steps to see whether the model learns."
         if abs(self.difference) <= 2 * self.error:
             return f"The reward did not clearly move ({number(self.difference)} with a standard error of " + (
                 f"{number(self.error)})."

@@ -64,7 +64,7 @@ def stylesheet() -> str:
 
 
 def _nothing_yet(records: Sequence[Record]) -> str:
-    return "One step so far: too few to tell whether it learns." if records else "No step has finished yet."
+    return "One step has finished: too few to see whether the model learns." if records else "No step has finished yet."
 
 
 def _tile(label: str, value: str) -> str:
@@ -135,7 +135,7 @@ def _inline(png: bytes) -> str:
 
 def _pairs(pairs: Sequence[tuple[Excerpt, Excerpt | None]]) -> str:
     if not pairs:
-        return '<p class="muted">No judged completions are recorded.</p>'
+        return '<p class="muted">No scored completions are recorded.</p>'
     return "".join(f'<div class="pair">{_group(early)}{_group(late) if late else ""}</div>' for early, late in pairs)
 
 

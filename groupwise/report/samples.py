@@ -1,4 +1,4 @@
-"""Which completions the report shows: best and worst of a few groups, early and late."""
+"""Completions for the report: best and worst of a few groups, early and late."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def pairs(reader: RunReader) -> Sequence[tuple[Excerpt, Excerpt | None]]:
 
 
 def _shown(reader: RunReader, steps: list[int]) -> list[Excerpt]:
-    """The judged groups of these steps, in their order."""
+    """The scored groups of these steps, in their order."""
     return [
         Excerpt(step, group, *ends) for step in steps for group in reader.completions(step) if (ends := _ends(group))
     ]
 
 
 def _ends(group: GroupRecord) -> tuple[CompletionRecord, CompletionRecord] | None:
-    judged = [c for c in group["completions"] if c["reward"] is not None]
-    if not judged:
+    scored = [c for c in group["completions"] if c["reward"] is not None]
+    if not scored:
         return None
-    ranked = sorted(judged, key=lambda c: c["reward"] or 0.0)
+    ranked = sorted(scored, key=lambda c: c["reward"] or 0.0)
     return ranked[-1], ranked[0]
 
 

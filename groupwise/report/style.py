@@ -1,4 +1,4 @@
-"""How every picture looks: two themes, one layout, words on top that say what one should see."""
+"""Style of the figures: two themes, one layout, a title and a caption above each figure."""
 
 from __future__ import annotations
 
@@ -84,14 +84,16 @@ def styled(theme: Theme) -> Iterator[None]:
         yield
 
 
-def new_figure(title: str, says: str, theme: Theme, *, heights: tuple[float, ...] = (1.0,)) -> tuple[Figure, list[Any]]:
+def new_figure(
+    title: str, caption: str, theme: Theme, *, heights: tuple[float, ...] = (1.0,)
+) -> tuple[Figure, list[Any]]:
     """A figure with one panel for each relative height, its title and the sentence under it."""
     size = HEIGHT * (0.4 + 0.6 * sum(heights) / heights[0])
     layout = ConstrainedLayoutEngine(rect=(0.005, 0.01, 0.985, 1 - 0.66 / size))
     figure = Figure(figsize=(WIDTH, size), layout=layout)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     figure.text(0.015, 1 - 0.12 / size, title, fontsize=13, fontweight="bold", va="top")
-    figure.text(0.015, 1 - 0.39 / size, says, fontsize=9.5, color=theme.muted, va="top")
+    figure.text(0.015, 1 - 0.39 / size, caption, fontsize=9.5, color=theme.muted, va="top")
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     return figure, list(axes)

@@ -87,7 +87,7 @@ class RewardFunction:
         available = [*SAMPLED_KEYWORDS, *sorted(columns), *others]
         for missing in self.missing(columns):
             raise RewardError(
-                f'Reward function "{self.name}" asks for "{missing}", and the {data} has no such column. Available: '
+                f'Reward function "{self.name}" takes "{missing}", and the {data} has no such column. Available: '
                 f"{', '.join(available)}.{did_you_mean(missing, available)} Give the parameter a default if it "
                 "is not a column."
             )

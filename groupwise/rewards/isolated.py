@@ -125,7 +125,7 @@ class Isolated:
             found = ((row, _not_json(value)) for row, value in enumerate(values, start=1) if isinstance(values, list))
             row = next((f"completion {row}: {why}" for row, why in found if why is not None), complaint)
             raise RewardError(
-                f'Reward function "{self.__name__}" runs isolated and asks for "{name}", which cannot be handed to '
+                f'Reward function "{self.__name__}" runs isolated and takes "{name}", which cannot be handed to '
                 f"another process as JSON ({row}). Make the column text or numbers, or leave isolated away."
             )
 

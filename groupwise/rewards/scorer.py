@@ -227,7 +227,7 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
     )
     if "completion_ids" in function.required and "completion_ids" not in offered:
         raise RewardError(
-            f'Reward function "{function.name}" asks for "completion_ids", and these completions have no token ids. '
+            f'Reward function "{function.name}" takes "completion_ids", and these completions have no token ids. '
             "Give them with the completions."
         )
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}

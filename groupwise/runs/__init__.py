@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and how it is shown while it grows. No torch."""
+"""Run-folder input and output, and live progress. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing so that what is on disk is always whole, and saying in plain words when the disk refuses."""
+"""Atomic writes, and errors of the disk as one sentence."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def plain_errors(path: Path, num_bytes: int) -> Iterator[None]:
     """Inside, `num_bytes` are written to `path`; what the disk has against it becomes a sentence.
 
     Raises:
-        DiskFullError: with the number of bytes that are missing, where the disk tells.
+        DiskFullError: with the number of bytes that are missing, where the file system reports it.
         RunError: anything else.
     """
     try:

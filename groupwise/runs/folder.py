@@ -1,4 +1,4 @@
-"""Where everything of one run lies on disk. The contract is written down in docs/run-folder.md."""
+"""The paths of a run folder, and its lock. docs/run-folder.md is the contract."""
 
 from __future__ import annotations
 
@@ -240,14 +240,14 @@ def make_check(output_dir: str | Path) -> Path:
 def _make_writable(path: Path, folder: RunFolder) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as probe:  # permissions alone do not tell: read-only disks, root
+        with tempfile.TemporaryFile(dir=path) as probe:  # permissions alone are no proof: read-only disks, root
             probe.write(b"\n")
     except OSError as error:
         raise RunError(f"{_why_not_writable(path, folder, error)} Choose another output_dir.") from error
 
 
 def _why_not_writable(path: Path, folder: RunFolder, error: OSError) -> str:
-    """What is in the way: a file, or what the system says, with the deepest folder that is there."""
+    """The obstacle: a file, or the system's error, with the deepest folder that exists."""
     what = f'output_dir "{folder.path}"'
     there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
     if not there.is_dir():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["up", "down", "steady", "zero", "none"]
-"""Where the number should go while a run learns; "none": it only says something together with others."""
+"""Where the number should go while a run learns; "none": it has a meaning only beside other metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ _LEARNING = (
         "share",
         "Those of them whose reward is above 0: all right, where right is above 0; the others are all wrong.",
         "none",
-        "says whether the problems are too easy or too hard",
+        "shows whether the problems are too easy or too hard",
         "ScaleRL, arXiv 2510.13786: problems solved in 90 % of the answers teach nothing",
     ),
     Metric(
@@ -231,7 +231,7 @@ _COMPLETIONS = (
         "rising to the limit while the other stays: length bias",
         "Dr. GRPO, arXiv 2503.20783",
     ),
-    Metric("completions/dropped", "count", "Completions sampled and judged, then dropped with their groups.", "down"),
+    Metric("completions/dropped", "count", "Completions sampled and scored, then dropped with their groups.", "down"),
     Metric(
         "staleness/max",
         "versions",
@@ -298,7 +298,7 @@ _MISMATCH = (
 _COST = (
     Metric("step_time", "s", "The whole step; evaluation and checkpoints not included.", "down"),
     Metric("time/rollout", "s", "Sampling, and loading the new weights into the engine.", "down"),
-    Metric("time/reward", "s", "Waiting for the reward functions (judging overlaps with sampling).", "down"),
+    Metric("time/reward", "s", "Waiting for the reward functions (scoring overlaps with sampling).", "down"),
     Metric("time/learn", "s", "Scoring and updating.", "down"),
     Metric("time/other", "s", "The rest of step_time.", "down"),
     Metric("time/eval", "s", "The evaluation after this step, beside step_time.", "down"),

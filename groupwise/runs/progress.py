@@ -1,4 +1,4 @@
-"""What a screen knows about the run so far, from the records alone."""
+"""The progress of a run, from its records alone, for the screens."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Progress:
         self._remember(metrics)
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
-        """An evaluation after a step is part of its time; one before the first step says nothing about steps."""
+        """An evaluation after a step is part of its time; one before the first step is left out."""
         self.evaluation = metrics
         if metrics["step"] == self._finished[0][0]:
             self._finished = [(metrics["step"], self.clock())]

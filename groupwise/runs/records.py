@@ -1,4 +1,4 @@
-"""What a line of the run folder looks like."""
+"""The records of a run folder: the keys of each line."""
 
 from __future__ import annotations
 

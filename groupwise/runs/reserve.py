@@ -1,6 +1,6 @@
-"""Room that is held on the disk for the next checkpoint, so that records filling the disk cannot take it away.
+"""Reserves room on the disk for the next checkpoint, so that records filling the disk cannot take it away.
 
-It asks for no more than checkpoints do anyway: a new one is whole before the oldest is deleted.
+It takes no more room than checkpoints do anyway: a new one is whole before the oldest is deleted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 _CANNOT = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What a file system says that knows no allocation."""
+"""Error numbers of a file system without allocation."""
 
 
 class Reserve:

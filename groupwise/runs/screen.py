@@ -1,6 +1,6 @@
-"""What the user sees while it trains. Reads records, never the trainer.
+"""The live screen of a run. Reads records, never the trainer.
 
-On a terminal a picture that stays in place, elsewhere plain lines (`plain.py`). What other code prints while the
+On a terminal a picture that stays in place, elsewhere plain lines (`plain_screen.py`). What other code prints while the
 picture is up appears above it and stays in the scroll-back.
 """
 
@@ -55,7 +55,7 @@ _MAX_CURVE, _MAX_SAMPLE = 16, 10
 
 
 class Screen(Protocol):
-    """What the train loop tells; every call is cheap. Used as a context manager it leaves the terminal as it was."""
+    """Live display of a run; every call is cheap. As a context manager it restores the terminal at the end."""
 
     def start(self, summary: Mapping[str, Any]) -> None:
         """Keys, all optional: run_name, model, parameters, objective, steps, batch, device, engine, history."""

@@ -1,4 +1,4 @@
-"""What a line of each record must look like for its readers, in words where it does not.
+"""Validates the lines of a run's records for their readers; an error is one sentence.
 
 The writer cannot write anything else; a disk, a merge or a hand can.
 """

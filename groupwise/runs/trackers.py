@@ -20,7 +20,7 @@ from groupwise.runs.folder import RunFolder
 from groupwise.runs.tracker_queue import Tracker, TrackerQueue
 
 PROJECT = "groupwise"
-"""Project name where the tracker wants one and neither an open run nor the environment says another."""
+"""Project name where the tracker needs one and neither an open run nor the environment gives one."""
 
 STEP_KEY = "train/global_step"
 

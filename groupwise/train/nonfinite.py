@@ -1,4 +1,4 @@
-"""Whether an optimizer step may be taken: a single NaN in a weight is never mended by the steps after it."""
+"""Detects loss or gradients that are not finite: a NaN that reaches a weight stays there."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """DAPO's soft overlong punishment as one more reward, with a column of its own in the record.
 
-Training alone is judged with it: evaluation keeps to the rewards of the task.
+Only training has this penalty; evaluation keeps the rewards of the task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME = "overlong"
 
 
 def with_overlong_penalty(scorer: RewardScorer, config: GRPOConfig) -> RewardScorer:
-    """The scorer, with the punishment as its last function where `overlong_cache` asks for it."""
+    """The scorer; where `overlong_cache` is set, the penalty is its last function."""
     if config.overlong_cache is None:
         return scorer
     longest = config.max_completion_length

@@ -1,4 +1,4 @@
-"""What is due when: the steps of the run, and when the reference follows the policy."""
+"""The schedule of a run: its steps, its optimizer steps, and the steps at which the reference is updated."""
 
 from __future__ import annotations
 

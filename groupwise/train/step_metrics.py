@@ -1,4 +1,4 @@
-"""The record of one step, from what the step left behind. `docs/metrics.md` explains every key."""
+"""The metrics of one step, from its `StepResult`. `docs/metrics.md` explains every key."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def num_tokens(groups: Sequence[Group]) -> int:
 
 
 def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of a step says about an evaluation; empty where there was none."""
+    """Metrics of the evaluation after a step; empty where there was none."""
     return {k: v for k, v in metrics.items() if k.startswith("eval_") or k == "time/eval"}
 
 

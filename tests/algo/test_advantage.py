@@ -85,8 +85,8 @@ def test_six_equal_rewards_that_float32_would_tell_apart() -> None:
 @pytest.mark.parametrize(("baseline", "scale"), CENTRED)
 def test_what_was_not_judged_is_left_out(baseline: Any, scale: Any) -> None:
     found = advantages([1.0, nan, 3.0, None, 5.0, nan], [0, 0, 0, 1, 1, 1], baseline, scale)
-    judged = advantages([1.0, 3.0], [0, 0], baseline, scale)
-    close(found, [float(judged[0]), 0, float(judged[1]), 0, 0, 0])
+    scored = advantages([1.0, 3.0], [0, 0], baseline, scale)
+    close(found, [float(scored[0]), 0, float(scored[1]), 0, 0, 0])
 
 
 def test_an_unjudged_reward_counted_as_zero_would_be_found() -> None:
@@ -220,7 +220,7 @@ def test_whitening_by_the_mask_is_whitening_by_the_lengths() -> None:
     found = objective_advantages(objective, rewards, GROUPS, mask_NT=mask)
     expected = advantages(rewards, GROUPS, "group_mean", "token_whiten", lengths_N=lengths)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert not found[3:].any()  # not judged, and a group without signal
+    assert not found[3:].any()  # not scored, and a group without signal
 
 
 @pytest.mark.parametrize("name", Objective.preset_names())

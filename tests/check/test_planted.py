@@ -50,7 +50,7 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     assert names(result, "fail") == {"wrong_column"}
     assert result.first_change is not None
     assert "data.columns: {solution: answer}" in result.first_change
-    assert result.evidence is None  # nothing can be judged, so nothing is sampled
+    assert result.evidence is None  # nothing can be scored, so nothing is sampled
 
 
 def test_a_column_that_the_held_out_problems_lack(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_reason_of_a_reward_that_does_not_judge_is_told(tmp_path: Path) -> N
 
     result = checked(tmp_path, unreachable)
     (finding,) = [f for f in result.findings if f.name == "unscored"]
-    assert 'It says why: "no reply: nobody is there".' in finding.what
+    assert 'Its reason: "no reply: nobody is there".' in finding.what
 
 
 def test_prompts_that_are_cut(tmp_path: Path) -> None:

@@ -251,5 +251,5 @@ def test_the_users_data_set_keeps_its_format() -> None:
 
 def test_a_column_that_no_row_has_is_named_under_a_format_too() -> None:
     problems = load_problems(data().with_format("torch"))
-    with pytest.raises(RewardError, match='asks for "gold"'):
+    with pytest.raises(RewardError, match='takes "gold"'):
         RewardScorer(resolve_rewards(lambda completions, gold: [0.0]), problems.column_names)

@@ -45,9 +45,9 @@ def test_returns_of_any_kind(value: Any) -> None:
         return value
 
     scorer = RewardScorer(resolve_rewards([strange]), ["answer"])
-    judged = attempt("reward returns", lambda: scorer.score(GROUPS))
-    if judged is not None:
-        for group in judged.groups:
+    scored = attempt("reward returns", lambda: scorer.score(GROUPS))
+    if scored is not None:
+        for group in scored.groups:
             assert len(group.reward) == 2
             assert all(r is None or (type(r) is float and math.isfinite(r)) for r in group.reward)
 

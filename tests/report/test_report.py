@@ -89,7 +89,7 @@ def test_short_runs(tmp_path: Path, num_steps: int) -> None:
     folder = write_run(tmp_path / "run", num_steps=num_steps, eval_every=1)
     page = report_of(folder)
     assert pictures_in(folder) == (set(FIGURES) if num_steps else set())
-    expected = ["No step has finished yet", "One step so far", "too few steps to tell"][num_steps]
+    expected = ["No step has finished yet", "One step has finished", "too few steps to see"][num_steps]
     assert expected in page.text
 
 

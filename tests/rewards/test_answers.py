@@ -69,7 +69,7 @@ def test_number_settings(settings, text, answer, expected):
 def test_a_number_that_the_data_lacks_is_told():
     with pytest.raises(DataError, match="the data set's answer 'unknown' has no number in it"):
         score("number", "3", answer="unknown")
-    with pytest.raises(RewardError, match=r'"number" asks for "answer".* Did you mean "answers"'):
+    with pytest.raises(RewardError, match=r'"number" takes "answer".* Did you mean "answers"'):
         RewardScorer(resolve_rewards(["number"]), ["answers"])
 
 

@@ -239,7 +239,7 @@ def test_the_worker_of_an_isolated_function_outlives_a_forked_child(file):
 
 def test_an_isolated_function_may_be_async_and_asks_for_its_columns(file):
     scorer = RewardScorer(isolated(file, "later"))
-    with pytest.raises(RewardError, match='asks for "answer"'):
+    with pytest.raises(RewardError, match='takes "answer"'):
         scorer.check(["question"])
     assert scorer.score([make_group("ab", answer="x")]).groups[0].rewards["later"] == (2.0,)
 
@@ -263,14 +263,14 @@ def test_an_isolated_function_that_fails_costs_its_call_only(file, name, said):
 
 
 def test_what_cannot_travel_is_named(file):
-    with pytest.raises(RewardError, match=r'asks for "answer".*JSON'):
+    with pytest.raises(RewardError, match=r'takes "answer".*JSON'):
         RewardScorer(isolated(file, "later")).score([make_group("a", answer=Path("x"))])
 
 
 @pytest.mark.parametrize("value", [Path("x"), {(0, 1): "a"}, [{"deep": {1: "a"}}], {1: "a", "b": 2}, 1j, {2}, b"x"])
 def test_what_cannot_travel_is_named_with_its_row(file, value):
     rows = [make_group("a", answer="right"), make_group("b", answer=value)]
-    with pytest.raises(RewardError, match=r'asks for "answer".*JSON \(completion 2: '):
+    with pytest.raises(RewardError, match=r'takes "answer".*JSON \(completion 2: '):
         RewardScorer(isolated(file, "later")).score(rows)
 
 

@@ -74,7 +74,7 @@ def test_the_template_fills_in_columns_once_and_asks_for_them():
         ]
         assert sent["seed"] == 7
         assert "temperature" not in sent
-        with pytest.raises(RewardError, match=r'"llm_judge" asks for "answer".* Did you mean "answers"'):
+        with pytest.raises(RewardError, match=r'"llm_judge" takes "answer".* Did you mean "answers"'):
             judge_with(server, **settings).check(["answers"])
 
 

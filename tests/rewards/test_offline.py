@@ -140,7 +140,7 @@ def test_simple_rows_of_one_problem_are_one_group(folder):
         ('{"completion": "a", "prompt": 3}', "line 1: its prompt is neither text nor a list of messages"),
         ('{"completion": "a", "completion_ids": ["x"]}', "line 1: its completion_ids are not"),
         ("\n\n", "holds no completions"),
-        ('{"completion": "a"}', '"number" asks for "answer", and the data set has no such column'),
+        ('{"completion": "a"}', '"number" takes "answer", and the data set has no such column'),
     ],
 )
 def test_files_that_cannot_be_scored_say_what_is_wrong(folder, content, message, capsys):

@@ -424,7 +424,7 @@ def test_a_missing_column_is_named_before_any_rollout():
     def grade(completions, anwser):
         raise AssertionError("never called")
 
-    message = 'asks for "anwser", and the data set has no such column. Available: .*level.* Did you mean "answer"'
+    message = 'takes "anwser", and the data set has no such column. Available: .*level.* Did you mean "answer"'
     with pytest.raises(RewardError, match=message):
         RewardScorer([RewardFunction.of(grade)], ["answer", "level"])
     with pytest.raises(RewardError, match=message):

@@ -52,7 +52,7 @@ def test_prompts_and_token_ids():
     assert score(looks, ["a", "b"], prompts="ask", completion_ids=ids) == [23, 13]
     assert score(looks, ["a", "b"], prompts=["a", "ask"], completion_ids=ids) == [21, 13]
     assert score(looks, ["a", "b"], prompts=[{"role": "user", "content": "x"}], completion_ids=ids) == [21, 11]
-    with pytest.raises(RewardError, match='asks for "completion_ids", and these completions have no token ids'):
+    with pytest.raises(RewardError, match='takes "completion_ids", and these completions have no token ids'):
         score(looks, "a")
     with pytest.raises(RewardError, match="A length in tokens is counted in token ids"):
         score({"name": "length", "unit": "tokens"}, "a")
@@ -65,7 +65,7 @@ def test_prompts_and_token_ids():
         (lambda completions: ["good"], "not a number"),
         (lambda completions: [float("inf")], "large finite number"),
         (lambda completions: 1 / 0, "raised ZeroDivisionError"),
-        (lambda completions, gold: [1], 'asks for "gold"'),
+        (lambda completions, gold: [1], 'takes "gold"'),
     ],
 )
 def test_whatever_would_stop_a_run_is_raised(reward, message):

@@ -44,9 +44,9 @@ def test_the_config_of_every_shipped_recipe_is_read_back_and_reported(tmp_path: 
 
 def test_completions_come_back_with_everything_a_reader_needs(tmp_path: Path) -> None:
     groups = make_groups(3)
-    unjudged = dataclasses.replace(groups[1], reward=(), rewards={}, advantages=(), is_used=False)
+    unscored = dataclasses.replace(groups[1], reward=(), rewards={}, advantages=(), is_used=False)
     with RunWriter(create(tmp_path)) as writer:
-        writer.completions(3, [groups[0], unjudged])
+        writer.completions(3, [groups[0], unscored])
         writer.config({})
     first, second = RunReader(tmp_path).completions(3)
     group, record = groups[0], first["completions"][2]

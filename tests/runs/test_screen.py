@@ -150,13 +150,13 @@ def test_a_resumed_run_shows_its_whole_curve() -> None:
 
 
 def test_the_sample_is_the_median_of_the_first_judged_group() -> None:
-    unjudged = dataclasses.replace(make_groups(1)[0], reward=(None,) * 4)
-    judged = dataclasses.replace(make_groups(1)[1], reward=(3.0, None, 1.0, 2.0))
-    sample = typical_sample([unjudged, judged])
+    unscored = dataclasses.replace(make_groups(1)[0], reward=(None,) * 4)
+    scored = dataclasses.replace(make_groups(1)[1], reward=(3.0, None, 1.0, 2.0))
+    sample = typical_sample([unscored, scored])
     assert sample is not None
     assert (sample.reward, sample.lowest, sample.highest) == (2.0, 1.0, 3.0)
-    assert sample.text == judged.completions[3].text
-    assert typical_sample([unjudged]) is None
+    assert sample.text == scored.completions[3].text
+    assert typical_sample([unscored]) is None
 
 
 def test_the_picture_is_kept_between_steps_and_its_clock_moves() -> None:

@@ -31,9 +31,9 @@ def groups(draw) -> list[ScoredGroup]:
     found = []
     for number in range(draw(st.integers(1, 4))):
         answers = tuple(draw(st.lists(completions, min_size=1, max_size=4)))
-        judged = {name: tuple(draw(rewards) for _ in answers) for name in ("f", "g")}
+        scored = {name: tuple(draw(rewards) for _ in answers) for name in ("f", "g")}
         prompt = tuple(draw(st.lists(st.integers(0, 9), min_size=1, max_size=3)))
-        found.append(scored_group(number, Problem(0, "p"), prompt, answers, judged))
+        found.append(scored_group(number, Problem(0, "p"), prompt, answers, scored))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Collecting: which problems are drawn, asked, judged and dropped. The engine recites, so every reward is known."""
+"""Collecting: which problems are drawn, asked, scored and dropped. The engine recites, so every reward is known."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Foreign:
     name: str
     kind: Kind
     default: Any
-    """The value that asks for nothing: accepted in silence, and what reading the key gives when it was not written."""
+    """The other library's default: accepted without a note, and returned where the key was not written."""
     sentence: str
     """For a translated key what it becomes; for an ignored one why; for a refused one what to use instead."""
 

@@ -84,7 +84,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     same("hub_model_id"),
     *all_ignored("the model is uploaded when training ends", hub_strategy="every_save", hub_always_push=False),
     refused("hub_revision", None, "the main branch is uploaded to; call trainer.push_to_hub yourself for another"),
-    same("load_best_model_at_end", "a new best is saved at its own step, whatever `save_steps` says"),
+    same("load_best_model_at_end", "a new best is saved at its own step, independent of `save_steps`"),
     same("metric_for_best_model", "a number of the evaluation; `eval_` may be left out; eval_reward when not set"),
     same("greater_is_better", "yes when not set"),
     refused("ignore_data_skip", False, "a resumed run goes on with the very next problem; leave it out"),

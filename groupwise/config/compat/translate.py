@@ -55,7 +55,7 @@ ELSEWHERE = {
     **dict.fromkeys(("steps", "num_steps"), "max_steps"),
     **dict.fromkeys(("max_tokens", "max_new_tokens"), "max_completion_length"),
 }
-"""Word of other libraries -> the key here, where spelling tells nothing."""
+"""Word of other libraries -> the key here, where the spelling differs too much for a suggestion."""
 
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -83,7 +83,7 @@ class Translation:
     notes: tuple[str, ...] = ()
 
     def asked(self, name: str) -> Any:
-        """The value of a key that was written and asks for something, else None."""
+        """The value of a key that was written and is not None, else None."""
         value = self.written.get(name)
         return None if name in FOREIGN and FOREIGN[name].asks_for_nothing(value) else value
 
@@ -198,7 +198,7 @@ def _model_arguments(state: Translation) -> Translation:
 
 
 def _precision(state: Translation) -> Translation:
-    """`bf16` asks for bfloat16 where that is fast. False counts only where no dtype was written."""
+    """`bf16: true` is bfloat16 where that is fast; `bf16: false` has an effect only where no dtype was written."""
     bf16 = state.written.get("bf16")
     if bf16 and state.fields.get("dtype") != "bfloat16":
         return state.with_key("dtype", "auto", "bf16")
@@ -216,7 +216,7 @@ def _schedule(state: Translation) -> Translation:
         state = state.with_key("logging_steps", 0, "logging_strategy")
     elif logging not in {None, "steps"}:
         state = state.with_note(
-            f"logging_strategy {logging} is ignored: `logging_steps` says how often a line is shown."
+            f"logging_strategy {logging} is ignored: `logging_steps` sets how often a line is shown."
         )
     return _evaluation(state)
 

@@ -18,7 +18,7 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     ),
     ignored("disable_dropout", False, "dropout is 0 in every pass already"),
     ignored("cast_lm_head_to_fp32", False, "the logits are kept in float32 already"),
-    ignored("remove_unused_columns", False, "the reward functions get every column, whatever this says"),
+    ignored("remove_unused_columns", False, "the reward functions always get every column"),
     same("num_generations"),
     same("num_generations_eval"),
     same("max_completion_length"),
