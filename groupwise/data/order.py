@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from random import Random
 from typing import Any, NamedTuple
@@ -63,10 +62,6 @@ class Order:
     def num_left_in_step(self) -> int:
         """How many more rows the running step can draw."""
         return self.num_rows - len(self._drawn_in_step)
-
-    def num_steps(self, num_epochs: float) -> int:
-        """Steps that `num_epochs` take: ceil(epochs x rows / prompts_per_step)."""
-        return math.ceil(num_epochs * self.num_rows / self.prompts_per_step)
 
     def draw(self, num: int | None = None, *, same_step: bool = False) -> list[Draw]:
         """The next `num` problems (default: one step's). `same_step` draws further ones for the step under way."""

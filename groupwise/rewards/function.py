@@ -88,9 +88,15 @@ class RewardFunction:
         for missing in self.missing(columns):
             raise RewardError(
                 f'Reward function "{self.name}" takes "{missing}", and the {data} has no such column. Available: '
-                f"{', '.join(available)}.{did_you_mean(missing, available)} Give the parameter a default if it "
-                "is not a column."
+                f"{', '.join(available)}.{did_you_mean(missing, available)} {self._remedy(missing)}"
             )
+
+    def _remedy(self, missing: str) -> str:
+        if getattr(self.call, "column", None) == missing:  # a shipped one: its signature is not the user's
+            return (
+                f"Set its `column` to the column that it compares with, or map one: data.columns: {{{missing}: NAME}}."
+            )
+        return "Give the parameter a default if it is not a column."
 
 
 def callable_name(call: Callable[..., Any]) -> str:

@@ -72,11 +72,6 @@ def test_epoch_is_the_share_of_rows_drawn() -> None:
     assert order.epoch == 1.25
 
 
-@pytest.mark.parametrize(("epochs", "expected"), [(1, 4), (2, 7), (0.5, 2), (0.1, 1)])
-def test_num_steps_rounds_up(epochs: float, expected: int) -> None:
-    assert Order(10, 3).num_steps(epochs) == expected
-
-
 @given(sizes, st.integers(0, 15), st.booleans())
 def test_resumed_is_uninterrupted(size: tuple[int, int], steps_before: int, shuffle: bool) -> None:
     whole = Order(*size, seed=1, shuffle=shuffle)

@@ -103,7 +103,7 @@ def test_exact_match_compares_with_the_column(settings, text, answer, expected, 
 
 
 def test_exact_match_asks_for_its_own_column():
-    with pytest.raises(RewardError, match=r'"exact_match" takes "answer".* Did you mean "answers"'):
+    with pytest.raises(RewardError, match=r'"exact_match" takes "answer".* Did you mean "answers".* Set its `column`'):
         RewardScorer(resolve_rewards(["exact_match"]), ["answers"])
     RewardScorer(resolve_rewards([{"name": "exact_match", "column": "answers"}]), ["answers"])
 
