@@ -81,7 +81,7 @@ def screen(reader: RunReader) -> str:
 
 
 def summary(reader: RunReader, num_steps: int) -> dict[str, Any]:
-    """What the trainer told the screen at the start, read back from config.json."""
+    """What the trainer told the screen at the start, read back from run.json."""
     config = reader.config
     model, recipe = config["model"], config["recipe"]
     trained, total = model["num_trainable_parameters"], model["num_parameters"]

@@ -84,6 +84,7 @@ def train(
     if allow_changes and not resume:
         raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
+    overwrite = overwrite or (settings.config.overwrite_output_dir and not resume)
     _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
     from groupwise.lifecycle.inputs import read_inputs

@@ -112,7 +112,7 @@ def _describe(folder: RunFolder, target: Path, hub_name: str | None) -> None:
     if hub_name is not None:
         _name_the_base(target, folder)
     (target / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
-    if folder.config.is_file():
+    if folder.recorded_start is not None:
         _write_card(folder, target, hub_name)
 
 
@@ -131,7 +131,7 @@ def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
 def _name_the_base(target: Path, folder: RunFolder) -> None:
     """An adapter names its base by the path it was loaded from; on the Hub it needs the name that the user gave."""
     path = target / "adapter_config.json"
-    if not path.is_file() or not folder.config.is_file():
+    if not path.is_file() or folder.recorded_start is None:
         return
     content = json.loads(path.read_text(encoding="utf-8"))
     base, recorded = content.get("base_model_name_or_path"), recorded_model(folder)

@@ -58,8 +58,8 @@ def _load_run(folder: RunFolder, options: dict[str, Any]) -> tuple[Any, Any]:
         return _load_plain(str(folder.final), options)
     checkpoint = folder.latest_checkpoint
     way_out = (
-        f"Its last checkpoint is {checkpoint.name}: go on with groupwise train RECIPE --resume, and stop it with one "
-        "Ctrl-C to have the model written."
+        f"Its last checkpoint is {checkpoint.name}: give {checkpoint} itself, or go on with groupwise train RECIPE "
+        "--resume."
         if checkpoint
         else "Let it train to its end, or stop it with one Ctrl-C."
     )

@@ -108,7 +108,7 @@ class GRPOTrainer:
         self.screen: Screen = screen or make_screen()
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
-        if screen is None:  # the command, which brings one, has looked already
+        if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
             warn_of_used_folder(self.output_dir, self._note)
         use_sandbox(self.args)
         with settings_of_program():  # a file or module of rewards is the program's
@@ -222,7 +222,7 @@ class GRPOTrainer:
         self._callbacks.begin_run()
         folder = run_folder.create(
             self.output_dir,
-            overwrite=overwrite,
+            overwrite=overwrite or (self.args.overwrite_output_dir and not resume_from_checkpoint),
             resume=bool(resume_from_checkpoint),
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
@@ -235,7 +235,7 @@ class GRPOTrainer:
             with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop, self._note) as stop:
                 self.interrupted = stop
                 train(run.loop)
-                self.save_model()
+                self._save_final()
             self._finish(run, folder)
         logged = [entry for entry in self.state.log_history if "loss" in entry]
         loss = fmean([entry["loss"] for entry in logged] or [0.0])
@@ -267,19 +267,22 @@ class GRPOTrainer:
         """The trackers while a run is under way: before and after it there is nothing to send to."""
         return None if self._writer is None else self.trackers
 
-    def save_model(self, output_dir: str | Path | None = None, *, merge: bool = False) -> Path:
-        """Write adapter (or model) and tokenizer; `merge` writes a plain model with the adapter multiplied in.
+    def save_model(
+        self, output_dir: str | Path | None = None, _internal_call: bool = False, *, merge: bool = False
+    ) -> Path:
+        """Write adapter (or model) and tokenizer to `output_dir`, by default the run's own; returns the folder.
 
-        The run folder itself holds a config.json of its own: a model meant for it goes into its `final`, the default.
+        `merge` writes a plain model with the adapter multiplied in. `train` writes the model into the folder `final`
+        of the run without a call; the files of a run and those of a model never have the same name.
+        `_internal_call` is transformers' and has no effect.
         """
         save = save_merged if merge else save_policy
-        target = Path(output_dir) if output_dir is not None else self.output_dir
-        if target.resolve() != self.output_dir.resolve():
-            return save(self.model, self.processing_class, target)
+        return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
+
+    def _save_final(self) -> None:
         final = run_folder.RunFolder(self.output_dir).final
         with disk.whole_folder(final, 4 * count_parameters(self.model).trainable) as scratch:
-            save(self.model, self.processing_class, scratch)
-        return final
+            save_policy(self.model, self.processing_class, scratch)
 
     def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
         """Upload model, tokenizer and model card to the Hub; returns the address. `merge` uploads a plain model."""

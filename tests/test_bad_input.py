@@ -211,7 +211,7 @@ def test_ctrl_c_in_the_middle_of_a_step_finishes_it(tmp_path: Path) -> None:
     output = run.train()
     assert (output.global_step, run.interrupted.exit_code) == (2, 130)
     assert [m["step"] for m in lines(tmp_path / "metrics.jsonl")] == [1, 2]
-    assert (tmp_path / "checkpoints/step-000002/state.json").is_file()
+    assert (tmp_path / "checkpoint-2/state/state.json").is_file()
     assert (tmp_path / "final/model.safetensors").is_file()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -240,7 +240,7 @@ def test_dropout_is_announced_to_be_off(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_recorded_configuration_is_the_one_used(tmp_path: Path) -> None:
     run = trainer(tmp_path, loss_type="dr_grpo", top_k=7, warmup_ratio=0.5)
     run.train()
-    recorded = json.loads((tmp_path / "config.json").read_text())["recipe"]
+    recorded = json.loads((tmp_path / "run.json").read_text())["recipe"]
     ingredients = {"model", "data", "rewards", "lora"}
     assert GRPOConfig(**{k: v for k, v in recorded.items() if k not in ingredients}) == run.args
 

@@ -67,7 +67,7 @@ def test_the_program_runs_as_written(world: Path, hub: HubStub, capsys: pytest.C
     trainer, merged = names["trainer"], names["merged"]
 
     assert [entry["step"] for entry in trainer.state.log_history] == [1, 2]  # one pass over four posts, two a step
-    record = json.loads((world / "GRPO/config.json").read_text())
+    record = json.loads((world / "GRPO/run.json").read_text())
     assert record["description"][0] == "2 prompts x 4 completions = 8 completions a step, 1 update"
     assert (record["recipe"]["run_name"], record["recipe"]["lora"]["r"]) == ("experiment", 16)
     assert record["model"]["compute_dtype"] == ("bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32")

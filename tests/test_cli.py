@@ -240,7 +240,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
     assert outcome.out.splitlines()[-1].startswith(f"Ended by {signal.Signals(number).name}")
     assert outcome.out.splitlines()[-1].endswith(goes_on)
     assert steps(tmp_path / "run") == [1, 2]
-    assert (tmp_path / "run/checkpoints/step-000002").is_dir()
+    assert (tmp_path / "run/checkpoint-2").is_dir()
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
     last = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()][-2:]
     assert [event["kind"] for event in last] == ["interrupted", "end"]
@@ -281,7 +281,7 @@ def test_ctrl_c_from_outside(place: Path, tmp_path: Path) -> None:
     done = steps(tmp_path)
     assert f"{len(done)} of 100000 steps done." in out
     assert done == list(range(1, len(done) + 1))
-    assert (tmp_path / f"checkpoints/step-{done[-1]:06d}").is_dir()
+    assert (tmp_path / f"checkpoint-{done[-1]}").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_run_without_a_final_model_says_how_to_get_one(tmp_path: Path, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path / "run", rewards=fail_late, save_steps=1).train()
-    with pytest.raises(RunError, match=r"has no trained model yet.*last checkpoint is step-000001.*--resume"):
+    with pytest.raises(RunError, match=r"has no trained model yet.*last checkpoint is checkpoint-1.*--resume"):
         export_run(tmp_path / "run", tmp_path / "out", merge=True)
 
 

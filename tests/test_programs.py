@@ -51,8 +51,8 @@ def test_the_run_stays_in_its_folder_when_the_working_directory_changes(
     run.train()
     assert not list((tmp_path / "elsewhere").iterdir())
     assert [entry["step"] for entry in lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3]
-    checkpoints = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
-    assert checkpoints == ["step-000001", "step-000002", "step-000003"]
+    checkpoints = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert (tmp_path / "run/final/model.safetensors").is_file()
 
 
@@ -233,7 +233,7 @@ def test_a_run_that_was_moved_finds_its_best_checkpoint(tmp_path: Path) -> None:
     run = trainer(tmp_path / "moved", rest=rest, max_steps=2, **settings)
     run.train(resume_from_checkpoint=True)
     best = Path(run.state.best_model_checkpoint)
-    assert best.parent == tmp_path / "moved/checkpoints"
+    assert best.parent == tmp_path / "moved"
     assert best.is_dir()
 
 

@@ -314,7 +314,7 @@ def test_no_token_stands_in_any_file_or_line(planted: Planted) -> None:
         assert holders == [], secret
         assert secret not in planted.said
     assert "what somebody else said: Bearer ***" in planted.said
-    assert "***" in (planted.run / "config.json").read_text()
+    assert "***" in (planted.run / "run.json").read_text()
 
 
 def test_no_file_is_written_beside_the_run(planted: Planted) -> None:
@@ -416,7 +416,7 @@ def test_keys_of_secrets_are_hidden_and_tokens_of_text_are_not() -> None:
 
 
 def test_a_recorded_recipe_is_resumed_without_the_tokens_it_could_not_keep(planted: Planted) -> None:
-    recorded = json.loads((planted.run / "config.json").read_text())["recipe"]
+    recorded = json.loads((planted.run / "run.json").read_text())["recipe"]
     assert recorded["model_init_kwargs"]["token"] == "***"
     assert "token" not in without_hidden(recorded)["model_init_kwargs"]
 

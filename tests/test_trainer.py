@@ -15,9 +15,13 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer, with_lora
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from groupwise import GRPOConfig, GRPOTrainer
 from groupwise.errors import ConfigError, DataError
+from groupwise.report import write_report
+from groupwise.runs.folder import RunFolder
+from groupwise.runs.reader import RunReader
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
 IDS = torch.tensor([[5, 9, 12, 30, 7]])
@@ -81,7 +85,7 @@ def test_a_wrapped_model_trains_the_adapter_it_has(tmp_path: Path) -> None:
     run.train()
     assert run.model is model
     assert changed(before, weights(model)) == {name for name in before if "lora" in name}
-    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["lora"]["r"] == 4
+    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["lora"]["r"] == 4
 
 
 def test_merging_gives_a_plain_model_that_computes_the_same(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_merging_gives_a_plain_model_that_computes_the_same(tmp_path: Path) -> N
 def test_how_much_is_trained_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, model=with_lora(tiny_model())).train()
     assert "3,712 of 23,328 parameters are trained (15.91 %)" in capsys.readouterr().out
-    recorded = json.loads((tmp_path / "config.json").read_text())["model"]
+    recorded = json.loads((tmp_path / "run.json").read_text())["model"]
     assert (recorded["num_trainable_parameters"], recorded["num_parameters"]) == (3712, 23328)
 
 
@@ -292,12 +296,65 @@ def test_save_model_writes_what_from_pretrained_reads(tmp_path: Path) -> None:
 
 
 def test_saving_into_the_run_folder_keeps_its_record(tmp_path: Path) -> None:
+    """Records and models have names of their own, so that a script's last lines do no harm."""
     run = trainer(tmp_path, max_steps=1)
     run.train()
-    record = (tmp_path / "config.json").read_text()
-    assert run.save_model(run.args.output_dir) == tmp_path / "final"
-    assert (tmp_path / "config.json").read_text() == record
-    assert not (tmp_path / "model.safetensors").exists()
+    record = (tmp_path / "run.json").read_text()
+    assert run.save_model(run.args.output_dir) == tmp_path
+    run.model.config.save_pretrained(tmp_path)
+    assert (tmp_path / "run.json").read_text() == record
+    for folder in (tmp_path, tmp_path / "final", get_last_checkpoint(str(tmp_path))):
+        saved = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        assert all(torch.equal(mine, its) for mine, its in zip(run.model.parameters(), saved.parameters(), strict=True))
+        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == run.processing_class.chat_template
+    write_report(RunFolder(tmp_path))
+    again = trainer(tmp_path, max_steps=2)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 2
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora", "lora, head saved"])
+def test_checkpoints_are_the_ecosystems(tmp_path: Path, kind: str) -> None:
+    """`get_last_checkpoint` finds them, and plain transformers or peft load the very weights."""
+    peft_config = LoraConfig(r=2, modules_to_save=["lm_head"] if "head" in kind else None)
+    rest = {} if kind == "whole" else {"peft_config": peft_config}
+    run = trainer(tmp_path, max_steps=2, save_steps=1, rest=rest)
+    run.train()
+    last = get_last_checkpoint(str(tmp_path))
+    assert last == str(tmp_path / "checkpoint-2")
+    if kind == "whole":
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(last)
+    else:
+        loaded = PeftModel.from_pretrained(tiny_model(), last)
+    with torch.no_grad():
+        assert torch.equal(loaded(IDS).logits, run.model(IDS).logits)
+    assert not (tmp_path / "checkpoint-2/state/policy.safetensors").exists(), "each weight is stored once"
+
+
+def test_a_preempted_script_resumes_with_its_usual_lines(tmp_path: Path) -> None:
+    """The habit of preemptible jobs: the same script again, which looks for its last checkpoint."""
+
+    def start(num: int, **settings: Any) -> GRPOTrainer:
+        run = trainer(tmp_path / "run", max_steps=num, save_steps=1, lr_scheduler_type="constant", **settings)
+        there = (tmp_path / "run").is_dir()
+        run.train(resume_from_checkpoint=get_last_checkpoint(str(tmp_path / "run")) if there else None)
+        return run
+
+    start(2)
+    resumed = start(4)
+    whole = trainer(tmp_path / "whole", max_steps=4, save_steps=1, lr_scheduler_type="constant")
+    whole.train()
+    pairs = zip(resumed.model.parameters(), whole.model.parameters(), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+def test_overwrite_output_dir_means_it(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=2).train()
+    trainer(tmp_path, max_steps=1, overwrite_output_dir=True).train()
+    assert [record["step"] for record in RunReader(tmp_path).metrics()] == [1]
+    resumed = trainer(tmp_path, max_steps=2, overwrite_output_dir=True)
+    resumed.train(resume_from_checkpoint=True)
+    assert [record["step"] for record in RunReader(tmp_path).metrics()] == [1, 2]
 
 
 class Diary(TrainerCallback):
@@ -368,7 +425,7 @@ def test_the_users_own_optimizer_and_schedule_are_used(tmp_path: Path) -> None:
     run.train()
     assert changed(before, weights(model)) == {"lm_head.weight"}
     assert [entry["learning_rate"] for entry in run.state.log_history] == pytest.approx([0.5, 0.05])
-    assert json.loads((tmp_path / "config.json").read_text())["used"]["optimizer"] == "SGD"
+    assert json.loads((tmp_path / "run.json").read_text())["used"]["optimizer"] == "SGD"
 
 
 def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:
@@ -410,7 +467,7 @@ def test_a_checkpoint_can_be_named(tmp_path: Path) -> None:
     first = trainer(tmp_path, max_steps=3, save_steps=1)
     first.train()
     second = trainer(tmp_path, max_steps=3, save_steps=1)
-    second.train(resume_from_checkpoint=str(tmp_path / "checkpoints/step-000001"))
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert timeless(second.state.log_history) == timeless(first.state.log_history)
 
 

@@ -10,8 +10,8 @@ from groupwise.checkpoint.best import Best
 from groupwise.checkpoint.exact import ExactState
 from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.store import load_weights, num_bytes_of, save_checkpoint
-from groupwise.config import GRPOConfig
 from groupwise.errors import RunError
+from groupwise.policy.save import ModelFiles
 from groupwise.runs.disk import free_bytes
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.manifest import check
@@ -51,10 +51,10 @@ class CheckpointHook(Idle):
 
     def __init__(
         self,
-        config: GRPOConfig,
         folder: RunFolder,
         writer: RunWriter,
         learner: Learner,
+        model_files: ModelFiles,
         schedule: Schedule,
         guards: Saving,
         callbacks: Events,
@@ -63,11 +63,12 @@ class CheckpointHook(Idle):
         origin: Origin,
         notify: Callable[[str], None],
     ) -> None:
-        self.config, self.folder, self.writer, self.learner = config, folder, writer, learner
+        self.config, self.folder, self.writer, self.learner = learner.config, folder, writer, learner
+        self.model_files = model_files
         self.schedule, self.guards, self.callbacks, self.notify = schedule, guards, callbacks, notify
         self.origin = origin
         """What the checkpoints of this run belong to."""
-        self.best = Best(config)
+        self.best = Best(learner.config)
         self._state_of_parts, self._evaluation_of_step = state_of_parts, evaluation_of_step
         self.exact = ExactState(learner, state_of_parts)
         self.reserve = Reserve(folder.reserve)
@@ -140,14 +141,14 @@ class CheckpointHook(Idle):
         self.reserve.release()
         keep = self.guards.num_kept(self.config.save_total_limit)
         whole = {**state, "origin": self.origin}
-        path = save_checkpoint(self.folder, step, self.learner, whole, keep=keep, best=self.best.step)
+        path = save_checkpoint(self.folder, step, self.learner, self.model_files, whole, keep=keep, best=self.best.step)
         self._hold_room()
         where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
         self.writer.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))
 
     def _hold_room(self) -> None:
         """Keep the disk from running full before the next checkpoint, or warn now that it will."""
-        num_bytes = num_bytes_of(self.learner)
+        num_bytes = num_bytes_of(self.learner, self.model_files)
         if self.config.save_strategy != "no" and not self.reserve.take(num_bytes):
             missing = num_bytes - free_bytes(self.folder.path)
             text = f"The disk has no room for the next checkpoint: {missing:,} bytes more are needed."

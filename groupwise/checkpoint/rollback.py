@@ -7,11 +7,8 @@ from collections.abc import Callable
 
 from groupwise.checkpoint.store import load_checkpoint
 from groupwise.errors import RunError
-from groupwise.runs.folder import RunFolder
+from groupwise.runs.folder import SET_ASIDE, RunFolder
 from groupwise.train.learner import Learner
-
-SET_ASIDE = "set-aside-"
-"""Before the name of a checkpoint that nothing goes on from any more."""
 
 
 def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Callable[[str], None]) -> int | None:

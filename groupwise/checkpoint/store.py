@@ -15,30 +15,55 @@ from torch import Tensor, nn
 from groupwise.checkpoint.parts import upgraded
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
+from groupwise.policy.save import ModelFiles, stored_tensors
 from groupwise.runs import disk, manifest
 from groupwise.runs.folder import RunFolder
 from groupwise.train.learner import Learner
 
+STATE = "state"
+"""Folder of a checkpoint with all that no model file holds."""
+
 
 def save_checkpoint(
-    folder: RunFolder, step: int, learner: Learner, state: Mapping[str, Any], *, keep: int | None, best: int | None
+    folder: RunFolder,
+    step: int,
+    learner: Learner,
+    model_files: ModelFiles,
+    state: Mapping[str, Any],
+    *,
+    keep: int | None,
+    best: int | None,
 ) -> Path:
-    """Write checkpoints/step-NNNNNN, then delete the oldest beyond `keep`, but never the one of step `best`.
+    """Write checkpoint-N, then delete the oldest beyond `keep`, but never the one of step `best`.
 
-    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference.
+    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference. The model files stand at
+    the top, as the ecosystem reads them; trained weights whose exact values they do not hold stand beside the state.
 
     Raises:
         DiskFullError: and how many bytes are missing; what was there before is as it was.
     """
     target = folder.checkpoint_of(step)
     files, optimizer_state = _tensors(learner)
-    text = json.dumps({"step": step, "optimizer": optimizer_state, **state}, default=_plain).encode()
-    num_bytes = sum(map(_num_bytes, files.values())) + len(text)
+    whole = {"step": step, "optimizer": optimizer_state, **state}
     clear_leftovers(folder)
-    with disk.whole_folder(target, num_bytes) as scratch:
-        _write(scratch, files, text)
+    with disk.whole_folder(target, _bytes_of_tensors(learner, model_files)) as scratch:
+        write_model(scratch, learner.network.model, model_files, whole)
+        for name, tensors in files.items():
+            save_file(_apart(tensors), scratch / STATE / name)
+        manifest.write(scratch)
     _delete_oldest(folder, keep, {step, best})
     return target
+
+
+def write_model(scratch: Path, model: nn.Module, model_files: ModelFiles, state: Mapping[str, Any]) -> None:
+    """The model files, and the state with the key of every trained weight that they hold."""
+    (scratch / STATE).mkdir()
+    keys = model_files.write(scratch)
+    rest = {name: tensor for name, tensor in _trained_weights(model).items() if name not in keys}
+    if rest:
+        save_file(_apart(rest), scratch / STATE / "policy.safetensors")
+    text = json.dumps({**state, "weights": keys}, default=_plain)
+    disk.replace(scratch / STATE / "state.json", text.encode())
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -48,7 +73,12 @@ def read_state(path: Path) -> dict[str, Any]:
         RunError: it is not a checkpoint, or damaged.
     """
     manifest.check(path)
-    return upgraded(json.loads((path / "state.json").read_bytes()))
+    return upgraded(json.loads((state_folder(path) / "state.json").read_bytes()))
+
+
+def state_folder(path: Path) -> Path:
+    """Where the state of a checkpoint lies: up to format 4, at its top."""
+    return path / STATE if (path / STATE).is_dir() else path
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
@@ -82,12 +112,13 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     assert isinstance(state["parts"], dict), "a checkpoint has parts"
     load_weights(path, learner.network.model)
-    moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
+    folder = state_folder(path)
+    moments = {name: t.clone() for name, t in load_file(folder / "optimizer.safetensors").items()}  # not file pages
     learner.optimizer.load_state_dict(join(state["optimizer"], moments))
     learner.scheduler.load_state_dict(join(state["scheduler"], {}))
     learner.load_state_dict(state["learner"])
-    if learner.reference is not None and (path / "reference.safetensors").is_file():
-        learner.reference.load_state_dict(load_file(path / "reference.safetensors"))
+    if learner.reference is not None and (folder / "reference.safetensors").is_file():
+        learner.reference.load_state_dict(load_file(folder / "reference.safetensors"))
 
 
 @torch.no_grad()
@@ -97,7 +128,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         RunError: they are another model's.
     """
-    saved = load_file(path / "policy.safetensors")
+    saved = _saved_weights(path)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     unknown = sorted(set(saved) - set(trained)) + sorted(
         name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
@@ -110,6 +141,16 @@ def load_weights(path: Path, model: nn.Module) -> None:
         )
     for name, tensor in saved.items():
         trained[name].copy_(tensor)
+
+
+def _saved_weights(path: Path) -> dict[str, Tensor]:
+    """Trained parameter -> its values, from the model files and, for those that they do not hold, beside the state."""
+    folder = state_folder(path)
+    keys = json.loads((folder / "state.json").read_bytes()).get("weights", {})
+    names = {key: name for name, key in keys.items()}
+    beside = folder / "policy.safetensors"
+    held = {names[key]: tensor for key, tensor in stored_tensors(path, names)}
+    return held | (load_file(beside) if beside.is_file() else {})
 
 
 def require_saveable(learner: Learner) -> None:
@@ -140,12 +181,16 @@ def _check_saveable(owner: Any) -> None:
         ) from None
 
 
-def num_bytes_of(learner: Learner) -> int:
+def num_bytes_of(learner: Learner, model_files: ModelFiles) -> int:
     """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
+    return _bytes_of_tensors(learner, model_files) + _ROOM_FOR_JSON
+
+
+def _bytes_of_tensors(learner: Learner, model_files: ModelFiles) -> int:
     files, _ = _tensors(learner)
-    policy, optimizer = _num_bytes(files["policy.safetensors"]), _num_bytes(files["optimizer.safetensors"])
+    optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(_trained_weights(learner.network.model))
     rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
-    return policy + (optimizer or 2 * policy) + rest + _ROOM_FOR_JSON
+    return model_files.num_bytes + optimizer + rest
 
 
 _ROOM_FOR_JSON = 2**20
@@ -155,17 +200,10 @@ def _tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
     """File -> its tensors, and the plain part of the optimizer's state."""
     optimizer: dict[str, Tensor] = {}
     plain = split(learner.optimizer.state_dict(), optimizer, "")
-    files = {"policy.safetensors": _trained_weights(learner.network.model), "optimizer.safetensors": optimizer}
+    files = {"optimizer.safetensors": optimizer}
     if learner.reference is not None and learner.reference.is_copy:
         files["reference.safetensors"] = _unshared(learner.reference.state_dict())
     return files, plain
-
-
-def _write(scratch: Path, files: Mapping[str, Mapping[str, Tensor]], text: bytes) -> None:
-    for name, tensors in files.items():
-        save_file(_apart(tensors), scratch / name)
-    disk.replace(scratch / "state.json", text)
-    manifest.write(scratch)
 
 
 def _delete_oldest(folder: RunFolder, keep: int | None, spared: Iterable[int | None]) -> None:
@@ -177,7 +215,7 @@ def _delete_oldest(folder: RunFolder, keep: int | None, spared: Iterable[int | N
 
 def clear_leftovers(folder: RunFolder) -> None:
     """Delete what a killed run left of checkpoints that it was writing or deleting."""
-    for path in folder.checkpoints.glob(".step-*"):
+    for path in folder.path.glob(".checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

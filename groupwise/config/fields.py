@@ -63,6 +63,8 @@ class RunFields(Section):
 
     output_dir: Annotated[str, Field(min_length=1)] = "runs/grpo"
     """Folder of the run: configuration, metrics, completions, checkpoints and the trained model; `~` is your home."""
+    overwrite_output_dir: bool = False
+    """Whether a run that `output_dir` holds already is deleted when training starts anew; resuming deletes nothing."""
     run_name: str | None = None
     """Name of the run on screen and in trackers; null takes the name of the folder."""
     seed: NonNegativeInt = 42

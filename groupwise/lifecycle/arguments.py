@@ -60,5 +60,5 @@ def check_checkpoint(wanted: Any) -> None:
     if wanted is not None and not isinstance(wanted, bool | str | os.PathLike):
         raise ConfigError(
             f"resume_from_checkpoint is {wanted!r}; expected True for the latest checkpoint, or the folder of one, "
-            'such as "runs/NAME/checkpoints/step-000002".'
+            'such as "runs/NAME/checkpoint-2".'
         )

@@ -151,6 +151,6 @@ def warn_of_used_folder(output_dir: Path, notify: Notify) -> None:
     """Warn of what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
     if RunFolder(output_dir).has_trained:
         notify(
-            f'"{output_dir}" already holds a run. train() will refuse it: give resume_from_checkpoint=True to go on '
-            "with it, overwrite=True to have it deleted, or another output_dir."
+            f'"{output_dir}" already holds a run: train(resume_from_checkpoint=True) goes on with it, '
+            "train(overwrite=True) deletes it, and train() alone is refused."
         )

@@ -9,12 +9,14 @@ from typing import Any, Literal
 from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.checkpoint.fingerprint import about_length, about_machine, compare, refuse_another_experiment
+from groupwise.checkpoint.move import move_to_today
 from groupwise.checkpoint.parts import put_back
 from groupwise.checkpoint.rollback import set_aside_after
 from groupwise.checkpoint.store import clear_leftovers, read_state, restore
 from groupwise.config.changes import Change
 from groupwise.errors import ConfigError, RunError
 from groupwise.lifecycle.run import Run
+from groupwise.runs import schema_1
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
 from groupwise.train.learner import Learner
@@ -39,12 +41,14 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
     else:
         found = Path(wanted), read_state(Path(wanted))
     if found is None:
+        _in_todays_layout(run, folder.path, 0)
         _begin_again(run)
         return None
     path, state = found
     differences = compare(state["origin"], origin)
     if not allow_changes:
         refuse_another_experiment(differences)
+    path = _in_todays_layout(run, path, state["step"])
     _restore(path, state, run, differences)
     again = [m["step"] for m in RunReader(folder).metrics() if m["step"] > state["step"]]
     if again:
@@ -60,6 +64,15 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
     return path
 
 
+def _in_todays_layout(run: Run, path: Path, step: int) -> Path:
+    """The checkpoint of `step`, once a run of schema 1 has been moved to the names of today."""
+    folder = run.outputs.folder
+    if not move_to_today(folder, run.learner, run.checkpoints.model_files):
+        return path
+    _report(run, "moved", "The run has the file names of today: run.json, and its checkpoints are checkpoint-N.")
+    return folder.checkpoint_of(step) if not path.is_dir() else path
+
+
 def newest_whole(folder: RunFolder, report: Notify) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of which every byte is right, and its state; None where the run has not got so far.
 
@@ -73,9 +86,11 @@ def newest_whole(folder: RunFolder, report: Notify) -> tuple[Path, dict[str, Any
             "look at output_dir."
         )
     damage = []
-    for step in reversed(folder.checkpoint_steps()):
+    earlier = schema_1.checkpoints(folder.path)
+    for step in sorted({*folder.checkpoint_steps(), *earlier}, reverse=True):
+        path = folder.checkpoint_of(step) if folder.checkpoint_of(step).is_dir() else earlier[step]
         try:
-            found = folder.checkpoint_of(step), read_state(folder.checkpoint_of(step))
+            found = path, read_state(path)
         except RunError as error:
             damage.append(str(error))
             continue
@@ -139,8 +154,8 @@ def _put_back(run: Run, state: Mapping[str, Any]) -> None:
     run.schedule.step = state["step"]
     if not run.checkpoints.best.is_comparable(state["parts"]["best"]):
         run.state.best_metric = run.state.best_global_step = run.state.best_model_checkpoint = None
-    if best := run.state.best_model_checkpoint:  # the run may have been moved since
-        run.state.best_model_checkpoint = str(run.outputs.folder.checkpoints / Path(best).name)
+    if run.state.best_model_checkpoint and (best := run.checkpoints.best.step) is not None:
+        run.state.best_model_checkpoint = str(run.outputs.folder.checkpoint_of(best))  # the run may have been moved
     if (unfinished := state.get("unfinished")) is not None:
         metrics = unfinished["metrics"]
         run.hooks.unfinished = StepRecord(metrics["step"], metrics, is_evaluation_asked=unfinished["is_eval_due"])

@@ -21,6 +21,7 @@ from groupwise.lifecycle.follow_curriculum import CurriculumHook
 from groupwise.lifecycle.hooks import RunHooks
 from groupwise.lifecycle.record import LogHook, RecordHook
 from groupwise.lifecycle.totals import Totals
+from groupwise.policy.save import ModelFiles
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
@@ -103,10 +104,10 @@ def start_run(
         return state_of(named, learner)
 
     checkpoints = CheckpointHook(
-        config,
         outputs.folder,
         writer,
         learner,
+        ModelFiles(parts.policy.model, parts.policy.tokenizer),
         schedule,
         guards,
         callbacks,

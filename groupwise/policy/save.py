@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +23,72 @@ from groupwise.quiet import without_bars
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
+class ModelFiles:
+    """The model files of a run's checkpoints: adapter or model, and the tokenizer, as `from_pretrained` reads them."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        self.model = model
+        self._tokenizer = _files_of(tokenizer)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the weights; the other files are small."""
+        weights = _trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())
+        return sum(p.numel() * p.element_size() for p in weights.values()) + sum(map(len, self._tokenizer.values()))
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write them; returns trained parameter -> its key, of all whose exact values the weight files hold."""
+        save_model(self.model, folder)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
+        for name, content in self._tokenizer.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        return _keys_in_files(self.model, folder)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _files_of(tokenizer: Any) -> dict[str, bytes]:
+    with TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
+        return {str(file.relative_to(scratch)): file.read_bytes() for file in files}
+
+
+def _keys_in_files(model: nn.Module, folder: Path) -> dict[str, str]:
+    """Values are compared, not names alone: transformers converts some weights when it saves them."""
+    trained = _trained(model)
+    keys = _peft_keys(model)
+    wanted = {keys.get(p.data_ptr(), name): name for name, p in trained.items()}
+    found = {}
+    for key, tensor in stored_tensors(folder, wanted):
+        own = trained[wanted[key]].detach().cpu()
+        if own.dtype == tensor.dtype and torch.equal(own, tensor):
+            found[wanted[key]] = key
+    return found
+
+
+def _peft_keys(model: nn.Module) -> dict[int, str]:
+    """Address of a weight -> its key in peft's file of the active adapter; empty without an adapter."""
+    from peft import get_peft_model_state_dict
+
+    if (name := active_adapter(model)) is None:
+        return {}
+    in_file = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    return {tensor.data_ptr(): key for key, tensor in in_file.items()}
+
+
+def stored_tensors(folder: Path, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Those of the `wanted` keys that the weight files at the top of `folder` hold, with their tensors."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (no mapping)
+                if key in wanted:
+                    yield key, opened.get_tensor(key)
+
+
 def save_policy(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
     """The adapter (or the whole model) with its tokenizer, as `from_pretrained` reads them.
 
@@ -29,13 +97,18 @@ def save_policy(model: nn.Module, tokenizer: Any, folder: str | Path) -> Path:
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    with without_bars(), offline_if_unreachable(base_on_hub(model)):
-        if has_adapter(model):
-            _save_adapter(model, path)
-        else:
-            model.save_pretrained(path)  # type: ignore[operator]
+    save_model(model, path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """The adapter (or the whole model) without the tokenizer."""
+    with without_bars(), offline_if_unreachable(base_on_hub(model)):
+        if has_adapter(model):
+            _save_adapter(model, folder)
+        else:
+            model.save_pretrained(folder)  # type: ignore[operator]
 
 
 def save_merged(model: nn.Module, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -96,13 +169,10 @@ def weights_beside(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ModelError: peft would leave out a weight of the adapter itself, which has no other place.
     """
-    from peft import get_peft_model_state_dict
-
     name = active_adapter(model)
     if name is None:
         return {}
-    in_file = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
-    held = {tensor.data_ptr() for tensor in in_file}
+    held = _peft_keys(model)
     trained = trained_parameters(model)
     left_out = [n for n, p in trained.inside.items() if p.data_ptr() not in held]
     if left_out:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -15,17 +14,28 @@ from typing import Any
 
 from groupwise.errors import RunError
 from groupwise.forks import not_in_children
+from groupwise.runs import schema_1
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Stands in every record. It grows when a reader of the old layout would misread the new one."""
+
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)
+"""Of records. Runs of schema 1 differ in the names of files (`runs/schema_1.py`), not in the records."""
 
 MIN_FREE_BYTES = 64 * 2**20
 """Room a run needs for its records alone; the caller adds what its checkpoints take."""
 
+SET_ASIDE = "set-aside-"
+"""Before the name of a checkpoint that nothing goes on from any more."""
+
 _HELD: set[Path] = set()
 """Folders of the runs that this process is writing."""
 
-_STEP_NAME = re.compile(r"step-(\d+)")
+_STEP_NAME = re.compile(r"step-(\d+)\.jsonl")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_OF_CHECKPOINT = ("manifest.json", "state", "state.json")
+"""Entries of which every checkpoint of ours has one, damaged or not; a folder of the same name without them is
+another trainer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +45,14 @@ class RunFolder:
     path: Path
 
     @property
-    def config(self) -> Path:
-        return self.path / "config.json"
+    def run_json(self) -> Path:
+        """The resolved recipe and the machine."""
+        return self.path / "run.json"
+
+    @property
+    def recorded_start(self) -> Path | None:
+        """The file with the record of the run's start, under its name of today or of schema 1; None before it."""
+        return self.run_json if self.run_json.is_file() else schema_1.config_of(self.path)
 
     @property
     def metrics(self) -> Path:
@@ -61,10 +77,6 @@ class RunFolder:
         return self.path / "completions"
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
     def final(self) -> Path:
         return self.path / "final"
 
@@ -81,15 +93,16 @@ class RunFolder:
         return self.completions / f"{step_name(step)}.jsonl"
 
     def checkpoint_of(self, step: int) -> Path:
-        return self.checkpoints / step_name(step)
+        return self.path / checkpoint_name(step)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps with a checkpoint, ascending. A folder under another name (one being written) does not count."""
-        return _steps_in(self.checkpoints)
+        steps = _steps_in(self.path, _CHECKPOINT)
+        return [step for step in steps if _is_checkpoint(self.checkpoint_of(step))]
 
     def completion_steps(self) -> list[int]:
         """Steps whose completions are recorded, ascending."""
-        return _steps_in(self.completions, ".jsonl")
+        return _steps_in(self.completions, _STEP_NAME)
 
     @property
     def latest_checkpoint(self) -> Path | None:
@@ -99,13 +112,14 @@ class RunFolder:
     @property
     def is_run(self) -> bool:
         """Whether a run was started here, however far it came."""
-        return self.config.is_file() or self.metrics.is_file() or self.events.is_file()
+        return any(file.is_file() for file in (self.run_json, self.metrics, self.events)) or schema_1.is_run(self.path)
 
     @property
     def has_trained(self) -> bool:
         """Whether something would be lost here: a finished step, a checkpoint or a final model."""
         has_metrics = self.metrics.is_file() and self.metrics.stat().st_size > 0
-        return has_metrics or any(_has_entries(path) for path in (self.checkpoints, self.final))
+        has_checkpoints = bool(self.checkpoint_steps() or schema_1.checkpoints(self.path))
+        return has_metrics or has_checkpoints or (self.final.is_dir() and any(self.final.iterdir()))
 
 
 def step_name(step: int) -> str:
@@ -113,14 +127,19 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def checkpoint_name(step: int) -> str:
+    """`checkpoint-100`: the ecosystem's name."""
+    return f"checkpoint-{step}"
+
+
 def open_run(path: str | Path) -> RunFolder:
     """The folder of an existing run; `RunError` when it is not one."""
     folder = RunFolder(Path(os.path.expanduser(path)))
     if not folder.path.is_dir():
         raise RunError(f'No run folder at "{path}": there is no such folder. Give the output_dir of a run.')
-    if not folder.config.is_file() and not folder.metrics.is_file():
+    if not folder.is_run:
         raise RunError(
-            f'"{path}" is not a run folder: found neither config.json nor metrics.jsonl. Give the output_dir of a run.'
+            f'"{path}" is not a run folder: found neither run.json nor metrics.jsonl. Give the output_dir of a run.'
         )
     return folder
 
@@ -136,7 +155,6 @@ def create(
     assert not (overwrite and resume), "a run is either replaced or continued"
     folder = RunFolder(Path(output_dir))
     _make_writable(folder.path, folder)
-    _refuse_foreign(folder)
     if folder.has_trained and not overwrite and not resume:
         raise RunError(
             f'"{output_dir}" already holds a run ({_what_it_holds(folder)}); expected a new or empty folder. '
@@ -198,33 +216,20 @@ def _unlock(file: Any) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _refuse_foreign(folder: RunFolder) -> None:
-    """Refuse a folder whose config.json is somebody else's (a model's, for one)."""
-    if folder.config.is_file() and not _is_run_config(folder.config):
-        raise RunError(
-            f'"{folder.path}" holds a config.json that no run wrote (a model folder?), and a run would replace it. '
-            "Choose another output_dir."
-        )
-
-
-def _is_run_config(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return isinstance(content, dict) and "schema_version" in content
-
-
 def _what_it_holds(folder: RunFolder) -> str:
     num_steps = folder.metrics.read_bytes().count(b"\n") if folder.metrics.is_file() else 0
-    num_checkpoints = len(folder.checkpoint_steps())
+    num_checkpoints = len(folder.checkpoint_steps()) + len(schema_1.checkpoints(folder.path))
     return f"{num_steps} steps recorded, {num_checkpoints} checkpoints"
 
 
 def _delete_run(folder: RunFolder) -> None:
-    for file in (folder.config, folder.metrics, folder.events):
+    """Delete what a run writes; a model that the user saved into the folder itself stays."""
+    schema_1.delete(folder.path)
+    for file in (folder.run_json, folder.metrics, folder.events):
         file.unlink(missing_ok=True)
-    for path in (folder.completions, folder.checkpoints, folder.final, folder.report):
+    checkpoints = [folder.checkpoint_of(step) for step in folder.checkpoint_steps()]
+    set_aside = folder.path.glob(f"{SET_ASIDE}{checkpoint_name(0)[:-1]}*")
+    for path in (folder.completions, folder.final, folder.report, *checkpoints, *set_aside):
         if path.is_dir():
             shutil.rmtree(path)
     folder.reserve.unlink(missing_ok=True)
@@ -270,13 +275,12 @@ def _require_space(folder: RunFolder, min_free_bytes: int) -> None:
         )
 
 
-def _steps_in(path: Path, suffix: str = "") -> list[int]:
+def _steps_in(path: Path, name: re.Pattern[str]) -> list[int]:
     if not path.is_dir():
         return []
-    names = (entry.name for entry in path.iterdir() if entry.name.endswith(suffix))
-    found = (_STEP_NAME.fullmatch(name.removesuffix(suffix)) for name in names)
+    found = (name.fullmatch(entry.name) for entry in path.iterdir())
     return sorted(int(match[1]) for match in found if match)
 
 
-def _has_entries(path: Path) -> bool:
-    return path.is_dir() and any(path.iterdir())
+def _is_checkpoint(path: Path) -> bool:
+    return any((path / entry).exists() for entry in _OF_CHECKPOINT)

@@ -10,22 +10,24 @@ from groupwise.errors import RunError
 from groupwise.runs import disk
 
 MANIFEST = "manifest.json"
-FORMAT = 4
+FORMAT = 5
 """Of checkpoints. It grows when an older version of groupwise could not resume from a new one, or the reverse."""
-READABLE = (3, FORMAT)
-"""Formats that this version resumes from (`checkpoint/parts.py`)."""
+READABLE = (3, 4, FORMAT)
+"""Formats that this version resumes from. Up to 4 the state stands at the top (`checkpoint/store.py`), up to 3 the
+parts of the state are not together (`checkpoint/parts.py`)."""
 
 
 def write(folder: Path) -> None:
     """List every file of a folder and force all of them to the disk."""
     files = {}
-    for file in sorted(folder.iterdir()):
+    for name, file in sorted(_files(folder).items()):
         disk.sync(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
     text = json.dumps({"format": FORMAT, "files": files}, indent=1)
     disk.replace(folder / MANIFEST, text.encode())
     disk.sync(folder / MANIFEST)
-    disk.sync(folder)
+    for path in {folder, *(file.parent for file in _files(folder).values())}:
+        disk.sync(path)
 
 
 def check(folder: Path) -> None:
@@ -36,10 +38,10 @@ def check(folder: Path) -> None:
     """
     if not (folder / MANIFEST).is_file():
         what = f"has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
-        raise RunError(f'"{folder}" is not a checkpoint: {what}. Give a folder checkpoints/step-NNNNNN of a run.')
+        raise RunError(f'"{folder}" is not a checkpoint: {what}. Give a folder checkpoint-N of a groupwise run.')
     listed = _listed(folder)
-    found = {file.name for file in folder.iterdir()} - {MANIFEST}
-    for name in sorted(found ^ listed.keys()):
+    found = _files(folder).keys() - {MANIFEST}
+    for name in sorted({name for name in found if _decides(name)} - listed.keys() | (listed.keys() - found)):
         raise RunError(
             f'The checkpoint "{folder}" is damaged: {name} is {"not listed" if name in found else "missing"}.'
         )
@@ -51,6 +53,16 @@ def check(folder: Path) -> None:
             )
         if _sha256(file) != digest:
             raise RunError(f'The checkpoint "{folder}" is damaged: the contents of {name} have changed.')
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Name below the folder, with slashes -> file."""
+    return {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+
+
+def _decides(name: str) -> bool:
+    """Whether how a run goes on depends on a file of this name; others may be put beside them (a card, a log)."""
+    return "/" in name or name.endswith((".safetensors", "state.json"))
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, str]]:

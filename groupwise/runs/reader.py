@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from groupwise.errors import RunError
 from groupwise.runs import disk, shape
-from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked, open_run
+from groupwise.runs.folder import READABLE_SCHEMAS, RunFolder, locked, open_run
 from groupwise.runs.records import GroupRecord
 
 
@@ -22,8 +22,8 @@ class RunReader:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved recipe; empty when the run has not come so far."""
-        path = self.folder.config
-        if not path.is_file():
+        path = self.folder.recorded_start
+        if path is None:
             return {}
         return _checked(_parse(path.read_bytes(), path, 1), path, shape.config)
 
@@ -95,7 +95,7 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _checked(record: dict[str, Any], path: Path, right: shape.Shape, number: int = 1) -> dict[str, Any]:
     found = record.get("schema_version")
-    if found == SCHEMA_VERSION:
+    if type(found) is int and found in READABLE_SCHEMAS:
         if (wrong := right(record)) is not None:
             raise RunError(
                 f'"{path}" is damaged: line {number} is no record of a run, {wrong}. '
@@ -103,6 +103,6 @@ def _checked(record: dict[str, Any], path: Path, right: shape.Shape, number: int
             )
         return record
     raise RunError(
-        f'"{path}" was written in schema version {found}; this groupwise reads version {SCHEMA_VERSION}. '
-        "Read it with the version of groupwise that wrote it (config.json names it), or update groupwise."
+        f'"{path}" was written in schema version {found}; this groupwise reads 1 to {READABLE_SCHEMAS[-1]}. '
+        "Read it with the version of groupwise that wrote it (run.json names it), or update groupwise."
     )

@@ -32,12 +32,12 @@ class RunWriter:
         self._unflushed: list[Path] = []
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Write `config.json` (replaces an earlier one as a whole); access tokens are left out."""
+        """Write `run.json` (replaces an earlier one as a whole); access tokens are left out."""
         not_finite: dict[str, str] = {}
         plain = plain_value(without_secrets(dict(values)), not_finite)
         text = json.dumps({"schema_version": SCHEMA_VERSION, **plain}, indent=2, ensure_ascii=False, allow_nan=False)
-        disk.replace(self.folder.config, text.encode("utf-8", "backslashreplace") + b"\n")
-        self._note_not_finite("config.json", not_finite)
+        disk.replace(self.folder.run_json, text.encode("utf-8", "backslashreplace") + b"\n")
+        self._note_not_finite("run.json", not_finite)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Append the record of one step; a number that is not finite becomes null and an event."""

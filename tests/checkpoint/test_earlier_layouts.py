@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from api_helpers import trainer
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from groupwise.runs import manifest
@@ -21,14 +23,21 @@ EARLIER = {"guards": "watch"}
 
 def in_the_earlier_layout(checkpoint: Path) -> None:
     """Write the state of a checkpoint as it was written before."""
-    path = checkpoint / "state.json"
-    state = json.loads(path.read_text())
+    state = json.loads((checkpoint / "state/state.json").read_text())
+    keys = state.pop("weights")
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({name: weights[key] for name, key in keys.items()}, checkpoint / "policy.safetensors")
+    for file in checkpoint.glob("state/*.safetensors"):
+        file.rename(checkpoint / file.name)
+    shutil.rmtree(checkpoint / "state")
+    for file in ("model.safetensors", "config.json", "generation_config.json"):
+        (checkpoint / file).unlink()
     parts = state.pop("parts")
     state |= parts.pop("totals") | parts.pop("evaluation")
     for guards in (parts["guards"]["records"], state["origin"]["recipe"]["guards"]):
         guards["not_judged"] = guards.pop("unscored")
     state |= {EARLIER.get(name, name): value for name, value in parts.items()}
-    path.write_text(json.dumps(state))
+    (checkpoint / "state.json").write_text(json.dumps(state))
     (checkpoint / manifest.MANIFEST).unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "FORMAT", 3)

@@ -112,7 +112,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     run = RunFolder(folder)
     last = run.latest_checkpoint
     assert last is not None
-    state = json.loads((last / "state.json").read_text())
+    state = json.loads((last / "state/state.json").read_text())
     state.pop("origin")  # it names the folder, as the callbacks do
     state["parts"].pop("callbacks")
     files = [*sorted(last.glob("*.safetensors")), *sorted(run.final.glob("*.safetensors"))]

@@ -87,7 +87,7 @@ def test_no_room_for_the_next_checkpoint_is_told_at_once(disk, monkeypatch):
     """Not 500 steps later, when it is due."""
     monkeypatch.setattr("groupwise.trainer._bytes_to_save", lambda model: 0)
     fill(disk, but=150_000)
-    with pytest.raises(RunError, match=r"No space left on the disk while writing .*step-000007\": [\d,]+ bytes more"):
+    with pytest.raises(RunError, match=r"No space left on the disk while writing .*checkpoint-7\": [\d,]+ bytes more"):
         make_trainer(NAME, disk / "run", save_steps=500).train()
     events = RunReader(disk / "run").events()
     assert [e["kind"] for e in events[:2]] == ["start", "warning"]

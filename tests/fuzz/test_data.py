@@ -59,7 +59,7 @@ def test_rows_of_any_kind(folder: Path, data: Any, is_chat: bool) -> None:
     if groups:
         with RunWriter(create(folder / "run", overwrite=True)) as writer:
             writer.completions(1, groups)
-        recorded = RunReader(folder / "run").completions(1) if (folder / "run/config.json").exists() else []
+        recorded = RunReader(folder / "run").completions(1) if (folder / "run/run.json").exists() else []
         text = (folder / "run/completions/step-000001.jsonl").read_text()
         assert len(text.splitlines()) >= len(groups)
         assert all(json.loads(line)["completions"] for line in text.split("\n") if line)

@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(path / "good", num_steps=4)
     with RunWriter(folder if isinstance(folder, RunFolder) else RunFolder(path / "good")) as writer:
         writer.event("start", step=0)
-        writer.event("checkpoint", step=4, path="checkpoints/step-000004")
+        writer.event("checkpoint", step=4, path="checkpoint-4")
     return path
 
 
@@ -58,7 +58,7 @@ def spoilt(run: Path) -> Path:
     return run / "bad"
 
 
-NAMES = ["metrics.jsonl", "events.jsonl", "config.json", "completions/step-000001.jsonl"]
+NAMES = ["metrics.jsonl", "events.jsonl", "run.json", "completions/step-000001.jsonl"]
 
 
 @fuzz
@@ -111,11 +111,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         patch.setattr("groupwise.checkpoint.store.read_state", read_state)
         patch.setattr(type(made), "_finish", lambda self, run, folder: kept.append(run))
         made.train()
-    (path / "run/checkpoints/step-000001").rename(path / "good")
+    (path / "run/checkpoint-1").rename(path / "good")
     return path, kept[0].learner
 
 
-CHECKPOINT_FILES = ["manifest.json", "state.json", "policy.safetensors", "optimizer.safetensors"]
+CHECKPOINT_FILES = ["manifest.json", "state/state.json", "model.safetensors", "state/optimizer.safetensors"]
 
 
 def put_back(folder: Path, learner: Any) -> None:
@@ -142,8 +142,8 @@ def test_checkpoints_with_a_foreign_state(checkpoint: tuple[Path, Any], data: st
     """The sum is right and the contents are not: written by something else."""
     path, learner = checkpoint
     folder = spoilt(path)
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_bytes(as_json(data.draw(retyped(state))))
+    state = json.loads((folder / "state/state.json").read_text())
+    (folder / "state/state.json").write_bytes(as_json(data.draw(retyped(state))))
     (folder / "manifest.json").unlink()
     manifest.write(folder)
     attempt("checkpoints, foreign state", lambda: put_back(folder, learner))

@@ -139,4 +139,4 @@ def test_an_error_while_saving_at_the_end_is_recorded_and_keeps_the_checkpoint(
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert '"failed"' in events
     assert "taken away" in events
-    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()

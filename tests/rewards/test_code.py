@@ -262,7 +262,7 @@ def test_a_run_records_what_its_rewards_ran_in(tmp_path):
         tmp_path / "run", rewards=[{"name": "code"}], data=rows, sandbox=used(), run_untrusted_code_without_sandbox=True
     )
     run.train()
-    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["sandbox"] == [used()]
     assert run.state.log_history[-1]["rewards/code/mean"] == 0
 

@@ -31,12 +31,15 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path) -> 
 
 def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", num_steps=2)
-    (folder.checkpoints / "step-000002").mkdir(parents=True)
+    (folder.checkpoint_of(2) / "state").mkdir(parents=True)
+    (folder.path / "set-aside-checkpoint-3").mkdir()
     (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "checkpoint-7").mkdir()
+    (folder.path / "checkpoint-7/trainer_state.json").write_text("another trainer's")
     create(tmp_path / "run", overwrite=True)
     assert not folder.has_trained
     assert folder.completion_steps() == []
-    assert (folder.path / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in folder.path.glob("[!.]*")) == ["checkpoint-7", "completions", "notes.txt"]
 
 
 def test_resume_keeps_everything(tmp_path: Path) -> None:
@@ -52,12 +55,15 @@ def test_a_start_that_never_reached_a_step_does_not_block_the_next(tmp_path: Pat
     create(tmp_path)
 
 
-def test_a_model_folder_is_not_turned_into_a_run(tmp_path: Path) -> None:
+def test_a_model_in_the_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     for overwrite in (False, True):
-        with pytest.raises(RunError, match="a model folder"):
-            create(tmp_path, overwrite=overwrite)
+        folder = create(tmp_path, overwrite=overwrite)
+        assert not folder.is_run
+        with RunWriter(folder) as writer:
+            writer.config({"recipe": {}})
     assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "llama"}
+    assert RunReader(tmp_path).config["recipe"] == {}
 
 
 def test_a_file_or_a_read_only_place_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -91,8 +97,8 @@ def test_a_full_disk_is_said_before_training_starts(tmp_path: Path, monkeypatch:
 
 def test_only_finished_checkpoints_count(tmp_path: Path) -> None:
     folder = create(tmp_path)
-    for name in ("step-000100", "step-000020", ".step-000200.part", "step-x"):
-        (folder.checkpoints / name).mkdir(parents=True)
+    for name in ("checkpoint-100", "checkpoint-20", ".checkpoint-200.tmp", "checkpoint-x"):
+        (folder.path / name / "state").mkdir(parents=True)
     assert folder.checkpoint_steps() == [20, 100]
     assert folder.latest_checkpoint == folder.checkpoint_of(100)
 
@@ -140,7 +146,7 @@ def test_room_that_a_killed_run_held_counts_as_free(tmp_path: Path, monkeypatch:
 def test_what_is_not_a_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no such folder"):
         open_run(tmp_path / "nowhere")
-    with pytest.raises(RunError, match=r"neither config\.json nor metrics\.jsonl"):
+    with pytest.raises(RunError, match=r"neither run\.json nor metrics\.jsonl"):
         open_run(tmp_path)
 
 

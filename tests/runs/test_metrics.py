@@ -16,7 +16,7 @@ def test_every_key_has_one_line() -> None:
 
 def test_a_family_knows_its_members_and_nothing_else() -> None:
     metrics = make_metrics(1, make_groups(1))
-    assert unknown_keys({**metrics, **make_evaluation(metrics), "schema_version": 1}) == []
+    assert unknown_keys({**metrics, **make_evaluation(metrics), "schema_version": 2}) == []
     assert unknown_keys(["rewards/file.py:f/mean", "rewards/x", "reward_", "kll", "rewards//mean"]) == [
         "kll",
         "reward_",

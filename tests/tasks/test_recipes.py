@@ -60,7 +60,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
     prompt = trainer.parts.problems[0].problem.prompt
     assert [message["role"] for message in prompt] == ["system", "user"]
     assert "between <think> and </think>" in prompt[0]["content"]
-    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())
     assert recorded["recipe"]["task"]["name"] == "gsm8k"
     again = load_recipe(RECIPES / "gsm8k-qwen2.5-0.5b-gpu.yaml").config
     assert (again.completions_per_step, again.objective.beta) == (256, 0.001)
@@ -84,7 +84,7 @@ def test_the_reasoning_gym_recipe_scores_in_its_workers(
         monkeypatch.setattr(choice, "find_bubblewrap", lambda: Found(None, "There is none."))
     _, records = run("chain-sum-smollm2-cpu", tmp_path)
     assert [record["extra/reasoning_gym/unscorable"] for record in records] == [0.0, 0.0]
-    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())
     backend = choice.find_bubblewrap().backend or Unconfined()
     assert recorded["sandbox"] == [backend.name]
     assert recorded["sandbox_programs"] == {backend.name: backend.about}

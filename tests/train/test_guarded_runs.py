@@ -239,7 +239,7 @@ def test_a_rollback_ends_with_the_last_good_model(tmp_path: Path, monkeypatch: A
     saved = (folder.final / "model.safetensors").read_bytes()
     assert saved == (tmp_path / "healthy" / "final" / "model.safetensors").read_bytes()
     assert folder.checkpoint_steps() == [3], "a resumed run goes on from the good one"
-    assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["set-aside-step-000004", "step-000003"]
+    assert sorted(p.name for p in folder.path.glob("*checkpoint-*")) == ["checkpoint-3", "set-aside-checkpoint-4"]
     assert [record["step"] for record in RunReader(folder).metrics()] == [1, 2, 3, 4, 5], "the records tell the story"
     assert [event["to_step"] for event in said(folder.path, "rollback")] == [3]
 
@@ -257,7 +257,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, monkeypatch: Any) -
     roll_back = run_module.roll_back
 
     def damage(folder: RunFolder, *arguments: Any, **named: Any) -> int | None:
-        (folder.checkpoint_of(3) / "state.json").unlink()
+        (folder.checkpoint_of(3) / "state/state.json").unlink()
         return roll_back(folder, *arguments, **named)
 
     monkeypatch.setattr(run_module, "roll_back", damage)
@@ -273,7 +273,7 @@ def test_a_resumed_run_stops_at_the_same_step(tmp_path: Path) -> None:
     trainer(tmp_path / "parts", max_steps=3, **settings).train()
     with pytest.raises(GuardError, match="at step 4"):
         trainer(tmp_path / "parts", max_steps=9, **settings).train(resume_from_checkpoint=True)
-    states = [json.loads((tmp_path / run / "checkpoints" / "step-000004" / "state.json").read_text())["parts"]["guards"]
+    states = [json.loads((tmp_path / run / "checkpoint-4" / "state" / "state.json").read_text())["parts"]["guards"]
               for run in ("whole", "parts")]  # fmt: skip
     assert states[0] == states[1]
 

@@ -115,7 +115,7 @@ def test_what_came_after_the_checkpoint_is_forgotten(tmp_path, capsys):
     again = run("full", tmp_path / "parts", resume=folder.checkpoint_of(2), stop=3)
     assert "Recorded after the checkpoint of step 2, and done again: steps 3 to 4." in capsys.readouterr().out
     assert folder.checkpoint_steps() == [2, 3], "a later one of the other history is nothing to go on from"
-    assert (folder.checkpoints / "set-aside-step-000004").is_dir()
+    assert (folder.path / "set-aside-checkpoint-4").is_dir()
     again = run("full", tmp_path / "parts", resume=True)
     assert_same(tmp_path / "parts", tmp_path / "whole")
     assert again.state.global_step == LAST
@@ -125,13 +125,15 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     run("full", tmp_path / "whole")
     run("full", tmp_path / "parts", stop=2)
     folder = RunFolder(tmp_path / "parts")
-    folder.checkpoint_of(2).rename(folder.checkpoints / ".step-000002.old")  # killed while deleting it
+    folder.checkpoint_of(2).rename(folder.path / ".checkpoint-2.old")  # killed while deleting it
     run("full", tmp_path / "parts", resume=True)
     assert_same(tmp_path / "parts", tmp_path / "whole")
-    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000004"]
+    assert [path.name for path in folder.path.glob("*checkpoint-*")] == ["checkpoint-4"]
 
 
-@pytest.mark.parametrize("file", ["policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "state/optimizer.safetensors", "state/state.json", "manifest.json"]
+)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -144,7 +146,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     ids=["cut short", "flipped bit", "empty"],
 )
 def test_a_damaged_checkpoint_is_found_out(tmp_path, file, damage: Damage):
-    for name in ("policy.safetensors", "optimizer.safetensors", "state.json"):
+    (tmp_path / "state").mkdir()
+    for name in ("model.safetensors", "state/optimizer.safetensors", "state/state.json"):
         (tmp_path / name).write_bytes(name.encode() * 50)
     manifest.write(tmp_path)
     manifest.check(tmp_path)
@@ -153,12 +156,22 @@ def test_a_damaged_checkpoint_is_found_out(tmp_path, file, damage: Damage):
         manifest.check(tmp_path)
 
 
-@pytest.mark.parametrize("change", [lambda p: p.unlink(), lambda p: p.with_name("more").write_bytes(b"x")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: (p / "state/state.json").unlink(),
+        lambda p: (p / "state/more").write_bytes(b"x"),
+        lambda p: (p / "more.safetensors").write_bytes(b"x"),
+    ],
+)
 def test_a_missing_or_foreign_file_is_damage(tmp_path, change):
-    (tmp_path / "state.json").write_bytes(b"{}")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/state.json").write_bytes(b"{}")
     manifest.write(tmp_path)
-    change(tmp_path / "state.json")
-    with pytest.raises(RunError, match=r"is damaged: (state\.json is missing|more is not listed)"):
+    (tmp_path / "README.md").write_text("A card that the user has put beside the model decides nothing.")
+    manifest.check(tmp_path)
+    change(tmp_path)
+    with pytest.raises(RunError, match=r"is damaged: (state/state\.json is missing|.*more.* is not listed)"):
         manifest.check(tmp_path)
 
 
@@ -166,9 +179,9 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(tmp_path):
     run("full", tmp_path / "whole", save_steps=1)
     run("full", tmp_path / "parts", save_steps=1, stop=3)
     folder = RunFolder(tmp_path / "parts")
-    weights = folder.checkpoint_of(3) / "policy.safetensors"
+    weights = folder.checkpoint_of(3) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(RunError, match=r"step-000003\" is damaged: policy.safetensors has .* bytes instead of"):
+    with pytest.raises(RunError, match=r"checkpoint-3\" is damaged: model.safetensors has .* bytes instead of"):
         run("full", tmp_path / "parts", resume=folder.checkpoint_of(3))
     run("full", tmp_path / "parts", resume=True, save_steps=1)
     assert_same(tmp_path / "parts", tmp_path / "whole")
@@ -178,7 +191,7 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(tmp_path):
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(tmp_path):
     run("full", tmp_path, stop=1)
-    (RunFolder(tmp_path).checkpoint_of(1) / "state.json").write_bytes(b"{}")
+    (RunFolder(tmp_path).checkpoint_of(1) / "state/state.json").write_bytes(b"{}")
     with pytest.raises(RunError, match="There is no other checkpoint to go on from"):
         run("full", tmp_path, resume=True)
 
@@ -311,7 +324,7 @@ def test_a_metric_that_no_evaluation_measures_is_refused(tmp_path):
 def test_checkpoints_are_kept_up_to_the_limit_and_leave_no_scratch(tmp_path):
     trainer(tmp_path, rewards=letters, **{**COMMON, "save_steps": 1, "save_total_limit": 2}).train()
     assert RunFolder(tmp_path).checkpoint_steps() == [LAST - 1, LAST]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
+    assert sorted(p.name for p in tmp_path.glob("*checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
     assert not RunFolder(tmp_path).reserve.exists()
 
 

@@ -128,7 +128,7 @@ TRANSFORMERS_LEGACY_FIELDS: tuple[Foreign, ...] = (
     refused("push_to_hub_organization", None, "write it into `hub_model_id`: organization/name"),
     refused("adafactor", False, 'set optim="adafactor"'),
     ignored("per_gpu_eval_batch_size", None, "the engine decides by `max_concurrent_completions`"),
-    ignored("overwrite_output_dir", False, "a run folder in use is never overwritten; choose another `output_dir`"),
+    same("overwrite_output_dir"),
     ignored("logging_dir", None, "trackers write below `output_dir`"),
     ignored("save_safetensors", True, "models are always saved as safetensors"),
     ignored("use_mps_device", False, "the device is found by itself; `use_cpu` stays on the CPU"),
