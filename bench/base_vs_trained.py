@@ -47,7 +47,7 @@ def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, cou
         for number, ids in enumerate(prompts)
     ]
     engine = policy.engine(config)
-    engine.load_weights(policy.network, version=0)
+    engine.load_weights(policy.policy_model, version=0)
     answers = dict(engine.generate(requests))
     return [[decode(c.token_ids) for c in answers[number]] for number in range(len(prompts))]
 

@@ -218,7 +218,7 @@ class GRPOTrainer:
         check_checkpoint(resume_from_checkpoint)
         require_trainable(self.model, self.processing_class, self._note)  # a script may have changed it since
         warn_of_dropout(self.model, self._note)
-        self.parts.policy.network.refresh()
+        self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()
         folder = run_folder.create(
             self.output_dir,
@@ -253,7 +253,7 @@ class GRPOTrainer:
         evaluator = self.parts.evaluator(problems)
         if evaluator is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
-        self.parts.engine.load_weights(self.parts.policy.network, version=self.state.global_step)
+        self.parts.engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
         metrics = evaluator.evaluate(self.state)
         self._callbacks.evaluated(metrics, self._open_trackers)
         return metrics

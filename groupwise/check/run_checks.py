@@ -123,9 +123,9 @@ def _weighted(name: str, weight: float) -> str:
 
 
 def _about_subject(run: RunParts) -> list[tuple[str, str]]:
-    network = run.policy.network
-    dtype = str(network.dtype).removeprefix("torch.")
+    policy_model = run.policy.policy_model
+    dtype = str(policy_model.dtype).removeprefix("torch.")
     return [
         ("parameters", str(count_parameters(run.policy.model))),
-        ("machine", f"{network.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
+        ("machine", f"{policy_model.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
     ]

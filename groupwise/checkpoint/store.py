@@ -81,7 +81,7 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 
 def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     assert isinstance(state["parts"], dict), "a checkpoint has parts"
-    load_weights(path, learner.network.model)
+    load_weights(path, learner.policy_model.model)
     moments = {name: t.clone() for name, t in load_file(path / "optimizer.safetensors").items()}  # not the file's pages
     learner.optimizer.load_state_dict(join(state["optimizer"], moments))
     learner.scheduler.load_state_dict(join(state["scheduler"], {}))
@@ -155,7 +155,7 @@ def _tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
     """File -> its tensors, and the plain part of the optimizer's state."""
     optimizer: dict[str, Tensor] = {}
     plain = split(learner.optimizer.state_dict(), optimizer, "")
-    files = {"policy.safetensors": _trained_weights(learner.network.model), "optimizer.safetensors": optimizer}
+    files = {"policy.safetensors": _trained_weights(learner.policy_model.model), "optimizer.safetensors": optimizer}
     if learner.reference is not None and learner.reference.is_copy:
         files["reference.safetensors"] = _unshared(learner.reference.state_dict())
     return files, plain

@@ -1,6 +1,6 @@
 """Compiles the kernels for this processor, once, into the user's cache, and loads them.
 
-Everything works without them, only slower; `why_none` says in words what is missing.
+Everything works without them, only slower; `why_unavailable` says in words what is missing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
     return None if isinstance(found, str) else found
 
 
-def why_none(dtype: torch.dtype) -> str | None:
+def why_unavailable(dtype: torch.dtype) -> str | None:
     """Why there are no kernels for this dtype, in words; None when there are."""
     found = _loaded(dtype)
     return found if isinstance(found, str) else None

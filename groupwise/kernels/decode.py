@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupwise.kernels.build import compiled
-from groupwise.kernels.panels import Panels, lay_out
+from groupwise.kernels.panels import PanelCache, pack_weight
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
@@ -54,7 +54,7 @@ class LinearWeights:
     a_RI: Tensor | None
     b_OR: Tensor | None
     bias_O: Tensor | None
-    panels: Panels = field(default_factory=Panels)
+    panels: PanelCache = field(default_factory=PanelCache)
     """Keeps W as the kernel reads it from one use to the next."""
 
     @property
@@ -70,7 +70,7 @@ class LinearWeights:
         """What the kernel is given, and the tensors it points to."""
         outputs, inputs = self.weight_OI.shape
         adapters, rank = self._adapters()
-        tensors = [self.panels.of(self.weight_OI), *adapters, self.bias_O]
+        tensors = [self.panels.get(self.weight_OI), *adapters, self.bias_O]
         is_low = tensors[0].dtype != self.weight_OI.dtype  # type: ignore[union-attr]
         return _Linear(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
 
@@ -80,7 +80,7 @@ class LinearWeights:
             return [None, None], 0
         missing = -len(self.a_RI) % RANK_STEP
         a_RI, b_OR = F.pad(self.a_RI, (0, 0, 0, missing)), F.pad(self.b_OR, (0, missing))
-        return [lay_out(a_RI), lay_out(b_OR)], len(a_RI)
+        return [pack_weight(a_RI), pack_weight(b_OR)], len(a_RI)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class Caches:
+class KVCaches:
     """Where the rows of a step stand, and the keys and values of the layers: all float32 but the indices.
 
     C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys [C * K, D, longest] and
@@ -147,7 +147,7 @@ class DecodeLayers:
         norms = [_address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
         return _Layer(*products, *norms, w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
 
-    def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: Caches) -> None:
+    def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: KVCaches) -> None:
         """Take the residual stream through the layers, in place; their keys and values join the caches at the clock."""
         kernels = compiled(self.dtype)
         assert kernels is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groupwise.kernels.build import compiled
-from groupwise.kernels.panels import Panels
+from groupwise.kernels.panels import PanelCache
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ def _reused(use: str, dtype: torch.dtype, rows: int, width: int) -> Tensor:
     return kept[: rows * width].view(rows, width)
 
 
-def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None, panels: Panels) -> Tensor:
+def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None, panels: PanelCache) -> Tensor:
     """`h W' + b` in float32 of factors in the weight's dtype, in memory that the next call overwrites."""
     kernels = compiled(weight_VI.dtype)
     assert kernels is not None
     x_NI = hidden_NI.to(weight_VI.dtype).contiguous()
     z_NV = _reused("logits", torch.float32, len(x_NI), len(weight_VI))
-    laid_out = panels.of(weight_VI)
+    laid_out = panels.get(weight_VI)
     is_low = ctypes.c_int64(laid_out.dtype != weight_VI.dtype)
     sizes = [ctypes.c_int64(n) for n in (len(x_NI), x_NI.shape[1], len(weight_VI))]
     kernels.head_logits(_pointer(x_NI), _pointer(laid_out), is_low, _pointer(bias_V), *sizes, _pointer(z_NV))

@@ -144,7 +144,7 @@ def _put_back(run: Run, state: Mapping[str, Any]) -> None:
     if (unfinished := state.get("unfinished")) is not None:
         metrics = unfinished["metrics"]
         run.hooks.unfinished = StepRecord(metrics["step"], metrics, is_evaluation_asked=unfinished["is_eval_due"])
-    run.learner.network.refresh()
+    run.learner.policy_model.refresh()
 
 
 def _settings(learner: Learner) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -1,6 +1,6 @@
 """What the kind of a device decides about how the same numbers are computed: `backend_of` is the only place that asks.
 
-A test sets it: inside `computing_as(GPU)` a CPU takes every path that a GPU takes, with the same classes.
+A test sets it: inside `backend_override(GPU)` a CPU takes every path that a GPU takes, with the same classes.
 
 Shapes: B products at a time, M rows, N columns, I summed over.
 """
@@ -24,13 +24,13 @@ class DeviceTraits:
     float32."""
     is_attention_float32: bool
     """Whether attention is computed in float32 whatever the compute dtype is."""
-    is_stream_float32: bool
+    is_residual_float32: bool
     """Whether what layers add up is kept in float32 whatever the weights' dtype is."""
-    has_low_head: bool
+    has_low_precision_head: bool
     """Whether float32 logits are summed from factors in the compute dtype, without a float32 copy of the weight."""
     has_flex: bool
     """Whether packs attend by FlexAttention."""
-    is_static: bool
+    has_static_decoding: bool
     """Whether decoding runs over static buffers, each step recorded once and played again."""
     has_fused_optimizer: bool
     head_rows: int
@@ -40,24 +40,24 @@ class DeviceTraits:
 CPU = DeviceTraits(
     has_kernels=True,
     is_attention_float32=True,
-    is_stream_float32=False,
-    has_low_head=False,
+    is_residual_float32=False,
+    has_low_precision_head=False,
     has_flex=False,
-    is_static=False,
+    has_static_decoding=False,
     has_fused_optimizer=False,
     head_rows=128,  # 25 MB at a vocabulary of 49,152
 )
 GPU = DeviceTraits(
     has_kernels=False,
     is_attention_float32=False,
-    is_stream_float32=True,
-    has_low_head=True,
+    is_residual_float32=True,
+    has_low_precision_head=True,
     has_flex=True,
-    is_static=True,
+    has_static_decoding=True,
     has_fused_optimizer=True,
     head_rows=1024,
 )
-OTHER = replace(GPU, has_flex=False, is_static=False, has_fused_optimizer=False, has_low_head=False)
+OTHER = replace(GPU, has_flex=False, has_static_decoding=False, has_fused_optimizer=False, has_low_precision_head=False)
 """Any other accelerator that torch knows."""
 
 _SUMS_INTO_FLOAT32 = ("cuda", "meta")
@@ -71,7 +71,7 @@ def backend_of(device: torch.device) -> DeviceTraits:
 
 
 @contextmanager
-def computing_as(backend: DeviceTraits) -> Iterator[None]:
+def backend_override(backend: DeviceTraits) -> Iterator[None]:
     """Inside, every device computes in this way. Models that are made inside are to be used inside."""
     global _forced
     previous, _forced = _forced, backend
@@ -81,7 +81,7 @@ def computing_as(backend: DeviceTraits) -> Iterator[None]:
         _forced = previous
 
 
-def product32(a: Tensor, b: Tensor) -> Tensor:
+def matmul_float32(a: Tensor, b: Tensor) -> Tensor:
     """`a b` in float32, MN or BMN: factors of low precision are summed in float32 and the sum is not rounded to theirs.
 
     Not differentiable.

@@ -14,7 +14,7 @@ _PAGEOUT = 21
 """`MADV_PAGEOUT` of Linux: take these pages out of memory. What is not on disk stays, so nothing is ever lost."""
 
 
-def release(tensor: Tensor) -> None:
+def release_pages(tensor: Tensor) -> None:
     """Give the tensor's memory back until it is read again, where it can be read from its file; else do nothing."""
     advise = _madvise()
     if advise is None or tensor.device.type != "cpu" or not tensor.is_contiguous():

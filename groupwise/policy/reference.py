@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from groupwise.algo import mix_reference
 from groupwise.errors import ModelError
 from groupwise.policy.adapter import base_of, has_adapter, starts_as_base, why_not_merged
-from groupwise.policy.network import Network, Scoring, TokenScores
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores
 
-Build = Callable[[nn.Module], Network]
-"""How a frozen model becomes a network like the policy's."""
+Build = Callable[[nn.Module], PolicyModel]
+"""How a frozen model becomes a policy_model like the policy's."""
 
 
 class Reference:
     """Scores completions under the reference weights."""
 
-    def __init__(self, policy: Network, build: Build) -> None:
+    def __init__(self, policy: PolicyModel, build: Build) -> None:
         self._policy = policy
         self._build = build
-        self._frozen: Network | None = None
+        self._frozen: PolicyModel | None = None
         self._is_mixed = False
         """Whether the frozen copy holds effective weights, under the names of the base."""
         self._own: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Reference:
     def is_copy(self) -> bool:
         return self._frozen is not None
 
-    def score(self, rows: Rows, scoring: Scoring) -> TokenScores:
+    def score(self, rows: CompletionRows, scoring: Scoring) -> TokenScores:
         """Log-probs under the reference, without gradient."""
         if self._frozen is not None:
             return self._frozen.score(rows, scoring)
@@ -88,7 +88,7 @@ class Reference:
         self._hold(self._frozen.model)
 
     def _hold(self, frozen: nn.Module) -> None:
-        """A network over the weights as they are now: one that exists reads frozen weights only once."""
+        """A policy_model over the weights as they are now: one that exists reads frozen weights only once."""
         self._frozen = self._build(frozen)
         self._frozen.refresh()
 

@@ -63,6 +63,6 @@ class GraphRecorder(Recorder):
         return graph.replay
 
 
-def recorder_of(device: torch.device) -> Recorder:
+def make_recorder(device: torch.device) -> Recorder:
     """What records on this device."""
     return GraphRecorder() if device.type == "cuda" else Recorder()

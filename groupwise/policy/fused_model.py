@@ -1,7 +1,7 @@
-"""The compute model: a structural copy of the user's model that shares its tensors and runs our fast passes.
+"""A structural copy of the user's model that shares its tensors and runs the fast passes of learner and engine.
 
 The user's own object is never touched: the copy has its own config (our attention), its linear layers are replaced by
-`Projection`s that read the user's parameters, and it is always in evaluation mode. Gradients land in the user's
+`FusedLinear`s that read the user's parameters, and it is always in evaluation mode. Gradients land in the user's
 parameters because they are the same tensors. Learner and engine both run this one model, so what they compute differs
 by rounding only.
 """
@@ -18,19 +18,25 @@ from torch import Tensor, nn
 
 from groupwise import kernels
 from groupwise.policy.adapter import base_of
-from groupwise.policy.attention import Plan, install
+from groupwise.policy.attention import AttentionPlan, install
 from groupwise.policy.backend import backend_of
-from groupwise.policy.decoder_layer import Decoding, LayerProbe, first_alone, install_kernels, prepare_decoding
+from groupwise.policy.decoder_layer import (
+    DecodeAttention,
+    LayerProbe,
+    install_kernels,
+    only_first_layer,
+    prepare_decoding,
+)
 from groupwise.policy.deterministic import recompute_layers
-from groupwise.policy.head import Head
+from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice, read_source
+from groupwise.policy.head import LMHead
 from groupwise.policy.load_model import checkpoint_layers
-from groupwise.policy.projection import Part, Projection, read_source
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that read the same input and are computed as one product."""
 
 
-class ComputeModel:
+class FusedModel:
     """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
@@ -38,9 +44,9 @@ class ComputeModel:
         """The user's model."""
         self.dtype = dtype
         self.model = share_copy(base_of(model))
-        self.head = Head.of(self.model, dtype)
-        self.projections = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
-        self._holder = install(self.model)
+        self.head = LMHead.from_model(self.model, dtype)
+        self.linears = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
+        self._context = install(self.model)
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
         self.model.eval()
         if gradient_checkpointing:
@@ -48,10 +54,10 @@ class ComputeModel:
             recompute_layers(self.model)
         self.device = self.head.weight_VD.device
         self.backend = backend_of(self.device)
-        self.kernel_layers = install_kernels(self.model, self._holder, dtype) if self.backend.has_kernels else []
+        self.kernel_layers = install_kernels(self.model, self._context, dtype) if self.backend.has_kernels else []
         self._decodes_at_once = False
         """Whether the first layer's call computes all layers of a decoding step."""
-        if self.backend.is_stream_float32 and dtype != torch.float32:
+        if self.backend.is_residual_float32 and dtype != torch.float32:
             self._keep_stream_in_float32()
 
     def _keep_stream_in_float32(self) -> None:
@@ -68,8 +74,8 @@ class ComputeModel:
 
     def refresh(self, *, pack: bool = False) -> None:
         """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
-        for projection in self.projections:
-            projection.refresh()
+        for linear in self.linears:
+            linear.refresh()
         self.head.refresh(pack=pack)
         if pack:
             self._prepare_decoding()
@@ -77,7 +83,7 @@ class ComputeModel:
     def tensors(self) -> list[Tensor]:
         """Everything that a pass reads besides its input: a refresh changes the numbers in them, not their place."""
         found = [*self.model.parameters(), *self.model.buffers(), *self.head.tensors()]
-        return found + [tensor for projection in self.projections for tensor in projection.tensors()]
+        return found + [tensor for linear in self.linears for tensor in linear.tensors()]
 
     @property
     def kernel_dtype(self) -> torch.dtype | None:
@@ -89,7 +95,7 @@ class ComputeModel:
         """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
         if self.kernel_layers or not self.backend.has_kernels:
             return None
-        return kernels.why_none(self.dtype) or "no layer of this model is of the make they compute"
+        return kernels.why_unavailable(self.dtype) or "no layer of this model is of the make they compute"
 
     def drop_kernels(self) -> None:
         """Let every layer run its own code while decoding too."""
@@ -102,35 +108,35 @@ class ComputeModel:
             layers = getattr(self.backbone, "layers", ())
             self._decodes_at_once = prepare_decoding(self.kernel_layers, len(layers))
         else:
-            for projection in self.projections:
-                projection.pack()
+            for linear in self.linears:
+                linear.pack()
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
         """Inside, the model is the base without its adapters."""
-        for projection in self.projections:
-            projection.adapters_enabled = False
+        for linear in self.linears:
+            linear.adapters_enabled = False
         try:
             yield
         finally:
-            for projection in self.projections:
-                projection.adapters_enabled = True
+            for linear in self.linears:
+                linear.adapters_enabled = True
 
-    def hidden(self, input_ids_P: Tensor, position_ids_P: Tensor, plan: Plan) -> Tensor:
+    def hidden(self, input_ids_P: Tensor, position_ids_P: Tensor, plan: AttentionPlan) -> Tensor:
         """Hidden states PD after the final norm, for packed tokens that attend by `plan`.
 
         Hold `using(plan)` open around the backward pass too when layers are checkpointed.
         """
-        at_once = self._decodes_at_once and isinstance(plan, Decoding) and self.projections[0].adapters_enabled
-        with self._holder.use(plan), first_alone(self.backbone.layers) if at_once else nullcontext():  # type: ignore[arg-type]
+        at_once = self._decodes_at_once and isinstance(plan, DecodeAttention) and self.linears[0].adapters_enabled
+        with self._context.use(plan), only_first_layer(self.backbone.layers) if at_once else nullcontext():  # type: ignore[arg-type]
             output: Any = self.backbone(
                 input_ids=input_ids_P[None], position_ids=position_ids_P[None], use_cache=False, attention_mask=None
             )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def using(self, plan: Plan) -> Any:
+    def using(self, plan: AttentionPlan) -> Any:
         """Context in which attention follows `plan`."""
-        return self._holder.use(plan)
+        return self._context.use(plan)
 
 
 def share_copy(model: nn.Module) -> nn.Module:
@@ -139,8 +145,8 @@ def share_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[Projection]:
-    projections: list[Projection] = []
+def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[FusedLinear]:
+    linears: list[FusedLinear] = []
     for parent in list(_parents(model)):
         names = [name for name, child in parent.named_children() if child is not skip and _is_linear(child)]
         for siblings in _sibling_sets(parent, names):
@@ -150,14 +156,14 @@ def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> l
                 if isinstance(source, str):
                     raise NotImplementedError(f"{name}: {source}")
                 sources.append(source)
-            projection = Projection(sources, dtype, seed=len(projections) * 8)
-            projections.append(projection)
+            linear = FusedLinear(sources, dtype, seed=len(linears) * 8)
+            linears.append(linear)
             for part, name in enumerate(siblings):
-                setattr(parent, name, Part(projection, part))
+                setattr(parent, name, FusedLinearSlice(linear, part))
     for module in model.modules():
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             raise NotImplementedError(f"its adapter also covers a {type(module).__name__}")
-    return projections
+    return linears
 
 
 def _parents(module: nn.Module) -> Iterator[nn.Module]:

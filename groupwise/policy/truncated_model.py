@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from groupwise.policy.adapter import base_of
-from groupwise.policy.compute import share_copy
+from groupwise.policy.fused_model import share_copy
 
 _NUMBERS_OF_LAYERS = {"layer_idx"}
 """Attributes that tell a layer from another of its kind."""
 _AT_LEAST = 2
 
 
-def shortened(model: nn.Module) -> nn.Module:
+def truncate_layers(model: nn.Module) -> nn.Module:
     """A copy that shares the model's tensors, with its first layers up to the last new kind of them.
 
     Layers are of one kind when all their modules have the same classes, plain attributes and shapes. A model whose

@@ -15,7 +15,7 @@ from groupwise.policy.deterministic import deterministic
 from groupwise.types import Request
 
 
-class NotFiniteError(Exception):
+class NonFiniteLogitsError(Exception):
     """A token has no finite log-prob; completion `index` of the request had `token_ids` so far."""
 
     def __init__(self, request: Request, index: int, token_ids: Sequence[int]) -> None:
@@ -24,7 +24,7 @@ class NotFiniteError(Exception):
 
 
 @contextmanager
-def telling_where(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def locate_nonfinite(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, tokens are drawn; one that cannot be is looked into by a pass of the model's own code.
 
     Raises:
@@ -32,7 +32,7 @@ def telling_where(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """
     try:
         yield
-    except NotFiniteError as error:
+    except NonFiniteLogitsError as error:
         request = error.request
         raise RolloutError(
             f"Token {len(error.token_ids) + 1} of completion {error.index + 1} of {request.label} cannot be drawn: its "
