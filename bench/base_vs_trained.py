@@ -35,7 +35,7 @@ def distances(texts: Sequence[Sequence[str]], target: int) -> dict[str, float]:
 def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, count: int) -> list[list[str]]:
     """`count` sampled completions of each prompt from groupwise's engine; one greedy completion for count 0."""
     from groupwise.chat import completion_decoder
-    from groupwise.train.collect import make_sampling
+    from groupwise.train.sampler import make_sampling
     from groupwise.types import Request
 
     sampling = make_sampling(config, policy.stop_ids)

@@ -29,6 +29,8 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from groupwise.torch_internals import has_onednn_bf16, onednn_linear, reorder_linear_weight  # noqa: E402
+
 GROUP = 8
 RANK = 16
 
@@ -130,15 +132,13 @@ def _pack(weight: Tensor, rows: int) -> Any:
     """The weight laid out for products with few rows, or None where that does not exist."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if weight.dtype == torch.bfloat16 and not has_onednn_bf16():
         return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return reorder_linear_weight(weight, rows)
 
 
 def _multiply(x: Tensor, weight: Tensor, packed: Any) -> Tensor:
-    if packed is None:
-        return F.linear(x, weight)
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return F.linear(x, weight) if packed is None else onednn_linear(x, packed, None)
 
 
 def load_policy(name: str, config: Any) -> Any:

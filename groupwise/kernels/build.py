@@ -19,6 +19,7 @@ import torch
 
 from groupwise.errors import ModelError
 from groupwise.sources import default_cache_dir
+from groupwise.torch_internals import has_onednn_bf16, openmp_library
 
 _HERE = Path(__file__).parent
 SOURCES = tuple(sorted(_HERE.glob("*.cpp")))
@@ -54,7 +55,7 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     if dtype not in FLAGS_OF or not {"avx2", "fma"} <= set(_processor().split()):
         return "this processor has no AVX2"
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
-    openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    openmp = openmp_library()
     if compiler is None:
         return "there is no C++ compiler (install g++)"
     if not openmp.is_file():
@@ -70,7 +71,7 @@ def _switched_off() -> tuple[str, ...]:
 
 
 def _has_bf16_products() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _processor()
+    return has_onednn_bf16() and "avx512_bf16" in _processor()
 
 
 @functools.cache

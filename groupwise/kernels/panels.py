@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupwise.kernels.build import compiled
+from groupwise.torch_internals import version_of
 
 _Int = ctypes.c_int64
 
@@ -28,7 +29,7 @@ class PanelCache:
 
     def get(self, weight_OI: Tensor) -> Tensor:
         """The weight, or bytes of codes, or panels [P, I, W]."""
-        key = (weight_OI.data_ptr(), weight_OI._version)
+        key = (weight_OI.data_ptr(), version_of(weight_OI))
         if self._laid_out is None or self._key != key:
             self._key, self._laid_out = key, pack_weight(weight_OI, may_shrink=True)
         return self._laid_out

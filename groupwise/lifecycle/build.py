@@ -167,7 +167,7 @@ def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
         name = model
     else:
         loaded = model
-        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        name = str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)
     return trainable_model(loaded, inputs.peft_config, config.seed), name
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from groupwise.policy.backend import backend_of
+from groupwise.transformers_internals import layer_index, set_attention
 
 NAME = "groupwise"
 _CONTEXT_ATTRIBUTE = "_groupwise_plan"
@@ -81,9 +82,7 @@ def install(model: nn.Module) -> AttentionContext:
     context = AttentionContext()
     for module in model.modules():
         object.__setattr__(module, _CONTEXT_ATTRIBUTE, context)
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation"):
-            config._attn_implementation = NAME
+        set_attention(getattr(module, "config", None), NAME)
     return context
 
 
@@ -106,9 +105,9 @@ def attend(
     if unknown:
         raise NotImplementedError(f"its attention passes {', '.join(unknown)}, which packed attention does not know")
     context: AttentionContext = getattr(module, _CONTEXT_ATTRIBUTE)
-    assert context.plan is not None, "a pass of the fused model needs an attention plan"
+    assert context.plan is not None, "a pass of the fused model needs a plan"
     layer = AttentionLayer(
-        index=module.layer_idx,  # type: ignore[arg-type]
+        index=layer_index(module),
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,

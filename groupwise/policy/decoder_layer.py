@@ -9,8 +9,8 @@ Shapes: T tokens, I hidden width, H query heads, K key/value heads, D head width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,10 +23,17 @@ from groupwise.kernels.decode import DecodeLayers, KVCaches, LayerWeights, Linea
 from groupwise.kernels.learner import merge_heads, rms_norm, rotary_heads, silu_mul
 from groupwise.policy.attention import AttentionContext, AttentionLayer, AttentionPlan, Segments
 from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice
+from groupwise.torch_internals import with_submodules
+from groupwise.transformers_internals import (
+    call_decoder_layer,
+    decoder_modules,
+    is_decoder_layer,
+    position_embeddings,
+    rotary_embedding,
+)
 
 TOLERANCE = 0.02
 """Largest difference between a layer and its reconstruction, as a share of the largest change the layer makes."""
-_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _PROBE_TOKENS = 3
 
 
@@ -112,7 +119,7 @@ class KernelLayer:
 
 def rotary_cos_sin(keywords: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the pass, [T, rotary]."""
-    cos, sin = (t[0].float().contiguous() for t in keywords["position_embeddings"])
+    cos, sin = (t[0].float().contiguous() for t in position_embeddings(keywords))
     return cos, sin
 
 
@@ -129,25 +136,19 @@ def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> bool:
     return False
 
 
-@contextmanager
-def only_first_layer(layers: nn.ModuleList) -> Iterator[None]:
+def only_first_layer(layers: nn.ModuleList) -> AbstractContextManager[None]:
     """Inside, a model has only the first of its layers: calling the others costs more than their share of a step."""
-    every = layers._modules
-    layers._modules = {"0": layers[0]}
-    try:
-        yield
-    finally:
-        layers._modules = every
+    return with_submodules(layers, {"0": layers[0]})
 
 
 def install_kernels(model: nn.Module, context: AttentionContext, dtype: torch.dtype) -> list[KernelLayer]:
     """Give every decoder layer that the kernel can compute to it; none where there are no kernels."""
     if kernels.compiled(dtype) is None:
         return []
-    rotary = getattr(getattr(model, "base_model", None), "rotary_emb", None)
+    rotary = rotary_embedding(model)
     installed = []
     for layer in model.modules():
-        if rotary is None or {name for name, _ in layer.named_children()} != _CHILDREN:
+        if rotary is None or not is_decoder_layer(layer):
             continue
         parts = _read_layer(layer, rotary, context)
         if parts is not None:
@@ -160,21 +161,17 @@ class LayerParts:
     """What a decoder layer is made of, as far as its modules say."""
 
     def __init__(self, layer: Any, attention: AttentionLayer, num_heads: tuple[int, int], rotary: int) -> None:
-        attn, mlp = layer.self_attn, layer.mlp
-        self.qkv = _fused_linear_of(attn.q_proj, attn.k_proj, attn.v_proj)
-        self.o, self.gate_up, self.down = (
-            _fused_linear_of(attn.o_proj),
-            _fused_linear_of(mlp.gate_proj, mlp.up_proj),
-            _fused_linear_of(mlp.down_proj),
-        )
-        self.norm_in, self.norm_post = layer.input_layernorm, layer.post_attention_layernorm
-        self.norm_q, self.norm_k = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+        modules = decoder_modules(layer)
+        self.qkv, self.o = _fused_linear_of(*modules.qkv), _fused_linear_of(modules.o)
+        self.gate_up, self.down = _fused_linear_of(*modules.gate_up), _fused_linear_of(modules.down)
+        self.norm_in, self.norm_post = modules.norm_in, modules.norm_post
+        self.norm_q, self.norm_k = modules.norm_q, modules.norm_k
         self.dtype = self.qkv.dtype
         self.attention = attention
         self.heads, self.kv_heads = num_heads
         self.width = self.o.sources[0].weight_OI.shape[1] // self.heads
         self.rotary = rotary
-        self.eps = float(self.norm_in.variance_epsilon)
+        self.eps = modules.eps
 
     @property
     def can_pass(self) -> bool:
@@ -243,12 +240,13 @@ class LayerProbe:
 def _read_layer(layer: Any, rotary: Any, context: AttentionContext) -> LayerParts | None:
     """The parts of a layer, if they make the same layer when they are put together again."""
     probe = LayerProbe()
-    x_TI = torch.randn(_PROBE_TOKENS, len(layer.input_layernorm.weight), generator=torch.Generator().manual_seed(0))
     position = torch.arange(5, 5 + _PROBE_TOKENS)[None]
     try:
+        width = len(decoder_modules(layer).norm_in.weight)
+        x_TI = torch.randn(_PROBE_TOKENS, width, generator=torch.Generator().manual_seed(0))
         cos, sin = rotary(x_TI, position)
         with context.use(probe):
-            output = layer(x_TI[None], attention_mask=None, position_ids=position, position_embeddings=(cos, sin))
+            output = call_decoder_layer(layer, x_TI[None], position, (cos, sin))
         assert probe.layer is not None
         if probe.layer.softcap is not None or probe.layer.sinks_H is not None:
             return None

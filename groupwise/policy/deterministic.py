@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from groupwise.transformers_internals import is_checkpointing_layer, is_set_to_checkpoint
 
 
 @contextmanager
@@ -64,8 +65,8 @@ def recompute_layers(model: nn.Module) -> Callable[[], None]:
 
 def _layers_to_checkpoint(model: nn.Module) -> list[nn.Module]:
     """The layers under their own flag; in code that has none of these, those of the stacks that are flagged."""
-    flagged = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    layers: list[nn.Module] = [module for module in flagged if isinstance(module, GradientCheckpointingLayer)]
+    flagged = [module for module in model.modules() if is_set_to_checkpoint(module)]
+    layers: list[nn.Module] = [module for module in flagged if is_checkpointing_layer(module)]
     if layers:
         return layers
     lists = [child for module in flagged for child in module.children() if isinstance(child, nn.ModuleList)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from groupwise.kernels.panels import PanelCache
 from groupwise.policy.backend import backend_of
 from groupwise.policy.memory_pages import release_pages
+from groupwise.torch_internals import has_onednn_bf16, onednn_linear, onednn_linear_add, reorder_linear_weight
 
 FEW_ROWS = 16
 """Up to here a CPU multiplies low-rank factors faster in float32 than in bfloat16 (4 to 11 us against 14 to 38)."""
@@ -176,7 +177,7 @@ class FusedLinear:
     def pack(self) -> None:
         """Lay the weights out for products with few rows (oneDNN on CPU); a no-op elsewhere."""
         if self.packed is None and self.weight_OI is not None and can_pack(self.weight_OI):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight_OI, 16)
+            self.packed = reorder_linear_weight(self.weight_OI, 16)
 
     def forward_slice(self, x: Tensor, part: int) -> Tensor:
         """Output of one sibling. The first call computes all, the others pick theirs up."""
@@ -225,9 +226,7 @@ class FusedLinear:
         if self.bias_O is not None:
             delta_TO += self.bias_O
         if self.packed is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(  # type: ignore[no-any-return]
-                x_TI, delta_TO, self.packed, None, "add"
-            )
+            return onednn_linear_add(x_TI, delta_TO, self.packed)
         return delta_TO.addmm_(x_TI, self.weight_OI.t())  # in place: another tensor of this size costs a tenth more
 
 
@@ -248,14 +247,13 @@ def can_pack(weight: Tensor) -> bool:
 def _is_for_onednn(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by this weight as it is, 5 % faster than torch's own call of it."""
     is_low = weight.dtype == torch.bfloat16 and backend_of(weight.device).has_kernels
-    return is_low and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return is_low and has_onednn_bf16()
 
 
 def apply_linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, packed: Any = None) -> Tensor:
     """`x W' + b`, through the packed weight where there is one."""
     if packed is not None or _is_for_onednn(weight_OI):
-        weight = weight_OI if packed is None else packed
-        return torch.ops.mkldnn._linear_pointwise(x_TI, weight, bias_O, "none", [], "")  # type: ignore[no-any-return]
+        return onednn_linear(x_TI, weight_OI if packed is None else packed, bias_O)
     return F.linear(x_TI, weight_OI, bias_O)
 
 

@@ -31,9 +31,7 @@ from groupwise.policy.deterministic import recompute_layers
 from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice, read_source
 from groupwise.policy.head import LMHead
 from groupwise.policy.load_model import checkpoint_layers
-
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers of one parent that read the same input and are computed as one product."""
+from groupwise.transformers_internals import SIBLING_LINEARS, decoder_layers
 
 
 class FusedModel:
@@ -105,8 +103,7 @@ class FusedModel:
 
     def _prepare_decoding(self) -> None:
         if self.kernel_layers:
-            layers = getattr(self.backbone, "layers", ())
-            self._decodes_at_once = prepare_decoding(self.kernel_layers, len(layers))
+            self._decodes_at_once = prepare_decoding(self.kernel_layers, len(decoder_layers(self.backbone)))
         else:
             for linear in self.linears:
                 linear.pack()
@@ -128,7 +125,7 @@ class FusedModel:
         Hold `using(plan)` open around the backward pass too when layers are checkpointed.
         """
         at_once = self._decodes_at_once and isinstance(plan, DecodeAttention) and self.linears[0].adapters_enabled
-        with self._context.use(plan), only_first_layer(self.backbone.layers) if at_once else nullcontext():  # type: ignore[arg-type]
+        with self._context.use(plan), only_first_layer(decoder_layers(self.backbone)) if at_once else nullcontext():
             output: Any = self.backbone(
                 input_ids=input_ids_P[None], position_ids=position_ids_P[None], use_cache=False, attention_mask=None
             )
@@ -181,7 +178,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _sibling_sets(parent: nn.Module, names: list[str]) -> list[tuple[str, ...]]:
     sets: list[tuple[str, ...]] = []
     left = list(names)
-    for siblings in SIBLINGS:
+    for siblings in SIBLING_LINEARS:
         if all(name in left for name in siblings):
             widths = {getattr(parent, name).in_features for name in siblings}
             if len(widths) == 1:

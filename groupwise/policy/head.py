@@ -24,6 +24,7 @@ from groupwise.kernels.panels import PanelCache
 from groupwise.policy.backend import DeviceTraits, backend_of, matmul_float32
 from groupwise.policy.fused_linear import apply_linear, can_pack, updated_in_place
 from groupwise.policy.memory_pages import release_pages
+from groupwise.torch_internals import reorder_linear_weight
 
 
 @dataclass
@@ -63,7 +64,7 @@ class LMHead:
                 release_pages(self.weight_VD)
             self._packed = None
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
+            self._packed = reorder_linear_weight(self._weight32, 16)
 
     def tensors(self) -> list[Tensor]:
         """What `logits` reads."""

@@ -7,6 +7,8 @@ import ctypes
 import functools
 import mmap
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def release_pages(tensor: Tensor) -> None:
 
 
 @functools.cache
-def _madvise() -> ctypes._NamedFuncPointer | None:
+def _madvise() -> Callable[..., Any] | None:
     if sys.platform != "linux":
         return None
     with contextlib.suppress(OSError, AttributeError):

@@ -6,9 +6,8 @@ from torch import nn
 
 from groupwise.policy.adapter import base_of
 from groupwise.policy.fused_model import share_copy
+from groupwise.transformers_internals import LAYER_INDEX_NAMES
 
-_NUMBERS_OF_LAYERS = {"layer_idx"}
-"""Attributes that tell a layer from another of its kind."""
 _AT_LEAST = 2
 
 
@@ -37,7 +36,7 @@ def _kind(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _plain(module: nn.Module) -> tuple[tuple[str, object], ...]:
-    values = {name: value for name, value in vars(module).items() if name not in _NUMBERS_OF_LAYERS}
+    values = {name: value for name, value in vars(module).items() if name not in LAYER_INDEX_NAMES}
     return tuple(sorted((n, v) for n, v in values.items() if isinstance(v, bool | int | float | str)))
 
 

@@ -17,6 +17,7 @@ from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.truncated_model import truncate_layers
 from groupwise.rollout.native import NativeEngine
+from groupwise.transformers_internals import rescale_interval
 from groupwise.types import Request, Sampling
 
 TOLERANCE = 1e-4
@@ -54,8 +55,7 @@ def build_policy_model(
 def _refuse_scaling_in_place(model: nn.Module) -> None:
     """RWKV divides the weights of its later layers when it leaves training mode, and would be saved like that."""
     for module in model.modules():
-        every = getattr(getattr(module, "config", None), "rescale_every", 0)
-        if hasattr(module, "layers_are_rescaled") and 0 < every < len(module.blocks):  # type: ignore[arg-type]
+        if (every := rescale_interval(module)) > 0:
             raise ModelError(
                 f"{type(model).__name__} scales its weights in place outside of training mode (its configuration has "
                 f"rescale_every: {every}), so the saved model would be another one. Set that to 0, for example by "
