@@ -16,6 +16,7 @@ struct Segment {
     int64_t first, count;                  // tokens
     int64_t context_first, context_count;  // what they all see
 };
+static_assert(sizeof(Segment) == 4 * sizeof(int64_t), "Python passes segments as rows of four int64");
 }
 
 namespace {

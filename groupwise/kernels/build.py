@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from groupwise.errors import ModelError
+from groupwise.kernels.structs import layout_difference
 from groupwise.sources import default_cache_dir
 from groupwise.torch_internals import has_onednn_bf16, openmp_library
 
@@ -61,9 +62,10 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     if not openmp.is_file():
         return "this build of torch brings no OpenMP library to share"
     try:
-        return ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
+        library = ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
     except (OSError, subprocess.SubprocessError, ModelError) as error:  # the last: there is no folder to keep them in
         return f"compiling them failed ({_first_line(error)})"
+    return layout_difference(library) or library
 
 
 def _switched_off() -> tuple[str, ...]:

@@ -7,6 +7,8 @@
 //
 // Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
 
+#include <cstddef>
+
 #include "multiply.h"
 #include "products.h"
 
@@ -323,6 +325,27 @@ int64_t panel_width() {
     return PANEL;
 #endif
 }
+
+// Name and bytes of every size and field offset of the structures that Python fills: structs.py compares them.
+struct NamedBytes {
+    const char* name;
+    int64_t bytes;
+};
+#define SIZE(type) {#type, sizeof(type)}
+#define AT(type, field) {#type "." #field, offsetof(type, field)}
+extern const NamedBytes struct_layout[] = {
+    SIZE(Linear), AT(Linear, weight), AT(Linear, a), AT(Linear, b), AT(Linear, bias), AT(Linear, in), AT(Linear, out),
+    AT(Linear, rank), AT(Linear, is_low),
+    SIZE(Layer), AT(Layer, qkv), AT(Layer, o), AT(Layer, gate_up), AT(Layer, down), AT(Layer, norm_in),
+    AT(Layer, norm_post), AT(Layer, norm_q), AT(Layer, norm_k), AT(Layer, heads), AT(Layer, kv_heads),
+    AT(Layer, width), AT(Layer, rotary), AT(Layer, eps), AT(Layer, scaling), AT(Layer, window),
+    SIZE(Step), AT(Step, x), AT(Step, cos), AT(Step, sin), AT(Step, prompt_length), AT(Step, start), AT(Step, cells),
+    AT(Step, slots), AT(Step, longest), AT(Step, capacity), AT(Step, clock), AT(Step, scratch),
+    SIZE(KVCaches), AT(KVCaches, prompt_k), AT(KVCaches, prompt_v), AT(KVCaches, own_k), AT(KVCaches, own_v),
+};
+#undef AT
+#undef SIZE
+extern const int64_t struct_layout_length = sizeof struct_layout / sizeof *struct_layout;
 
 int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from groupwise import kernels
 from groupwise.kernels.attention import packed_attention
+from groupwise.kernels.buffer import Buffer
 from groupwise.kernels.decode import DecodeLayers, KVCaches, LayerWeights, LinearWeights
 from groupwise.kernels.learner import merge_heads, rms_norm, rotary_heads, silu_mul
 from groupwise.policy.attention import AttentionContext, AttentionLayer, AttentionPlan, Segments
@@ -48,11 +49,12 @@ class DecodeAttention:
 class KernelLayer:
     """Stands in for the `forward` of a decoder layer and lets the kernel compute the steps it can."""
 
-    def __init__(self, layer: nn.Module, parts: LayerParts, context: AttentionContext) -> None:
+    def __init__(self, layer: nn.Module, parts: LayerParts, context: AttentionContext, scratch: Buffer) -> None:
         self._layer = layer
         self._original_forward: Callable[..., Tensor] = layer.forward
         self._parts = parts
         self._context = context
+        self._scratch = scratch
         self._indices: list[int] | None = None
         """The layers whose steps its call computes; None where its own code does."""
         self._steps: DecodeLayers | None = None
@@ -65,7 +67,7 @@ class KernelLayer:
     def prepare(self, weights: Mapping[int, LayerWeights]) -> None:
         """Compute the steps of these layers, by index, when this one is called."""
         self._indices = list(weights)
-        self._steps = DecodeLayers(list(weights.values()))
+        self._steps = DecodeLayers(list(weights.values()), self._scratch)
 
     @property
     def index(self) -> int:
@@ -146,13 +148,13 @@ def install_kernels(model: nn.Module, context: AttentionContext, dtype: torch.dt
     if kernels.compiled(dtype) is None:
         return []
     rotary = rotary_embedding(model)
-    installed = []
+    installed, scratch = [], Buffer()
     for layer in model.modules():
         if rotary is None or not is_decoder_layer(layer):
             continue
         parts = _read_layer(layer, rotary, context)
         if parts is not None:
-            installed.append(KernelLayer(layer, parts, context))
+            installed.append(KernelLayer(layer, parts, context, scratch))
             layer.forward = installed[-1]
     return installed
 

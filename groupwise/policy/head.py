@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from groupwise.kernels import head as kernel
+from groupwise.kernels.buffer import Buffer
 from groupwise.kernels.panels import PanelCache
 from groupwise.policy.backend import DeviceTraits, backend_of, matmul_float32
 from groupwise.policy.fused_linear import apply_linear, can_pack, updated_in_place
@@ -101,12 +102,15 @@ class LMHead:
             return matmul_float32(coefficient_NV.to(weight.dtype), weight)
         return (coefficient_NV.to(weight.dtype) @ weight).float()
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """float32 logits NV, differentiable only through `token_logprobs`; the next call may overwrite them."""
+    def logits(self, hidden_ND: Tensor, buffer: Buffer | None = None) -> Tensor:
+        """float32 logits NV, differentiable only through `token_logprobs`.
+
+        A new tensor; with a `buffer` of the caller's, possibly its memory, which the next use of it overwrites.
+        """
         bias = None if self.bias_V is None else self.bias_V.detach().float()
         if self.has_kernel:
             assert self._weight_low is not None
-            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels))
+            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels, buffer))
         if self.is_low:
             assert self._weight_low is not None
             logits_NV = matmul_float32(hidden_ND.to(self._weight_low.dtype), self._weight_low.t())
@@ -165,9 +169,9 @@ def token_logprobs(
 
 
 def _logprobs_only(head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    parts = []
+    parts, buffer = [], Buffer()
     for hidden, target in head.chunks(hidden_ND, target_N):
-        z_NV = head.logits(hidden)
+        z_NV = head.logits(hidden, buffer)
         if head.has_kernel:
             parts.append(kernel.softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
             continue
@@ -211,9 +215,11 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.head, ctx.temperature = head, temperature
         keeps_direction = hidden_ND.requires_grad and not (weight_VD.requires_grad or bias_V.requires_grad)
         logprobs, entropies, directions = [], [], []
+        buffers = (Buffer(), Buffer())
         for hidden, target in head.chunks(hidden_ND, target_N):
             chunk = _softmax_chunk if entropy_gradient or not head.has_kernel else _kernel_chunk
-            logprob, entropy, kept = chunk(head, hidden, target, temperature, keeps_direction, entropy_gradient)
+            arguments = (head, hidden, target, temperature, buffers, keeps_direction, entropy_gradient)
+            logprob, entropy, kept = chunk(*arguments)
             logprobs.append(logprob)
             entropies.append(entropy)
             if keeps_direction:
@@ -236,10 +242,16 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _softmax_chunk(
-    head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, entropy_gradient: bool
+    head: LMHead,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    buffers: tuple[Buffer, Buffer],
+    keeps_direction: bool,
+    entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Log-probs, entropies and the directions of their gradients for hidden states."""
-    z_NV = head.logits(hidden_ND).div_(temperature)
+    z_NV = head.logits(hidden_ND, buffers[0]).div_(temperature)
     z_NV -= z_NV.amax(-1, keepdim=True)
     w_NV = z_NV.exp()  # p = w / total: one pass of exp serves log-prob, entropy and gradient
     total_N = w_NV.sum(-1)
@@ -256,10 +268,23 @@ def _softmax_chunk(
 
 
 def _kernel_chunk(
-    head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, _: bool
+    head: LMHead,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    buffers: tuple[Buffer, Buffer],
+    keeps_direction: bool,
+    _: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The same in two passes over the logits, without an entropy gradient."""
-    found = kernel.softmax(head.logits(hidden_ND), target_N, temperature, head.dtype, with_weights=keeps_direction)
+    found = kernel.softmax(
+        head.logits(hidden_ND, buffers[0]),
+        target_N,
+        temperature,
+        head.dtype,
+        with_weights=keeps_direction,
+        buffer=buffers[1],
+    )
     if found.weight_NV is None:
         return found.logprob_N, found.entropy_N, []
     direction = head.weight_VD.detach()[target_N].float() - head.backproject(found.weight_NV) / found.total_N[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise import kernels
-from groupwise.kernels import build, head
+from groupwise.kernels import build, head, structs
 from groupwise.kernels.decode import DecodeLayers, KVCaches, LayerWeights, LinearWeights
 from groupwise.kernels.panels import PanelCache
 from groupwise.policy.fused_model import FusedModel
@@ -167,6 +169,45 @@ def test_the_output_layer_gives_what_torch_gives(vocabulary, dtype):
         found.weight_NV.float(), weights.exp(), rtol=0.01 if dtype == torch.bfloat16 else 1e-4, atol=1e-5
     )
     assert torch.allclose(found.total_N, weights.exp().sum(-1), rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_call_changes_nothing_that_the_first_returned(dtype):
+    weight, target = torch.randn(64, 64).to(dtype), torch.zeros(9, dtype=torch.long)
+
+    def call() -> list[Any]:
+        z = head.logits(torch.randn(9, 64).to(dtype), weight, None, PanelCache())
+        found = head.softmax(z, target, 1.0, dtype, with_weights=True)
+        return [z, found.weight_NV, found.logprob_N]
+
+    returned = call()
+    kept = [tensor.clone() for tensor in returned]
+    assert not torch.equal(call()[0], kept[0])
+    assert all(torch.equal(now, then) for now, then in zip(returned, kept, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernels_whose_structures_differ_are_refused_in_a_sentence(dtype, monkeypatch):
+    class LinearStruct(ctypes.Structure):
+        _fields_ = (*structs.LinearStruct._fields_[:-2], *reversed(structs.LinearStruct._fields_[-2:]))
+
+    monkeypatch.setattr(structs, "STRUCTS", (LinearStruct, *structs.STRUCTS[1:]))
+    monkeypatch.setattr(build, "_loaded", functools.cache(build._loaded.__wrapped__))
+    assert build.compiled(dtype) is None
+    expected = "the layout of Linear.is_low is 56 (bytes) in the compiled library and 48 in kernels/structs.py"
+    assert build.why_unavailable(dtype) == expected
+    fused = FusedModel(with_lora(tiny_model()), dtype)
+    assert fused.kernel_layers == []
+    assert "kernels/structs.py" in str(fused.why_no_kernels)
+    engine = NativeEngine(fused)
+    engine.load_weights(None, 0)
+    assert len(list(engine.generate([Request((3, 4, 5), 2, Sampling(max_tokens=3))]))) == 1
+
+
+def test_a_library_without_layout_is_refused():
+    assert "Linear is unknown (bytes) in the compiled library" in str(structs.layout_difference(ctypes.CDLL(None)))
 
 
 @needs_kernels

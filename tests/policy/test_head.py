@@ -92,7 +92,7 @@ def test_the_full_logits_are_never_kept(monkeypatch, is_weight_trained):
     head = LMHead(numbers(VOCABULARY, WIDTH, seed=1).requires_grad_(is_weight_trained))
     logits = LMHead.logits
 
-    def watched(self: LMHead, hidden_ND: Tensor) -> Tensor:
+    def watched(self: LMHead, hidden_ND: Tensor, *buffer: object) -> Tensor:
         nonlocal largest
         largest = max(largest, len(hidden_ND))
         return logits(self, hidden_ND)

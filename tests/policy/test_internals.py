@@ -259,6 +259,7 @@ def is_hidden(name: str) -> bool:
 
 
 ELSEWHERE = {
+    "kernels/structs.py": {"struct._fields_"},
     "rewards/interrupt.py": {"os._exit"},
     "rewards/sandbox/inside/parent.py": {"os._exit"},
     "trainer.py": {"trainer._recipe", "trainer._recipe_folder"},

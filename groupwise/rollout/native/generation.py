@@ -11,6 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from groupwise.kernels.buffer import Buffer
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import BUCKET
 from groupwise.rollout.native.kv_cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
@@ -43,6 +44,8 @@ class Generation:
         self.first_logits: dict[int, Tensor] = {}
         self.plan: DecodePlan | None = None
         self.grid: list[SequenceState | None] = []
+        self._logits = Buffer()
+        """Of one decode step; its tokens are drawn before the next."""
 
     def run(self) -> Iterator[tuple[int, list[Completion]]]:
         while self.waiting or any(self._active()):
@@ -156,7 +159,7 @@ class Generation:
         if len(rows) < len(self.grid):
             is_active = [row is not None and not row.is_finished for row in self.grid]
             hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
-        draw_tokens(self.fused.head.logits(hidden_RD), rows, self.fused.kernel_dtype)
+        draw_tokens(self.fused.head.logits(hidden_RD, self._logits), rows, self.fused.kernel_dtype)
 
 
 def _padding(num_rows: int, slots: int) -> int:

@@ -169,7 +169,7 @@ class StaticGrid:
         self.place_1.zero_()
         for _ in range(count):
             self._play()
-        report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count]
+        report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count].copy()
         return report[0], report[1].view(np.float32)
 
     def forget_recording(self) -> None:
