@@ -173,7 +173,7 @@ def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
 
 def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
     """The model of that name on the device of the configuration; `full` trains its own weights."""
-    model, _ = load_model(
+    return load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
         device=pick_device(use_cpu=config.use_cpu),
         full=full,
@@ -182,7 +182,6 @@ def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notif
         init_kwargs=config.model_init_kwargs,
         notify=notify,
     )
-    return model
 
 
 def _make_tokenizer(inputs: RunInputs, model: nn.Module, name: str, notify: Notify) -> Any:

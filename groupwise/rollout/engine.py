@@ -19,8 +19,7 @@ class Capabilities:
 
     name: str
     keeps_logprobs: bool = True
-    """Whether the sampled tokens' log-probs are its own (else the learner scores them anew)."""
-    max_concurrent: int | None = None
+    """Whether the log-probs of sampled tokens are those of the engine's own pass."""
 
 
 class Engine(Protocol):
@@ -40,4 +39,6 @@ class Engine(Protocol):
         """Sample from `policy` from now on, stamp completions with `version`, forget every cached prefix."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release servers, connections and buffers; the next `load_weights` makes the engine usable again."""
+        ...

@@ -32,7 +32,7 @@ class PlainEngine:
         self.version = version
 
     def close(self) -> None:
-        pass
+        """There is nothing to release."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         for number, request in enumerate(requests):

@@ -33,4 +33,4 @@ class ScriptedEngine:
         self.version = version
 
     def close(self) -> None:
-        pass
+        """There is nothing to release."""

@@ -32,7 +32,7 @@ class NativeEngine:
         records = fused.backend.has_static_decoding if records is None else records
         self.decoder = StaticDecoder(fused, recorder or make_recorder(fused.device)) if records else None
         self.version = 0
-        self.capabilities = Capabilities("native", max_concurrent=max_concurrent)
+        self.capabilities = Capabilities("native")
         self._max_rows = max_concurrent
 
     def load_weights(self, policy: Any, version: int) -> None:
@@ -43,7 +43,9 @@ class NativeEngine:
         self.version = version
 
     def close(self) -> None:
-        pass
+        """Release the static buffers and their recordings, which the next call makes again."""
+        if self.decoder is not None:
+            self.decoder.grids.clear()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         numbered = sorted(enumerate(requests), key=lambda pair: repr(pair[1].sampling))
