@@ -19,8 +19,8 @@ def packed_attention(
     """Queries, keys and values [H + 2 K, T, D] in float32 -> [H, T, D].
 
     A row of `segments_P4` is (first token, number of tokens, first token of the context, number of its tokens): the
-    tokens see all of their context and, causally, themselves. A token of no segment gets 0. `dtype` says which build of
-    the kernels computes it; they are alike in this.
+    tokens attend to all of their context and, causally, to themselves. A token of no segment gets 0. `dtype` selects
+    the build of the kernels; all builds give the same.
     """
     return _PackedAttention.apply(qkv_HTD, segments_P4, heads, kv_heads, scaling, dtype)  # type: ignore[no-any-return, no-untyped-call]
 

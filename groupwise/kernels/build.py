@@ -1,6 +1,6 @@
 """Compiles the kernels for this processor, once, into the user's cache, and loads them.
 
-Everything works without them, only slower; `why_unavailable` says in words what is missing.
+Everything works without them, only slower; `why_unavailable` names what is missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def why_unavailable(dtype: torch.dtype) -> str | None:
-    """Why there are no kernels for this dtype, in words; None when there are."""
+    """Why there are no kernels for this dtype; None when there are."""
     found = _loaded(dtype)
     return found if isinstance(found, str) else None
 

@@ -1,4 +1,4 @@
-"""Calls the decode kernel: the structures of `decode.cpp`, filled from tensors that the caller keeps alive."""
+"""Calls the decode kernel: fills the structures of `decode.cpp` from tensors that the caller keeps alive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LinearWeights:
         return is_plain and outputs % 32 == 0 and inputs % 32 == 0
 
     def structure(self) -> tuple[LinearStruct, list[Tensor | None]]:
-        """What the kernel is given, and the tensors it points to."""
+        """The kernel's structure, and the tensors that it points to."""
         outputs, inputs = self.weight_OI.shape
         adapters, rank = self._adapters()
         tensors = [self.panels.get(self.weight_OI), *adapters, self.bias_O]
@@ -82,7 +82,7 @@ class LayerWeights:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What layers must have in common to be computed in one call."""
+        """Sizes that layers must share to be computed in one call."""
         products = (self.qkv, self.o, self.gate_up, self.down)
         return (self.heads, self.kv_heads, self.width, self.rotary, *chain(*(p.weight_OI.shape for p in products)))
 
@@ -95,7 +95,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class KVCaches:
-    """Where the rows of a step stand, and the keys and values of the layers: all float32 but the indices.
+    """Positions of the rows of a step, and keys and values of the layers: float32 except the indices.
 
     C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys [C * K, D, longest] and
     values [C * K, longest, D], where `longest` is a multiple of `PROMPT_STEP`, then the completions' own

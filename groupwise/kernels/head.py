@@ -15,7 +15,7 @@ from groupwise.kernels.panels import PanelCache
 
 @dataclass(frozen=True)
 class Softmax:
-    """What one chunk of tokens reads off its logits z, with w = exp(z - max z); float32 [N] but `weight_NV`."""
+    """Results for one chunk of tokens with logits z and w = exp(z - max z); float32 [N] except `weight_NV`."""
 
     logprob_N: Tensor
     entropy_N: Tensor
@@ -84,7 +84,7 @@ def softmax(
 
 def draw(z_RV: Tensor, temperature: float, uniform_R: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(z / temperature) by inverting its cumulative sum at a uniform (float64), and its
-    log-prob. `dtype` says which build of the kernels computes it; they are alike in this."""
+    log-prob. `dtype` selects the build of the kernels; all builds give the same."""
     kernels = compiled(dtype)
     assert kernels is not None
     assert z_RV.is_contiguous()

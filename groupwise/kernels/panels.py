@@ -38,7 +38,7 @@ class PanelCache:
 def pack_weight(weight_OI: Tensor, *, may_shrink: bool = False) -> Tensor:
     """[O, I] -> [P, I, W], with outputs of 0 where the last panel is not whole; bfloat16 weights as they are.
 
-    `may_shrink` looks for fewer bits that lose nothing; another dtype than the weight's says that they were found.
+    `may_shrink` looks for fewer bits that lose nothing; a dtype other than the weight's shows that they were found.
     """
     width = _panel_width(weight_OI.dtype)
     if not width:

@@ -1,7 +1,7 @@
 """Our attention, registered with transformers: one function for the learner's packed groups and for the engine.
 
-A model whose config says `groupwise` calls `attend` in every layer. What it does there is a *plan*, set for the length
-of one pass with `use_plan`: how the tokens of the pass relate to each other.
+A model whose config names `groupwise` calls `attend` in every layer. An *attention plan*, set for one pass by
+`AttentionContext.use`, decides which tokens attend to which.
 
 Shapes: H query heads, K key/value heads, T tokens of the pass, S keys, D head width.
 """
@@ -28,7 +28,7 @@ _HARMLESS = {"position_ids", "use_cache", "output_attentions", "cache_position",
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
-    """What one attention layer asks for."""
+    """Settings of one attention layer."""
 
     index: int
     scaling: float
@@ -45,7 +45,7 @@ class AttentionPlan(Protocol):
 
 
 class Segments:
-    """A plan whose tokens stand in segments: each sees all of a context and, causally, itself. The rest is padding."""
+    """A plan over segments: each attends to all of a context and, causally, to itself. Other tokens are padding."""
 
     segments: Tensor
     """Rows of (first token, number of tokens, first token of the context, number of its tokens)."""
@@ -53,7 +53,7 @@ class Segments:
     """Tokens of the longest context and segment together."""
 
     def store_kv(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
-        """Told the keys and values of every layer, in order."""
+        """Store the keys and values of a layer; called once for every layer, in order."""
 
 
 def segment_table(segments: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, int]:
@@ -62,7 +62,7 @@ def segment_table(segments: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor
 
 
 class AttentionContext:
-    """The plan of the pass now running, shared by all layers of one model."""
+    """Holds the attention plan of the running pass for all layers of one model."""
 
     def __init__(self) -> None:
         self.plan: AttentionPlan | None = None
@@ -78,7 +78,7 @@ class AttentionContext:
 
 
 def install(model: nn.Module) -> AttentionContext:
-    """Make every attention layer of `model` (a copy that is ours) attend by plan."""
+    """Let every attention layer of `model`, a copy that we own, attend by the context's plan."""
     context = AttentionContext()
     for module in model.modules():
         object.__setattr__(module, _CONTEXT_ATTRIBUTE, context)
@@ -119,7 +119,7 @@ def attend(
 
 
 def no_mask(*_: Any, **__: Any) -> None:
-    """The plan knows who attends to whom; transformers need not build a mask."""
+    """No mask: the attention plan decides which tokens attend to which."""
 
 
 AttentionInterface.register(NAME, attend)

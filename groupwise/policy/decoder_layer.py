@@ -47,7 +47,7 @@ class DecodeAttention:
 
 
 class KernelLayer:
-    """Stands in for the `forward` of a decoder layer and lets the kernel compute the steps it can."""
+    """Replaces the `forward` of a decoder layer: kernels where they apply, else the layer's original code."""
 
     def __init__(self, layer: nn.Module, parts: LayerParts, context: AttentionContext, scratch: Buffer) -> None:
         self._layer = layer
@@ -56,26 +56,26 @@ class KernelLayer:
         self._context = context
         self._scratch = scratch
         self._indices: list[int] | None = None
-        """The layers whose steps its call computes; None where its own code does."""
+        """Layers whose steps a call computes; None: the layer's original code runs."""
         self._steps: DecodeLayers | None = None
         self._can_pass = parts.can_pass
 
     def remove(self) -> None:
-        """Give the layer its own code back."""
+        """Restore the layer's original code."""
         self._layer.forward = self._original_forward
 
     def prepare(self, weights: Mapping[int, LayerWeights]) -> None:
-        """Compute the steps of these layers, by index, when this one is called."""
+        """Let a call of this layer compute the steps of these layers, by index."""
         self._indices = list(weights)
         self._steps = DecodeLayers(list(weights.values()), self._scratch)
 
     @property
     def index(self) -> int:
-        """Which layer of the model it is."""
+        """Number of the layer in the model."""
         return self._parts.attention.index
 
     def weights(self) -> LayerWeights:
-        """The current weights, as the kernel is given them."""
+        """The current weights in the kernel's form."""
         return self._parts.weights()
 
     def __call__(self, hidden_states: Tensor, *args: Any, **keywords: Any) -> Tensor:
@@ -126,7 +126,7 @@ def rotary_cos_sin(keywords: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def prepare_decoding(layers: Sequence[KernelLayer], num_layers: int) -> bool:
-    """Take over the current weights; whether the call of the first layer computes all `num_layers` of the model."""
+    """Read the current weights. True where the first layer's call computes all `num_layers` of the model."""
     layers = sorted(layers, key=lambda layer: layer.index)
     weights = {layer.index: each for layer in layers if (each := layer.weights()).fits}
     if len(weights) == num_layers and len({each.shape for each in weights.values()}) == 1:
@@ -144,7 +144,7 @@ def only_first_layer(layers: nn.ModuleList) -> AbstractContextManager[None]:
 
 
 def install_kernels(model: nn.Module, context: AttentionContext, dtype: torch.dtype) -> list[KernelLayer]:
-    """Give every decoder layer that the kernel can compute to it; none where there are no kernels."""
+    """Replace the `forward` of every decoder layer that the kernels can compute; of none without kernels."""
     if kernels.compiled(dtype) is None:
         return []
     rotary = rotary_embedding(model)
@@ -160,7 +160,7 @@ def install_kernels(model: nn.Module, context: AttentionContext, dtype: torch.dt
 
 
 class LayerParts:
-    """What a decoder layer is made of, as far as its modules say."""
+    """Norms, fused linear layers and sizes of a decoder layer."""
 
     def __init__(self, layer: Any, attention: AttentionLayer, num_heads: tuple[int, int], rotary: int) -> None:
         modules = decoder_modules(layer)
@@ -227,7 +227,7 @@ class LayerParts:
 
 
 class LayerProbe:
-    """A plan that remembers what attention was asked and answers with the values."""
+    """An attention plan that records its inputs and returns the values."""
 
     def __init__(self) -> None:
         self.layer: AttentionLayer | None = None
@@ -240,7 +240,7 @@ class LayerProbe:
 
 @torch.no_grad()
 def _read_layer(layer: Any, rotary: Any, context: AttentionContext) -> LayerParts | None:
-    """The parts of a layer, if they make the same layer when they are put together again."""
+    """The parts of a layer; None where the layer rebuilt from them computes something else."""
     probe = LayerProbe()
     position = torch.arange(5, 5 + _PROBE_TOKENS)[None]
     try:
@@ -257,7 +257,7 @@ def _read_layer(layer: Any, rotary: Any, context: AttentionContext) -> LayerPart
         attended_HTD = heads[2].repeat_interleave(parts.heads // parts.kv_heads, dim=0)
         again = parts.after_attention(x_TI, attended_HTD.transpose(0, 1).flatten(1))
     except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
-        return None  # of another make: its own code runs it
+        return None  # another kind of layer: it runs its own code
     pairs = [
         (probe.q_HTD, heads[0]),
         (probe.k_KTD, heads[1]),

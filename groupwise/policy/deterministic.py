@@ -1,4 +1,4 @@
-"""Passes that nothing random enters: every module is in evaluation mode, layers that are computed twice included.
+"""Deterministic passes: every module is in evaluation mode, checkpointed layers included.
 
 transformers checkpoints a layer in training mode only, where dropout, layer dropping and router jitter act as well.
 Here no module is in training mode: `recompute_layers` does the checkpointing itself.
@@ -31,13 +31,13 @@ def deterministic(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         undo()
-        _let_go(model)
+        _detach_states(model)
         for module in trained:
             module.training = True
 
 
-def _let_go(model: nn.Module) -> None:
-    """Free the graph of a pass whose state a module keeps (RecurrentGemma's do): it holds memory and forbids copies."""
+def _detach_states(model: nn.Module) -> None:
+    """Detach states that modules keep (as RecurrentGemma's do): their graph holds memory and forbids copies."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:

@@ -19,7 +19,7 @@ from groupwise.policy.attention import AttentionLayer
 
 
 class FlexAttention:
-    """Who sees whom in one pack, as FlexAttention asks it."""
+    """The attention mask of one pack in FlexAttention's form."""
 
     def __init__(self, segments: Tensor, position_ids_P: Tensor) -> None:
         """`segments` as in `attention.Segments`; a token of no segment sees itself alone."""
@@ -87,7 +87,7 @@ def _capped(cap: float) -> Callable[..., Tensor]:
 
 @functools.cache
 def _runs(heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether it works here, forward and backward; says so once where it does not."""
+    """Whether FlexAttention works here, forward and backward; warns once where it does not."""
     if device.type != "cuda":
         return True
     try:

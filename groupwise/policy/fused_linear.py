@@ -33,7 +33,7 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class LinearSource:
-    """What a linear layer of the user's model is made of. The tensors are the user's own, never copies."""
+    """Weight, bias and adapters of a linear layer of the user's model: the user's own tensors, no copies."""
 
     weight_OI: Tensor
     bias_O: Tensor | None
@@ -41,13 +41,13 @@ class LinearSource:
 
 
 def read_source(layer: nn.Module) -> LinearSource | str:
-    """The source of a linear layer, plain or wrapped by LoRA; a string says why it cannot be taken apart."""
+    """The source of a linear layer, plain or wrapped by LoRA, or the reason why it cannot be read."""
     module: Any = layer
     if type(module) is nn.Linear:
         return LinearSource(module.weight, module.bias, ())
     base = getattr(module, "base_layer", None)
     if base is None or not hasattr(module, "lora_A"):
-        return f"{type(module).__name__} is not a linear layer that can be taken apart"
+        return f"{type(module).__name__} is not a linear layer that can be fused"
     if type(base) is not nn.Linear:
         return f"LoRA wraps a {type(base).__name__}"
     if getattr(module, "lora_variant", None) or getattr(module, "fan_in_fan_out", False) or module.merged:
@@ -117,7 +117,7 @@ class FusedLinear:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the current weights."""
+        """Read the current weights."""
         if self.weight_OI is None or self.is_trained:
             self.weight_OI = self._fused_weight()
             self.packed, self.panels = None, PanelCache()
@@ -128,7 +128,7 @@ class FusedLinear:
         self._refresh_adapters()
 
     def _fused_weight(self) -> Tensor:
-        """The siblings' weights below each other in the compute dtype; a single one that has it already is no copy."""
+        """The siblings' weights stacked in the compute dtype; a single weight of that dtype is not copied."""
         first = self.sources[0].weight_OI
         if len(self.sources) == 1 and first.dtype == self.dtype:
             return first.detach()
@@ -160,11 +160,11 @@ class FusedLinear:
             self._exact = (a_RI, b_OR)
 
     def tensors(self) -> list[Tensor]:
-        """What a product reads; the same tensors after every refresh."""
+        """Tensors that a product reads; the same ones after every refresh."""
         return [t for t in (self.weight_OI, self.bias_O, self.a_RI, self.b_OR) if t is not None]
 
     def _blocks(self) -> list[tuple[slice, slice]]:
-        """Where each adapter's B stands in the block-diagonal `b_OR`."""
+        """Rows and columns of each adapter's B in the block-diagonal `b_OR`."""
         blocks, row, column = [], 0, 0
         for source, size in zip(self.sources, self.sizes, strict=True):
             for adapter in source.adapters:
@@ -180,7 +180,7 @@ class FusedLinear:
             self.packed = reorder_linear_weight(self.weight_OI, 16)
 
     def forward_slice(self, x: Tensor, part: int) -> Tensor:
-        """Output of one sibling. The first call computes all, the others pick theirs up."""
+        """Output of one sibling. The first call computes all of them; the others return stored results."""
         if self._input is not x or self._outputs[part] is None:
             self._outputs = list(self.outputs(x))
             self._input = x
@@ -231,7 +231,7 @@ class FusedLinear:
 
 
 def updated_in_place(old: Tensor | None, new: Tensor) -> Tensor:
-    """The new numbers in the old one's place, which recorded steps read."""
+    """`new` copied into the memory of `old`, which recorded steps read; `new` itself where that cannot be."""
     if old is None or old.shape != new.shape or old.data_ptr() == new.data_ptr():
         return new
     return old.copy_(new)

@@ -35,7 +35,7 @@ from groupwise.transformers_internals import SIBLING_LINEARS, decoder_layers
 
 
 class FusedModel:
-    """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
+    """See the module docstring. Raises NotImplementedError with a reason for a model that cannot be fused."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
         self.source = model
@@ -54,13 +54,15 @@ class FusedModel:
         self.backend = backend_of(self.device)
         self.kernel_layers = install_kernels(self.model, self._context, dtype) if self.backend.has_kernels else []
         self._decodes_at_once = False
-        """Whether the first layer's call computes all layers of a decoding step."""
+        """Whether the first layer's call computes all layers of a decode step."""
         if self.backend.is_residual_float32 and dtype != torch.float32:
             self._keep_stream_in_float32()
 
     def _keep_stream_in_float32(self) -> None:
-        """Let layers add up float32 although the weights are lower, where their code takes it: half of what a rollout's
-        log-probs differ from the learner's is this sum, rounded after every layer."""
+        """Keep the residual stream in float32 under weights of lower precision, where the layers' code allows it.
+
+        Half of the difference between a rollout's log-probs and the learner's comes from rounding this sum.
+        """
         embedding: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
         hook = embedding.register_forward_hook(lambda module, inputs, output: output.float())
         ids_P = torch.arange(4, device=self.device)
@@ -71,7 +73,7 @@ class FusedModel:
             hook.remove()
 
     def refresh(self, *, pack: bool = False) -> None:
-        """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
+        """Read the user's current weights; `pack` prepares products with few rows (decoding)."""
         for linear in self.linears:
             linear.refresh()
         self.head.refresh(pack=pack)
@@ -79,7 +81,7 @@ class FusedModel:
             self._prepare_decoding()
 
     def tensors(self) -> list[Tensor]:
-        """Everything that a pass reads besides its input: a refresh changes the numbers in them, not their place."""
+        """Everything that a pass reads besides its input: a refresh changes their values, not their memory."""
         found = [*self.model.parameters(), *self.model.buffers(), *self.head.tensors()]
         return found + [tensor for linear in self.linears for tensor in linear.tensors()]
 
@@ -90,13 +92,13 @@ class FusedModel:
 
     @property
     def why_no_kernels(self) -> str | None:
-        """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
+        """Why no decoder layer runs on kernels; None when some do, or the device has none."""
         if self.kernel_layers or not self.backend.has_kernels:
             return None
-        return kernels.why_unavailable(self.dtype) or "no layer of this model is of the make they compute"
+        return kernels.why_unavailable(self.dtype) or "no layer of this model is of a kind that they compute"
 
     def drop_kernels(self) -> None:
-        """Let every layer run its own code while decoding too."""
+        """Let every layer run its original code, in decoding too."""
         for layer in self.kernel_layers:
             layer.remove()
         self.kernel_layers, self._decodes_at_once = [], False
@@ -164,7 +166,7 @@ def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> l
 
 
 def _parents(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules that may hold linear layers; what is inside a layer wrapped by LoRA belongs to that layer."""
+    """Modules that may have linear layers as children; children of a LoRA layer are part of that layer."""
     if not _is_linear(module):
         yield module
         for child in module.children():

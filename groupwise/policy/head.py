@@ -45,7 +45,7 @@ class LMHead:
 
     @classmethod
     def from_model(cls, model: nn.Module, dtype: torch.dtype = torch.float32) -> LMHead:
-        """The head of a causal language model, with the logit scaling its config asks for."""
+        """The head of a causal language model, with the logit scaling of its config."""
         layer = model.get_output_embeddings()  # type: ignore[operator]
         if type(layer) is not nn.Linear:
             raise NotImplementedError(f"its output layer is a {type(layer).__name__}, not a plain linear layer")
@@ -57,7 +57,7 @@ class LMHead:
 
     @torch.no_grad()
     def refresh(self, *, pack: bool) -> None:
-        """Take over the current weights; `pack` lays them out for products with few rows."""
+        """Read the current weights; `pack` reorders them for products with few rows."""
         if self._weight_low is None or self.weight_VD.requires_grad:
             self._weight_low = updated_in_place(self._weight_low, self.weight_VD.detach().to(self.dtype))
             self._weight32 = None if self.is_low else updated_in_place(self._weight32, self.weight_VD.detach().float())
@@ -68,7 +68,7 @@ class LMHead:
             self._packed = reorder_linear_weight(self._weight32, 16)
 
     def tensors(self) -> list[Tensor]:
-        """What `logits` reads."""
+        """Tensors that `logits` reads."""
         return [t for t in (self._weight_low, self._weight32, self.bias_V) if t is not None]
 
     @property
@@ -144,9 +144,9 @@ def token_logprobs(
     """Log-prob and entropy (nats) of each token under softmax(logits / temperature), float32, shape N.
 
     `adjust(logits_NV, first_row)` changes the logits before the softmax (kept sets, repetition penalty); it and a soft
-    cap take the slower path through autograd. The entropy carries a gradient only where `entropy_gradient` asks for it
-    (an entropy bonus), for it costs a product more; without `with_entropy` it is left at 0. Temperature 0 stands for
-    greedy sampling and scores like 1.
+    cap take the slower path through autograd. The entropy carries a gradient only with `entropy_gradient`
+    (for an entropy bonus), which costs one more product; without `with_entropy` it is left at 0. Temperature 0, greedy
+    sampling, scores like 1.
     """
     temperature = temperature or 1.0
     if adjust is None and head.softcap is None and not with_entropy and not torch.is_grad_enabled():

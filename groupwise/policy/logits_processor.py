@@ -1,4 +1,4 @@
-"""What changes the distribution besides temperature: kept sets (top-k, top-p, min-p) and the repetition penalty.
+"""Changes of the logits besides temperature: kept sets (top-k, top-p, min-p) and the repetition penalty.
 
 The learner scores the distribution that was sampled from: it renormalises over the set each draw chose among, and
 penalises the tokens that stood before. Shapes: C completion tokens of all rows, V vocabulary.

@@ -1,4 +1,4 @@
-"""Memory that is only needed on disk: weights mapped from a file, once their compute copy has been made."""
+"""Frees resident pages of weights that are mapped from a file (madvise), once their compute copy exists."""
 
 from __future__ import annotations
 

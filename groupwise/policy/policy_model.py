@@ -1,6 +1,6 @@
-"""Log-probabilities of completions under one set of weights: the packed fast pass and the plain slow one.
+"""The policy: a model whose completions are scored by a packed fast pass or by a plain slow one.
 
-Both answer the same question and agree to rounding; `rollout/fastpath.py` holds them to it when a model is loaded.
+Both give the same log-probs to rounding; `rollout/fastpath.py` compares them when a model is loaded.
 Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
 """
 
@@ -40,7 +40,7 @@ class TokenScores:
 
 
 class PolicyModel:
-    """A model with its fast path, or without one (`fused` is None) and a sentence that says why."""
+    """A model with its fast path, or without one (`fused` is None) and with the reason in `why_plain`."""
 
     def __init__(
         self, model: nn.Module, dtype: torch.dtype, fused: FusedModel | None, why_plain: str | None = None
@@ -55,7 +55,7 @@ class PolicyModel:
         return next(self.model.parameters()).device
 
     def refresh(self) -> None:
-        """Take over weights that have changed."""
+        """Read weights that have changed."""
         if self.fused is not None:
             self.fused.refresh()
 
@@ -78,7 +78,7 @@ class PolicyModel:
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """Inside, the base model answers, without its adapters."""
+        """Inside, scores are those of the base model without its adapters."""
         context = self.fused.adapters_off() if self.fused is not None else self.model.disable_adapter()  # type: ignore[operator]
         with context:
             yield

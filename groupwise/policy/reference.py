@@ -21,7 +21,7 @@ from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores
 
 Build = Callable[[nn.Module], PolicyModel]
-"""How a frozen model becomes a policy_model like the policy's."""
+"""Wraps a frozen model as the policy is wrapped."""
 
 
 class Reference:
@@ -37,7 +37,7 @@ class Reference:
         """Parameters of the frozen copy that it does not share with the policy."""
         if not starts_as_base(policy.model):
             self._own = tuple(name for name, p in policy.model.named_parameters() if p.requires_grad)
-            self._hold(frozen_copy(policy.model))
+            self._set_frozen(frozen_copy(policy.model))
 
     @property
     def is_copy(self) -> bool:
@@ -78,17 +78,17 @@ class Reference:
             is_handed_in = self._frozen is not None
             source = self._frozen.model if self._frozen is not None else self._policy.model
             self._is_mixed = True
-            self._hold(effective_model(source, with_adapters=is_handed_in))
+            self._set_frozen(effective_model(source, with_adapters=is_handed_in))
         assert self._frozen is not None
         return self._frozen.model
 
     def _take(self, state: Mapping[str, Tensor]) -> None:
         assert self._frozen is not None
         self._frozen.model.load_state_dict(state, strict=False)
-        self._hold(self._frozen.model)
+        self._set_frozen(self._frozen.model)
 
-    def _hold(self, frozen: nn.Module) -> None:
-        """A policy_model over the weights as they are now: one that exists reads frozen weights only once."""
+    def _set_frozen(self, frozen: nn.Module) -> None:
+        """Wrap the weights as they are now: an existing wrapper reads frozen weights only once."""
         self._frozen = self._build(frozen)
         self._frozen.refresh()
 

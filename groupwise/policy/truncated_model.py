@@ -1,4 +1,4 @@
-"""A model cut to as few layers as show every kind it has: enough to compare two ways of computing it."""
+"""A model cut to the fewest layers that include every kind: enough to compare two ways of computing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model earns its fast path: packed learner, engine and plain pass must agree before it is trusted."""
+"""Decides whether a model takes the fast path: packed learner, engine and plain pass must agree in float32."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_policy_model(
     sampling: Sampling = PLAIN,
     notify: Callable[[str], None] = print,
 ) -> PolicyModel:
-    """The model with its fast path when it earns it under the run's sampling, else with one sentence why not.
+    """The model with its fast path where that agrees under the run's sampling, else with the reason why not.
 
     Raises:
         ModelError: a pass would change the model's weights.
@@ -53,7 +53,7 @@ def build_policy_model(
 
 
 def _refuse_scaling_in_place(model: nn.Module) -> None:
-    """RWKV divides the weights of its later layers when it leaves training mode, and would be saved like that."""
+    """Refuse RWKV that divides weights of its later layers outside of training mode: it would be saved like that."""
     for module in model.modules():
         if (every := rescale_interval(module)) > 0:
             raise ModelError(
@@ -66,9 +66,9 @@ def _refuse_scaling_in_place(model: nn.Module) -> None:
 def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:
     """None when the fast passes give what the model itself gives, in float32 on one short group; else the reason.
 
-    A model of many layers is looked at with a few of them first: the whole of it in float32 can be too large.
+    A model of many layers is compared on a few of them first: all of them in float32 can be too large.
     """
-    with contextlib.suppress(Exception):  # a model that cannot be cut is looked at as it is
+    with contextlib.suppress(Exception):  # a model that cannot be cut is compared as it is
         if _why_not(truncate_layers(model), sampling) is None:
             return None
     return _why_not(model, sampling)
@@ -84,7 +84,7 @@ def _why_not(model: nn.Module, sampling: Sampling) -> str | None:
         return _gap_too_large("packed", _learner_gap(exact, fused), TOLERANCE) or _gap_too_large(
             "the engine's", _engine_gap(exact, fused, sampling), tolerance
         )
-    except Exception as error:  # whatever a foreign architecture trips over is the reason not to trust it
+    except Exception as error:  # any failure of an unknown architecture is a reason against the fast path
         detail = str(error).split("\n")[0]
         return detail if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {detail}"
 

@@ -1,4 +1,4 @@
-"""The slow twin: transformers' own forward pass with its own cache, for models without a fast path and for tests."""
+"""The slow engine: transformers' own forward pass and cache, for models without a fast path and for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that grow token by token through a model's own `forward`, and the mode of running it that is exact.
+"""Token-by-token decoding through a model's own `forward`, and the choice of a mode that is exact.
 
 Caches of transformers' models have different names, some need the positions of the new tokens, and some give other
 numbers than a pass over the whole text. So a model is tried on a few texts first, and a mode that agrees is used.
@@ -25,17 +25,17 @@ from groupwise.policy.truncated_model import truncate_layers
 CACHES = ("past_key_values", "cache_params", "state")
 """Names under which a causal language model gives its cache and takes it back: attention's, Mamba's, RWKV's."""
 TOLERANCE = {torch.float32: 1e-4}
-"""Largest difference of a log-prob between two ways of running a model."""
+"""Largest difference of a log-prob between two modes."""
 LOW_TOLERANCE = 0.25
 """The same where it cannot be run in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardMode:
-    """How a model is run over the next tokens of its texts."""
+    """How a model reads the next tokens of its texts."""
 
     has_cache: bool = True
-    """Else it reads the whole text for every token."""
+    """Without it, every token reads the whole text."""
     gives_positions: bool = False
 
 
@@ -74,7 +74,7 @@ def choose_forward_mode(model: nn.Module) -> ForwardMode:
     A model of many layers is tried with a few of them first: the whole of it can be slow.
 
     Raises:
-        ModelError: the learner's pass fails, is random or looks ahead, so the model can be sampled in no mode.
+        ModelError: the learner's pass fails, is random or looks ahead, so no mode can sample the model.
     """
     with contextlib.suppress(Exception):  # a model that cannot be cut is tried as it is
         return _choose(_in_float32(truncate_layers(model)))
@@ -95,7 +95,7 @@ def _choose(model: nn.Module) -> ForwardMode:
     with deterministic(model):
         whole_NT = _score(model, rows)
         if not bool(whole_NT.isfinite().all()):
-            return FORWARD_MODES[0]  # sampling will tell where that begins
+            return FORWARD_MODES[0]  # sampling reports where that begins
         for mode in FORWARD_MODES:
             if _gap(model, mode, rows, whole_NT) <= TOLERANCE.get(dtype, LOW_TOLERANCE):
                 return mode
@@ -129,7 +129,7 @@ def _score(model: Any, rows: CompletionRows) -> Tensor:
 
 @torch.no_grad()
 def _gap(model: Any, mode: ForwardMode, rows: CompletionRows, whole_NT: Tensor) -> float:
-    """Largest difference of a log-prob to those of whole passes; infinite where the mode cannot be gone."""
+    """Largest difference of a log-prob from that of a whole pass; infinite where the mode fails."""
     gap = 0.0
     for run in rows.runs():
         prompts_RT, tokens_RT = (

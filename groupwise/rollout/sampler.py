@@ -1,4 +1,4 @@
-"""Draws tokens. Every completion has its own stream of uniforms, so what it samples does not depend on its batch.
+"""Draws tokens. Every completion has its own stream of uniforms, so its tokens do not depend on its batch.
 
 Shapes: R rows, V vocabulary.
 """

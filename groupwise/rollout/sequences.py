@@ -1,4 +1,4 @@
-"""One completion while it grows. Used by every engine of this process."""
+"""State of one completion while it is sampled, used by every engine of this process."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from groupwise.types import Completion, Request
 
 
 class NativeEngine:
-    """Samples with the fused model that the learner trains, so both see the same weights."""
+    """Samples with the fused model that the learner trains, so both read the same weights."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class NativeEngine:
         recorder: Recorder | None = None,
     ) -> None:
         """`records` decides whether tokens are drawn over static buffers by steps that are recorded once and played
-        again, with `recorder` or the device's own one; None: as the backend says."""
+        again, with `recorder` or the device's own one; None: as the device's traits have it."""
         self.fused = fused
         records = fused.backend.has_static_decoding if records is None else records
         self.decoder = StaticDecoder(fused, recorder or make_recorder(fused.device)) if records else None

@@ -1,4 +1,4 @@
-"""One call of `generate` for requests that sample alike: rows enter, grow together, end and make room.
+"""One call of `generate` for requests with equal sampling: continuous batching over a grid of rows.
 
 The schedule depends on the requests alone, never on time or free memory.
 """
@@ -75,7 +75,7 @@ class Generation:
 
     def _rearrange(self) -> None:
         """Let waiting rows enter and lay all active rows out anew."""
-        active = self._let_enter()
+        active = self._admit_waiting()
         old_plan, old_grid = self.plan, self.grid
         self.plan, self.grid = None, []
         if not active:
@@ -89,7 +89,7 @@ class Generation:
                 source = [place.get(id(row)) if row is not None else None for row in self.grid]
                 self.plan.take_rows(old_plan, source)
 
-    def _let_enter(self) -> list[SequenceState]:
+    def _admit_waiting(self) -> list[SequenceState]:
         """As many waiting rows as there is room for, after their first token, behind the active ones."""
         active = self._active()
         entering = self.waiting[: max(self.max_rows - len(active), 0)]

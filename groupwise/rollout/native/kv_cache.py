@@ -1,4 +1,4 @@
-"""Keys and values while decoding: each prompt's once for its group, each completion's own.
+"""KV cache of decoding: a prompt's keys and values once for its group, a completion's own beside them.
 
 Rows sit in a grid of *cells*: one cell holds up to S completions of one prompt and one copy of the prompt's keys and
 values, so attention to prompts is one batched product for all cells. Empty slots fused and are ignored.
@@ -218,7 +218,7 @@ class DecodePlan(DecodeAttention):
         grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
 
     def _used(self, capacity: int) -> int:
-        """How much of the caches a step looks at."""
+        """Places of the caches that a step reads."""
         return min(-(-(self.clock + 1) // 16) * 16, capacity)
 
     def _make_room(self, index: int, heads: int, widths: tuple[int, int]) -> None:
@@ -240,7 +240,7 @@ class DecodePlan(DecodeAttention):
         return KVCaches(pairs, self.prompt_length_C, self.start_R, self.slots, self.clock)
 
     def _mask(self, window: int | None, heads: int, own: int, queries: int) -> tuple[Tensor, Tensor]:
-        """0 where a row may look, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].
+        """0 where a row may attend, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].
 
         Made once a step for all layers of a kind.
         """

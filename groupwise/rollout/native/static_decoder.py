@@ -1,4 +1,4 @@
-"""Rows over static buffers: which rows sit where, when they move, and what is kept from one call to the next."""
+"""Decoding over static buffers: places of the rows, their moves, and the buffers kept between calls."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StaticDecoder:
 
 
 class StaticGeneration(Generation):
-    """Decodes by steps that are played again, several tokens between two looks of the host."""
+    """Decodes by replayed steps; the host reads results once in several tokens."""
 
     def __init__(self, decoder: StaticDecoder, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -110,7 +110,7 @@ class StaticGeneration(Generation):
 
     def _rearrange(self) -> None:
         """Let waiting rows enter and lay all active rows out anew, in the buffers that they need."""
-        active = self._let_enter()
+        active = self._admit_waiting()
         old, old_grid, old_cells = self.buffers, self.grid, self.cells
         self.buffers, self.grid, self.cells = None, [], []
         if active:
@@ -141,7 +141,7 @@ class StaticGeneration(Generation):
 
     @torch.inference_mode()
     def _decode(self) -> None:
-        """A block of tokens for every active row, or as many as the one with most to come can take."""
+        """A block of tokens for every active row, or fewer where no row can take that many."""
         assert self.buffers is not None
         active = self._active()
         count = min(BLOCK, max(self.sampling.max_tokens - len(row.token_ids) for row in active))

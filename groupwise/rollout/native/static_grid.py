@@ -6,7 +6,7 @@ values, which rows still grow. A row's own keys fill its cache from the front, s
 others leave; rows that go to other buffers are copied by index.
 
 Shapes: C cells, S slots a cell, R = C * S rows, K key/value heads, Q query heads a key head, H = K * Q, L prompt
-capacity, T own capacity, D head width, B tokens between two looks of the host, V vocabulary.
+capacity, T own capacity, D head width, B tokens between two reads of the host, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from groupwise.rollout.sequences import SequenceState
 from groupwise.types import Sampling
 
 BLOCK = 8
-"""Tokens that every row samples between two looks of the host."""
+"""Tokens that every row samples between two reads of the host."""
 LEAST_ROWS, LEAST_PROMPT, LEAST_OWN, FIRST_OWN = 8, 64, 32, 128
 _STOPS = 64
 """End tokens that there is room for."""
@@ -86,7 +86,7 @@ class StaticGrid:
         self.own_k, self.own_v = (x.new_zeros(*grid, bucket.slots, bucket.own, x.shape[-1]) for x in (k, v))
         """[layers, C, K, S, T, D]"""
         rows = bucket.rows
-        self.prompt_length_C = self._numbers(cells).fill_(1)  # an empty cell has something to look at, too
+        self.prompt_length_C = self._numbers(cells).fill_(1)  # an empty cell attends to something, too
         self.token_R, self.length_R, self.limit_R = (self._numbers(rows) for _ in range(3))
         """Last token; own tokens whose keys are cached, one fewer than were drawn; most tokens to draw."""
         self.is_growing_R = torch.zeros(rows, dtype=torch.bool, device=self.device)
@@ -96,20 +96,20 @@ class StaticGrid:
         self.place_1 = self._numbers(1)
         """Place in the report of the next token."""
         self.report_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, device=self.device)
-        """What the host looks at: tokens, and the bits of their float32 log-probs."""
+        """Tokens, and the bits of their float32 log-probs, which the host reads."""
         self.seen_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, pin_memory=self.device.type == "cuda")
         """Its copy on the host."""
         self._first_KR = self._first_places()
         self._place_n = self._first_KR.flatten()
-        """Where this step's keys and values go, in the flattened caches of a layer."""
+        """Places of this step's keys and values in the flattened caches of a layer."""
         self._masks: dict[int | None, Tensor] = {}
-        self._play: Work | None = None
+        self._replay: Work | None = None
 
     def _numbers(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.long, device=self.device)
 
     def _first_places(self) -> Tensor:
-        """Where a row's own keys of a head begin in the flattened caches of a layer."""
+        """First place of a row's own keys of a head in the flattened caches of a layer."""
         cells, slots = self.num_cells, self.bucket.slots
         first_CKS = torch.arange(cells * self.heads * slots, device=self.device).view(cells, self.heads, slots)
         return first_CKS.transpose(0, 1).reshape(self.heads, -1) * self.bucket.own
@@ -135,7 +135,7 @@ class StaticGrid:
             self.prompt_length_C[torch.tensor(list(prompts)).to(self.device)] = lengths
 
     def set_rows(self, rows: list[SequenceState | None]) -> None:
-        """Let every row go on from where its completion is."""
+        """Set every row to the state of its completion."""
         number = range(len(rows))
         growing = [row is not None and not row.is_finished for row in rows]
         drawn = [len(row.token_ids) if row is not None else 1 for row in rows]
@@ -163,21 +163,21 @@ class StaticGrid:
             mine[:, new_n // self.bucket.slots, :, new_n % self.bucket.slots, :width] = rows
 
     def draw(self, count: int, recorder: Recorder) -> tuple[np.ndarray, np.ndarray]:
-        """`count` tokens of every row and their log-probs, each [count, R]. The host looks once, at the end."""
-        if self._play is None:
-            self._play = self._recorded(recorder)
+        """`count` tokens of every row and their log-probs, each [count, R]. The host reads them once, at the end."""
+        if self._replay is None:
+            self._replay = self._recorded(recorder)
         self.place_1.zero_()
         for _ in range(count):
-            self._play()
+            self._replay()
         report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count].copy()
         return report[0], report[1].view(np.float32)
 
     def forget_recording(self) -> None:
         """Call when a weight has another place in memory."""
-        self._play = None
+        self._replay = None
 
     def _recorded(self, recorder: Recorder) -> Work:
-        """The step as it is played again. While it is recorded, no row grows."""
+        """The step in the form that is replayed. While it is recorded, no row grows."""
         growing_R = self.is_growing_R.clone()
         self.is_growing_R.zero_()
         self.place_1.zero_()
@@ -212,7 +212,7 @@ class StaticGrid:
         return self.prompt_length_C[:, None] + self.length_R.view(self.num_cells, -1)
 
     def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
-        """Attention of the rows' new tokens (T = R here) to their prompts and to what they have said."""
+        """Attention of the rows' new tokens (T = R here) to their prompts and to their own earlier tokens."""
         cells, heads, slots, width = self.num_cells, self.heads, self.bucket.slots, q_HTD.shape[-1]
         self._write(self.own_k[layer.index], k_KTD)
         self._write(self.own_v[layer.index], v_KTD)
@@ -247,7 +247,7 @@ class StaticGrid:
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
     def _mask(self, window: int | None) -> Tensor:
-        """0 where a row may look, else -inf, [C, 1, S, 1, L + T]; made once a step for all layers of a kind."""
+        """0 where a row may attend, else -inf, [C, 1, S, 1, L + T]; made once a step for all layers of a kind."""
         if window not in self._masks:
             key_L = torch.arange(self.bucket.prompt, device=self.device)
             place_T = torch.arange(self.bucket.own, device=self.device)
