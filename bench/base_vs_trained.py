@@ -35,7 +35,7 @@ def distances(texts: Sequence[Sequence[str]], target: int) -> dict[str, float]:
 def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, count: int) -> list[list[str]]:
     """`count` sampled completions of each prompt from groupwise's engine; one greedy completion for count 0."""
     from groupwise.chat import completion_decoder
-    from groupwise.train.collect import make_sampling
+    from groupwise.train.sampler import make_sampling
     from groupwise.types import Request
 
     sampling = make_sampling(config, policy.stop_ids)
@@ -47,7 +47,7 @@ def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, cou
         for number, ids in enumerate(prompts)
     ]
     engine = policy.engine(config)
-    engine.load_weights(policy.network, version=0)
+    engine.load_weights(policy.policy_model, version=0)
     answers = dict(engine.generate(requests))
     return [[decode(c.token_ids) for c in answers[number]] for number in range(len(prompts))]
 

@@ -29,6 +29,8 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from groupwise.torch_internals import has_onednn_bf16, onednn_linear, reorder_linear_weight  # noqa: E402
+
 GROUP = 8
 RANK = 16
 
@@ -130,15 +132,13 @@ def _pack(weight: Tensor, rows: int) -> Any:
     """The weight laid out for products with few rows, or None where that does not exist."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if weight.dtype == torch.bfloat16 and not has_onednn_bf16():
         return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return reorder_linear_weight(weight, rows)
 
 
 def _multiply(x: Tensor, weight: Tensor, packed: Any) -> Tensor:
-    if packed is None:
-        return F.linear(x, weight)
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return F.linear(x, weight) if packed is None else onednn_linear(x, packed, None)
 
 
 def load_policy(name: str, config: Any) -> Any:
@@ -168,14 +168,14 @@ def measure_rollout(policy: Any, products: Products, rows: int, sizes: Sizes) ->
     from groupwise.rollout.native import NativeEngine
     from groupwise.types import Request, Sampling
 
-    network = policy.network
-    engine = NativeEngine(network.compute, max_concurrent=rows)
+    policy_model = policy.policy_model
+    engine = NativeEngine(policy_model.fused, max_concurrent=rows)
     prompts = random_ids(rows // GROUP, sizes.prompt_tokens, products.head.shape[0])
     sampling = Sampling(max_tokens=sizes.new_tokens)  # without stop ids: every completion has its full length
     requests = [Request(prompt, GROUP, sampling, seed=(number,)) for number, prompt in enumerate(prompts)]
-    load_s = seconds(lambda: engine.load_weights(network, version=0), sizes.repeats, network.device)
-    generate_s = seconds(lambda: list(engine.generate(requests)), sizes.repeats, network.device)
-    floor_s = seconds(products.decode(rows), sizes.repeats * 4, network.device)
+    load_s = seconds(lambda: engine.load_weights(policy_model, version=0), sizes.repeats, policy_model.device)
+    generate_s = seconds(lambda: list(engine.generate(requests)), sizes.repeats, policy_model.device)
+    floor_s = seconds(products.decode(rows), sizes.repeats * 4, policy_model.device)
     floor = rows / median(floor_s)
     tokens_per_second = rows * sizes.new_tokens / median(generate_s)
     return {
@@ -190,26 +190,26 @@ def measure_rollout(policy: Any, products: Products, rows: int, sizes: Sizes) ->
 
 def measure_learner(policy: Any, products: Products, sizes: Sizes) -> dict[str, Any]:
     """Tokens/s of a packed pass, forward and backward, beside its floor."""
-    from groupwise.policy.network import Scoring
-    from groupwise.policy.packing import Rows
+    from groupwise.policy.packing import CompletionRows
+    from groupwise.policy.policy_model import Scoring
 
-    network, vocabulary = policy.network, products.head.shape[0]
+    policy_model, vocabulary = policy.policy_model, products.head.shape[0]
     prompts = random_ids(sizes.learner_prompts, sizes.learner_prompt_tokens, vocabulary)
     per_group = range(sizes.learner_completions)
     group = [number for number in range(len(prompts)) for _ in per_group]
     completions = random_ids(len(group), sizes.learner_completion_tokens, vocabulary)
-    rows = Rows([prompts[number] for number in group], completions, group)
+    rows = CompletionRows([prompts[number] for number in group], completions, group)
 
     def learn() -> None:
-        with network.pass_over(rows, Scoring()) as scores:
+        with policy_model.pass_over(rows, Scoring()) as scores:
             scores.logprob_NT.mean().backward()
 
     completion_tokens = len(group) * sizes.learner_completion_tokens
     packed_tokens = completion_tokens + sum(map(len, prompts))
-    pass_s = seconds(learn, sizes.repeats, network.device)
-    forward_s = seconds(lambda: network.score(rows, Scoring()), sizes.repeats, network.device)
-    floor_s = seconds(products.train(packed_tokens, completion_tokens), sizes.repeats, network.device)
-    adapters_s = seconds(products.adapters(packed_tokens), sizes.repeats, network.device)
+    pass_s = seconds(learn, sizes.repeats, policy_model.device)
+    forward_s = seconds(lambda: policy_model.score(rows, Scoring()), sizes.repeats, policy_model.device)
+    floor_s = seconds(products.train(packed_tokens, completion_tokens), sizes.repeats, policy_model.device)
+    adapters_s = seconds(products.adapters(packed_tokens), sizes.repeats, policy_model.device)
     return {
         "packed_tokens": packed_tokens,
         "completion_tokens": completion_tokens,
@@ -227,9 +227,9 @@ def measure(model: str, sizes: Sizes) -> dict[str, Any]:
     from groupwise import GRPOConfig
 
     policy = load_policy(model, GRPOConfig(report_to=[]))
-    assert policy.network.compute is not None, policy.network.why_plain
-    products = Products(policy.model.get_base_model(), policy.network.dtype)
-    result: dict[str, Any] = {"dtype": str(policy.network.dtype).removeprefix("torch."), "rollout": {}}
+    assert policy.policy_model.fused is not None, policy.policy_model.why_plain
+    products = Products(policy.model.get_base_model(), policy.policy_model.dtype)
+    result: dict[str, Any] = {"dtype": str(policy.policy_model.dtype).removeprefix("torch."), "rollout": {}}
     print(f"{'':12}{'tokens/s':>12}{'floor':>12}{'share':>9}")
     for rows in sizes.rows:
         found = result["rollout"][str(rows)] = measure_rollout(policy, products, rows, sizes)

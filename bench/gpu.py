@@ -38,9 +38,9 @@ Found = dict[str, Any]
 def run_part(name: str, arguments: argparse.Namespace) -> None:
     """The part in this process; every result so far is a line that starts with RESULT."""
     work = gpu_parts.Work.of(arguments.device, is_tiny=arguments.tiny)
-    from groupwise.policy.backend import GPU, computing_as
+    from groupwise.policy.backend import GPU, backend_override
 
-    with computing_as(GPU) if work.device.type == "cpu" else nullcontext():
+    with backend_override(GPU) if work.device.type == "cpu" else nullcontext():
         found: Found
         for found in gpu_parts.PARTS[name].measure(work):
             print("RESULT", json.dumps(found), flush=True)

@@ -115,13 +115,13 @@ def random_network(shape: Shape, device: torch.device) -> Any:
     """The model under a fresh adapter, with its fast path, as a run has it."""
     from groupwise.policy.load_model import hold_trained_weights_in_float32
     from groupwise.policy.trainable import add_adapter
-    from groupwise.rollout.fastpath import build_network
+    from groupwise.rollout.fastpath import build_policy_model
 
     model = add_adapter(random_model(shape, device).requires_grad_(False), lora(), 0)
     hold_trained_weights_in_float32(model, lambda _: None)
-    network = build_network(model, torch.bfloat16)
-    assert network.compute is not None, network.why_plain
-    return network
+    policy_model = build_policy_model(model, torch.bfloat16)
+    assert policy_model.fused is not None, policy_model.why_plain
+    return policy_model
 
 
 def random_ids(count: int, length: int, vocabulary: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -172,8 +172,8 @@ def checks(work: Work) -> Iterator[Found]:
 
 def mismatch(work: Work) -> Iterator[Found]:
     """Also where products may not add up their parts in bfloat16, as cuBLAS does for some shapes."""
-    from groupwise.policy.network import Scoring
-    from groupwise.policy.packing import Rows
+    from groupwise.policy.packing import CompletionRows
+    from groupwise.policy.policy_model import Scoring
     from groupwise.rollout.native import NativeEngine
 
     found: Found = {}
@@ -181,14 +181,16 @@ def mismatch(work: Work) -> Iterator[Found]:
     for name, full_shape, may_round in kinds:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = may_round
         shape = work.shape(full_shape)
-        network = random_network(shape, work.device)
-        engine = NativeEngine(network.compute)
-        engine.load_weights(network, version=0)
+        policy_model = random_network(shape, work.device)
+        engine = NativeEngine(policy_model.fused)
+        engine.load_weights(policy_model, version=0)
         asked = requests(work, 32 if not work.is_tiny else 8, shape.vocabulary)
         pairs = [(n, c) for n, group in engine.generate(asked) for c in group]
-        rows = Rows([asked[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs])
+        rows = CompletionRows(
+            [asked[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs]
+        )
         rollout_NT = torch.tensor([c.rollout_logprob for _, c in pairs], device=work.device)
-        gap_NT = (network.score(rows, Scoring(with_entropy=False)).logprob_NT - rollout_NT).abs()
+        gap_NT = (policy_model.score(rows, Scoring(with_entropy=False)).logprob_NT - rollout_NT).abs()
         found[name] = {"mismatch": float(gap_NT.exp().mean()), "mean_logprob": float(rollout_NT.mean())}
         print(name, found[name], flush=True)
         yield found
@@ -198,14 +200,14 @@ def rollout(work: Work) -> Iterator[Found]:
     from groupwise.rollout.native import NativeEngine
 
     shape = work.shape(HALF)
-    network = random_network(shape, work.device)
+    policy_model = random_network(shape, work.device)
     found: Found = {}
     for rows in work.rows:
-        engine = NativeEngine(network.compute, max_concurrent=rows)
-        engine.load_weights(network, version=0)
+        engine = NativeEngine(policy_model.fused, max_concurrent=rows)
+        engine.load_weights(policy_model, version=0)
         asked = requests(work, rows, shape.vocabulary)
         first_s, *times = work.seconds(lambda: list(engine.generate(asked)), 3, 0)  # noqa: B023
-        load_s = median(work.seconds(lambda: engine.load_weights(network, version=1)))  # noqa: B023
+        load_s = median(work.seconds(lambda: engine.load_weights(policy_model, version=1)))  # noqa: B023
         found[str(rows)] = {
             "tokens_per_second": rows * work.new_tokens / median(times),
             "ms_per_token_step": 1000 * median(times) / work.new_tokens,
@@ -267,20 +269,20 @@ def step(work: Work) -> Iterator[Found]:
 
 
 def learner(work: Work) -> Iterator[Found]:
-    from groupwise.policy.network import Scoring
-    from groupwise.policy.packing import Rows
+    from groupwise.policy.packing import CompletionRows
+    from groupwise.policy.policy_model import Scoring
 
     shape = work.shape(HALF)
-    network = random_network(shape, work.device)
+    policy_model = random_network(shape, work.device)
     found: Found = {}
     for prompts in (2, work.learner_prompts // GROUP + 4):
         group = [n for n in range(prompts) for _ in range(GROUP)]
         asked = random_ids(prompts, work.prompt_tokens, shape.vocabulary)
         said = random_ids(len(group), work.new_tokens, shape.vocabulary)
-        rows = Rows([asked[n] for n in group], said, group)
+        rows = CompletionRows([asked[n] for n in group], said, group)
 
         def learn() -> None:
-            with network.pass_over(rows, Scoring()) as scores:  # noqa: B023
+            with policy_model.pass_over(rows, Scoring()) as scores:  # noqa: B023
                 scores.logprob_NT.mean().backward()
 
         first_s, *times = work.seconds(learn, 4, 0)

@@ -19,12 +19,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def decode_block(network: Any, work: gpu_parts.Work, vocabulary: int) -> Callable[[], Any]:
+def decode_block(policy_model: Any, work: gpu_parts.Work, vocabulary: int) -> Callable[[], Any]:
     """Draws one block of tokens, over buffers that a call has left behind."""
     from groupwise.rollout.native import NativeEngine
 
-    engine = NativeEngine(network.compute, max_concurrent=work.rows[0])
-    engine.load_weights(network, version=0)
+    engine = NativeEngine(policy_model.fused, max_concurrent=work.rows[0])
+    engine.load_weights(policy_model, version=0)
     list(engine.generate(gpu_parts.requests(work, work.rows[0], vocabulary)))
     assert engine.decoder is not None
     grid = max(engine.decoder.grids.values(), key=lambda g: (g.bucket.rows, g.bucket.own))
@@ -39,16 +39,18 @@ def decode_block(network: Any, work: gpu_parts.Work, vocabulary: int) -> Callabl
     return draw
 
 
-def learner_pass(network: Any, work: gpu_parts.Work, vocabulary: int) -> Callable[[], Any]:
-    from groupwise.policy.network import Scoring
-    from groupwise.policy.packing import Rows
+def learner_pass(policy_model: Any, work: gpu_parts.Work, vocabulary: int) -> Callable[[], Any]:
+    from groupwise.policy.packing import CompletionRows
+    from groupwise.policy.policy_model import Scoring
 
     group = [0] * gpu_parts.GROUP + [1] * gpu_parts.GROUP
     prompts = gpu_parts.random_ids(2, work.prompt_tokens, vocabulary)
-    rows = Rows([prompts[n] for n in group], gpu_parts.random_ids(len(group), work.new_tokens, vocabulary), group)
+    rows = CompletionRows(
+        [prompts[n] for n in group], gpu_parts.random_ids(len(group), work.new_tokens, vocabulary), group
+    )
 
     def learn() -> None:
-        with network.pass_over(rows, Scoring()) as scores:
+        with policy_model.pass_over(rows, Scoring()) as scores:
             scores.logprob_NT.mean().backward()
 
     return learn
@@ -89,14 +91,14 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("SKIPPED: there is no NVIDIA GPU here that torch can use. Nothing was measured.")
         return
-    from groupwise.policy.backend import GPU, computing_as
+    from groupwise.policy.backend import GPU, backend_override
 
     work = gpu_parts.Work.of(arguments.device, is_tiny=arguments.tiny)
     shape = work.shape(gpu_parts.HALF)
-    with computing_as(GPU) if work.device.type == "cpu" else nullcontext():
-        network = gpu_parts.random_network(shape, work.device)
+    with backend_override(GPU) if work.device.type == "cpu" else nullcontext():
+        policy_model = gpu_parts.random_network(shape, work.device)
         for name, make in (("8 decode steps", decode_block), ("learner pass", learner_pass)):
-            print("\n".join(shown(name, make(network, work, shape.vocabulary), work)), flush=True)
+            print("\n".join(shown(name, make(policy_model, work, shape.vocabulary), work)), flush=True)
 
 
 if __name__ == "__main__":

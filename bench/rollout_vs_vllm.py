@@ -42,13 +42,13 @@ def groupwise_side(model: str, dtype: str, max_rows: int) -> Generate:
     """The native engine on the model as it is."""
     import torch
 
-    from groupwise.policy.compute import ComputeModel
+    from groupwise.policy.fused_model import FusedModel
     from groupwise.policy.load_model import load_model
     from groupwise.rollout.native import NativeEngine
     from groupwise.types import Request, Sampling
 
     loaded, _ = load_model(model, device=torch.device("cpu"), full=False)
-    engine = NativeEngine(ComputeModel(loaded.requires_grad_(False), getattr(torch, dtype)), max_concurrent=max_rows)
+    engine = NativeEngine(FusedModel(loaded.requires_grad_(False), getattr(torch, dtype)), max_concurrent=max_rows)
     engine.load_weights(loaded, version=0)
 
     def generate(prompts: Prompts, new_tokens: int) -> int:

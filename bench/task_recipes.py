@@ -46,7 +46,7 @@ def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> S
 
     problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config, print)
     engine = make_engine(policy, parts.config)
-    engine.load_weights(policy.network, version=0)
+    engine.load_weights(policy.policy_model, version=0)
     sampler = GroupSampler.of(engine, problems, parts.config, tokenizer, policy.stop_ids)
     sampler = replace(sampler if count else sampler.greedy, seed=EVALUATION_SEED)
     draws = [Draw(row, row) for row in range(min(most, len(problems)))]

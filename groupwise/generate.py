@@ -44,7 +44,7 @@ def recorded_model(folder: RunFolder) -> str | None:
 
 
 def _load_plain(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    model, _ = load_model(name, full=False, **options)
+    model = load_model(name, full=False, **options)
     rest = {key: options[key] for key in ("trust_remote_code", "notify")}
     return model, load_tokenizer(name, **rest)
 
@@ -92,7 +92,7 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
         base = recorded
     if not base:
         raise ConfigError(f"{path / _ADAPTER} names no base model, so the adapter cannot be used alone.")
-    model, _ = load_model(base, full=False, **options)
+    model = load_model(base, full=False, **options)
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     rest = {key: options[key] for key in ("trust_remote_code", "notify")}
     tokenizer = _tokenizer_of(path) if has_tokenizer else load_tokenizer(base, **rest)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from groupwise.transformers_internals import without_gguf_bars
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Inside, nothing draws a bar while weights are loaded, converted or written; afterwards as it was."""
-    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    was_enabled, drawn_by_gguf = logging.is_progress_bar_enabled(), gguf.tqdm
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    gguf.tqdm = functools.partial(drawn_by_gguf, disable=True)
     try:
-        yield
+        with without_gguf_bars():
+            yield
     finally:
-        gguf.tqdm = drawn_by_gguf
         if was_enabled:
             logging.enable_progress_bar()

@@ -25,6 +25,7 @@ from groupwise.errors import ModelError, can_name_file, did_you_mean, shortened
 from groupwise.hub import Why, hub_or_cache
 from groupwise.pip import fetch_wheel
 from groupwise.quiet import without_bars
+from groupwise.transformers_internals import forget_quantization
 
 Notify = Callable[[str], None]
 """Receives one line for the user."""
@@ -362,7 +363,7 @@ def _convert_gguf(source: Path, folder: Path) -> None:
         raise ModelError(f"transformers cannot read {source.name}: {error}") from error
     _split_digits(tokenizer, source)
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    _forget_quantization(model)
+    forget_quantization(model)  # the weights are plain numbers now
     if _is_quantized(source):
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
@@ -378,14 +379,6 @@ def _is_quantized(source: Path) -> bool:
     from gguf import GGUFReader
 
     return any(tensor.tensor_type.name not in ("F32", "F16", "BF16") for tensor in GGUFReader(source).tensors)
-
-
-def _forget_quantization(model: Any) -> None:
-    """The weights are dense now; `save_pretrained` refuses a model whose config still names a quantization."""
-    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
-        vars(model).pop(name, None)
-    for name in ("quantization_config", "_model_name_or_path"):
-        vars(model.config).pop(name, None)
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -218,7 +218,7 @@ class GRPOTrainer:
         check_checkpoint(resume_from_checkpoint)
         require_trainable(self.model, self.processing_class, self._note)  # a script may have changed it since
         warn_of_dropout(self.model, self._note)
-        self.parts.policy.network.refresh()
+        self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()
         folder = run_folder.create(
             self.output_dir,
@@ -226,7 +226,7 @@ class GRPOTrainer:
             resume=bool(resume_from_checkpoint),
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
-        with RunWriter(folder) as writer, self.screen, self._writing(writer):
+        with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
             run, optimizer = self._make_run(folder, writer)
             checkpoint = None
             if resume_from_checkpoint:
@@ -253,8 +253,9 @@ class GRPOTrainer:
         evaluator = self.parts.evaluator(problems)
         if evaluator is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
-        self.parts.engine.load_weights(self.parts.policy.network, version=self.state.global_step)
-        metrics = evaluator.evaluate(self.state)
+        with closing(self.parts.engine) as engine:
+            engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
+            metrics = evaluator.evaluate(self.state)
         self._callbacks.evaluated(metrics, self._open_trackers)
         return metrics
 

@@ -8,6 +8,7 @@ import sys
 import torch
 
 from groupwise.errors import ConfigError
+from groupwise.torch_internals import has_amx, has_avx512_bf16
 
 
 def check_single_process() -> None:
@@ -36,7 +37,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the machine multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and (has_avx512_bf16() or has_amx())
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -27,7 +27,9 @@ waiting              -                                                       -
 forks                -                                                       -
 streams              -                                                       -
 json_values          -                                                       -
-quiet                -                                                       | transformers
+quiet                transformers_internals                                  | transformers
+torch_internals      -                                                       torch
+transformers_internals  -                                                    | transformers
 hub                  redact waiting                                          | huggingface_hub
 errors               redact                                                  -
 torch_settings       -                                                       torch
@@ -39,9 +41,9 @@ algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
 config               types errors config algo.axes algo.objective algo.presets \
     rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core yaml
-world                errors                                                  torch
+world                errors torch_internals                                  torch
 pip                  errors                                                  -
-sources              types errors hub quiet pip \
+sources              types errors hub quiet pip transformers_internals \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
@@ -50,10 +52,10 @@ rewards/llm/reply_cache.py  errors sources                                      
 rewards              types errors rounding chat waiting forks rewards             | httpx
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task_spec   -
-kernels              errors sources kernels                                  torch
-policy               types errors world sources algo kernels policy hub quiet \
+kernels              errors sources torch_internals kernels                  torch
+policy               types errors world sources algo kernels policy hub quiet torch_internals transformers_internals \
     torch transformers safetensors | peft
-rollout              types errors world kernels policy rollout                       torch numpy
+rollout              types errors world kernels policy transformers_internals rollout    torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
 runs                 types errors redact waiting forks streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
@@ -64,7 +66,7 @@ train                types errors rounding config algo world chat rewards data p
 checkpoint           types errors json_values config data policy runs train checkpoint    torch safetensors
 guards               types errors config data policy rollout runs train guards            torch
 lifecycle            types errors rounding forks json_values config algo world sources chat rewards data tasks \
-    policy rollout runs train torch_settings checkpoint guards lifecycle     torch transformers
+    policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle     torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train lifecycle guards torch_settings check          torch | transformers peft

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
 
 PAD, EOS, BOS = 0, 1, 2
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,!?<>/\n"
@@ -123,7 +123,7 @@ def random_rows(
     prompts: Sequence[int] = (9, 14, 6),
     completions: Sequence[Sequence[int]] = ((7, 1, 12), (4, 9), (1,)),
     seed: int = 0,
-) -> Rows:
+) -> CompletionRows:
     """Groups of random tokens with these prompt lengths, and these lengths of each group's completions."""
     generator = torch.Generator().manual_seed(seed)
     prompt_ids, token_ids, group = [], [], []
@@ -133,4 +133,4 @@ def random_rows(
             prompt_ids.append(prompt)
             token_ids.append(random_ids(generator, length))
             group.append(number)
-    return Rows(prompt_ids, token_ids, group)
+    return CompletionRows(prompt_ids, token_ids, group)

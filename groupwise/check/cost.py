@@ -15,7 +15,7 @@ from groupwise.config import GRPOConfig
 from groupwise.config.guards import BY_NAME, Guard, GuardSetting
 from groupwise.guards.agreement import likely_cause
 from groupwise.lifecycle.build import RunParts, make_learner
-from groupwise.policy.network import Scoring
+from groupwise.policy.policy_model import Scoring
 from groupwise.train.batch import Batch, Samples
 from groupwise.train.learner import Learner
 from groupwise.train.optim import make_optimizer
@@ -67,11 +67,11 @@ def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
     schedule = run.schedule()
     learner = _learner_at_rest(run, schedule)
     begun = perf_counter()
-    samples = Samples.of(groups, run.policy.network.device)
+    samples = Samples.of(groups, run.policy.policy_model.device)
     batch = _with_some_advantage(learner.prepare(samples, learner.score(samples)))
     update = learner.update(batch)
     learn_s = (perf_counter() - begun) * scale
-    device = run.policy.network.device
+    device = run.policy.policy_model.device
     return Cost(
         rollout_s=sampled.rollout_s,
         reward_s=sampled.reward_s * config.completions_per_step / sampled.num_completions,
@@ -89,7 +89,7 @@ def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
 
 def guards_of_mismatch(run: RunParts) -> list[tuple[Guard, GuardSetting]]:
     """The guards that compare engine and learner in the run's precision, the one that stops it first."""
-    is_exact = run.policy.network.dtype == torch.float32
+    is_exact = run.policy.policy_model.dtype == torch.float32
     names = ("agreement",) if is_exact else ("precision_limit", "precision")
     settings = run.config.guards
     return [(BY_NAME[name], settings[name]) for name in names if settings[name].action != "off"]
@@ -143,4 +143,4 @@ def cause_of_gap(run: RunParts, groups: Sequence[Group], bound: float) -> str:
     config, group = run.config, groups[0]
     few = replace(group, completions=group.completions[:FEW])
     scoring = Scoring(config.temperature, config.repetition_penalty, with_entropy=False)
-    return likely_cause(run.policy.network, few, scoring, bound)
+    return likely_cause(run.policy.policy_model, few, scoring, bound)

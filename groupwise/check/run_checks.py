@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -65,23 +66,24 @@ def check(
         lengths=prompts.lengths(run),
     )
     num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
-    try:
-        evidence = _evidence(run, groups, notify)
-    except RewardError as error:
-        findings.append(_reward_raises(error))
-        return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
-    of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
-    findings += [finding for each in of_evidence for finding in each(evidence)]
-    notify("Measuring a learner pass. No weight is changed.")
-    price = cost.measure_cost(run, evidence.sampled)
-    findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
-    return done(
-        findings=findings,
-        num_checks=num_checks + len(of_evidence) + len(machine.CHECKS),
-        seconds=perf_counter() - begun,
-        evidence=evidence,
-        cost=price,
-    )
+    with closing(run.engine):
+        try:
+            evidence = _evidence(run, groups, notify)
+        except RewardError as error:
+            findings.append(_reward_raises(error))
+            return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
+        of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
+        findings += [finding for each in of_evidence for finding in each(evidence)]
+        notify("Measuring a learner pass. No weight is changed.")
+        price = cost.measure_cost(run, evidence.sampled)
+        findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
+        return done(
+            findings=findings,
+            num_checks=num_checks + len(of_evidence) + len(machine.CHECKS),
+            seconds=perf_counter() - begun,
+            evidence=evidence,
+            cost=price,
+        )
 
 
 def _reward_raises(error: RewardError) -> Finding:
@@ -123,9 +125,9 @@ def _weighted(name: str, weight: float) -> str:
 
 
 def _about_subject(run: RunParts) -> list[tuple[str, str]]:
-    network = run.policy.network
-    dtype = str(network.dtype).removeprefix("torch.")
+    policy_model = run.policy.policy_model
+    dtype = str(policy_model.dtype).removeprefix("torch.")
     return [
         ("parameters", str(count_parameters(run.policy.model))),
-        ("machine", f"{network.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
+        ("machine", f"{policy_model.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
     ]

@@ -54,8 +54,8 @@ def sample(run: RunParts, count: int, trainer_state: Any = None) -> Sampled:
     order = make_order(run.problems, config)
     size = min(config.prompts_per_step, count)
     draws = [draw for _ in range(math.ceil(count / size)) for draw in order.draw(size)][:count]
-    run.policy.network.refresh()
-    run.engine.load_weights(run.policy.network, version=0)
+    run.policy.policy_model.refresh()
+    run.engine.load_weights(run.policy.policy_model, version=0)
     groups: list[Group] = []
     seconds = 0.0
     for start in range(0, len(draws), size):

@@ -107,7 +107,7 @@ class CheckpointHook(Idle):
         path = self.folder.checkpoint_of(step)
         try:
             check(path)
-            load_weights(path, self.learner.network.model)
+            load_weights(path, self.learner.policy_model.model)
             text = (
                 f"The model has the weights of step {step}, whose {self.best.metric} of {self.best.value:g} was best."
             )

@@ -40,9 +40,9 @@ def _move_checkpoint(old: Path, new: Path, learner: Learner, model_files: ModelF
     except RunError:
         old.rename(new)  # a damaged one stays damaged, and resuming names the damage
         return
-    load_weights(old, learner.network.model)
+    load_weights(old, learner.policy_model.model)
     with disk.whole_folder(new, num_bytes_of(learner, model_files)) as scratch:
-        write_model(scratch, learner.network.model, model_files, state)
+        write_model(scratch, learner.policy_model.model, model_files, state)
         for name in ("optimizer.safetensors", "reference.safetensors"):
             if (old / name).is_file():
                 shutil.copyfile(old / name, scratch / STATE / name)

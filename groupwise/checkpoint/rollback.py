@@ -23,7 +23,7 @@ def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Calla
         except RunError as error:
             notify(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
             continue
-        learner.network.refresh()
+        learner.policy_model.refresh()
         set_aside_after(folder, step)
         return step
     return None

@@ -47,7 +47,7 @@ def save_checkpoint(
     whole = {"step": step, "optimizer": optimizer_state, **state}
     clear_leftovers(folder)
     with disk.whole_folder(target, _bytes_of_tensors(learner, model_files)) as scratch:
-        write_model(scratch, learner.network.model, model_files, whole)
+        write_model(scratch, learner.policy_model.model, model_files, whole)
         for name, tensors in files.items():
             save_file(_apart(tensors), scratch / STATE / name)
         manifest.write(scratch)
@@ -111,7 +111,7 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 
 def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     assert isinstance(state["parts"], dict), "a checkpoint has parts"
-    load_weights(path, learner.network.model)
+    load_weights(path, learner.policy_model.model)
     folder = state_folder(path)
     moments = {name: t.clone() for name, t in load_file(folder / "optimizer.safetensors").items()}  # not file pages
     learner.optimizer.load_state_dict(join(state["optimizer"], moments))
@@ -188,7 +188,9 @@ def num_bytes_of(learner: Learner, model_files: ModelFiles) -> int:
 
 def _bytes_of_tensors(learner: Learner, model_files: ModelFiles) -> int:
     files, _ = _tensors(learner)
-    optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(_trained_weights(learner.network.model))
+    optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(
+        _trained_weights(learner.policy_model.model)
+    )
     rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
     return model_files.num_bytes + optimizer + rest
 

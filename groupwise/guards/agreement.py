@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 
 from groupwise.data.order import Draw
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.plain import PlainEngine
 from groupwise.train.batch import rows_of
 from groupwise.train.sampler import PROBE, GroupSampler
@@ -49,7 +49,7 @@ class AgreementProbe:
     """What samples and what scores, in the run that is about to start."""
 
     sampler: GroupSampler
-    network: Network
+    policy_model: PolicyModel
     num_generations: int
 
     @property
@@ -64,16 +64,20 @@ def require_agreement(probe: AgreementProbe, monitor: Monitor) -> None:
     Raises:
         GuardError: too far to train.
     """
-    engine, network = probe.sampler.engine, probe.network
+    engine, policy_model = probe.sampler.engine, probe.policy_model
     if not engine.capabilities.keeps_logprobs:
         return
-    if network.dtype == torch.float32:
+    if policy_model.dtype == torch.float32:
         _check(("agreement",), probe, monitor)
         return
-    if network.compute is None and monitor.is_on("agreement"):  # the fast path has been compared in float32 already
-        exact = copy.deepcopy(network.model).float()
+    if policy_model.fused is None and monitor.is_on("agreement"):  # the fast path has been compared in float32 already
+        exact = copy.deepcopy(policy_model.model).float()
         sampler = replace(probe.sampler, engine=PlainEngine(exact, torch.float32))
-        _check(("agreement",), replace(probe, sampler=sampler, network=Network(exact, torch.float32, None)), monitor)
+        _check(
+            ("agreement",),
+            replace(probe, sampler=sampler, policy_model=PolicyModel(exact, torch.float32, None)),
+            monitor,
+        )
     _check(("precision_limit", "precision"), probe, monitor)
 
 
@@ -81,10 +85,10 @@ def _check(names: tuple[str, ...], probe: AgreementProbe, monitor: Monitor) -> N
     names = tuple(name for name in names if monitor.is_on(name))
     if not names:
         return
-    gaps = [(gap(probe.network, group, probe.scoring), group) for group in _sample(probe)]
+    gaps = [(gap(probe.policy_model, group, probe.scoring), group) for group in _sample(probe)]
     value, worst = max(gaps, key=lambda found: math.inf if math.isnan(found[0]) else found[0])
     for name in names:
-        monitor.check_start(name, value, lambda bound: likely_cause(probe.network, worst, probe.scoring, bound))
+        monitor.check_start(name, value, lambda bound: likely_cause(probe.policy_model, worst, probe.scoring, bound))
 
 
 def _sample(probe: AgreementProbe) -> list[Group]:
@@ -102,9 +106,9 @@ def _sample(probe: AgreementProbe) -> list[Group]:
     return sampler.answer(draws, requests)
 
 
-def gap(network: Network, group: Group, scoring: Scoring, rows: Rows | None = None) -> float:
+def gap(policy_model: PolicyModel, group: Group, scoring: Scoring, rows: CompletionRows | None = None) -> float:
     """Mean over tokens of exp |rollout_logprob - logprob|: 1 where both agree."""
-    logprob_NT = network.score(rows or rows_of([group]), scoring).logprob_NT.double().cpu()
+    logprob_NT = policy_model.score(rows or rows_of([group]), scoring).logprob_NT.double().cpu()
     gaps = [
         (row[: len(c.rollout_logprob)] - torch.tensor(c.rollout_logprob, dtype=torch.float64)).abs()
         for row, c in zip(logprob_NT, group.completions, strict=True)
@@ -112,40 +116,40 @@ def gap(network: Network, group: Group, scoring: Scoring, rows: Rows | None = No
     return float(torch.cat(gaps).exp().mean())
 
 
-def likely_cause(network: Network, group: Group, scoring: Scoring, bound: float) -> str:
+def likely_cause(policy_model: PolicyModel, group: Group, scoring: Scoring, bound: float) -> str:
     """The first explanation without which the two sides agree, in a sentence."""
     if any(x != x or abs(x) == float("inf") for c in group.completions for x in c.rollout_logprob):
         return "the engine's log-probs are not finite, so the weights hold NaN or overflow in this dtype."
-    for sentence, gap_without in _trials(network, group, scoring):
+    for sentence, gap_without in _trials(policy_model, group, scoring):
         if gap_without() <= bound:
             return sentence
     return "the engine samples from other weights than the learner trains, or from another model."
 
 
-def _trials(network: Network, group: Group, scoring: Scoring) -> Iterator[Trial]:
+def _trials(policy_model: PolicyModel, group: Group, scoring: Scoring) -> Iterator[Trial]:
     rows = rows_of([group])
     if scoring.temperature != 1:
         plain = replace(scoring, temperature=1.0)
-        yield "the engine's log-probs leave the temperature out.", lambda: gap(network, group, plain)
+        yield "the engine's log-probs leave the temperature out.", lambda: gap(policy_model, group, plain)
     if scoring.repetition_penalty != 1:
         free = replace(scoring, repetition_penalty=1.0)
-        yield "the engine's log-probs leave the repetition penalty out.", lambda: gap(network, group, free)
+        yield "the engine's log-probs leave the repetition penalty out.", lambda: gap(policy_model, group, free)
     if rows.kept_ids is not None:
         whole = replace(rows, kept_ids=None)
         yield (
             "the engine's log-probs are of the whole vocabulary, not of what top_k, top_p or min_p keep.",
-            lambda: gap(network, group, scoring, whole),
+            lambda: gap(policy_model, group, scoring, whole),
         )
-    if hasattr(network.model, "peft_config"):
-        yield "the engine samples without the adapter.", lambda: _gap_without_adapter(network, group, scoring)
-    if network.compute is not None:
-        slow = Network(network.model, network.dtype, None)
+    if hasattr(policy_model.model, "peft_config"):
+        yield "the engine samples without the adapter.", lambda: _gap_without_adapter(policy_model, group, scoring)
+    if policy_model.fused is not None:
+        slow = PolicyModel(policy_model.model, policy_model.dtype, None)
         yield (
             "the learner's packed pass differs from the model's own; engine: transformers leaves it out.",
             lambda: gap(slow, group, scoring),
         )
 
 
-def _gap_without_adapter(network: Network, group: Group, scoring: Scoring) -> float:
-    with network.adapters_off():
-        return gap(network, group, scoring)
+def _gap_without_adapter(policy_model: PolicyModel, group: Group, scoring: Scoring) -> float:
+    with policy_model.adapters_off():
+        return gap(policy_model, group, scoring)

@@ -5,6 +5,6 @@ They multiply bfloat16 factors on processors with AVX512-BF16, float32 ones on p
 
 from __future__ import annotations
 
-from groupwise.kernels.build import compiled, why_none
+from groupwise.kernels.build import compiled, why_unavailable
 
-__all__ = ["compiled", "why_none"]
+__all__ = ["compiled", "why_unavailable"]

@@ -1,6 +1,6 @@
 """Compiles the kernels for this processor, once, into the user's cache, and loads them.
 
-Everything works without them, only slower; `why_none` says in words what is missing.
+Everything works without them, only slower; `why_unavailable` names what is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 
 from groupwise.errors import ModelError
+from groupwise.kernels.structs import layout_difference
 from groupwise.sources import default_cache_dir
+from groupwise.torch_internals import has_onednn_bf16, openmp_library
 
 _HERE = Path(__file__).parent
 SOURCES = tuple(sorted(_HERE.glob("*.cpp")))
@@ -37,8 +39,8 @@ def compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
     return None if isinstance(found, str) else found
 
 
-def why_none(dtype: torch.dtype) -> str | None:
-    """Why there are no kernels for this dtype, in words; None when there are."""
+def why_unavailable(dtype: torch.dtype) -> str | None:
+    """Why there are no kernels for this dtype; None when there are."""
     found = _loaded(dtype)
     return found if isinstance(found, str) else None
 
@@ -54,15 +56,16 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     if dtype not in FLAGS_OF or not {"avx2", "fma"} <= set(_processor().split()):
         return "this processor has no AVX2"
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
-    openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    openmp = openmp_library()
     if compiler is None:
         return "there is no C++ compiler (install g++)"
     if not openmp.is_file():
         return "this build of torch brings no OpenMP library to share"
     try:
-        return ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
+        library = ctypes.CDLL(str(_build(compiler, openmp, (*FLAGS, *FLAGS_OF[dtype], *_switched_off()))))
     except (OSError, subprocess.SubprocessError, ModelError) as error:  # the last: there is no folder to keep them in
         return f"compiling them failed ({_first_line(error)})"
+    return layout_difference(library) or library
 
 
 def _switched_off() -> tuple[str, ...]:
@@ -70,7 +73,7 @@ def _switched_off() -> tuple[str, ...]:
 
 
 def _has_bf16_products() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "avx512_bf16" in _processor()
+    return has_onednn_bf16() and "avx512_bf16" in _processor()
 
 
 @functools.cache

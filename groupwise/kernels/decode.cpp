@@ -7,6 +7,8 @@
 //
 // Shapes: R rows, I input features, O output features, H query heads, K key/value heads, D head width.
 
+#include <cstddef>
+
 #include "multiply.h"
 #include "products.h"
 
@@ -31,7 +33,7 @@ struct Step {
 };
 
 // Keys and values of one layer.
-struct Caches {
+struct KVCaches {
     const float *prompt_k, *prompt_v;  // [cells * K, D, longest], [cells * K, longest, D]
     float *own_k, *own_v;              // [cells * K, slots, capacity, D]
 };
@@ -95,7 +97,7 @@ inline void add_scaled(float* y, const float* x, float scale, int64_t n) {
 }
 
 // In place: the head's own norm, where there is one, then the rotation of its first `rotary` numbers.
-void turn_head(float* head, const float* norm, const Layer& layer, const float* cos, const float* sin) {
+void rotate_head(float* head, const float* norm, const Layer& layer, const float* cos, const float* sin) {
     if (norm) {
         const float scale = inverse_rms(head, layer.width, layer.eps);
         for (int64_t i = 0; i < layer.width; ++i) head[i] *= scale * norm[i];
@@ -149,7 +151,7 @@ void mix_values(const float* weights, const float* values, int64_t count, int64_
 struct Attention {
     const Layer& layer;
     const Step& step;
-    const Caches& at;
+    const KVCaches& at;
     int64_t cell, k, first, count;
     int64_t queries = layer.heads / layer.kv_heads, width = layer.width;
     int64_t length = step.prompt_length[cell], stride = stride_of(step);
@@ -169,14 +171,14 @@ struct Attention {
     }
 
     // The new keys and values join the cache; turned queries [count * queries, D] go to `q`.
-    void take_in(float* qkv, float* q) const {
+    void store_kv(float* qkv, float* q) const {
         for (int64_t slot = first; slot < first + count; ++slot) {
             const int64_t row = cell * step.slots + slot;
             const float *cos = step.cos + row * layer.rotary, *sin = step.sin + row * layer.rotary;
             float *query = qkv + row * layer.qkv.out + k * queries * width, *key = qkv + row * layer.qkv.out + (layer.heads + k) * width;
             const float* value = key + layer.kv_heads * width;
-            for (int64_t i = 0; i < queries; ++i) turn_head(query + i * width, layer.norm_q, layer, cos, sin);
-            turn_head(key, layer.norm_k, layer, cos, sin);
+            for (int64_t i = 0; i < queries; ++i) rotate_head(query + i * width, layer.norm_q, layer, cos, sin);
+            rotate_head(key, layer.norm_k, layer, cos, sin);
             std::copy_n(key, width, own(at.own_k, slot) + step.clock * width);
             std::copy_n(value, width, own(at.own_v, slot) + step.clock * width);
             q = std::copy_n(query, queries * width, q);
@@ -217,7 +219,7 @@ struct Attention {
     void run(float* qkv, float* memory, Factor* attended) const {
         const int64_t rows = count * queries;
         float *q = memory, *out = q + rows * width, *scores = out + rows * width;
-        take_in(qkv, q);
+        store_kv(qkv, q);
         multiply(q, width, 1, prompt(at.prompt_k), step.longest, rows, width, scores, stride, step.longest, false);
         for (int64_t r = 0; r < rows; ++r) {
             const auto [own_from, prompt_from] = seen_from(first + r / queries);
@@ -276,7 +278,7 @@ void add_product(const Linear& layer, const Factor* input, Factor* h, int64_t ro
     }
 }
 
-void attention_block(const Layer& layer, const Step& step, const Caches& caches, const Scratch& at) {
+void attention_block(const Layer& layer, const Step& step, const KVCaches& caches, const Scratch& at) {
     const int64_t rows = step.cells * step.slots;
     norm_rows(step.x, layer.norm_in, rows, layer.qkv.in, layer.eps, at.x);
     const Inputs inputs = inputs_of_layer(layer.qkv, at.x, rows, at.h);
@@ -324,10 +326,31 @@ int64_t panel_width() {
 #endif
 }
 
+// Name and bytes of every size and field offset of the structures that Python fills: structs.py compares them.
+struct NamedBytes {
+    const char* name;
+    int64_t bytes;
+};
+#define SIZE(type) {#type, sizeof(type)}
+#define AT(type, field) {#type "." #field, offsetof(type, field)}
+extern const NamedBytes struct_layout[] = {
+    SIZE(Linear), AT(Linear, weight), AT(Linear, a), AT(Linear, b), AT(Linear, bias), AT(Linear, in), AT(Linear, out),
+    AT(Linear, rank), AT(Linear, is_low),
+    SIZE(Layer), AT(Layer, qkv), AT(Layer, o), AT(Layer, gate_up), AT(Layer, down), AT(Layer, norm_in),
+    AT(Layer, norm_post), AT(Layer, norm_q), AT(Layer, norm_k), AT(Layer, heads), AT(Layer, kv_heads),
+    AT(Layer, width), AT(Layer, rotary), AT(Layer, eps), AT(Layer, scaling), AT(Layer, window),
+    SIZE(Step), AT(Step, x), AT(Step, cos), AT(Step, sin), AT(Step, prompt_length), AT(Step, start), AT(Step, cells),
+    AT(Step, slots), AT(Step, longest), AT(Step, capacity), AT(Step, clock), AT(Step, scratch),
+    SIZE(KVCaches), AT(KVCaches, prompt_k), AT(KVCaches, prompt_v), AT(KVCaches, own_k), AT(KVCaches, own_v),
+};
+#undef AT
+#undef SIZE
+extern const int64_t struct_layout_length = sizeof struct_layout / sizeof *struct_layout;
+
 int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
 
 // The residual stream `step->x` through decoder layers of one shape, whose keys and values join the caches at `clock`.
-void decode_layers(const Layer* layers, const Caches* caches, int64_t count, const Step* step) {
+void decode_layers(const Layer* layers, const KVCaches* caches, int64_t count, const Step* step) {
     const Scratch at(*layers, *step);
 #pragma omp parallel
     {

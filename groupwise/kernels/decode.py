@@ -1,4 +1,4 @@
-"""Calls the decode kernel: the structures of `decode.cpp`, filled from tensors that the caller keeps alive."""
+"""Calls the decode kernel: fills the structures of `decode.cpp` from tensors that the caller keeps alive."""
 
 from __future__ import annotations
 
@@ -11,39 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from groupwise.kernels.buffer import Buffer
 from groupwise.kernels.build import compiled
-from groupwise.kernels.panels import Panels, lay_out
+from groupwise.kernels.panels import PanelCache, pack_weight
+from groupwise.kernels.structs import Int, KVCachesStruct, LayerStruct, LinearStruct, StepStruct
 
-_Pointer = ctypes.c_void_p
-_Int = ctypes.c_int64
 RANK_STEP = 32
 """Products take factors in steps of so many."""
 PROMPT_STEP = 16
 """There is room for a multiple of so many prompt keys."""
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("weight", _Pointer), ("a", _Pointer), ("b", _Pointer), ("bias", _Pointer),
-        ("inputs", _Int), ("outputs", _Int), ("rank", _Int), ("is_low", _Int),
-    )  # fmt: skip
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        ("qkv", _Linear), ("o", _Linear), ("gate_up", _Linear), ("down", _Linear),
-        ("norm_in", _Pointer), ("norm_post", _Pointer), ("norm_q", _Pointer), ("norm_k", _Pointer),
-        ("heads", _Int), ("kv_heads", _Int), ("width", _Int), ("rotary", _Int),
-        ("eps", ctypes.c_float), ("scaling", ctypes.c_float), ("window", _Int),
-    )  # fmt: skip
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("x", _Pointer), ("cos", _Pointer), ("sin", _Pointer), ("prompt_length", _Pointer), ("start", _Pointer),
-        ("cells", _Int), ("slots", _Int), ("longest", _Int), ("capacity", _Int), ("clock", _Int),
-        ("scratch", _Pointer),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class LinearWeights:
     a_RI: Tensor | None
     b_OR: Tensor | None
     bias_O: Tensor | None
-    panels: Panels = field(default_factory=Panels)
+    panels: PanelCache = field(default_factory=PanelCache)
     """Keeps W as the kernel reads it from one use to the next."""
 
     @property
@@ -66,13 +42,13 @@ class LinearWeights:
         is_plain = all(t.dtype == dtype and t.is_contiguous() and t.device.type == "cpu" for t in parts)
         return is_plain and outputs % 32 == 0 and inputs % 32 == 0
 
-    def structure(self) -> tuple[_Linear, list[Tensor | None]]:
-        """What the kernel is given, and the tensors it points to."""
+    def structure(self) -> tuple[LinearStruct, list[Tensor | None]]:
+        """The kernel's structure, and the tensors that it points to."""
         outputs, inputs = self.weight_OI.shape
         adapters, rank = self._adapters()
-        tensors = [self.panels.of(self.weight_OI), *adapters, self.bias_O]
+        tensors = [self.panels.get(self.weight_OI), *adapters, self.bias_O]
         is_low = tensors[0].dtype != self.weight_OI.dtype  # type: ignore[union-attr]
-        return _Linear(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
+        return LinearStruct(*map(_address, tensors), inputs, outputs, rank, is_low), tensors
 
     def _adapters(self) -> tuple[list[Tensor | None], int]:
         """A and B as the kernel reads them, and their rank, which zeros fill up to a multiple of 32."""
@@ -80,7 +56,7 @@ class LinearWeights:
             return [None, None], 0
         missing = -len(self.a_RI) % RANK_STEP
         a_RI, b_OR = F.pad(self.a_RI, (0, 0, 0, missing)), F.pad(self.b_OR, (0, missing))
-        return [lay_out(a_RI), lay_out(b_OR)], len(a_RI)
+        return [pack_weight(a_RI), pack_weight(b_OR)], len(a_RI)
 
 
 @dataclass(frozen=True)
@@ -106,7 +82,7 @@ class LayerWeights:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What layers must have in common to be computed in one call."""
+        """Sizes that layers must share to be computed in one call."""
         products = (self.qkv, self.o, self.gate_up, self.down)
         return (self.heads, self.kv_heads, self.width, self.rotary, *chain(*(p.weight_OI.shape for p in products)))
 
@@ -118,8 +94,8 @@ class LayerWeights:
 
 
 @dataclass(frozen=True)
-class Caches:
-    """Where the rows of a step stand, and the keys and values of the layers: all float32 but the indices.
+class KVCaches:
+    """Positions of the rows of a step, and keys and values of the layers: float32 except the indices.
 
     C cells of S slots, K key/value heads, D width; the tensors of a layer are the prompts' keys [C * K, D, longest] and
     values [C * K, longest, D], where `longest` is a multiple of `PROMPT_STEP`, then the completions' own
@@ -136,18 +112,20 @@ class Caches:
 class DecodeLayers:
     """Layers of one shape, ready to be run one after another. Do not replace the tensors behind them meanwhile."""
 
-    def __init__(self, weights: Sequence[LayerWeights]) -> None:
+    def __init__(self, weights: Sequence[LayerWeights], scratch: Buffer | None = None) -> None:
+        """`scratch` is working memory that several may share; none of them runs while another does."""
         self.dtype = weights[0].qkv.weight_OI.dtype
         self._kept: list[object] = [weights]
-        self._layers = (_Layer * len(weights))(*map(self._structure, weights))
+        self._scratch = scratch or Buffer()
+        self._layers = (LayerStruct * len(weights))(*map(self._structure, weights))
 
-    def _structure(self, w: LayerWeights) -> _Layer:
+    def _structure(self, w: LayerWeights) -> LayerStruct:
         products, kept = zip(*(p.structure() for p in (w.qkv, w.o, w.gate_up, w.down)), strict=True)
         self._kept.append(kept)
         norms = [_address(n) for n in (w.norm_in, w.norm_post, w.norm_q, w.norm_k)]
-        return _Layer(*products, *norms, w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
+        return LayerStruct(*products, *norms, w.heads, w.kv_heads, w.width, w.rotary, w.eps, w.scaling, w.window or 0)
 
-    def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: Caches) -> None:
+    def run(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, caches: KVCaches) -> None:
         """Take the residual stream through the layers, in place; their keys and values join the caches at the clock."""
         kernels = compiled(self.dtype)
         assert kernels is not None
@@ -158,22 +136,11 @@ class DecodeLayers:
         prompt_k, _, own_k, _ = c.layers[0]
         assert prompt_k.shape[2] % PROMPT_STEP == 0
         sizes = (len(c.prompt_length_C), c.slots, prompt_k.shape[2], own_k.shape[2], c.clock)
-        step = _Step(*(t.data_ptr() for t in (*tensors, c.prompt_length_C, c.start_R)), *sizes, None)
-        scratch = _scratch(kernels.scratch_bytes(self._layers, ctypes.byref(step)))
+        step = StepStruct(*(t.data_ptr() for t in (*tensors, c.prompt_length_C, c.start_R)), *sizes, None)
+        scratch = self._scratch.take(torch.uint8, kernels.scratch_bytes(self._layers, ctypes.byref(step)))
         step.scratch = scratch.data_ptr()
-        places = (_Pointer * (4 * len(c.layers)))(*(t.data_ptr() for t in chain(*c.layers)))
-        kernels.decode_layers(self._layers, places, _Int(len(self._layers)), ctypes.byref(step))
-
-
-_memory = torch.empty(0, dtype=torch.uint8)
-
-
-def _scratch(num_bytes: int) -> Tensor:
-    """Working memory for one call, kept from call to call."""
-    global _memory
-    if len(_memory) < num_bytes:
-        _memory = torch.empty(2 * num_bytes, dtype=torch.uint8)
-    return _memory
+        places = (KVCachesStruct * len(c.layers))(*(KVCachesStruct(*map(_address, each)) for each in c.layers))
+        kernels.decode_layers(self._layers, places, Int(len(self._layers)), ctypes.byref(step))
 
 
 def _address(tensor: Tensor | None) -> int | None:

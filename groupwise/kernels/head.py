@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from groupwise.kernels.buffer import Buffer
 from groupwise.kernels.build import compiled
-from groupwise.kernels.panels import Panels
+from groupwise.kernels.panels import PanelCache
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """What one chunk of tokens reads off its logits z, with w = exp(z - max z); float32 [N] but `weight_NV`."""
+    """Results for one chunk of tokens with logits z and w = exp(z - max z); float32 [N] except `weight_NV`."""
 
     logprob_N: Tensor
     entropy_N: Tensor
     total_N: Tensor
     """Sum of w."""
     weight_NV: Tensor | None
-    """w as factors, where it was asked for, in memory that the next call overwrites."""
+    """w in the dtype of factors, where the call asks for it."""
 
 
 def can_serve(weight_VI: Tensor) -> bool:
@@ -31,32 +32,34 @@ def can_serve(weight_VI: Tensor) -> bool:
     return is_plain and outputs % 2 == 0 and inputs % 32 == 0 and compiled(weight_VI.dtype) is not None
 
 
-_memory: dict[str, Tensor] = {}
-
-
-def _reused(use: str, dtype: torch.dtype, rows: int, width: int) -> Tensor:
-    """The same memory for every chunk: fresh pages cost a quarter of what is done with them."""
-    kept = _memory.get(use)
-    if kept is None or kept.dtype != dtype or kept.numel() < rows * width:
-        kept = _memory[use] = torch.empty(rows * width, dtype=dtype)
-    return kept[: rows * width].view(rows, width)
-
-
-def logits(hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None, panels: Panels) -> Tensor:
-    """`h W' + b` in float32 of factors in the weight's dtype, in memory that the next call overwrites."""
+def logits(
+    hidden_NI: Tensor, weight_VI: Tensor, bias_V: Tensor | None, panels: PanelCache, buffer: Buffer | None = None
+) -> Tensor:
+    """`h W' + b` in float32 of factors in the weight's dtype: a new tensor, or memory of the caller's `buffer`."""
     kernels = compiled(weight_VI.dtype)
     assert kernels is not None
     x_NI = hidden_NI.to(weight_VI.dtype).contiguous()
-    z_NV = _reused("logits", torch.float32, len(x_NI), len(weight_VI))
-    laid_out = panels.of(weight_VI)
+    z_NV = (buffer or Buffer()).take(torch.float32, len(x_NI), len(weight_VI))
+    laid_out = panels.get(weight_VI)
     is_low = ctypes.c_int64(laid_out.dtype != weight_VI.dtype)
     sizes = [ctypes.c_int64(n) for n in (len(x_NI), x_NI.shape[1], len(weight_VI))]
     kernels.head_logits(_pointer(x_NI), _pointer(laid_out), is_low, _pointer(bias_V), *sizes, _pointer(z_NV))
     return z_NV
 
 
-def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dtype, *, with_weights: bool) -> Softmax:
-    """Log-prob of the targets and entropy under softmax(z / temperature); `dtype` is that of the weights."""
+def softmax(
+    z_NV: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    dtype: torch.dtype,
+    *,
+    with_weights: bool,
+    buffer: Buffer | None = None,
+) -> Softmax:
+    """Log-prob of the targets and entropy under softmax(z / temperature); `dtype` is that of the weights.
+
+    `weight_NV` is a new tensor, or memory of the caller's `buffer`.
+    """
     kernels = compiled(dtype)
     assert kernels is not None
     num, vocabulary = z_NV.shape
@@ -65,7 +68,7 @@ def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dty
         logprob_N,
         entropy_N,
         total_N,
-        _reused("weights", dtype, num, vocabulary) if with_weights else None,
+        (buffer or Buffer()).take(dtype, num, vocabulary) if with_weights else None,
     )
     target_N = target_N.contiguous()
     kernels.head_softmax(
@@ -81,7 +84,7 @@ def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dty
 
 def draw(z_RV: Tensor, temperature: float, uniform_R: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(z / temperature) by inverting its cumulative sum at a uniform (float64), and its
-    log-prob. `dtype` says which build of the kernels computes it; they are alike in this."""
+    log-prob. `dtype` selects the build of the kernels; all builds give the same."""
     kernels = compiled(dtype)
     assert kernels is not None
     assert z_RV.is_contiguous()

@@ -67,7 +67,7 @@ void silu_mul_backward(const Factor* y, const Factor* dout, int64_t tokens, int6
 }
 
 // y [T, (H + 2 K) D] -> rotated queries [H, T, D] and keys [K, T, D], values [K, T, D], in one block of float32 [H + 2 K, T, D].
-void heads_forward(const Factor* y, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, int64_t rotary, float* out) {
+void rotary_heads_forward(const Factor* y, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, int64_t rotary, float* out) {
     const int64_t all = heads + 2 * kv_heads, half = rotary / 2;
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tokens; ++t)
@@ -85,8 +85,8 @@ void heads_forward(const Factor* y, const float* cos, const float* sin, int64_t 
         }
 }
 
-// The gradient of `heads_forward`; a head has at most 512 numbers.
-void heads_backward(const float* dout, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, int64_t rotary, Factor* dy) {
+// The gradient of `rotary_heads_forward`; a head has at most 512 numbers.
+void rotary_heads_backward(const float* dout, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width, int64_t rotary, Factor* dy) {
     const int64_t all = heads + 2 * kv_heads, half = rotary / 2;
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tokens; ++t)

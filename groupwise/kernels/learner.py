@@ -69,7 +69,7 @@ class _SiluMul(torch.autograd.Function):
         return dy_TG
 
 
-class _Heads(torch.autograd.Function):
+class _RotaryHeads(torch.autograd.Function):
     """Factors [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Heads(torch.autograd.Function):
         width = y_TO.shape[1] // (heads + 2 * kv_heads)
         out_HTD = torch.empty(heads + 2 * kv_heads, len(y_TO), width, dtype=torch.float32)
         ctx.dtype, ctx.sizes = y_TO.dtype, (len(y_TO), heads, kv_heads, width, cos_TD.shape[1])
-        call(y_TO.dtype, "heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
+        call(y_TO.dtype, "rotary_heads_forward", y_TO, cos_TD, sin_TD, *ctx.sizes, out_HTD)
         ctx.save_for_backward(cos_TD, sin_TD)
         return out_HTD
 
@@ -86,7 +86,7 @@ class _Heads(torch.autograd.Function):
         cos_TD, sin_TD = ctx.saved_tensors
         tokens, heads, kv_heads, width, _ = ctx.sizes
         dy_TO = torch.empty(tokens, (heads + 2 * kv_heads) * width, dtype=ctx.dtype)
-        call(ctx.dtype, "heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
+        call(ctx.dtype, "rotary_heads_backward", dout_HTD.contiguous(), cos_TD, sin_TD, *ctx.sizes, dy_TO)
         return dy_TO, None, None, None, None
 
 
@@ -118,9 +118,9 @@ def silu_mul(gate_up_TG: Tensor) -> Tensor:
     return _SiluMul.apply(gate_up_TG)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def turned_heads(qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, heads: int, kv_heads: int) -> Tensor:
+def rotary_heads(qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, heads: int, kv_heads: int) -> Tensor:
     """Factors [T, (H + 2 K) D] -> queries and keys, rotated, and values: float32 [H + 2 K, T, D]."""
-    return _Heads.apply(qkv_TO, cos_TD, sin_TD, heads, kv_heads)  # type: ignore[no-any-return, no-untyped-call]
+    return _RotaryHeads.apply(qkv_TO, cos_TD, sin_TD, heads, kv_heads)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def merge_heads(x_HTD: Tensor, dtype: torch.dtype) -> Tensor:

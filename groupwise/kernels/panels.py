@@ -15,29 +15,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupwise.kernels.build import compiled
+from groupwise.torch_internals import version_of
 
 _Int = ctypes.c_int64
 
 
-class Panels:
+class PanelCache:
     """A weight laid out for the kernels, kept until another weight or another version of it is asked for."""
 
     def __init__(self) -> None:
         self._key: tuple[int, int] | None = None
         self._laid_out: Tensor | None = None
 
-    def of(self, weight_OI: Tensor) -> Tensor:
+    def get(self, weight_OI: Tensor) -> Tensor:
         """The weight, or bytes of codes, or panels [P, I, W]."""
-        key = (weight_OI.data_ptr(), weight_OI._version)
+        key = (weight_OI.data_ptr(), version_of(weight_OI))
         if self._laid_out is None or self._key != key:
-            self._key, self._laid_out = key, lay_out(weight_OI, may_shrink=True)
+            self._key, self._laid_out = key, pack_weight(weight_OI, may_shrink=True)
         return self._laid_out
 
 
-def lay_out(weight_OI: Tensor, *, may_shrink: bool = False) -> Tensor:
+def pack_weight(weight_OI: Tensor, *, may_shrink: bool = False) -> Tensor:
     """[O, I] -> [P, I, W], with outputs of 0 where the last panel is not whole; bfloat16 weights as they are.
 
-    `may_shrink` looks for fewer bits that lose nothing; another dtype than the weight's says that they were found.
+    `may_shrink` looks for fewer bits that lose nothing; a dtype other than the weight's shows that they were found.
     """
     width = _panel_width(weight_OI.dtype)
     if not width:

@@ -29,21 +29,21 @@ from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.policy.bundle import PolicyBundle
-from groupwise.policy.compute import ComputeModel
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
     checkpoint_layers,
     hold_trained_weights_in_float32,
     load_model,
     load_tokenizer,
 )
-from groupwise.policy.network import Network
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
 from groupwise.policy.save import require_saveable
 from groupwise.policy.trainable import trainable_model
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.signal import SignalOf
 from groupwise.rollout.engine import Engine
-from groupwise.rollout.fastpath import build_network
+from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.train.learner import Learner
@@ -167,13 +167,13 @@ def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
         name = model
     else:
         loaded = model
-        name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        name = str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)
     return trainable_model(loaded, inputs.peft_config, config.seed), name
 
 
 def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
     """The model of that name on the device of the configuration; `full` trains its own weights."""
-    model, _ = load_model(
+    return load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
         device=pick_device(use_cpu=config.use_cpu),
         full=full,
@@ -182,7 +182,6 @@ def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notif
         init_kwargs=config.model_init_kwargs,
         notify=notify,
     )
-    return model
 
 
 def _make_tokenizer(inputs: RunInputs, model: nn.Module, name: str, notify: Notify) -> Any:
@@ -220,7 +219,7 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig,
     dtype = pick_dtype(config.dtype, device)
     if dtype == torch.bfloat16 and not has_fast_bfloat16(device):
         notify("This machine multiplies bfloat16 many times slower than float32: dtype: auto would take float32.")
-    network = build_network(
+    policy_model = build_policy_model(
         model,
         dtype,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -228,32 +227,32 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig,
         sampling=make_sampling(config, ()),
         notify=notify,
     )
-    if config.gradient_checkpointing and network.compute is None:
+    if config.gradient_checkpointing and policy_model.fused is None:
         checkpoint_layers(model)
-    if config.engine == "native" and network.compute is None:
-        raise ConfigError(f"engine: native cannot run this model: {network.why_plain}. Use engine: auto.")
+    if config.engine == "native" and policy_model.fused is None:
+        raise ConfigError(f"engine: native cannot run this model: {policy_model.why_plain}. Use engine: auto.")
     stops = stop_ids(tokenizer, getattr(model, "generation_config", None), config.stop)
     gc.collect()  # loading leaves cycles of hundreds of MB behind
-    return PolicyBundle(model, name, tokenizer, network, stops)
+    return PolicyBundle(model, name, tokenizer, policy_model, stops)
 
 
 def make_engine(policy: PolicyBundle, config: GRPOConfig) -> Engine:
     """The engine that samples from the policy."""
-    if policy.network.compute is None:
-        return PlainEngine(policy.model, policy.network.dtype)
-    return NativeEngine(policy.network.compute, max_concurrent=config.max_concurrent_completions)
+    if policy.policy_model.fused is None:
+        return PlainEngine(policy.model, policy.policy_model.dtype)
+    return NativeEngine(policy.policy_model.fused, max_concurrent=config.max_concurrent_completions)
 
 
 def make_reference(policy: PolicyBundle, config: GRPOConfig) -> Reference | None:
     """The reference, where the objective reads one or its KL is to be measured."""
     if "ref" not in config.objective.needs and config.kl_metric_steps is None:
         return None
-    dtype, has_fast_path = policy.network.dtype, policy.network.compute is not None
+    dtype, has_fast_path = policy.policy_model.dtype, policy.policy_model.fused is not None
 
-    def network_of(model: nn.Module) -> Network:  # the policy has earned the fast path for its architecture
-        return Network(model, dtype, ComputeModel(model, dtype) if has_fast_path else None)
+    def policy_model_of(model: nn.Module) -> PolicyModel:  # the policy has earned the fast path for its architecture
+        return PolicyModel(model, dtype, FusedModel(model, dtype) if has_fast_path else None)
 
-    return Reference(policy.network, network_of)
+    return Reference(policy.policy_model, policy_model_of)
 
 
 def make_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
@@ -278,6 +277,6 @@ def make_learner(
         check_own_optimizer(optimizer, policy.model, parts.notify)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = parts.training_scorer.weights
-    learner = Learner(policy.network, schedule.reference, optimizer, scheduler, config, weights)
+    learner = Learner(policy.policy_model, schedule.reference, optimizer, scheduler, config, weights)
     require_saveable_optimizer(learner)
     return learner, name

@@ -31,7 +31,7 @@ def summary(parts: RunParts, schedule: Schedule, run_name: str) -> dict[str, Any
         "objective": parts.config.preset,
         "steps": schedule.num_steps,
         "batch": parts.config.describe()[0],
-        "device": f"{policy.network.device.type}, {str(policy.network.dtype).removeprefix('torch.')}",
+        "device": f"{policy.policy_model.device.type}, {str(policy.policy_model.dtype).removeprefix('torch.')}",
         "engine": parts.engine.capabilities.name,
     }
 
@@ -50,9 +50,11 @@ def record_of_start(
             "name": policy.name,
             "num_parameters": parameters.total,
             "num_trainable_parameters": parameters.trainable,
-            "compute_dtype": str(policy.network.dtype).removeprefix("torch."),
-            "slow_path_because": policy.network.why_plain,
-            "no_kernels_because": None if policy.network.compute is None else policy.network.compute.why_no_kernels,
+            "compute_dtype": str(policy.policy_model.dtype).removeprefix("torch."),
+            "slow_path_because": policy.policy_model.why_plain,
+            "no_kernels_because": None
+            if policy.policy_model.fused is None
+            else policy.policy_model.fused.why_no_kernels,
         },
         "data": {
             **problems.problems.info,
@@ -63,7 +65,7 @@ def record_of_start(
         "used": {"optimizer": optimizer, "engine": parts.engine.capabilities.name, "stop_ids": list(policy.stop_ids)},
         "versions": versions(),
         "git": git_state(),
-        "hardware": hardware(policy.network.device),
+        "hardware": hardware(policy.policy_model.device),
         "sandbox": sandboxes_in_use(),
         "sandbox_programs": sandbox_programs(),
     }

@@ -19,6 +19,7 @@ from groupwise.lifecycle.run import Run
 from groupwise.runs import schema_1
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
+from groupwise.torch_internals import set_last_lr
 from groupwise.train.learner import Learner
 from groupwise.train.step import StepRecord
 from groupwise.train.step_metrics import evaluation_of, finite, without_evaluation
@@ -159,7 +160,7 @@ def _put_back(run: Run, state: Mapping[str, Any]) -> None:
     if (unfinished := state.get("unfinished")) is not None:
         metrics = unfinished["metrics"]
         run.hooks.unfinished = StepRecord(metrics["step"], metrics, is_evaluation_asked=unfinished["is_eval_due"])
-    run.learner.network.refresh()
+    run.learner.policy_model.refresh()
 
 
 def _settings(learner: Learner) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -178,7 +179,8 @@ def _use(learner: Learner, groups: list[dict[str, Any]], peaks: list[Any]) -> No
         rates: list[Any] = [peak * f(place) for peak, f in zip(peaks, scheduler.lr_lambdas, strict=True)]
         for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        scheduler.base_lrs, scheduler._last_lr = peaks, rates
+        scheduler.base_lrs = peaks
+        set_last_lr(scheduler, rates)
 
 
 def _report(run: Run, kind: str, text: str) -> None:

@@ -88,9 +88,9 @@ def start_run(
     def go_back(before: int) -> int | None:
         return roll_back(outputs.folder, learner, before=before, notify=notify)
 
-    probe = AgreementProbe(parts.sampler, parts.policy.network, config.num_generations)
+    probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, notify, schedule.stop, probe, go_back)
-    totals = Totals(order, callbacks, parts.policy.network.device)
+    totals = Totals(order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
     named: dict[str, Saveable] = {
         "order": order,
@@ -131,6 +131,6 @@ def start_run(
         writer=writer,
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
-    network = parts.policy.network
-    loop = Loop(network, parts.engine, collector, learner, schedule, hooks, callbacks.state)
+    policy_model = parts.policy.policy_model
+    loop = Loop(policy_model, parts.engine, collector, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, checkpoints, hooks, named)

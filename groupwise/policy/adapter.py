@@ -22,7 +22,7 @@ _REFUSED: Mapping[str, str] = {
     "SHADOW": "its state lives beside the forward pass, which a rollout cannot keep",
     "XLORA": "it weighs its adapters by a pass of its own for every batch",
 }
-"""Kinds of adapters beside prompt learning that cannot be trained here, and why."""
+"""Kinds of adapters that cannot be trained here, with the reason; prompt learning is refused apart."""
 
 _LAYERS_OF_TOKENS = ("alora_invocation_tokens", "arrow_config")
 """Settings of LoRA whose layers depend on the other tokens of a batch: sampling token by token is another model."""
@@ -172,7 +172,7 @@ def require_trainable_adapter(config: Any) -> None:
 
 
 def _check_start(init: bool | str) -> None:
-    """Refuse an `init_lora_weights` that peft does not know: it would say so only when the model is loaded."""
+    """Refuse an `init_lora_weights` that peft does not know, before the model is loaded."""
     from peft import LoraConfig
 
     known = re.findall(r"'([^']+)'", str(LoraConfig.__annotations__["init_lora_weights"]))

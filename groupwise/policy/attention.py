@@ -1,7 +1,7 @@
 """Our attention, registered with transformers: one function for the learner's packed groups and for the engine.
 
-A model whose config says `groupwise` calls `attend` in every layer. What it does there is a *plan*, set for the length
-of one pass with `use_plan`: how the tokens of the pass relate to each other.
+A model whose config names `groupwise` calls `attend` in every layer. An *attention plan*, set for one pass by
+`AttentionContext.use`, decides which tokens attend to which.
 
 Shapes: H query heads, K key/value heads, T tokens of the pass, S keys, D head width.
 """
@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from groupwise.policy.backend import backend_of
+from groupwise.transformers_internals import layer_index, set_attention
 
 NAME = "groupwise"
-_HOLDER = "_groupwise_plan"
+_CONTEXT_ATTRIBUTE = "_groupwise_plan"
 _HARMLESS = {"position_ids", "use_cache", "output_attentions", "cache_position", "is_causal", "output_hidden_states"}
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """What one attention layer asks for."""
+class AttentionLayer:
+    """Settings of one attention layer."""
 
     index: int
     scaling: float
@@ -36,38 +37,38 @@ class Layer:
     sinks_H: Tensor | None
 
 
-class Plan(Protocol):
+class AttentionPlan(Protocol):
     """How the tokens of one pass attend."""
 
-    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+    def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         """Attention output HTD for the packed tokens of the pass."""
 
 
-class Pieces:
-    """A plan whose tokens stand in pieces: each sees all of a context and, causally, itself. The rest is padding."""
+class Segments:
+    """A plan over segments: each attends to all of a context and, causally, to itself. Other tokens are padding."""
 
-    pieces: Tensor
+    segments: Tensor
     """Rows of (first token, number of tokens, first token of the context, number of its tokens)."""
     longest: int
-    """Tokens of the longest context and piece together."""
+    """Tokens of the longest context and segment together."""
 
-    def keep(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
-        """Told the keys and values of every layer, in order."""
-
-
-def piece_table(pieces: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, int]:
-    """`pieces` and `longest` of a plan; empty pieces are left out."""
-    return torch.tensor([p for p in pieces if p[1]]).view(-1, 4), max(p[1] + p[3] for p in pieces)
+    def store_kv(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
+        """Store the keys and values of a layer; called once for every layer, in order."""
 
 
-class PlanHolder:
-    """The plan of the pass now running, shared by all layers of one model."""
+def segment_table(segments: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, int]:
+    """`segments` and `longest` of a plan; empty segments are left out."""
+    return torch.tensor([p for p in segments if p[1]]).view(-1, 4), max(p[1] + p[3] for p in segments)
+
+
+class AttentionContext:
+    """Holds the attention plan of the running pass for all layers of one model."""
 
     def __init__(self) -> None:
-        self.plan: Plan | None = None
+        self.plan: AttentionPlan | None = None
 
     @contextmanager
-    def use(self, plan: Plan) -> Iterator[None]:
+    def use(self, plan: AttentionPlan) -> Iterator[None]:
         """Attend by `plan`. Keep it open through the backward pass: checkpointed layers run again there."""
         previous, self.plan = self.plan, plan
         try:
@@ -76,15 +77,13 @@ class PlanHolder:
             self.plan = previous
 
 
-def install(model: nn.Module) -> PlanHolder:
-    """Make every attention layer of `model` (a copy that is ours) attend by plan."""
-    holder = PlanHolder()
+def install(model: nn.Module) -> AttentionContext:
+    """Let every attention layer of `model`, a copy that we own, attend by the context's plan."""
+    context = AttentionContext()
     for module in model.modules():
-        object.__setattr__(module, _HOLDER, holder)
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation"):
-            config._attn_implementation = NAME
-    return holder
+        object.__setattr__(module, _CONTEXT_ATTRIBUTE, context)
+        set_attention(getattr(module, "config", None), NAME)
+    return context
 
 
 def attend(
@@ -105,22 +104,22 @@ def attend(
     unknown = sorted(name for name, value in others.items() if name not in _HARMLESS and value is not None)
     if unknown:
         raise NotImplementedError(f"its attention passes {', '.join(unknown)}, which packed attention does not know")
-    holder: PlanHolder = getattr(module, _HOLDER)
-    assert holder.plan is not None, "a pass of the compute model needs a plan"
-    layer = Layer(
-        index=module.layer_idx,  # type: ignore[arg-type]
+    context: AttentionContext = getattr(module, _CONTEXT_ATTRIBUTE)
+    assert context.plan is not None, "a pass of the fused model needs a plan"
+    layer = AttentionLayer(
+        index=layer_index(module),
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,
         sinks_H=s_aux,
     )
     dtype = torch.float32 if backend_of(query.device).is_attention_float32 else value.dtype
-    out_HTD = holder.plan.attend(layer, query[0].to(dtype), key[0].to(dtype), value[0].to(dtype))
+    out_HTD = context.plan.attend(layer, query[0].to(dtype), key[0].to(dtype), value[0].to(dtype))
     return out_HTD.transpose(0, 1).unsqueeze(0), None
 
 
 def no_mask(*_: Any, **__: Any) -> None:
-    """The plan knows who attends to whom; transformers need not build a mask."""
+    """No mask: the attention plan decides which tokens attend to which."""
 
 
 AttentionInterface.register(NAME, attend)
@@ -135,7 +134,7 @@ def causal_mask(num_queries: int, num_keys: int, window: int | None, device: tor
     return mask if window is None else mask & (key > query - window)
 
 
-def dot_product_attention(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def dot_product_attention(layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention over [B, H, T, D] queries and [B, K, S, D] keys under a boolean mask [T, S]."""
     if layer.softcap is None and layer.sinks_H is None:
         return F.scaled_dot_product_attention(
@@ -146,7 +145,7 @@ def dot_product_attention(layer: Layer, q: Tensor, k: Tensor, v: Tensor, mask: T
     return score_softmax(layer, scores, mask) @ v.repeat_interleave(repeats, dim=1)
 
 
-def score_softmax(layer: Layer, scores: Tensor, mask: Tensor) -> Tensor:
+def score_softmax(layer: AttentionLayer, scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax of [B, H, T, S] scores with the layer's soft cap and attention sinks."""
     if layer.softcap is not None:
         scores = layer.softcap * torch.tanh(scores / layer.softcap)

@@ -1,6 +1,6 @@
-"""What the kind of a device decides about how the same numbers are computed: `backend_of` is the only place that asks.
+"""How each kind of device computes the same numbers: only `backend_of` looks at the kind.
 
-A test sets it: inside `computing_as(GPU)` a CPU takes every path that a GPU takes, with the same classes.
+Inside `backend_override(GPU)`, which tests use, a CPU takes every path of a GPU, with the same classes.
 
 Shapes: B products at a time, M rows, N columns, I summed over.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,13 +25,13 @@ class DeviceTraits:
     float32."""
     is_attention_float32: bool
     """Whether attention is computed in float32 whatever the compute dtype is."""
-    is_stream_float32: bool
+    is_residual_float32: bool
     """Whether what layers add up is kept in float32 whatever the weights' dtype is."""
-    has_low_head: bool
+    has_low_precision_head: bool
     """Whether float32 logits are summed from factors in the compute dtype, without a float32 copy of the weight."""
     has_flex: bool
     """Whether packs attend by FlexAttention."""
-    is_static: bool
+    has_static_decoding: bool
     """Whether decoding runs over static buffers, each step recorded once and played again."""
     has_fused_optimizer: bool
     head_rows: int
@@ -40,48 +41,47 @@ class DeviceTraits:
 CPU = DeviceTraits(
     has_kernels=True,
     is_attention_float32=True,
-    is_stream_float32=False,
-    has_low_head=False,
+    is_residual_float32=False,
+    has_low_precision_head=False,
     has_flex=False,
-    is_static=False,
+    has_static_decoding=False,
     has_fused_optimizer=False,
     head_rows=128,  # 25 MB at a vocabulary of 49,152
 )
 GPU = DeviceTraits(
     has_kernels=False,
     is_attention_float32=False,
-    is_stream_float32=True,
-    has_low_head=True,
+    is_residual_float32=True,
+    has_low_precision_head=True,
     has_flex=True,
-    is_static=True,
+    has_static_decoding=True,
     has_fused_optimizer=True,
     head_rows=1024,
 )
-OTHER = replace(GPU, has_flex=False, is_static=False, has_fused_optimizer=False, has_low_head=False)
+OTHER = replace(GPU, has_flex=False, has_static_decoding=False, has_fused_optimizer=False, has_low_precision_head=False)
 """Any other accelerator that torch knows."""
 
 _SUMS_INTO_FLOAT32 = ("cuda", "meta")
 """Devices whose products of lower factors can be asked for in float32."""
-_forced: DeviceTraits | None = None
+_forced: ContextVar[DeviceTraits | None] = ContextVar("traits of every device", default=None)
 
 
 def backend_of(device: torch.device) -> DeviceTraits:
     """How this device computes."""
-    return _forced or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
+    return _forced.get() or {"cpu": CPU, "cuda": GPU}.get(device.type, OTHER)
 
 
 @contextmanager
-def computing_as(backend: DeviceTraits) -> Iterator[None]:
-    """Inside, every device computes in this way. Models that are made inside are to be used inside."""
-    global _forced
-    previous, _forced = _forced, backend
+def backend_override(backend: DeviceTraits) -> Iterator[None]:
+    """Inside, every device of this thread computes in this way. Use models that are made inside only inside."""
+    token = _forced.set(backend)
     try:
         yield
     finally:
-        _forced = previous
+        _forced.reset(token)
 
 
-def product32(a: Tensor, b: Tensor) -> Tensor:
+def matmul_float32(a: Tensor, b: Tensor) -> Tensor:
     """`a b` in float32, MN or BMN: factors of low precision are summed in float32 and the sum is not rounded to theirs.
 
     Not differentiable.

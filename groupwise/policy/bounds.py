@@ -1,4 +1,4 @@
-"""What a model has room for: tokens of context, ids that it reads, ids that it can sample."""
+"""Limits of a model: tokens of context, ids that it reads, ids that it can sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 _CONTEXT_NAMES = (
     "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length",
 )  # fmt: skip
-"""What configurations call the context, the usual name first."""
+"""Names of the context length in configurations, the usual one first."""
 
 
 def context_length(config: Any) -> int | None:

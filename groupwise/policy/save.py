@@ -200,7 +200,7 @@ def _save_adapter(model: Any, path: Path) -> None:
 
 
 def _move_up(folder: Path, target: Path) -> None:
-    """peft writes an adapter of another name than "default" into a folder of that name, where nothing looks for it."""
+    """Move an adapter up from the folder of its name, where peft writes it unless the name is "default"."""
     for file in folder.iterdir():
         file.replace(target / file.name)
     shutil.rmtree(folder)

@@ -64,7 +64,7 @@ def add_adapter(model: nn.Module, peft_config: Any, seed: int) -> nn.Module:
 def require_causal_lm(model: Any) -> None:
     """Refuse an object that is not a causal language model with its weights.
 
-    Whether a token sees the tokens after it is found where the model is sampled (`rollout/growing.py`).
+    Whether a token sees the tokens after it is found where the model is sampled (`rollout/plain_decoding.py`).
 
     Raises:
         ModelError: what it is, and what to give instead.

@@ -159,7 +159,7 @@ def _load_model(source: str, device: torch.device | str | None) -> nn.Module:
 def _load_tokenizer(given: Any) -> Any:
     """The tokenizer itself, or the one of a name, a folder or a model."""
     if isinstance(given, nn.Module):
-        given = getattr(getattr(given, "config", None), "_name_or_path", "")
+        given = getattr(getattr(given, "config", None), "name_or_path", "")
     if not isinstance(given, str):
         return given
     if not given:
@@ -183,7 +183,7 @@ def _reaching(source: str) -> AbstractContextManager[Why]:
 
 def _short_name(model: nn.Module | str) -> str:
     """The last part of the model's name or path; the class of a model that has none."""
-    source = model if isinstance(model, str) else str(getattr(getattr(model, "config", None), "_name_or_path", ""))
+    source = model if isinstance(model, str) else str(getattr(getattr(model, "config", None), "name_or_path", ""))
     return Path(source).name or type(model).__name__
 
 

@@ -1,4 +1,4 @@
-"""The seam between training and sampling.
+"""The protocol between training and sampling.
 
 An engine knows token ids, sampling parameters and seeds; it knows neither text nor rewards. Its schedule and batch
 shapes depend only on the requests and its own settings, never on time or free memory: exact resume rests on it.
@@ -15,16 +15,15 @@ from groupwise.types import Completion, Request
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do, and its name for the records."""
+    """Properties of an engine that a run reads, and its name for the records."""
 
     name: str
     keeps_logprobs: bool = True
-    """Whether the sampled tokens' log-probs are its own (else the learner scores them anew)."""
-    max_concurrent: int | None = None
+    """Whether the log-probs of sampled tokens are those of the engine's own pass."""
 
 
 class Engine(Protocol):
-    """Answers requests with completions sampled from the weights it was last given."""
+    """Samples completions for requests under the weights that were loaded last."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -40,4 +39,6 @@ class Engine(Protocol):
         """Sample from `policy` from now on, stamp completions with `version`, forget every cached prefix."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release servers, connections and buffers; the next `load_weights` makes the engine usable again."""
+        ...

@@ -1,4 +1,4 @@
-"""The slow twin: transformers' own forward pass with its own cache, for models without a fast path and for tests."""
+"""The slow engine: transformers' own forward pass and cache, for models without a fast path and for tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 
 from groupwise.policy.deterministic import deterministic
 from groupwise.rollout.engine import Capabilities
-from groupwise.rollout.growing import Growing, Way, choose_way
-from groupwise.rollout.not_finite import telling_where
-from groupwise.rollout.sequences import Sequence as Row
-from groupwise.rollout.sequences import draw_tokens, open_sequences
+from groupwise.rollout.nonfinite_logits import locate_nonfinite
+from groupwise.rollout.plain_decoding import ForwardMode, GrowingTexts, choose_forward_mode
+from groupwise.rollout.sequences import SequenceState, draw_tokens, new_sequences
 from groupwise.types import Completion, Request
 
 
@@ -26,26 +25,26 @@ class PlainEngine:
         self.model = model
         self.dtype = dtype
         self.version = 0
-        self.way: Way = choose_way(model)
-        self.capabilities = Capabilities("transformers" if self.way.has_cache else "transformers, without its cache")
+        self.mode: ForwardMode = choose_forward_mode(model)
+        self.capabilities = Capabilities("transformers" if self.mode.has_cache else "transformers, without its cache")
 
     def load_weights(self, policy: Any, version: int) -> None:
         self.version = version
 
     def close(self) -> None:
-        pass
+        """There is nothing to release."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         for number, request in enumerate(requests):
-            rows = open_sequences(number, request)
-            with telling_where(self.model, self.dtype):
+            rows = new_sequences(number, request)
+            with locate_nonfinite(self.model, self.dtype):
                 self._run(request, rows)
             yield number, [row.finish(self.version) for row in rows]
 
     @torch.no_grad()
-    def _run(self, request: Request, rows: list[Row]) -> None:
+    def _run(self, request: Request, rows: list[SequenceState]) -> None:
         device = next(self.model.parameters()).device
-        texts = Growing(self.model, self.way, torch.tensor([request.prompt_ids] * len(rows), device=device))
+        texts = GrowingTexts(self.model, self.mode, torch.tensor([request.prompt_ids] * len(rows), device=device))
         with (
             deterministic(self.model),
             torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16),

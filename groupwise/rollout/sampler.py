@@ -1,4 +1,4 @@
-"""Draws tokens. Every completion has its own stream of uniforms, so what it samples does not depend on its batch.
+"""Draws tokens. Every completion has its own stream of uniforms, so its tokens do not depend on its batch.
 
 Shapes: R rows, V vocabulary.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupwise.kernels import head as kernel
-from groupwise.policy.restrict import penalise
+from groupwise.policy.logits_processor import apply_repetition_penalty
 from groupwise.types import Sampling, TokenSet
 
 BLOCK = 256
@@ -26,7 +26,7 @@ def uniforms(seed: tuple[int, ...], index: int, count: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampledTokens:
     """Drawn tokens, their log-probs under the distribution they were drawn from, and the sets they were drawn among."""
 
     token_R: list[int]
@@ -40,27 +40,27 @@ def sample(
     uniform_R: np.ndarray,
     seen_RV: Tensor | None = None,
     kernels: torch.dtype | None = None,
-) -> Sample:
+) -> SampledTokens:
     """One token a row. `seen_RV` marks tokens under the repetition penalty. `logits_RV` may be overwritten.
 
     Greedy sampling (temperature 0) reports log-probs at temperature 1. `kernels` is the dtype whose kernels draw from
     the full distribution; None: torch does.
     """
     if seen_RV is not None:
-        logits_RV = penalise(logits_RV, seen_RV, sampling.repetition_penalty)
+        logits_RV = apply_repetition_penalty(logits_RV, seen_RV, sampling.repetition_penalty)
     if sampling.temperature == 0:
         token_R = logits_RV.argmax(-1)
         logprob_R = logits_RV.gather(1, token_R[:, None])[:, 0] - logits_RV.logsumexp(-1)
-        return Sample(token_R.tolist(), logprob_R.tolist(), None)
+        return SampledTokens(token_R.tolist(), logprob_R.tolist(), None)
     if kernels is not None and not sampling.is_filtered:
         drawn = kernel.draw(logits_RV, sampling.temperature, torch.from_numpy(uniform_R), kernels)
-        return Sample(drawn[0].tolist(), drawn[1].tolist(), None)
+        return SampledTokens(drawn[0].tolist(), drawn[1].tolist(), None)
     if sampling.temperature != 1:
         logits_RV = logits_RV.div_(sampling.temperature)
     if sampling.is_filtered:
         logits_RV = keep_likely(logits_RV, sampling)
     token_R, logprob_R = invert_cdf(logits_RV, uniform_R)
-    return Sample(token_R.tolist(), logprob_R.tolist(), kept_sets(logits_RV) if sampling.is_filtered else None)
+    return SampledTokens(token_R.tolist(), logprob_R.tolist(), kept_sets(logits_RV) if sampling.is_filtered else None)
 
 
 def invert_cdf(logits_RV: Tensor, uniform_R: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:

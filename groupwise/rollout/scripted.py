@@ -1,4 +1,4 @@
-"""An engine that recites: for tests and documentation, and for a loop without a model."""
+"""An engine whose completions come from a function: for tests, documentation, and loops without a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Script = Callable[[Request, int], Sequence[int]]
 
 
 class ScriptedEngine:
-    """Answers every request by a function. Log-probs are 0: every answer was certain."""
+    """Completes every request by a function. Log-probs are 0."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -22,9 +22,9 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         for number, request in enumerate(requests):
-            yield number, [self._recite(request, index) for index in range(request.num_completions)]
+            yield number, [self._complete(request, index) for index in range(request.num_completions)]
 
-    def _recite(self, request: Request, index: int) -> Completion:
+    def _complete(self, request: Request, index: int) -> Completion:
         ids = tuple(self.script(request, index))[: request.sampling.max_tokens]
         stopped = bool(ids) and ids[-1] in request.sampling.stop_ids
         return Completion(ids, (0.0,) * len(ids), "stop" if stopped else "length", self.version)
@@ -33,4 +33,4 @@ class ScriptedEngine:
         self.version = version
 
     def close(self) -> None:
-        pass
+        """There is nothing to release."""

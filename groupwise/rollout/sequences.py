@@ -1,4 +1,4 @@
-"""One completion while it grows. Used by every engine of this process."""
+"""State of one completion while it is sampled, used by every engine of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupwise.rollout.not_finite import NotFiniteError
+from groupwise.rollout.nonfinite_logits import NonFiniteLogitsError
 from groupwise.rollout.sampler import sample, uniforms
 from groupwise.types import Completion, Request, StopReason, TokenSet
 
@@ -18,7 +18,7 @@ TAIL_MARGIN = 8
 
 
 @dataclass(slots=True)
-class Sequence:
+class SequenceState:
     """Completion `index` of request `number`."""
 
     number: int
@@ -70,17 +70,17 @@ class Sequence:
         return Completion(tuple(self.token_ids), tuple(self.logprobs), self.stop_reason, version, kept_ids=kept)
 
 
-def open_sequences(number: int, request: Request) -> list[Sequence]:
-    return [Sequence(number, index, request) for index in range(request.num_completions)]
+def new_sequences(number: int, request: Request) -> list[SequenceState]:
+    return [SequenceState(number, index, request) for index in range(request.num_completions)]
 
 
-def draw_tokens(logits_RV: Tensor, rows: list[Sequence], kernels: torch.dtype | None = None) -> None:
+def draw_tokens(logits_RV: Tensor, rows: list[SequenceState], kernels: torch.dtype | None = None) -> None:
     """Append one sampled token to every row. The rows sample alike; `logits_RV` may be overwritten.
 
     `kernels`: see `sample`.
 
     Raises:
-        NotFiniteError: a row's logits are NaN or infinite, and so the log-prob of what was drawn.
+        NonFiniteLogitsError: a row's logits are NaN or infinite, and so the log-prob of what was drawn.
     """
     sampling = rows[0].request.sampling
     uniform_R = np.array([row.next_uniform() for row in rows]) if sampling.temperature > 0 else np.zeros(len(rows))
@@ -92,5 +92,5 @@ def draw_tokens(logits_RV: Tensor, rows: list[Sequence], kernels: torch.dtype | 
     drawn = sample(logits_RV, sampling, uniform_R, seen_RV, kernels)
     for r, (row, token, logprob) in enumerate(zip(rows, drawn.token_R, drawn.logprob_R, strict=True)):
         if not math.isfinite(logprob):
-            raise NotFiniteError(row.request, row.index, row.token_ids)
+            raise NonFiniteLogitsError(row.request, row.index, row.token_ids)
         row.append(token, logprob, drawn.kept_R[r] if drawn.kept_R is not None else None)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from groupwise.policy.network import completion_mask
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import completion_mask
 from groupwise.types import Group, ScoredGroup
 
 
@@ -20,7 +20,7 @@ from groupwise.types import Group, ScoredGroup
 class Samples:
     """The completions of a step, one after another, with their rewards."""
 
-    rows: Rows
+    rows: CompletionRows
     mask_NT: Tensor
     group_N: Tensor
     rewards_NK: Tensor
@@ -65,7 +65,7 @@ class LogProbs:
 class Batch:
     """The completions of one optimizer step, or some of them, as the loss reads them."""
 
-    rows: Rows
+    rows: CompletionRows
     mask_NT: Tensor
     group_N: Tensor
     is_truncated_N: Tensor
@@ -114,11 +114,11 @@ class Batch:
         )
 
 
-def rows_of(groups: Sequence[Group]) -> Rows:
+def rows_of(groups: Sequence[Group]) -> CompletionRows:
     """The completions of all groups, one after another."""
     pairs = [(number, group, c) for number, group in enumerate(groups) for c in group.completions]
     kept = [c.kept_ids for _, _, c in pairs]
-    return Rows(
+    return CompletionRows(
         [group.prompt_ids for _, group, _ in pairs],
         [c.token_ids for _, _, c in pairs],
         [number for number, _, _ in pairs],

@@ -19,8 +19,8 @@ from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
 from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Mean, Stats, Sum
 from groupwise.config import GRPOConfig
-from groupwise.policy.network import Network, Scoring, completion_mask
-from groupwise.policy.packing import Rows, group_tokens, micro_batches
+from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
+from groupwise.policy.policy_model import PolicyModel, Scoring, completion_mask
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
 from groupwise.train.batch import Batch, LogProbs, Samples
@@ -34,7 +34,7 @@ within these bounds (`auto_budget`). Memory follows the budget; longer passes ar
 Progress = Callable[[int, int], None]
 
 
-def auto_budget(rows: Rows, device: str) -> int:
+def auto_budget(rows: CompletionRows, device: str) -> int:
     """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing
     the prompt again for every few of them would be most of the work."""
     low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
@@ -60,18 +60,18 @@ class Update:
 
 
 class Learner:
-    """Owns optimizer and schedule; trains the parameters of `network`."""
+    """Owns optimizer and schedule; trains the parameters of `policy_model`."""
 
     def __init__(
         self,
-        network: Network,
+        policy_model: PolicyModel,
         reference: Reference | None,
         optimizer: Optimizer,
         scheduler: LRScheduler,
         config: GRPOConfig,
         reward_weights: Sequence[float] | None = None,
     ) -> None:
-        self.network = network
+        self.policy_model = policy_model
         self.reference = reference
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -95,7 +95,7 @@ class Learner:
         needs_old = "old" in self.objective.needs and (
             self.config.updates_per_step > 1 or self.objective.uses_kl_in_reward
         )
-        old_NT = self._score(self.network.score, samples.rows) if needs_old else None
+        old_NT = self._score(self.policy_model.score, samples.rows) if needs_old else None
         ref_NT = None
         if self.reference is not None and ("ref" in self.objective.needs or self._is_kl_measured):
             ref_NT = self._score(self.reference.score, samples.rows)
@@ -107,17 +107,17 @@ class Learner:
         every = self.config.kl_metric_steps
         return every is not None and (self.num_rollouts + 1) % every == 0
 
-    def _score(self, score: Callable[[Rows, Scoring], object], rows: Rows) -> Tensor:
-        logprob_NT = torch.zeros(completion_mask(rows, self.network.device).shape, device=self.network.device)
+    def _score(self, score: Callable[[CompletionRows, Scoring], object], rows: CompletionRows) -> Tensor:
+        logprob_NT = torch.zeros(completion_mask(rows, self.policy_model.device).shape, device=self.policy_model.device)
         scoring = replace(self.scoring, with_entropy=False)
         for part in self._passes(rows):
             found: Tensor = score(rows.select(part), scoring).logprob_NT  # type: ignore[attr-defined]
             logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
         return logprob_NT
 
-    def _passes(self, rows: Rows) -> list[list[int]]:
+    def _passes(self, rows: CompletionRows) -> list[list[int]]:
         """Row numbers of each pass."""
-        return micro_batches(rows, self.config.micro_batch_tokens or auto_budget(rows, self.network.device.type))
+        return micro_batches(rows, self.config.micro_batch_tokens or auto_budget(rows, self.policy_model.device.type))
 
     def prepare(self, samples: Samples, logprobs: LogProbs) -> Batch:
         """The batch of the step: its samples with their log-probs and advantages."""
@@ -129,7 +129,7 @@ class Learner:
         )
         if self.objective.baseline == "ema":
             self.reward_average = moving_average(samples.reward_N, start, self.objective.ema_decay)
-        return Batch.of(samples, logprobs, advantages.to(self.network.device, torch.float32))
+        return Batch.of(samples, logprobs, advantages.to(self.policy_model.device, torch.float32))
 
     def update(self, batch: Batch) -> Update:
         """Every optimizer step of the rollout."""
@@ -147,7 +147,7 @@ class Learner:
                 norms.append(norm)
                 skipped.append(why)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
-                    self.network.refresh()
+                    self.policy_model.refresh()
         merged = Stats.merge_all(stats).floats()
         for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
             if (total := merged.get(name)) is not None:
@@ -188,7 +188,7 @@ class Learner:
             self.on_progress(number + 1, len(passes))
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
         measured = Stats.merge_all(stats)
-        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.network.model, batch)
+        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.policy_model.model, batch)
         if why is None:  # else nothing moves: neither weights nor the optimizer's state nor the schedule
             nn.utils.clip_grads_with_norm_(self.trained, self.config.max_grad_norm or float("inf"), norm)
             self.optimizer.step()
@@ -214,12 +214,12 @@ class Learner:
             generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.scheduler.last_epoch),
         )
 
-    def _forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _forward(self, rows: CompletionRows) -> tuple[Tensor, Tensor]:
         """Current log-probs and entropies NT of the whole optimizer step, without gradient."""
-        shape = completion_mask(rows, self.network.device).shape
-        logprob_NT, entropy_NT = (torch.zeros(shape, device=self.network.device) for _ in range(2))
+        shape = completion_mask(rows, self.policy_model.device).shape
+        logprob_NT, entropy_NT = (torch.zeros(shape, device=self.policy_model.device) for _ in range(2))
         for part in self._passes(rows):
-            found = self.network.score(rows.select(part), self.scoring)
+            found = self.policy_model.score(rows.select(part), self.scoring)
             where = (slice(part[0], part[-1] + 1), slice(found.logprob_NT.shape[1]))
             logprob_NT[where], entropy_NT[where] = found.logprob_NT, found.entropy_NT
         return logprob_NT, entropy_NT
@@ -237,7 +237,7 @@ class Learner:
     def _backward(self, batch: Batch, weights: StepWeights, part: list[int]) -> Stats:
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
-        with self.network.pass_over(rows.rows, self.scoring) as scores:
+        with self.policy_model.pass_over(rows.rows, self.scoring) as scores:
             loss: Tensor
             stats: Stats
             loss, stats = policy_loss(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from groupwise.policy.network import Network
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.engine import Engine
 from groupwise.train.batch import Samples
 from groupwise.train.collect import Collector
@@ -28,7 +28,7 @@ from groupwise.train.step import Clock, Hooks, StepResult
 class Loop:
     """What the loop works with."""
 
-    network: Network
+    policy_model: PolicyModel
     engine: Engine
     collector: Collector
     learner: Learner
@@ -40,7 +40,7 @@ class Loop:
 
 def train(loop: Loop) -> None:
     """Train until the schedule ends or a stop is asked for; a step that has begun is finished."""
-    loop.engine.load_weights(loop.network, version=loop.schedule.step)
+    loop.engine.load_weights(loop.policy_model, version=loop.schedule.step)
     loop.hooks.start()
     for step in loop.schedule.steps():
         loop.hooks.before_step(step)
@@ -56,13 +56,13 @@ def take_step(loop: Loop, step: int) -> StepResult:
     clock.parts.update(rollout=collected.rollout_s, reward=collected.reward_s)
 
     with clock.part("learn"):
-        samples = Samples.of(collected.groups, loop.network.device)
+        samples = Samples.of(collected.groups, loop.policy_model.device)
         logprobs = learner.score(samples)
         batch = learner.prepare(samples, logprobs)
         update = learner.update(batch)
         loop.schedule.sync_reference(step)
 
     with clock.part("rollout"):
-        loop.engine.load_weights(loop.network, version=step)
-    is_float32 = loop.network.dtype == torch.float32
+        loop.engine.load_weights(loop.policy_model, version=step)
+    is_float32 = loop.policy_model.dtype == torch.float32
     return StepResult.of(step, collected, batch, update, clock, is_float32=is_float32)

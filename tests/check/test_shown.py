@@ -130,8 +130,8 @@ def test_the_agreement_is_told_with_its_limit(mismatch: float, limit: float | No
     [({}, 1.05), ({"precision": "off"}, 1.15), ({"precision": "off", "precision_limit": "off"}, None)],
 )
 def test_the_limit_is_that_of_the_guards_that_are_on(guards: dict[str, str], limit: float | None) -> None:
-    network = SimpleNamespace(dtype=torch.bfloat16)
-    run: Any = SimpleNamespace(policy=SimpleNamespace(network=network), config=GRPOConfig(guards=guards))
+    policy_model = SimpleNamespace(dtype=torch.bfloat16)
+    run: Any = SimpleNamespace(policy=SimpleNamespace(policy_model=policy_model), config=GRPOConfig(guards=guards))
     assert mismatch_limit(run) == limit
 
 
@@ -154,7 +154,7 @@ def test_an_engine_that_disagrees_is_refused(tmp_path: Path) -> None:
             for number, completions in super().generate(requests):
                 yield number, [_louder(completion) for completion in completions]
 
-    compute = policy().network.compute
+    compute = policy().policy_model.fused
     assert compute is not None
     result = checked(tmp_path, {"name": "length", "target": 9}, engine=Boasting(compute, max_concurrent=8))
     assert "engines_disagree" in names(result, "fail")

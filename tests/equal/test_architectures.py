@@ -1,6 +1,6 @@
 """The fast path equals the model itself, architecture by architecture: log-probs, entropy, gradients, decoding.
 
-The slow twin is `Network(model, dtype, None)`: padded rows through the model's own forward pass and plain autograd.
+The slow twin is `PolicyModel(model, dtype, None)`: padded rows through the model's own forward pass and plain autograd.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from tiny import EOS, WINDOW, random_rows, tiny_model, with_lora
 from torch import Tensor
 
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.fastpath import why_not_fast
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Request, Sampling
@@ -35,23 +35,23 @@ def lora_model(name: str) -> Any:
     return with_lora(tiny_model(name), target_modules=attention if name == "qwen3-moe" else "all-linear")
 
 
-def networks(model: Any, **settings: Any) -> tuple[Network, Network]:
+def networks(model: Any, **settings: Any) -> tuple[PolicyModel, PolicyModel]:
     """The slow and the fast one, on the same tensors."""
-    compute = ComputeModel(model, torch.float32, **settings)
-    fast = Network(model, torch.float32, compute)
+    fused = FusedModel(model, torch.float32, **settings)
+    fast = PolicyModel(model, torch.float32, fused)
     fast.refresh()
-    return Network(model, torch.float32, None), fast
+    return PolicyModel(model, torch.float32, None), fast
 
 
-def gradients(network: Network, rows: Rows = ROWS) -> dict[str, Tensor]:
+def gradients(policy_model: PolicyModel, rows: CompletionRows = ROWS) -> dict[str, Tensor]:
     """Gradient of an arbitrary function of every log-prob and every entropy."""
-    network.model.zero_grad()
+    policy_model.model.zero_grad()
     generator = torch.Generator().manual_seed(1)
-    with network.pass_over(rows, SCORING) as scores:
+    with policy_model.pass_over(rows, SCORING) as scores:
         weight_NT, entropy_weight_NT = torch.randn(2, *scores.logprob_NT.shape, generator=generator)
         loss = (weight_NT * scores.logprob_NT).sum() + (entropy_weight_NT * scores.entropy_NT).sum()
         loss.backward()
-    return {n: p.grad.clone() for n, p in network.model.named_parameters() if p.grad is not None}
+    return {n: p.grad.clone() for n, p in policy_model.model.named_parameters() if p.grad is not None}
 
 
 def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 2e-5) -> None:
@@ -105,11 +105,11 @@ def test_the_engine_reports_the_log_probs_of_the_learner(name):
     sampling = Sampling(temperature=0.8, max_tokens=12, stop_ids=(EOS,))
     requests = [Request(p, n, sampling, seed=(i,)) for i, (p, n) in enumerate(prompts_with_counts())]
     rows, rollout = [], []
-    for number, completions in NativeEngine(fast.compute).generate(requests):
+    for number, completions in NativeEngine(fast.fused).generate(requests):
         for completion in completions:
             rows.append((requests[number].prompt_ids, completion.token_ids, number))
             rollout.append(torch.tensor(completion.rollout_logprob))
-    scores = fast.score(Rows(*map(list, zip(*rows, strict=True))), Scoring(temperature=0.8))
+    scores = fast.score(CompletionRows(*map(list, zip(*rows, strict=True))), Scoring(temperature=0.8))
     expected_NT = torch.nn.utils.rnn.pad_sequence(rollout, batch_first=True)
     torch.testing.assert_close(scores.logprob_NT, expected_NT, rtol=0, atol=2e-5)
 
@@ -120,7 +120,7 @@ def test_greedy_tokens_equal_those_of_generate(name):
     _, fast = networks(model)
     sampling = Sampling(temperature=0, max_tokens=12, stop_ids=(EOS,))
     requests = [Request(prompt, 1, sampling) for prompt, _ in prompts_with_counts()]
-    for number, (completion,) in NativeEngine(fast.compute).generate(requests):
+    for number, (completion,) in NativeEngine(fast.fused).generate(requests):
         prompt = torch.tensor([requests[number].prompt_ids])
         generated = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12, eos_token_id=EOS

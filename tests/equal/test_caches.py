@@ -14,8 +14,8 @@ from tiny import EOS, PAD, VOCABULARY, random_rows, tiny_model, with_lora
 from torch.nn.utils.rnn import pad_sequence
 
 from groupwise.errors import ModelError
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.plain import PlainEngine
 from groupwise.runs.reader import RunReader
 from groupwise.types import Request, Sampling
@@ -66,9 +66,11 @@ REQUESTS = [
 def gap(model: Any) -> float:
     """Largest difference between what sampling and scoring say of a token."""
     pairs = [(n, c) for n, group in PlainEngine(model, torch.float32).generate(REQUESTS) for c in group]
-    rows = Rows([REQUESTS[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs])
+    rows = CompletionRows(
+        [REQUESTS[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs]
+    )
     rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for _, c in pairs], batch_first=True)
-    return float((Network(model, torch.float32, None).score(rows, Scoring()).logprob_NT - rollout_NT).abs().max())
+    return float((PolicyModel(model, torch.float32, None).score(rows, Scoring()).logprob_NT - rollout_NT).abs().max())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -112,7 +114,7 @@ def test_a_model_that_keeps_its_state_in_its_modules_can_be_copied_after_a_pass(
 
 def test_a_cache_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    assert PlainEngine(model, torch.float32).way.has_cache
+    assert PlainEngine(model, torch.float32).mode.has_cache
     forward = type(model).forward
 
     def wrong(self: Any, *arguments: Any, past_key_values: Any = None, **named: Any) -> Any:
@@ -121,7 +123,7 @@ def test_a_cache_that_gives_other_numbers_is_not_used(monkeypatch: pytest.Monkey
         return output
 
     monkeypatch.setattr(type(model), "forward", wrong)
-    assert not PlainEngine(model, torch.float32).way.has_cache
+    assert not PlainEngine(model, torch.float32).mode.has_cache
     assert gap(model) <= 1e-4
 
 

@@ -14,10 +14,10 @@ from api_helpers import trainer
 from tiny import PAD, VOCABULARY, random_rows, tiny_model, with_lora
 from torch import Tensor, nn
 
-from groupwise.policy.compute import ComputeModel
 from groupwise.policy.deterministic import deterministic
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import checkpoint_layers, warn_of_dropout
-from groupwise.policy.network import Network, Scoring
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.fastpath import why_not_fast
 from groupwise.runs.reader import RunReader
 
@@ -95,13 +95,13 @@ class Stochastic(nn.Module):
         return x * (1 + torch.rand(1)) if self.training else x
 
 
-def learner_pass(network: Network) -> tuple[Tensor, dict[str, Tensor]]:
+def learner_pass(policy_model: PolicyModel) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-probs and the gradient of their weighted sum."""
-    network.model.zero_grad()
-    with network.pass_over(ROWS, Scoring()) as scores:
+    policy_model.model.zero_grad()
+    with policy_model.pass_over(ROWS, Scoring()) as scores:
         weight_NT = torch.randn(scores.logprob_NT.shape, generator=torch.Generator().manual_seed(1))
         (weight_NT * scores.logprob_NT).sum().backward()
-    gradients = {n: p.grad.clone() for n, p in network.model.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.clone() for n, p in policy_model.model.named_parameters() if p.grad is not None}
     return scores.logprob_NT.detach(), gradients
 
 
@@ -133,28 +133,28 @@ def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor,
 @pytest.mark.parametrize("name", CONFIGS)
 def test_passes_of_the_models_own_code_are_the_same_with_and_without_checkpointing(name: str) -> None:
     model = random_model(name).train()
-    network = Network(model, torch.float32, None)
-    expected = learner_pass(network)
+    policy_model = PolicyModel(model, torch.float32, None)
+    expected = learner_pass(policy_model)
     assert expected[1]
-    assert torch.equal(network.score(ROWS, Scoring()).logprob_NT, expected[0])
-    once = runs_of_layers(model, lambda: learner_pass(network))
+    assert torch.equal(policy_model.score(ROWS, Scoring()).logprob_NT, expected[0])
+    once = runs_of_layers(model, lambda: learner_pass(policy_model))
     checkpoint_layers(model)
     state = [(m.training, set(vars(m))) for m in model.modules()]
     for _ in range(2):
-        assert_same(learner_pass(network), expected)
+        assert_same(learner_pass(policy_model), expected)
     assert [(m.training, set(vars(m))) for m in model.modules()] == state
-    assert runs_of_layers(model, lambda: learner_pass(network)) >= 1.5 * once, "layers are computed again"
+    assert runs_of_layers(model, lambda: learner_pass(policy_model)) >= 1.5 * once, "layers are computed again"
 
 
 @pytest.mark.parametrize("name", ["starcoder2", "phimoe", "mixtral", "olmoe", "phi3", "stablelm", "llama"])
 def test_passes_of_the_fast_path_are_the_same_with_and_without_checkpointing(name: str) -> None:
     model = random_model(name)
     assert why_not_fast(model) is None
-    expected = learner_pass(Network(model, torch.float32, None))
+    expected = learner_pass(PolicyModel(model, torch.float32, None))
     for checkpoints in (False, True):
-        compute = ComputeModel(model, torch.float32, gradient_checkpointing=checkpoints)
-        network = Network(model, torch.float32, compute)
-        first, second = learner_pass(network), learner_pass(network)
+        fused = FusedModel(model, torch.float32, gradient_checkpointing=checkpoints)
+        policy_model = PolicyModel(model, torch.float32, fused)
+        first, second = learner_pass(policy_model), learner_pass(policy_model)
         assert torch.equal(first[0], second[0])
         torch.testing.assert_close(first[0], expected[0], rtol=0, atol=2e-5)
         for parameter, gradient in expected[1].items():
@@ -163,15 +163,15 @@ def test_passes_of_the_fast_path_are_the_same_with_and_without_checkpointing(nam
 
 def test_neither_adapters_nor_modules_of_ones_own_drop() -> None:
     plain, dropping = with_lora(tiny_model()), with_lora(tiny_model(), lora_dropout=HALF)
-    expected = learner_pass(Network(plain, torch.float32, None))
+    expected = learner_pass(PolicyModel(plain, torch.float32, None))
     checkpoint_layers(dropping)
-    assert_same(learner_pass(Network(dropping.train(), torch.float32, None)), expected)
+    assert_same(learner_pass(PolicyModel(dropping.train(), torch.float32, None)), expected)
 
-    own, without = tiny_model(), learner_pass(Network(tiny_model(), torch.float32, None))
+    own, without = tiny_model(), learner_pass(PolicyModel(tiny_model(), torch.float32, None))
     for layer in own.model.layers:
         layer.mlp.down_proj = Stochastic(layer.mlp.down_proj)
     checkpoint_layers(own)
-    found = learner_pass(Network(own.train(), torch.float32, None))
+    found = learner_pass(PolicyModel(own.train(), torch.float32, None))
     renamed = {name.replace("down_proj.layer", "down_proj"): gradient for name, gradient in found[1].items()}
     assert_same((found[0], renamed), without)
 

@@ -15,9 +15,9 @@ import transformers
 from tiny import EOS, random_rows, tiny_model, tiny_tokenizer, with_lora
 from torch.nn.utils.rnn import pad_sequence
 
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.engine import Engine
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
@@ -53,7 +53,7 @@ def requests(sampling: Sampling, counts: tuple[int, ...] = (4, 1, 3, 5, 2)) -> l
 
 
 def native(model: Any, max_concurrent: int = 64) -> NativeEngine:
-    engine = NativeEngine(ComputeModel(model, torch.float32), max_concurrent=max_concurrent)
+    engine = NativeEngine(FusedModel(model, torch.float32), max_concurrent=max_concurrent)
     engine.load_weights(None, version=4)
     return engine
 
@@ -77,12 +77,12 @@ def assert_same(found: list[list[Completion]], expected: list[list[Completion]])
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma3"])
 def test_a_step_that_can_be_recorded_is_the_same_step(name):
     """Static shapes and a clock on the device, as a CUDA graph needs them; caches grow on the way."""
-    compute = ComputeModel(with_lora(tiny_model(name)), torch.float32)
-    compute.drop_kernels()
+    fused = FusedModel(with_lora(tiny_model(name)), torch.float32)
+    fused.drop_kernels()
     sampling = Sampling(max_tokens=150, stop_ids=(EOS,))
     found = []
     for records in (False, True):
-        engine = NativeEngine(compute, max_concurrent=6, records=records)
+        engine = NativeEngine(fused, max_concurrent=6, records=records)
         engine.load_weights(None, version=4)
         found.append(answers(engine, requests(sampling)))
     assert max(len(c.token_ids) for c in chain.from_iterable(found[0])) > 128
@@ -171,18 +171,18 @@ def test_the_learner_scores_the_distribution_that_was_sampled_from(model, name, 
     asked = requests(sampling)
     pairs = [(n, c) for n, group in enumerate(answers(native(model), asked)) for c in group]
     kept = [c.kept_ids for _, c in pairs]
-    rows = Rows(
+    rows = CompletionRows(
         [asked[n].prompt_ids for n, _ in pairs],
         [c.token_ids for _, c in pairs],
         [n for n, _ in pairs],
         kept if sampling.is_filtered else None,
     )
-    network = Network(model, torch.float32, ComputeModel(model, torch.float32) if is_fast else None)
-    scores = network.score(rows, Scoring(sampling.temperature, sampling.repetition_penalty))
+    policy_model = PolicyModel(model, torch.float32, FusedModel(model, torch.float32) if is_fast else None)
+    scores = policy_model.score(rows, Scoring(sampling.temperature, sampling.repetition_penalty))
     rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for _, c in pairs], batch_first=True)
     torch.testing.assert_close(scores.logprob_NT, rollout_NT, rtol=0, atol=3e-5)
     if sampling.is_filtered:
-        unrestricted = network.score(replace(rows, kept_ids=None), Scoring(sampling.temperature))
+        unrestricted = policy_model.score(replace(rows, kept_ids=None), Scoring(sampling.temperature))
         assert (scores.logprob_NT - unrestricted.logprob_NT).max() > 0.05  # the full softmax would be another number
         assert (scores.entropy_NT <= unrestricted.entropy_NT.max()).all()
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from groupwise import GRPOConfig
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.runs.reader import RunReader
@@ -57,20 +57,20 @@ def kept_by_hand(logits_V: Tensor, sampling: Sampling) -> Tensor:
 @pytest.mark.parametrize("name", FILTERS)
 def test_kept_sets_of_any_size_are_recorded_and_scored(model: Any, name: str, engine: str) -> None:
     sampling = Sampling(max_tokens=5, **{"temperature": 1.0, **FILTERS[name]})  # type: ignore[arg-type]
-    compute = ComputeModel(model, torch.float32)
-    sampler = NativeEngine(compute) if engine == "native" else PlainEngine(model, torch.float32)
+    fused = FusedModel(model, torch.float32)
+    sampler = NativeEngine(fused) if engine == "native" else PlainEngine(model, torch.float32)
     sampler.load_weights(None, 0)
     requests = [
         Request(prompt, 3, sampling, seed=(number,)) for number, prompt in enumerate(random_rows().prompt_ids[2:4])
     ]
     pairs = [(number, c) for number, group in sampler.generate(requests) for c in group]
     kept = [c.kept_ids for _, c in pairs]
-    rows = Rows(
+    rows = CompletionRows(
         [requests[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs], kept
     )
     rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for _, c in pairs], batch_first=True)
-    for way in (compute, None):
-        scores = Network(model, torch.float32, way).score(rows, Scoring(sampling.temperature))
+    for way in (fused, None):
+        scores = PolicyModel(model, torch.float32, way).score(rows, Scoring(sampling.temperature))
         torch.testing.assert_close(scores.logprob_NT, rollout_NT, rtol=0, atol=2e-5)
     sizes = []
     for number, completion in pairs[:4]:
@@ -126,15 +126,15 @@ def test_a_row_without_sets_keeps_everything_beside_one_that_has_some() -> None:
     small, rows = tiny_model(), random_rows()
     sets = tuple(TokenSet.of({token, 5, 9}) for token in rows.token_ids[0])
     mixed = replace(rows, kept_ids=[None if n != 2 else sets for n in range(len(rows))], token_ids=_moved(rows))
-    for way in (ComputeModel(small, torch.float32), None):
-        network = Network(small, torch.float32, way)
-        found = network.score(mixed, Scoring()).logprob_NT
-        free = network.score(replace(mixed, kept_ids=None), Scoring()).logprob_NT
+    for way in (FusedModel(small, torch.float32), None):
+        policy_model = PolicyModel(small, torch.float32, way)
+        found = policy_model.score(mixed, Scoring()).logprob_NT
+        free = policy_model.score(replace(mixed, kept_ids=None), Scoring()).logprob_NT
         others = [n for n in range(len(rows)) if n != 2]
         torch.testing.assert_close(found[others], free[others], rtol=0, atol=2e-5)
         assert (found[2, : len(sets)] > free[2, : len(sets)]).all()
 
 
-def _moved(rows: Rows) -> list[tuple[int, ...]]:
+def _moved(rows: CompletionRows) -> list[tuple[int, ...]]:
     """The completions with the first one's tokens in the third place too."""
     return [rows.token_ids[0] if n == 2 else ids for n, ids in enumerate(rows.token_ids)]

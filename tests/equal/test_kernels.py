@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import subprocess
 import sys
@@ -15,20 +17,20 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise import kernels
-from groupwise.kernels import build, head
-from groupwise.kernels.decode import Caches, DecodeLayers, LayerWeights, LinearWeights
-from groupwise.kernels.panels import Panels
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.kernels import build, head, structs
+from groupwise.kernels.decode import DecodeLayers, KVCaches, LayerWeights, LinearWeights
+from groupwise.kernels.panels import PanelCache
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
-from groupwise.rollout.native.cache import DecodePlan, PromptCache
+from groupwise.rollout.native.kv_cache import DecodePlan, PromptCache
 from groupwise.rollout.sampler import invert_cdf
 from groupwise.types import Request, Sampling
 
 DTYPES = [dtype for dtype in (torch.bfloat16, torch.float32) if kernels.compiled(dtype) is not None]
 """Of the factors that this processor has kernels for."""
-needs_kernels = pytest.mark.skipif(not DTYPES, reason=f"no kernels: {kernels.why_none(torch.float32)}")
+needs_kernels = pytest.mark.skipif(not DTYPES, reason=f"no kernels: {kernels.why_unavailable(torch.float32)}")
 
 SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 SAME = ("llama", "llama-bias", "qwen2", "qwen3", "mistral", "mistral-window")
@@ -43,16 +45,16 @@ def model_of(name: str) -> Any:
     return with_lora(tiny_model(name, **SIZES))
 
 
-def rollout_gap(compute: ComputeModel, exact: Network) -> float:
+def rollout_gap(fused: FusedModel, exact: PolicyModel) -> float:
     """Mean distance of the engine's log-probs from a float32 pass over the same tokens."""
-    engine = NativeEngine(compute)
+    engine = NativeEngine(fused)
     engine.load_weights(None, version=0)
     sampling = Sampling(max_tokens=40, stop_ids=(5, 9))  # rows end at different times, until one prompt is left
     requests = [Request(p, 6, sampling, seed=(number,)) for number, p in enumerate(PROMPTS)]
     gaps = []
     for number, completions in engine.generate(requests):
         ids = [c.token_ids for c in completions]
-        scores = exact.score(Rows([requests[number].prompt_ids] * len(ids), ids, [0] * len(ids)), Scoring())
+        scores = exact.score(CompletionRows([requests[number].prompt_ids] * len(ids), ids, [0] * len(ids)), Scoring())
         rollout = [torch.tensor(c.rollout_logprob) for c in completions]
         gaps += [(scores.logprob_NT[n, : len(r)] - r).abs() for n, r in enumerate(rollout)]
     return float(torch.cat(gaps).mean())
@@ -63,8 +65,8 @@ def rollout_gap(compute: ComputeModel, exact: Network) -> float:
 @pytest.mark.parametrize("name", SAME)
 def test_the_kernel_is_as_near_to_float32_as_the_eager_pass(name, dtype):
     model = model_of(name)
-    exact = Network(model, torch.float32, None)
-    eager, fast = (ComputeModel(model, dtype) for _ in range(2))
+    exact = PolicyModel(model, torch.float32, None)
+    eager, fast = (FusedModel(model, dtype) for _ in range(2))
     assert len(fast.kernel_layers) == model.config.num_hidden_layers
     eager.drop_kernels()
     assert not eager.kernel_layers
@@ -76,9 +78,9 @@ def test_the_kernel_is_as_near_to_float32_as_the_eager_pass(name, dtype):
 def test_decoding_follows_trained_weights_however_they_change():
     """Also through `.data`, which counts no version: a laid-out weight must not outlive the one it was made of."""
     if torch.float32 not in DTYPES:
-        pytest.skip(f"no kernels: {kernels.why_none(torch.float32)}")
+        pytest.skip(f"no kernels: {kernels.why_unavailable(torch.float32)}")
     model = tiny_model("llama", **SIZES)
-    exact, fast = Network(model, torch.float32, None), ComputeModel(model, torch.float32)
+    exact, fast = PolicyModel(model, torch.float32, None), FusedModel(model, torch.float32)
     assert len(fast.kernel_layers) == model.config.num_hidden_layers
     assert rollout_gap(fast, exact) < 5e-6
     for parameter in model.parameters():
@@ -90,7 +92,7 @@ def test_decoding_follows_trained_weights_however_they_change():
 @pytest.mark.parametrize("name", OTHER)
 def test_a_layer_of_another_make_keeps_its_own_code(name, dtype):
     model = tiny_model(name, **SIZES)
-    assert ComputeModel(model, dtype).kernel_layers == []
+    assert FusedModel(model, dtype).kernel_layers == []
 
 
 def random_layer(dtype: torch.dtype, rank: int = 6) -> LayerWeights:
@@ -113,7 +115,7 @@ def run(layer: DecodeLayers, x_RI: torch.Tensor, kv: tuple[torch.Tensor, ...], s
     out, turn = x_RI.clone(), torch.linspace(0, 1, 16).repeat(len(x_RI), 1)
     own = [torch.zeros(2, slots, 32, 16) for _ in range(2)]
     start = torch.zeros(len(x_RI), dtype=torch.long)
-    layer.run(out, turn.cos(), turn.sin(), Caches([(*kv, *own)], torch.tensor([5]), start, slots, 0))
+    layer.run(out, turn.cos(), turn.sin(), KVCaches([(*kv, *own)], torch.tensor([5]), start, slots, 0))
     return out
 
 
@@ -155,7 +157,7 @@ def test_the_output_layer_gives_what_torch_gives(vocabulary, dtype):
     bias = torch.randn(vocabulary, generator=generator)
     target = torch.randint(vocabulary, (21,), generator=generator)
     expected = hidden.float() @ weight.float().t() + bias
-    z = head.logits(hidden, weight, bias, Panels())
+    z = head.logits(hidden, weight, bias, PanelCache())
     assert torch.allclose(z, expected, atol=1e-4)
     found = head.softmax(z, target, 0.7, dtype, with_weights=True)
     log_p = (expected / 0.7).log_softmax(-1)
@@ -167,6 +169,45 @@ def test_the_output_layer_gives_what_torch_gives(vocabulary, dtype):
         found.weight_NV.float(), weights.exp(), rtol=0.01 if dtype == torch.bfloat16 else 1e-4, atol=1e-5
     )
     assert torch.allclose(found.total_N, weights.exp().sum(-1), rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_call_changes_nothing_that_the_first_returned(dtype):
+    weight, target = torch.randn(64, 64).to(dtype), torch.zeros(9, dtype=torch.long)
+
+    def call() -> list[Any]:
+        z = head.logits(torch.randn(9, 64).to(dtype), weight, None, PanelCache())
+        found = head.softmax(z, target, 1.0, dtype, with_weights=True)
+        return [z, found.weight_NV, found.logprob_N]
+
+    returned = call()
+    kept = [tensor.clone() for tensor in returned]
+    assert not torch.equal(call()[0], kept[0])
+    assert all(torch.equal(now, then) for now, then in zip(returned, kept, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kernels_whose_structures_differ_are_refused_in_a_sentence(dtype, monkeypatch):
+    class LinearStruct(ctypes.Structure):
+        _fields_ = (*structs.LinearStruct._fields_[:-2], *reversed(structs.LinearStruct._fields_[-2:]))
+
+    monkeypatch.setattr(structs, "STRUCTS", (LinearStruct, *structs.STRUCTS[1:]))
+    monkeypatch.setattr(build, "_loaded", functools.cache(build._loaded.__wrapped__))
+    assert build.compiled(dtype) is None
+    expected = "the layout of Linear.is_low is 56 (bytes) in the compiled library and 48 in kernels/structs.py"
+    assert build.why_unavailable(dtype) == expected
+    fused = FusedModel(with_lora(tiny_model()), dtype)
+    assert fused.kernel_layers == []
+    assert "kernels/structs.py" in str(fused.why_no_kernels)
+    engine = NativeEngine(fused)
+    engine.load_weights(None, 0)
+    assert len(list(engine.generate([Request((3, 4, 5), 2, Sampling(max_tokens=3))]))) == 1
+
+
+def test_a_library_without_layout_is_refused():
+    assert "Linear is unknown (bytes) in the compiled library" in str(structs.layout_difference(ctypes.CDLL(None)))
 
 
 @needs_kernels
@@ -201,13 +242,13 @@ def test_caches_that_moved_to_a_new_grid_are_contiguous(cells):
 @needs_kernels
 def test_weights_are_kept_in_half_the_bytes_only_where_that_is_exact():
     if torch.float32 not in DTYPES:
-        pytest.skip(f"no kernels: {kernels.why_none(torch.float32)}")
+        pytest.skip(f"no kernels: {kernels.why_unavailable(torch.float32)}")
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(50, 64, generator=generator)
     rounded = exact.bfloat16().float()
-    panels = Panels()
-    assert panels.of(exact).dtype == torch.float32
-    halves = panels.of(rounded)
+    panels = PanelCache()
+    assert panels.get(exact).dtype == torch.float32
+    halves = panels.get(rounded)
     assert halves.dtype == torch.bfloat16
     assert torch.equal(halves.transpose(1, 2).flatten(0, 1)[:50].float(), rounded)
     bias, hidden = None, torch.randn(3, 64, generator=generator)
@@ -235,10 +276,10 @@ needs_codes = pytest.mark.skipif(
 )
 
 
-class AsTheyLie(Panels):
+class AsTheyLie(PanelCache):
     """Weights that are read as they are."""
 
-    def of(self, weight_OI: torch.Tensor) -> torch.Tensor:
+    def get(self, weight_OI: torch.Tensor) -> torch.Tensor:
         return weight_OI
 
 
@@ -251,12 +292,12 @@ def test_weights_of_4_bits_are_computed_with_exactly_as_they_are(rows):
     }
     x_RI, kv = torch.randn(rows, 64), (torch.randn(2, 16, 16), torch.randn(2, 16, 16))
     found = []
-    for panels in (Panels, AsTheyLie):
+    for panels in (PanelCache, AsTheyLie):
         linears = {
             name: replace(getattr(weights, name), weight_OI=weight, panels=panels())
             for name, weight in products.items()
         }
-        assert all(w.structure()[0].is_low == (panels is Panels) for w in linears.values())
+        assert all(w.structure()[0].is_low == (panels is PanelCache) for w in linears.values())
         found.append(run(DecodeLayers([replace(weights, **linears)]), x_RI, kv, slots=rows))
     assert (found[0] - x_RI).abs().max() > 0.1
     assert torch.equal(*found)
@@ -266,11 +307,11 @@ def test_weights_of_4_bits_are_computed_with_exactly_as_they_are(rows):
 @pytest.mark.parametrize("change", [1.01, float("nan"), float("inf"), 1e-30, -1.0])
 def test_a_weight_with_one_number_that_4_bits_do_not_give_back_stays_as_it_is(change):
     weight = from_4_bits(64, 96)
-    assert Panels().of(weight).dtype == torch.uint8
+    assert PanelCache().get(weight).dtype == torch.uint8
     weight[63, 70] *= change
-    assert Panels().of(weight) is weight
+    assert PanelCache().get(weight) is weight
     sizes = ((64, 48), (50, 64))  # no whole blocks, no whole panels
-    assert all(Panels().of(from_4_bits(64, 64)[:o, :i].contiguous()).dtype == torch.bfloat16 for o, i in sizes)
+    assert all(PanelCache().get(from_4_bits(64, 64)[:o, :i].contiguous()).dtype == torch.bfloat16 for o, i in sizes)
 
 
 @needs_kernels

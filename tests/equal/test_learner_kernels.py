@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from tiny import random_rows, tiny_model, with_lora
 
 from groupwise.kernels.attention import packed_attention
-from groupwise.kernels.learner import merge_heads, rms_norm, silu_mul, turned_heads
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
+from groupwise.kernels.learner import merge_heads, rms_norm, rotary_heads, silu_mul
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import Pack
+from groupwise.policy.policy_model import PolicyModel, Scoring
 
 from .test_kernels import DTYPES, SIZES, needs_kernels
 
@@ -46,11 +46,11 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, share: float) -> No
     assert (found.float() - expected.float()).abs().max() <= share * expected.float().abs().max()
 
 
-def written_attention(qkv_HTD: torch.Tensor, pieces_P4: torch.Tensor, scaling: float) -> torch.Tensor:
+def written_attention(qkv_HTD: torch.Tensor, segments_P4: torch.Tensor, scaling: float) -> torch.Tensor:
     """Attention as a mask says it."""
     tokens = qkv_HTD.shape[1]
     mask_TT = torch.zeros(tokens, tokens, dtype=torch.bool)
-    for first, count, context, seen in pieces_P4.tolist():
+    for first, count, context, seen in segments_P4.tolist():
         rows = slice(first, first + count)
         mask_TT[rows, context : context + seen] = True
         mask_TT[rows, rows] |= torch.ones(count, count, dtype=torch.bool).tril()
@@ -63,11 +63,11 @@ def written_attention(qkv_HTD: torch.Tensor, pieces_P4: torch.Tensor, scaling: f
 @pytest.mark.parametrize("width", [16, WIDTH, 48, 64])
 @pytest.mark.parametrize("rows", [ROWS, random_rows((37, 5), ((1, 130, 16), (33, 7)), seed=1)])
 def test_attention_is_what_the_mask_says(dtype, width, rows):
-    """Pieces longer and shorter than what is computed at a time, prompts of no whole tile."""
+    """Segments longer and shorter than what is computed at a time, prompts of no whole tile."""
     pack = Pack(rows, torch.device("cpu"))
     qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), width).requires_grad_()
-    found = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, width**-0.5, dtype)
-    expected = written_attention(qkv, pack.pieces, width**-0.5)
+    found = packed_attention(qkv, pack.segments, HEADS, KV_HEADS, width**-0.5, dtype)
+    expected = written_attention(qkv, pack.segments, width**-0.5)
     if rounds_attention(dtype):
         assert_near(found, expected, 2 * ROUNDING[dtype])
         assert_near(*gradients(found, qkv), *gradients(expected, qkv), 2 * ROUNDING[dtype])
@@ -84,7 +84,7 @@ def test_attention_does_not_depend_on_the_number_of_threads(dtype):
         for number in (1, 3):
             torch.set_num_threads(number)
             qkv = randn(HEADS + 2 * KV_HEADS, len(pack.input_ids_P), WIDTH).requires_grad_()
-            out = packed_attention(qkv, pack.pieces, HEADS, KV_HEADS, 0.3, dtype)
+            out = packed_attention(qkv, pack.segments, HEADS, KV_HEADS, 0.3, dtype)
             results.append((out.detach(), *gradients(out, qkv)))
     finally:
         torch.set_num_threads(threads)
@@ -116,7 +116,7 @@ def test_heads(rotary, dtype):
     half = torch.cat([-turned[..., rotary // 2 :], turned[..., : rotary // 2]], dim=-1)
     whole = torch.cat([turned * cos + half * sin, rest], dim=-1)
     expected = torch.cat([whole[: HEADS + KV_HEADS], x[HEADS + KV_HEADS :]])
-    found = turned_heads(y, cos, sin, HEADS, KV_HEADS)
+    found = rotary_heads(y, cos, sin, HEADS, KV_HEADS)
     assert torch.allclose(found, expected, atol=1e-5)
     assert_near(*gradients(found, y), *gradients(expected, y), 2 * ROUNDING[dtype])
 
@@ -128,11 +128,11 @@ def test_merging_heads(dtype):
     assert torch.equal(*gradients(found, x), *gradients(expected, x))
 
 
-def pass_gradients(network: Network) -> dict[str, torch.Tensor]:
-    model: Any = network.model
+def pass_gradients(policy_model: PolicyModel) -> dict[str, torch.Tensor]:
+    model: Any = policy_model.model
     model.zero_grad()
-    network.refresh()
-    with network.pass_over(ROWS, Scoring()) as scores:
+    policy_model.refresh()
+    with policy_model.pass_over(ROWS, Scoring()) as scores:
         (
             scores.logprob_NT * torch.linspace(-1, 1, scores.logprob_NT.numel()).view_as(scores.logprob_NT)
         ).sum().backward()
@@ -147,13 +147,13 @@ def distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> 
 @pytest.mark.parametrize("name", ["llama", "llama-bias", "qwen2", "mistral", "mistral-window"])
 def test_gradients_are_as_near_to_float32_as_without_kernels(name, dtype):
     model = with_lora(tiny_model(name, **SIZES))
-    without = ComputeModel(model, torch.float32)
+    without = FusedModel(model, torch.float32)
     without.drop_kernels()
-    exact = pass_gradients(Network(model, torch.float32, without))
-    fast = ComputeModel(model, dtype)
+    exact = pass_gradients(PolicyModel(model, torch.float32, without))
+    fast = FusedModel(model, dtype)
     assert fast.kernel_layers
-    gap = distance(pass_gradients(Network(model, dtype, fast)), exact)
+    gap = distance(pass_gradients(PolicyModel(model, dtype, fast)), exact)
     fast.drop_kernels()
-    eager = distance(pass_gradients(Network(model, dtype, fast)), exact)
+    eager = distance(pass_gradients(PolicyModel(model, dtype, fast)), exact)
     share = 1.4 if rounds_attention(dtype) else 1.25
     assert 0 < gap < (1e-5 if dtype == torch.float32 else share * eager)

@@ -10,9 +10,9 @@ import torch
 from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows, micro_batches
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows, micro_batches
+from groupwise.policy.policy_model import PolicyModel, Scoring
 
 from .test_architectures import assert_same_gradients, gradients, networks
 
@@ -20,17 +20,19 @@ NAMES = ["llama", "mistral-window", "gemma3"]
 ROWS = random_rows(prompts=(9, 14, 6, 11), completions=((7, 1, 12, 3), (4, 9), (1, 1), (2, 5, 5)))
 
 
-def scored_in_parts(network: Network, rows: Rows, parts: list[list[int]]) -> tuple[Tensor, dict[str, Tensor]]:
+def scored_in_parts(
+    policy_model: PolicyModel, rows: CompletionRows, parts: list[list[int]]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-probs N of whole rows, and the gradient of a weighted sum of them, accumulated over the parts."""
-    network.model.zero_grad()
+    policy_model.model.zero_grad()
     weight_N = torch.randn(len(rows), generator=torch.Generator().manual_seed(2))
     logprob_N = torch.zeros(len(rows))
     for part in parts:
-        with network.pass_over(rows.select(part), Scoring()) as scores:
+        with policy_model.pass_over(rows.select(part), Scoring()) as scores:
             sums = scores.logprob_NT.sum(1)
             (weight_N[part] * sums).sum().backward()
         logprob_N[part] = sums.detach()
-    return logprob_N, {n: p.grad.clone() for n, p in network.model.named_parameters() if p.grad is not None}
+    return logprob_N, {n: p.grad.clone() for n, p in policy_model.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("budget", [1, 20, 28])
@@ -64,7 +66,7 @@ def test_a_completion_does_not_see_its_siblings():
 
 def test_equal_prompts_of_two_draws_stay_two_groups():
     prompt = ROWS.prompt_ids[0]
-    rows = Rows([prompt] * 4, ROWS.token_ids[:4], [0, 0, 1, 1])
+    rows = CompletionRows([prompt] * 4, ROWS.token_ids[:4], [0, 0, 1, 1])
     _, fast = networks(tiny_model("llama"))
     torch.testing.assert_close(
         fast.score(rows, Scoring()).logprob_NT, fast.score(ROWS.select(range(4)), Scoring()).logprob_NT
@@ -86,7 +88,7 @@ def test_gradient_checkpointing_needs_no_deprecated_name():
     networks(tiny_model(), gradient_checkpointing=True)
 
 
-def saved_tensors(network: Network) -> int:
+def saved_tensors(policy_model: PolicyModel) -> int:
     """How many tensors a forward pass keeps for its backward pass."""
     count = 0
 
@@ -96,7 +98,7 @@ def saved_tensors(network: Network) -> int:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, network.pass_over(ROWS, Scoring()) as scores:
+    with hooks, policy_model.pass_over(ROWS, Scoring()) as scores:
         assert scores.logprob_NT.requires_grad
     return count
 
@@ -106,14 +108,14 @@ def test_checkpointing_adds_no_dropout():
     _, fast = networks(model)
     first, second = (fast.score(ROWS, Scoring()).logprob_NT for _ in range(2))
     assert torch.equal(first, second)
-    slow = Network(model, torch.float32, None).score(ROWS, Scoring()).logprob_NT
+    slow = PolicyModel(model, torch.float32, None).score(ROWS, Scoring()).logprob_NT
     torch.testing.assert_close(first, slow, rtol=1e-5, atol=2e-5)
     assert model.training, "the user's model keeps its mode"
 
 
 def test_bfloat16_stays_near_float32():
     model: Any = with_lora(tiny_model("llama", initializer_range=0.1))
-    exact = Network(model, torch.float32, ComputeModel(model, torch.float32))
-    rounded = Network(model, torch.bfloat16, ComputeModel(model, torch.bfloat16))
+    exact = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
+    rounded = PolicyModel(model, torch.bfloat16, FusedModel(model, torch.bfloat16))
     gap = (exact.score(ROWS, Scoring()).logprob_NT - rounded.score(ROWS, Scoring()).logprob_NT).abs()
     assert 0 < gap.mean() < 0.02

@@ -13,9 +13,9 @@ from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.build import make_policy
 from groupwise.policy import packing
-from groupwise.policy.network import Scoring
-from groupwise.policy.packing import Rows
-from groupwise.rollout.fastpath import build_network, why_not_fast
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import Scoring
+from groupwise.rollout.fastpath import build_policy_model, why_not_fast
 from groupwise.rollout.plain import PlainEngine
 from groupwise.types import Request, Sampling
 
@@ -34,8 +34,8 @@ SLOW = {
 def test_the_reason_is_one_sentence_and_the_slow_path_is_exact(name):
     make, reason = SLOW[name]
     model, said = make(), []
-    network = build_network(model, torch.float32, notify=said.append)
-    assert network.compute is None
+    policy_model = build_policy_model(model, torch.float32, notify=said.append)
+    assert policy_model.fused is None
     assert len(said) == 1
     assert reason in said[0]
     assert re.fullmatch(r"This model takes the slow path .*[^.]\.", said[0])
@@ -44,9 +44,11 @@ def test_the_reason_is_one_sentence_and_the_slow_path_is_exact(name):
     prompts = random_rows().prompt_ids
     requests = [Request(prompts[i], 3, Sampling(max_tokens=6), seed=(i,)) for i in (0, 3)]
     pairs = [(n, c) for n, group in engine.generate(requests) for c in group]
-    rows = Rows([requests[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs])
+    rows = CompletionRows(
+        [requests[n].prompt_ids for n, _ in pairs], [c.token_ids for _, c in pairs], [n for n, _ in pairs]
+    )
     rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for _, c in pairs], batch_first=True)
-    torch.testing.assert_close(network.score(rows, Scoring()).logprob_NT, rollout_NT, rtol=0, atol=2e-5)
+    torch.testing.assert_close(policy_model.score(rows, Scoring()).logprob_NT, rollout_NT, rtol=0, atol=2e-5)
 
 
 def test_a_wrong_fast_path_is_found_out(monkeypatch):

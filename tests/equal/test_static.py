@@ -12,12 +12,12 @@ import torch
 from tiny import EOS, random_rows, tiny_model, tiny_tokenizer, with_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from groupwise.policy.backend import GPU, computing_as
-from groupwise.policy.compute import ComputeModel
+from groupwise.policy.backend import GPU, backend_override
+from groupwise.policy.fused_model import FusedModel
 from groupwise.rollout.native import NativeEngine, generation
 from groupwise.rollout.native.recorder import Recorder
-from groupwise.rollout.native.static import BLOCK, Bucket, StaticGrid, sample_cache
-from groupwise.rollout.sequences import open_sequences
+from groupwise.rollout.native.static_grid import BLOCK, Bucket, StaticGrid, sample_cache
+from groupwise.rollout.sequences import new_sequences
 from groupwise.types import Completion, Request, Sampling
 
 PROMPTS = [random_rows((n,), ((1,),), seed=n).prompt_ids[0] for n in (9, 1, 17, 70, 4)]
@@ -28,7 +28,7 @@ WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_uniq
 
 @pytest.fixture(autouse=True)
 def _as_a_gpu() -> Iterator[None]:
-    with computing_as(GPU):
+    with backend_override(GPU):
         yield
 
 
@@ -49,8 +49,8 @@ class Waits(TorchDispatchMode):
 
 def engines(name: str = "llama", dtype: torch.dtype = torch.float32, **settings: Any) -> tuple[NativeEngine, ...]:
     """Over static buffers, and by single operations, on one model."""
-    compute = ComputeModel(with_lora(tiny_model(name)), dtype)
-    made = [NativeEngine(compute, records=records, **settings) for records in (True, False)]
+    fused = FusedModel(with_lora(tiny_model(name)), dtype)
+    made = [NativeEngine(fused, records=records, **settings) for records in (True, False)]
     for engine in made:
         engine.load_weights(None, version=0)
     return tuple(made)
@@ -131,9 +131,9 @@ def test_two_calls_at_a_time_do_not_share_buffers() -> None:
 def test_fifty_steps_record_once_a_bucket_and_nothing_moves(is_lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows end at random times, weights change after every step, and every tenth step evaluates."""
     model = with_lora(tiny_model()) if is_lora else tiny_model()
-    compute, recorder = ComputeModel(model, torch.float32), Recorder()
+    fused, recorder = FusedModel(model, torch.float32), Recorder()
     sampling = replace(PLAIN, max_tokens=24)
-    engine = NativeEngine(compute, max_concurrent=12, recorder=recorder)
+    engine = NativeEngine(fused, max_concurrent=12, recorder=recorder)
     looks = {"static": 0, "first": 0}
     draw, first = StaticGrid.draw, generation.draw_tokens
 
@@ -156,7 +156,7 @@ def test_fifty_steps_record_once_a_bucket_and_nothing_moves(is_lora: bool, monke
     tokens = 0
     for step in range(50):
         engine.load_weights(None, version=step)
-        weights.append([t.data_ptr() for t in compute.tensors()])
+        weights.append([t.data_ptr() for t in fused.tensors()])
         tokens += sum(len(c.token_ids) for c in answers(engine, requests(sampling, step)))
         if step % 10 == 0:
             answers(engine, requests(replace(sampling, temperature=0.0), 0, (1,) * 5))
@@ -180,16 +180,16 @@ def test_a_step_mixes_no_devices_and_waits_for_no_number(
 ) -> None:
     """On the device `meta` numbers do not exist: whoever asks for one fails, and so does who mixes it with a CPU."""
     monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: True)  # as it is while a graph is recorded
-    compute = ComputeModel(on_meta(with_lora(tiny_model(name)).bfloat16()), torch.bfloat16)
-    compute.refresh(pack=True)
-    rows = open_sequences(0, Request((3, 4, 5), 4, PLAIN))
+    fused = FusedModel(on_meta(with_lora(tiny_model(name)).bfloat16()), torch.bfloat16)
+    fused.refresh(pack=True)
+    rows = new_sequences(0, Request((3, 4, 5), 4, PLAIN))
     for row in rows:
         row.token_ids.append(6)
     with torch.inference_mode():
-        like = sample_cache(compute)
+        like = sample_cache(fused)
         assert like is not None
         small, large = (
-            StaticGrid(compute, Bucket(rows, 4, 64, own, is_greedy), like) for rows, own in ((8, 32), (16, 64))
+            StaticGrid(fused, Bucket(rows, 4, 64, own, is_greedy), like) for rows, own in ((8, 32), (16, 64))
         )
         small.set_sampling(PLAIN)
         small.set_prompts({0: like})
@@ -215,7 +215,7 @@ def on_meta(model: Any) -> Any:
 
 def test_weights_that_moved_are_recorded_again() -> None:
     model = tiny_model()
-    engine = NativeEngine(ComputeModel(model, torch.float32))
+    engine = NativeEngine(FusedModel(model, torch.float32))
     asked = requests(PLAIN)
     engine.load_weights(None, version=0)
     before = answers(engine, asked)

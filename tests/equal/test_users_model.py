@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import random_rows, tiny_model, with_lora
 
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Request, Sampling
 
@@ -18,25 +18,25 @@ ROWS = random_rows()
 
 def use(model: Any) -> None:
     """A rollout and an optimizer step on the fast path."""
-    network = Network(model, torch.float32, ComputeModel(model, torch.float32))
-    engine = NativeEngine(network.compute)
-    engine.load_weights(network, 0)
+    policy_model = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
+    engine = NativeEngine(policy_model.fused)
+    engine.load_weights(policy_model, 0)
     list(engine.generate([Request(ROWS.prompt_ids[0], 2, Sampling(max_tokens=4))]))
-    with network.pass_over(ROWS, Scoring()) as scores:
+    with policy_model.pass_over(ROWS, Scoring()) as scores:
         scores.logprob_NT.sum().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01).step()
-    engine.load_weights(network, 1)
+    engine.load_weights(policy_model, 1)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-bias", "llama-tied", "qwen3-moe", "gemma3", "gpt-oss"])
 def test_the_compute_model_shares_every_tensor(name):
     model = tiny_model(name)
     theirs = {p.data_ptr() for p in [*model.parameters(), *model.buffers()] if p.numel()}
-    compute = ComputeModel(model, torch.float32)
-    left = {p.data_ptr() for p in [*compute.model.parameters(), *compute.model.buffers()] if p.numel()}
-    inside = {p.data_ptr() for projection in compute.projections for p in projection.parameters}
+    fused = FusedModel(model, torch.float32)
+    left = {p.data_ptr() for p in [*fused.model.parameters(), *fused.model.buffers()] if p.numel()}
+    inside = {p.data_ptr() for linear in fused.linears for p in linear.parameters}
     assert left | inside == theirs
-    assert {id(p) for p in model.parameters()} >= {id(p) for p in compute.model.parameters()}
+    assert {id(p) for p in model.parameters()} >= {id(p) for p in fused.model.parameters()}
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -75,9 +75,9 @@ def test_merging_is_exact_and_leaves_the_base_as_it_was():
 
 def test_two_networks_of_one_model_do_not_disturb_each_other():
     model = with_lora(tiny_model("llama"))
-    first = Network(model, torch.float32, ComputeModel(model, torch.float32))
+    first = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
     expected = first.score(ROWS, Scoring()).logprob_NT
-    second = Network(model, torch.float32, ComputeModel(model, torch.float32))
+    second = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
     with second.adapters_off():
         off = second.score(ROWS, Scoring()).logprob_NT
         assert torch.equal(first.score(ROWS, Scoring()).logprob_NT, expected)

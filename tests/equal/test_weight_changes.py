@@ -16,10 +16,10 @@ from tiny import random_ids, tiny_model, with_lora
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from groupwise.policy import projection
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy import fused_linear
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Completion, Request, Sampling
 
@@ -49,19 +49,21 @@ class Snapshot:
 
 
 class Bench:
-    """A bfloat16 network with its engine beside the exact one, on the same weights."""
+    """A bfloat16 policy model with its engine beside the exact one, on the same weights."""
 
     def __init__(self, model: Any, num_prompts: int = 16) -> None:
-        self.low = Network(model, torch.bfloat16, ComputeModel(model, torch.bfloat16))
-        self.exact = Network(model, torch.float32, ComputeModel(model, torch.float32))
-        self.engine = NativeEngine(self.low.compute, max_concurrent=256)
+        self.low = PolicyModel(model, torch.bfloat16, FusedModel(model, torch.bfloat16))
+        self.exact = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
+        self.engine = NativeEngine(self.low.fused, max_concurrent=256)
         generator = torch.Generator().manual_seed(0)
         sampling = Sampling(max_tokens=24)
         self.requests = [Request(random_ids(generator, 12), GROUP, sampling, seed=(i,)) for i in range(num_prompts)]
 
-    def rows(self, completions: list[Completion]) -> Rows:
+    def rows(self, completions: list[Completion]) -> CompletionRows:
         numbers = [i // GROUP for i in range(len(completions))]
-        return Rows([self.requests[n].prompt_ids for n in numbers], [c.token_ids for c in completions], numbers)
+        return CompletionRows(
+            [self.requests[n].prompt_ids for n in numbers], [c.token_ids for c in completions], numbers
+        )
 
     def snapshot(self) -> Snapshot:
         self.engine.load_weights(None, 0)
@@ -71,7 +73,7 @@ class Bench:
         rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for c in completions], batch_first=True)
         return Snapshot(completions, rollout_NT, self.low.score(self.rows(completions), Scoring()).logprob_NT)
 
-    def update(self, rows: Rows) -> Tensor:
+    def update(self, rows: CompletionRows) -> Tensor:
         """One AdamW update at 2e-5; returns the exact change of the rows' log-probs."""
         trained = [p for p in self.exact.model.parameters() if p.requires_grad]
         weight_N = torch.randn(len(rows), 1, generator=torch.Generator().manual_seed(1))
@@ -115,14 +117,14 @@ def test_rollout_log_probs_follow_one_small_update(kind):
 @pytest.mark.parametrize(("is_stochastic", "low", "high"), [(True, 0.8, 1.2), (False, 0.0, 0.2)])
 def test_rounding_to_nearest_would_lose_the_update(monkeypatch, is_stochastic, low, high):
     if not is_stochastic:
-        monkeypatch.setattr(projection, "round_stochastically", lambda weight, seed: weight.detach().bfloat16())
+        monkeypatch.setattr(fused_linear, "round_stochastically", lambda weight, seed: weight.detach().bfloat16())
     bench = Bench(make_model("full"), num_prompts=3)
-    weights = [p.sources[0].weight_OI.detach() for p in bench.low.compute.projections if len(p.sources) == 1]
+    weights = [p.sources[0].weight_OI.detach() for p in bench.low.fused.linears if len(p.sources) == 1]
     exact = [w.clone() for w in weights]
-    rounded = [p.weight_OI.float() for p in bench.low.compute.projections if len(p.sources) == 1]
+    rounded = [p.weight_OI.float() for p in bench.low.fused.linears if len(p.sources) == 1]
     bench.update(bench.rows(bench.snapshot().completions))
     bench.low.refresh()
-    now = [p.weight_OI.float() for p in bench.low.compute.projections if len(p.sources) == 1]
+    now = [p.weight_OI.float() for p in bench.low.fused.linears if len(p.sources) == 1]
     found = torch.cat([(a - b).flatten() for a, b in zip(now, rounded, strict=True)])
     wanted = torch.cat([(a - b).flatten() for a, b in zip(weights, exact, strict=True)])
     assert low <= slope(found, wanted) <= high
@@ -131,13 +133,13 @@ def test_rounding_to_nearest_would_lose_the_update(monkeypatch, is_stochastic, l
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_in_float32_the_change_is_the_same_to_rounding(kind):
     model = make_model(kind)
-    network = Network(model, torch.float32, ComputeModel(model, torch.float32))
-    engine, bench = NativeEngine(network.compute), Bench(model, num_prompts=3)
+    policy_model = PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
+    engine, bench = NativeEngine(policy_model.fused), Bench(model, num_prompts=3)
     engine.load_weights(None, 0)
     bench.update(bench.rows(bench.snapshot().completions))
     engine.load_weights(None, 1)
     answered = dict(engine.generate(bench.requests))
     completions = [c for number in sorted(answered) for c in answered[number]]
     rollout_NT = pad_sequence([torch.tensor(c.rollout_logprob) for c in completions], batch_first=True)
-    plain = Network(model, torch.float32, None).score(bench.rows(completions), Scoring())
+    plain = PolicyModel(model, torch.float32, None).score(bench.rows(completions), Scoring())
     torch.testing.assert_close(rollout_NT, plain.logprob_NT, rtol=0, atol=1e-5)

@@ -17,10 +17,10 @@ import torch
 from tiny import EOS, random_rows, tiny_model, tiny_tokenizer, with_lora
 from torch import Tensor
 
-from groupwise.policy.attention import Layer
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Pack, Rows
+from groupwise.policy.attention import AttentionLayer
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.packing import CompletionRows, Pack
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Completion, Request, Sampling
 
@@ -39,20 +39,22 @@ def exact() -> None:
         compiler.recompile_limit = 256  # a run has one model; above the limit compiled code is left for eager code
 
 
-def networks(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Network, Network]:
+def networks(name: str, dtype: torch.dtype, device: torch.device) -> tuple[PolicyModel, PolicyModel]:
     """One model on the device, its base in the compute dtype: with its fast path, and without."""
     exact()
     model = with_lora(tiny_model(name).to(dtype)).to(device)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return Network(model, dtype, ComputeModel(model, dtype)), Network(copy.deepcopy(model), dtype, None)
+    return PolicyModel(model, dtype, FusedModel(model, dtype)), PolicyModel(copy.deepcopy(model), dtype, None)
 
 
-def sampled(network: Network, max_tokens: int = 150, records: bool | None = None, **sampling: Any) -> list[Completion]:
+def sampled(
+    policy_model: PolicyModel, max_tokens: int = 150, records: bool | None = None, **sampling: Any
+) -> list[Completion]:
     """Completions of all prompts; fewer rows at a time than there are."""
-    engine = NativeEngine(network.compute, max_concurrent=6, records=records)
-    engine.load_weights(network, version=0)
+    engine = NativeEngine(policy_model.fused, max_concurrent=6, records=records)
+    engine.load_weights(policy_model, version=0)
     settings = Sampling(max_tokens=max_tokens, stop_ids=(EOS,), **sampling)
     found = dict(engine.generate([Request(p, GROUP, settings, seed=(n,)) for n, p in enumerate(PROMPTS)]))
     why_not = None if engine.decoder is None else getattr(engine.decoder.recorder, "why_not", None)
@@ -60,21 +62,23 @@ def sampled(network: Network, max_tokens: int = 150, records: bool | None = None
     return [completion for number in sorted(found) for completion in found[number]]
 
 
-def rows_of(completions: list[Completion]) -> Rows:
+def rows_of(completions: list[Completion]) -> CompletionRows:
     group = [number for number in range(len(PROMPTS)) for _ in range(GROUP)]
     kept = [c.kept_ids for c in completions]
     has_kept = any(k is not None for k in kept)
-    return Rows([PROMPTS[n] for n in group], [c.token_ids for c in completions], group, kept if has_kept else None)
+    return CompletionRows(
+        [PROMPTS[n] for n in group], [c.token_ids for c in completions], group, kept if has_kept else None
+    )
 
 
-def scored(network: Network, completions: list[Completion]) -> tuple[Tensor, list[Tensor]]:
+def scored(policy_model: PolicyModel, completions: list[Completion]) -> tuple[Tensor, list[Tensor]]:
     """Log-probs NT and the gradients of their sum."""
-    device = network.device
-    with network.pass_over(rows_of(completions), Scoring()) as scores:
+    device = policy_model.device
+    with policy_model.pass_over(rows_of(completions), Scoring()) as scores:
         length_N1 = torch.tensor([[len(c.token_ids)] for c in completions], device=device)
         mask_NT = torch.arange(scores.logprob_NT.shape[1], device=device) < length_N1
         (scores.logprob_NT * mask_NT).sum().backward()
-    grads = [p.grad for p in network.model.parameters() if p.grad is not None]
+    grads = [p.grad for p in policy_model.model.parameters() if p.grad is not None]
     return scores.logprob_NT.detach() * mask_NT, grads
 
 
@@ -87,9 +91,9 @@ def in_rows(logprob_NT: Tensor, completions: list[Completion]) -> Tensor:
     return torch.cat([logprob_NT[row, : len(c.token_ids)].cpu() for row, c in enumerate(completions)])
 
 
-def mismatch(network: Network, completions: list[Completion], **scoring: Any) -> float:
+def mismatch(policy_model: PolicyModel, completions: list[Completion], **scoring: Any) -> float:
     """Mean exp |rollout log-prob - learner log-prob|."""
-    scores = network.score(rows_of(completions), Scoring(**scoring))
+    scores = policy_model.score(rows_of(completions), Scoring(**scoring))
     return float((in_rows(scores.logprob_NT, completions) - rollout_logprobs(completions)).abs().exp().mean())
 
 
@@ -103,7 +107,9 @@ def check_recorded_steps_are_single_steps(name: str, device: torch.device) -> No
 def check_rollout_and_learner_are_the_plain_model_in_float32(name: str, device: torch.device) -> None:
     fast, plain = networks(name, torch.float32, device)
     completions = sampled(fast)
-    (logprob_NT, grads), (expected_NT, expected_grads) = (scored(network, completions) for network in (fast, plain))
+    (logprob_NT, grads), (expected_NT, expected_grads) = (
+        scored(policy_model, completions) for policy_model in (fast, plain)
+    )
     assert torch.allclose(logprob_NT, expected_NT, atol=2e-4)
     assert torch.allclose(in_rows(logprob_NT, completions), rollout_logprobs(completions), atol=2e-4)
     assert len(grads) == len(expected_grads) > 0
@@ -136,7 +142,7 @@ def check_restricted_sampling_agrees_with_the_learner_in_bfloat16(device: torch.
 def check_flex_attention_is_padded_attention(window: int | None, dtype: torch.dtype, device: torch.device) -> None:
     exact()
     pack = Pack(random_rows((300, 60), ((90, 1, 30), (64, 12)), seed=1), device)
-    layer, tokens = Layer(0, 0.125, window, None, None), len(pack.input_ids_P)
+    layer, tokens = AttentionLayer(0, 0.125, window, None, None), len(pack.input_ids_P)
     assert pack._flex is not None
     has_grad = device.type == "cuda"  # on a CPU FlexAttention has none
     qkv = [torch.randn(h, tokens, 64, device=device, dtype=dtype, requires_grad=has_grad) for h in (8, 2, 2)]

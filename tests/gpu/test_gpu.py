@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from groupwise.policy.backend import GPU, computing_as
+from groupwise.policy.backend import GPU, backend_override
 
 from .checks import CHECKS
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without to
 @pytest.fixture(params=[pytest.param("cuda", marks=needs_gpu), "cpu as a GPU"])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The GPU, or a CPU that computes as one."""
-    with computing_as(GPU):
+    with backend_override(GPU):
         yield torch.device(request.param.split()[0])
 
 

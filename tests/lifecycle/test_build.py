@@ -16,7 +16,7 @@ from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
 from groupwise.lifecycle.build import RunParts, build, make_order
 from groupwise.lifecycle.inputs import read_inputs
-from groupwise.policy.network import Scoring
+from groupwise.policy.policy_model import Scoring
 from groupwise.sources import ModelFiles
 from groupwise.train.batch import rows_of
 
@@ -50,11 +50,11 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def first_step(parts: RunParts) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], torch.Tensor]:
     """Prompt ids, sampled ids and the learner's log-probs of the groups that step 1 draws."""
-    parts.policy.network.refresh()
-    parts.engine.load_weights(parts.policy.network, version=0)
+    parts.policy.policy_model.refresh()
+    parts.engine.load_weights(parts.policy.policy_model, version=0)
     draws = make_order(parts.problems, parts.config).draw()
     groups = parts.sampler.sample(draws, parts.config.num_generations, step=1)
-    logprob_NT = parts.policy.network.score(rows_of(groups), Scoring()).logprob_NT
+    logprob_NT = parts.policy.policy_model.score(rows_of(groups), Scoring()).logprob_NT
     return [g.prompt_ids for g in groups], [c.token_ids for g in groups for c in g.completions], logprob_NT
 
 

@@ -21,8 +21,8 @@ from groupwise.config import Recipe
 from groupwise.errors import ModelError
 from groupwise.generate import load_trained
 from groupwise.policy.adapter import require_trainable_adapter, starts_as_base, trained_parameters
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import Reference
 from groupwise.policy.save import read_in_float32, require_saveable, save_merged, save_policy, weights_beside
 from groupwise.policy.trainable import trainable_model
@@ -159,19 +159,19 @@ def logits(model: Any) -> Tensor:
         return model.eval()(IDS).logits.float()
 
 
-def plain(model: Any) -> Network:
-    return Network(model, torch.float32, None)
+def plain(model: Any) -> PolicyModel:
+    return PolicyModel(model, torch.float32, None)
 
 
-def network(model: Any) -> Network:
+def policy_model(model: Any) -> PolicyModel:
     """On the fast path where the adapter can be taken apart."""
     try:
-        return Network(model, torch.float32, ComputeModel(model, torch.float32))
+        return PolicyModel(model, torch.float32, FusedModel(model, torch.float32))
     except (NotImplementedError, AttributeError):
         return plain(model)
 
 
-def logprobs(found: Network | Reference) -> Tensor:
+def logprobs(found: PolicyModel | Reference) -> Tensor:
     return found.score(random_rows(), Scoring()).logprob_NT
 
 
@@ -188,8 +188,8 @@ def handed_in(request: pytest.FixtureRequest, is_tied: bool) -> Any:
 
 
 def test_the_reference_stays_the_model_that_was_handed_in(handed_in: Any) -> None:
-    before = logprobs(network(handed_in))
-    policy = network(handed_in)
+    before = logprobs(policy_model(handed_in))
+    policy = policy_model(handed_in)
     reference = Reference(policy, plain)
     move(handed_in, seed=1)
     policy.refresh()
@@ -198,7 +198,7 @@ def test_the_reference_stays_the_model_that_was_handed_in(handed_in: Any) -> Non
 
 
 def test_a_reference_that_is_a_copy_holds_no_second_base(handed_in: Any) -> None:
-    reference = Reference(network(handed_in), plain)
+    reference = Reference(policy_model(handed_in), plain)
     mine = {p.data_ptr() for p in handed_in.parameters() if p.requires_grad}
     if reference._frozen is not None:
         frozen = [p for p in handed_in.parameters() if not p.requires_grad]
@@ -213,12 +213,12 @@ def test_a_reference_that_is_a_copy_holds_no_second_base(handed_in: Any) -> None
 def test_its_state_brings_a_reference_back_before_and_after_a_mix(name: str, is_tied: bool) -> None:
     model = ADAPTERS[name](base_model(is_tied))
     fresh = copy.deepcopy(model)
-    reference = Reference(network(model), plain)
+    reference = Reference(policy_model(model), plain)
     move(model, seed=1)
     for is_mixed in (False, True):
         if is_mixed:
             reference.mix(0.5)
-        again = Reference(network(fresh), plain)
+        again = Reference(policy_model(fresh), plain)
         again.load_state_dict({name: t.clone() for name, t in reference.state_dict().items()})
         assert torch.equal(logprobs(again), logprobs(reference))
 

@@ -7,12 +7,12 @@ import torch
 from tiny import random_rows, tiny_model
 from torch import Tensor, nn
 
-from groupwise.policy.attention import Layer, attend, causal_mask, dot_product_attention, install
-from groupwise.policy.compute import ComputeModel
+from groupwise.policy.attention import AttentionLayer, attend, causal_mask, dot_product_attention, install
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import Pack
 
 
-def formula(layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, mask: Tensor) -> Tensor:
+def formula(layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, mask: Tensor) -> Tensor:
     """One head and one query at a time."""
     out = torch.zeros(*q_HTD.shape[:2], v_KTD.shape[-1])
     per_key_head = q_HTD.shape[0] // k_KTD.shape[0]
@@ -33,7 +33,7 @@ def formula(layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, mask: Ten
 def test_it_equals_the_formula(window, softcap, has_sinks):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(heads, 6, 8, generator=generator) for heads in (4, 2, 2))
-    layer = Layer(0, 0.4, window, softcap, torch.randn(4, generator=generator) if has_sinks else None)
+    layer = AttentionLayer(0, 0.4, window, softcap, torch.randn(4, generator=generator) if has_sinks else None)
     mask = causal_mask(6, 6, window, q.device)
     found = dot_product_attention(layer, q[None], k[None], v[None], mask)[0]
     torch.testing.assert_close(found, formula(layer, q, k, v, mask), rtol=1e-5, atol=1e-5)
@@ -49,9 +49,9 @@ def test_an_unknown_keyword_is_refused_by_name():
 
 
 def test_a_plan_ends_with_its_pass_even_when_the_pass_fails():
-    compute = ComputeModel(tiny_model(), torch.float32)
+    fused = FusedModel(tiny_model(), torch.float32)
     pack = Pack(random_rows(), torch.device("cpu"))
     with pytest.raises(IndexError):
-        compute.hidden(pack.input_ids_P + 1000, pack.position_ids_P, pack)
+        fused.hidden(pack.input_ids_P + 1000, pack.position_ids_P, pack)
     with pytest.raises(AssertionError, match="needs a plan"):
-        compute.backbone(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
+        fused.backbone(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groupwise.policy import head as heads
 from groupwise.policy.backend import CPU
-from groupwise.policy.head import Head, token_logprobs
+from groupwise.policy.head import LMHead, token_logprobs
 
 NUM, WIDTH, VOCABULARY = 2 * CPU.head_rows + 37, 12, 50
 TOLERANCE = 2e-5
@@ -20,7 +20,7 @@ def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_scores(head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def plain_scores(head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The formulas of the module's docstring, with the logits in full."""
     logits = hidden_ND @ head.weight_VD.T + (0 if head.bias_V is None else head.bias_V)
     logits = logits * head.scale
@@ -39,7 +39,7 @@ def test_values_and_gradients_equal_autograd(is_weight_trained, has_bias, number
     temperature, scale = numbers_
     weight = numbers(VOCABULARY, WIDTH, seed=1).requires_grad_(is_weight_trained)
     bias = numbers(VOCABULARY, seed=2).requires_grad_(is_weight_trained) if has_bias else None
-    head = Head(weight, bias, scale, softcap)
+    head = LMHead(weight, bias, scale, softcap)
     head.refresh(pack=False)
     hidden = numbers(NUM, WIDTH).requires_grad_()
     target = torch.randint(VOCABULARY, (NUM,), generator=torch.Generator().manual_seed(3))
@@ -72,7 +72,7 @@ def test_an_adjustment_of_the_logits_reaches_values_and_gradients(entropy_gradie
 
     log_p = ((hidden @ weight.T).masked_fill(~keep, float("-inf")) / 0.7).log_softmax(-1)
     expected = log_p[torch.arange(NUM), target], torch.special.entr(log_p.exp()).sum(-1)
-    found = token_logprobs(Head(weight), hidden, target, 0.7, adjust, entropy_gradient=entropy_gradient)
+    found = token_logprobs(LMHead(weight), hidden, target, 0.7, adjust, entropy_gradient=entropy_gradient)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=TOLERANCE)
     wanted = torch.autograd.grad(expected[0].sum(), hidden)[0]
@@ -81,7 +81,7 @@ def test_an_adjustment_of_the_logits_reaches_values_and_gradients(entropy_gradie
 
 def test_the_entropy_has_no_gradient_unless_asked_for():
     hidden = numbers(5, WIDTH).requires_grad_()
-    head = Head(numbers(VOCABULARY, WIDTH, seed=1))
+    head = LMHead(numbers(VOCABULARY, WIDTH, seed=1))
     assert not token_logprobs(head, hidden, torch.arange(5))[1].requires_grad
     assert token_logprobs(head, hidden, torch.arange(5), entropy_gradient=True)[1].requires_grad
 
@@ -89,15 +89,15 @@ def test_the_entropy_has_no_gradient_unless_asked_for():
 @pytest.mark.parametrize("is_weight_trained", [False, True])
 def test_the_full_logits_are_never_kept(monkeypatch, is_weight_trained):
     largest = 0
-    head = Head(numbers(VOCABULARY, WIDTH, seed=1).requires_grad_(is_weight_trained))
-    logits = Head.logits
+    head = LMHead(numbers(VOCABULARY, WIDTH, seed=1).requires_grad_(is_weight_trained))
+    logits = LMHead.logits
 
-    def watched(self: Head, hidden_ND: Tensor) -> Tensor:
+    def watched(self: LMHead, hidden_ND: Tensor, *buffer: object) -> Tensor:
         nonlocal largest
         largest = max(largest, len(hidden_ND))
         return logits(self, hidden_ND)
 
-    monkeypatch.setattr(heads.Head, "logits", watched)
+    monkeypatch.setattr(heads.LMHead, "logits", watched)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         scores = token_logprobs(head, numbers(NUM, WIDTH).requires_grad_(), torch.zeros(NUM, dtype=torch.long))
@@ -109,12 +109,12 @@ def test_the_full_logits_are_never_kept(monkeypatch, is_weight_trained):
 def test_no_tokens_give_no_scores():
     hidden = torch.zeros(0, WIDTH, requires_grad=True)
     for softcap in (None, 2.0):
-        found = token_logprobs(Head(numbers(VOCABULARY, WIDTH), softcap=softcap), hidden, torch.zeros(0).long())
+        found = token_logprobs(LMHead(numbers(VOCABULARY, WIDTH), softcap=softcap), hidden, torch.zeros(0).long())
         assert [len(f) for f in found] == [0, 0]
 
 
 def test_temperature_0_scores_like_1():
-    head, hidden = Head(numbers(VOCABULARY, WIDTH)), numbers(4, WIDTH, seed=1)
+    head, hidden = LMHead(numbers(VOCABULARY, WIDTH)), numbers(4, WIDTH, seed=1)
     greedy, plain = (token_logprobs(head, hidden, torch.arange(4), t)[0] for t in (0.0, 1.0))
     assert torch.equal(greedy, plain)
 
@@ -123,7 +123,7 @@ def test_a_trained_head_is_read_anew_and_a_frozen_one_once():
     for is_trained in (True, False):
         layer = nn.Linear(WIDTH, VOCABULARY, bias=False)
         layer.weight.requires_grad_(is_trained)
-        head, hidden = Head(layer.weight), numbers(4, WIDTH)
+        head, hidden = LMHead(layer.weight), numbers(4, WIDTH)
         head.refresh(pack=True)
         with torch.no_grad():
             layer.weight.mul_(2)

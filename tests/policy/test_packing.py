@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupwise.policy.attention import causal_mask
-from groupwise.policy.network import completion_mask
-from groupwise.policy.packing import BUCKET, Pack, Rows, micro_batches
+from groupwise.policy.packing import BUCKET, CompletionRows, Pack, micro_batches
+from groupwise.policy.policy_model import completion_mask
 
 CPU = torch.device("cpu")
 tokens = st.integers(0, 9)
@@ -22,12 +22,12 @@ groups = st.lists(
 )
 
 
-def as_rows(drawn) -> Rows:
+def as_rows(drawn) -> CompletionRows:
     triples = [(tuple(p), tuple(c), n) for n, (p, completions) in enumerate(drawn) for c in completions]
-    return Rows(*(list(column) for column in zip(*triples, strict=True)))
+    return CompletionRows(*(list(column) for column in zip(*triples, strict=True)))
 
 
-def packed_length(rows: Rows, part: list[int]) -> int:
+def packed_length(rows: CompletionRows, part: list[int]) -> int:
     """Tokens of a pass: each completion, and each group's prompt once."""
     prompts = {rows.group[row]: len(rows.prompt_ids[row]) for row in part}
     return sum(prompts.values()) + sum(len(rows.token_ids[row]) for row in part)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupwise.policy.memory_pages import release
+from groupwise.policy.memory_pages import release_pages
 
 
 def mapped_bytes(path: Path) -> int:
@@ -31,7 +31,7 @@ def test_a_mapped_weight_leaves_memory_and_reads_the_same(tmp_path):
     weight = load_file(path)["w"]
     before = weight.clone()
     assert mapped_bytes(path) >= weight.nbytes
-    release(weight)
+    release_pages(weight)
     assert mapped_bytes(path) < weight.nbytes // 4
     assert torch.equal(weight, before)
 
@@ -39,7 +39,7 @@ def test_a_mapped_weight_leaves_memory_and_reads_the_same(tmp_path):
 def test_a_weight_in_memory_stays_as_it_is():
     weight = torch.randn(512, 1024)
     before = weight.clone()
-    release(weight)
-    release(weight[:, :3])
-    release(torch.empty(0))
+    release_pages(weight)
+    release_pages(weight[:, :3])
+    release_pages(torch.empty(0))
     assert torch.equal(weight, before)

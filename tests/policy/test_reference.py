@@ -11,14 +11,14 @@ from tiny import random_rows, tiny_model, with_lora
 from torch import Tensor
 
 from groupwise.policy.adapter import starts_as_base
-from groupwise.policy.compute import ComputeModel
-from groupwise.policy.network import Network, Scoring
+from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import Reference, effective_model
 
 ROWS, SCORING = random_rows(), Scoring(temperature=0.9)
-BUILDS: dict[str, Callable[[Any], Network]] = {
-    "packed": lambda model: Network(model, torch.float32, ComputeModel(model, torch.float32)),
-    "plain": lambda model: Network(model, torch.float32, None),
+BUILDS: dict[str, Callable[[Any], PolicyModel]] = {
+    "packed": lambda model: PolicyModel(model, torch.float32, FusedModel(model, torch.float32)),
+    "plain": lambda model: PolicyModel(model, torch.float32, None),
 }
 MODELS: dict[str, Callable[[], Any]] = {
     "fresh adapter": lambda: with_lora(tiny_model(), is_learnt=False),
@@ -30,7 +30,7 @@ build = pytest.fixture(params=BUILDS)(lambda request: BUILDS[request.param])
 
 
 def plain_logprobs(model: Any) -> Tensor:
-    return Network(model, torch.float32, None).score(ROWS, SCORING).logprob_NT
+    return PolicyModel(model, torch.float32, None).score(ROWS, SCORING).logprob_NT
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from groupwise.policy.restrict import penalise
+from groupwise.policy.logits_processor import apply_repetition_penalty
 from groupwise.rollout.sampler import BLOCK, invert_cdf, keep_likely, sample, uniforms
 from groupwise.types import Sampling
 
@@ -109,4 +109,4 @@ def test_a_set_is_recorded_whatever_its_size() -> None:
 def test_the_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
     logits = torch.tensor([2.0, -2.0, 0.0, 2.0])
     seen = torch.tensor([True, True, True, False])
-    assert penalise(logits, seen, 1.25).tolist() == pytest.approx([1.6, -2.5, 0.0, 2.0])
+    assert apply_repetition_penalty(logits, seen, 1.25).tolist() == pytest.approx([1.6, -2.5, 0.0, 2.0])

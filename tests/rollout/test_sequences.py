@@ -6,7 +6,7 @@ import pytest
 from tiny import EOS, tiny_tokenizer
 
 from groupwise.rollout.scripted import ScriptedEngine
-from groupwise.rollout.sequences import TAIL_MARGIN, open_sequences
+from groupwise.rollout.sequences import TAIL_MARGIN, new_sequences
 from groupwise.types import Request, Sampling
 
 TOKENIZER = tiny_tokenizer()
@@ -15,7 +15,7 @@ TOKENIZER = tiny_tokenizer()
 def grow(text_or_ids, sampling: Sampling):
     """The completion after these tokens, fed until it says that it has ended."""
     ids = TOKENIZER.encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
-    (row,) = open_sequences(0, Request((5,), 1, sampling, decode=TOKENIZER.decode))
+    (row,) = new_sequences(0, Request((5,), 1, sampling, decode=TOKENIZER.decode))
     for token in ids:
         assert not row.is_finished
         row.append(token, -1.0, None)
@@ -45,7 +45,7 @@ def test_a_stop_string_is_found_where_it_ends(before):
 
 
 def test_uniforms_run_along_the_tokens():
-    (row,) = open_sequences(0, Request((5,), 1, Sampling(max_tokens=4), seed=(1, 2)))
+    (row,) = new_sequences(0, Request((5,), 1, Sampling(max_tokens=4), seed=(1, 2)))
     drawn = []
     for token in (10, 11, 12):
         drawn.append(row.next_uniform())

@@ -15,8 +15,8 @@ from api_helpers import trainer
 from tiny import tiny_model, with_lora
 
 from groupwise.errors import GuardError
-from groupwise.policy.network import Network, Scoring
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.runs.reader import RunReader
@@ -90,7 +90,9 @@ def _as_if(name: str, grpo: Any) -> Callable[[int, Completion], Completion]:
     def rescore(version: int, c: Completion) -> Completion:
         kept = None if name == "kept" or c.kept_ids is None else [c.kept_ids]
         with base.disable_adapter() if name == "adapter" else nullcontext():
-            scores = Network(base, torch.float32, None).score(Rows([shortest], [c.token_ids], [0], kept), scoring)
+            scores = PolicyModel(base, torch.float32, None).score(
+                CompletionRows([shortest], [c.token_ids], [0], kept), scoring
+            )
         return replace(c, rollout_logprob=tuple(scores.logprob_NT[0].tolist()))
 
     return rescore

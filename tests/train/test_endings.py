@@ -128,13 +128,13 @@ def test_a_stop_text_of_many_bytes_is_found() -> None:
     from test_chat import make_tokenizer
 
     from groupwise.chat import completion_decoder
-    from groupwise.rollout.sequences import open_sequences
+    from groupwise.rollout.sequences import new_sequences
     from groupwise.types import Request
 
     stop = "🙂" * 20  # four tokens each
     tokenizer = make_tokenizer()
     sampling = Sampling(stop=(stop,), max_tokens=200)
-    (row,) = open_sequences(0, Request((5,), 1, sampling, decode=completion_decoder(tokenizer, sampling)))
+    (row,) = new_sequences(0, Request((5,), 1, sampling, decode=completion_decoder(tokenizer, sampling)))
     for token in tokenizer.encode("so: " + stop, add_special_tokens=False):
         assert not row.is_finished
         row.append(token, -1.0, None)

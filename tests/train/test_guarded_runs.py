@@ -107,7 +107,7 @@ def _state(learner: Learner) -> Any:
         for name, value in state.items()
     }
     rates = [group["lr"] for group in learner.optimizer.param_groups]
-    return weights(learner.network.model), optimizer, rates, learner.scheduler.last_epoch
+    return weights(learner.policy_model.model), optimizer, rates, learner.scheduler.last_epoch
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.config import GRPOConfig
-from groupwise.policy.network import Network
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
 from groupwise.rewards import RewardFunction, RewardScorer
-from groupwise.rollout.fastpath import build_network
+from groupwise.rollout.fastpath import build_policy_model
 from groupwise.train.batch import LogProbs
 from groupwise.train.learner import Learner, auto_budget
 from groupwise.types import Completion, Problem, ScoredGroup
@@ -58,17 +58,19 @@ def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[ScoredGr
     return found
 
 
-def make_learner(model: Any, *, lr: float = 0.0, network: Network | None = None, **settings: Any) -> Learner:
+def make_learner(model: Any, *, lr: float = 0.0, policy_model: PolicyModel | None = None, **settings: Any) -> Learner:
     """A learner with plain SGD, so that weights show gradients."""
-    network = network or build_network(model, torch.float32, notify=lambda _: None)
+    policy_model = policy_model or build_policy_model(model, torch.float32, notify=lambda _: None)
     settings = {"num_generations": SIZE, "prompts_per_step": 4, "max_grad_norm": 0, "beta": 0.0} | settings
     config = GRPOConfig(dtype="float32", **settings)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=lr)
     reference = None
     if config.beta > 0:
-        reference = Reference(network, lambda frozen: build_network(frozen, torch.float32, notify=lambda _: None))
-    return Learner(network, reference, optimizer, LambdaLR(optimizer, lambda _: 1.0), config)
+        reference = Reference(
+            policy_model, lambda frozen: build_policy_model(frozen, torch.float32, notify=lambda _: None)
+        )
+    return Learner(policy_model, reference, optimizer, LambdaLR(optimizer, lambda _: 1.0), config)
 
 
 def padded(parts: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -183,7 +185,7 @@ def test_several_updates_of_a_rollout_follow_the_papers_loop(name, num_iteration
     learner = make_learner(
         model, lr=lr, beta=0.1, num_iterations=num_iterations, num_minibatches=num_minibatches, micro_batch_tokens=25
     )
-    learner.network.refresh()
+    learner.policy_model.refresh()
     update = learner.update(learner.prepare(samples(as_groups(groups)), learner.score(samples(as_groups(groups)))))
     assert update.num_updates == num_iterations * num_minibatches
 
@@ -217,14 +219,14 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
 
     def update(learner: Learner) -> Any:
         scored: list[int] = []
-        original = Network.pass_over
+        original = PolicyModel.pass_over
 
         def counting(self, rows, scoring):
             scored.append(len(rows))
             return original(self, rows, scoring)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Network, "pass_over", counting)
+            patch.setattr(PolicyModel, "pass_over", counting)
             result = learner.update(learner.prepare(samples(as_groups(groups)), scores))
         tokens.append(sum(scored))
         return result
@@ -313,5 +315,5 @@ def test_several_rewards_are_weighted_and_summed_before_the_group_compares():
     ],
 )
 def test_a_pass_holds_a_group_within_bounds_and_a_long_prompt_with_company(prompt, completions, budget):
-    rows = Rows([(1,) * prompt] * len(completions), [(1,) * n for n in completions], [0] * len(completions))
+    rows = CompletionRows([(1,) * prompt] * len(completions), [(1,) * n for n in completions], [0] * len(completions))
     assert auto_budget(rows, "cpu") == budget

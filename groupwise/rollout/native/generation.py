@@ -1,4 +1,4 @@
-"""One call of `generate` for requests that sample alike: rows enter, grow together, end and make room.
+"""One call of `generate` for requests with equal sampling: continuous batching over a grid of rows.
 
 The schedule depends on the requests alone, never on time or free memory.
 """
@@ -11,11 +11,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from groupwise.policy.compute import ComputeModel
+from groupwise.kernels.buffer import Buffer
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import BUCKET
-from groupwise.rollout.native.cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
-from groupwise.rollout.sequences import Sequence as Row
-from groupwise.rollout.sequences import draw_tokens, open_sequences
+from groupwise.rollout.native.kv_cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
+from groupwise.rollout.sequences import SequenceState, draw_tokens, new_sequences
 from groupwise.types import Completion, Request, Sampling
 
 PREFILL_TOKENS = 4096
@@ -31,19 +31,21 @@ class Generation:
 
     def __init__(
         self,
-        compute: ComputeModel,
+        fused: FusedModel,
         version: int,
         max_rows: int,
         sampling: Sampling,
         requests: list[tuple[int, Request]],
     ) -> None:
-        self.compute, self.version, self.max_rows, self.sampling = compute, version, max_rows, sampling
-        self.rows_of = {number: open_sequences(number, request) for number, request in requests}
+        self.fused, self.version, self.max_rows, self.sampling = fused, version, max_rows, sampling
+        self.rows_of = {number: new_sequences(number, request) for number, request in requests}
         self.waiting = [row for rows in self.rows_of.values() for row in rows]
         self.prompts: dict[int, PromptCache] = {}
         self.first_logits: dict[int, Tensor] = {}
         self.plan: DecodePlan | None = None
-        self.grid: list[Row | None] = []
+        self.grid: list[SequenceState | None] = []
+        self._logits = Buffer()
+        """Of one decode step; its tokens are drawn before the next."""
 
     def run(self) -> Iterator[tuple[int, list[Completion]]]:
         while self.waiting or any(self._active()):
@@ -53,7 +55,7 @@ class Generation:
                 self._decode()
             yield from self._finished_requests()
 
-    def _active(self) -> list[Row]:
+    def _active(self) -> list[SequenceState]:
         return [row for row in self.grid if row is not None and not row.is_finished]
 
     def _should_rearrange(self) -> bool:
@@ -73,7 +75,7 @@ class Generation:
 
     def _rearrange(self) -> None:
         """Let waiting rows enter and lay all active rows out anew."""
-        active = self._let_enter()
+        active = self._admit_waiting()
         old_plan, old_grid = self.plan, self.grid
         self.plan, self.grid = None, []
         if not active:
@@ -81,13 +83,13 @@ class Generation:
         self.grid, slots = self._layout(active)
         with torch.inference_mode():
             cells = [self._prompt_of(self.grid[i : i + slots]) for i in range(0, len(self.grid), slots)]
-            self.plan = DecodePlan(cells, slots, self.compute.device, self.sampling.max_tokens)
+            self.plan = DecodePlan(cells, slots, self.fused.device, self.sampling.max_tokens)
             if old_plan is not None:
                 place = {id(row): r for r, row in enumerate(old_grid) if row is not None}
                 source = [place.get(id(row)) if row is not None else None for row in self.grid]
                 self.plan.take_rows(old_plan, source)
 
-    def _let_enter(self) -> list[Row]:
+    def _admit_waiting(self) -> list[SequenceState]:
         """As many waiting rows as there is room for, after their first token, behind the active ones."""
         active = self._active()
         entering = self.waiting[: max(self.max_rows - len(active), 0)]
@@ -96,24 +98,24 @@ class Generation:
         self._sample_first(entering)
         return active + [row for row in entering if not row.is_finished]
 
-    def _prompt_of(self, cell: list[Row | None]) -> PromptCache:
+    def _prompt_of(self, cell: list[SequenceState | None]) -> PromptCache:
         """The prompt that a cell's rows share; a cell of padding takes any."""
         row = next((r for r in cell if r is not None), self.grid[0])
         assert row is not None
         return self.prompts[row.number]
 
-    def _layout(self, active: list[Row]) -> tuple[list[Row | None], int]:
+    def _layout(self, active: list[SequenceState]) -> tuple[list[SequenceState | None], int]:
         """Rows cell by cell, with None in empty slots, and the slots a cell."""
         by_prompt = group_by_prompt(active)
         longest = max(len(row.request.prompt_ids) for row in active)
         slots = choose_slots([len(rows) for rows in by_prompt], longest)
-        grid: list[Row | None] = []
+        grid: list[SequenceState | None] = []
         for rows in by_prompt:
             grid += rows + [None] * (-len(rows) % slots)
         return grid + [None] * _padding(len(grid), slots), slots
 
     @torch.inference_mode()
-    def _prefill(self, entering: list[Row]) -> None:
+    def _prefill(self, entering: list[SequenceState]) -> None:
         """Run the prompts that are not cached yet, several to a pass."""
         new = {row.number: row.request.prompt_ids for row in entering if row.number not in self.prompts}
         batch: list[tuple[int, tuple[int, ...]]] = []
@@ -128,36 +130,36 @@ class Generation:
     def _prefill_pass(self, batch: list[tuple[int, tuple[int, ...]]]) -> None:
         lengths = [len(ids) for _, ids in batch]
         plan = PrefillPlan(lengths)
-        device = self.compute.device
+        device = self.fused.device
         padding = -sum(lengths) % BUCKET
         ids_P = torch.tensor([t for _, ids in batch for t in ids] + [0] * padding, device=device)
         positions_P = torch.cat([torch.arange(n, device=device) for n in [*lengths, padding]])
-        hidden_PD = self.compute.hidden(ids_P, positions_P, plan)
+        hidden_PD = self.fused.hidden(ids_P, positions_P, plan)
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
-        logits_NV = self.compute.head.logits(hidden_PD[last])
+        logits_NV = self.fused.head.logits(hidden_PD[last])
         for (number, _), cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
             self.prompts[number] = cache
             self.first_logits[number] = logits.clone()
 
     @torch.inference_mode()
-    def _sample_first(self, entering: list[Row]) -> None:
+    def _sample_first(self, entering: list[SequenceState]) -> None:
         if entering:
             logits_RV = torch.stack([self.first_logits[row.number] for row in entering])
-            draw_tokens(logits_RV, list(entering), self.compute.kernel_dtype)
+            draw_tokens(logits_RV, list(entering), self.fused.kernel_dtype)
 
     @torch.inference_mode()
     def _decode(self) -> None:
         """One token for every active row."""
         assert self.plan is not None
-        device = self.compute.device
+        device = self.fused.device
         ids_R = torch.tensor([row.token_ids[-1] if row is not None else 0 for row in self.grid], device=device)
-        hidden_RD = self.compute.hidden(ids_R, self.plan.positions(), self.plan)
+        hidden_RD = self.fused.hidden(ids_R, self.plan.positions(), self.plan)
         self.plan.advance()
         rows = self._active()
         if len(rows) < len(self.grid):
             is_active = [row is not None and not row.is_finished for row in self.grid]
             hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
-        draw_tokens(self.compute.head.logits(hidden_RD), rows, self.compute.kernel_dtype)
+        draw_tokens(self.fused.head.logits(hidden_RD, self._logits), rows, self.fused.kernel_dtype)
 
 
 def _padding(num_rows: int, slots: int) -> int:
@@ -165,7 +167,7 @@ def _padding(num_rows: int, slots: int) -> int:
     return -num_rows % max(_ROWS, slots) if num_rows > _ROWS else 0
 
 
-def group_by_prompt(rows: list[Row]) -> list[list[Row]]:
+def group_by_prompt(rows: list[SequenceState]) -> list[list[SequenceState]]:
     """Rows of one prompt beside each other, in order."""
     ordered = sorted(rows, key=lambda r: (r.number, r.index))
     return [list(same) for _, same in groupby(ordered, key=lambda r: r.number)]

@@ -1,4 +1,4 @@
-"""Recording work on a GPU: the same operations on the same memory, started all at once when they are played again.
+"""Records work on a GPU (CUDA graphs): a replay starts the same operations on the same memory all at once.
 
 A decode step is hundreds of small operations; started one by one they take longer than they run.
 """
@@ -15,7 +15,7 @@ Work = Callable[[], None]
 
 
 class Recorder:
-    """Makes recordings and counts them. This one keeps the work and does it again: for devices that record nothing."""
+    """Makes recordings and counts them. This one calls the work again: for devices without recordings."""
 
     WARM_UPS = 2
     """Runs before a recording, in which libraries choose their kernels and take their memory."""
@@ -24,7 +24,7 @@ class Recorder:
         self.num_recorded = 0
 
     def record(self, work: Work) -> Work:
-        """What does `work` again, on the tensors that it used. The work is done `WARM_UPS` times on the way."""
+        """A callable that repeats `work` on the tensors that it used. `work` runs `WARM_UPS` times before."""
         for _ in range(self.WARM_UPS):
             work()
         self.num_recorded += 1
@@ -37,7 +37,7 @@ class GraphRecorder(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self.why_not: str | None = None
-        """Why nothing more is recorded, since something could not be."""
+        """Why nothing more is recorded: the error of the first recording that failed."""
         self._pool: Any = None
 
     def record(self, work: Work) -> Work:
@@ -63,6 +63,6 @@ class GraphRecorder(Recorder):
         return graph.replay
 
 
-def recorder_of(device: torch.device) -> Recorder:
-    """What records on this device."""
+def make_recorder(device: torch.device) -> Recorder:
+    """The recorder for this device."""
     return GraphRecorder() if device.type == "cuda" else Recorder()

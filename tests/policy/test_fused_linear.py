@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from groupwise.policy.projection import Part, Projection, read_source, round_stochastically
+from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice, read_source, round_stochastically
 
 WIDTH = 16
 
@@ -57,9 +57,9 @@ CASES = {
 }
 
 
-def fuse(layers: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Projection, list[Part]]:
-    projection = Projection([read_source(getattr(layers, name)) for name in "qkv"], dtype)
-    return projection, [Part(projection, part) for part in range(3)]
+def fuse(layers: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[FusedLinear, list[FusedLinearSlice]]:
+    linear = FusedLinear([read_source(getattr(layers, name)) for name in "qkv"], dtype)
+    return linear, [FusedLinearSlice(linear, part) for part in range(3)]
 
 
 def outputs_with_gradients(
@@ -91,21 +91,21 @@ def test_outputs_and_gradients_equal_autograd(name):
 @pytest.mark.parametrize("name", CASES)
 def test_without_gradients_the_values_are_the_same(name):
     layers = CASES[name]()
-    projection, parts = fuse(layers)
+    linear, parts = fuse(layers)
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         wanted = layers(x)
         for _ in range(2):  # as it is, then laid out for few rows
             for mine, theirs in zip([p(x) for p in parts], wanted, strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
-            projection.pack()
+            linear.pack()
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "lora" in n])
 def test_with_adapters_off_it_is_the_base(name):
     layers = CASES[name]()
-    projection, parts = fuse(layers)
-    projection.adapters_enabled = False
+    linear, parts = fuse(layers)
+    linear.adapters_enabled = False
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for part, wanted in zip(parts, Layers(has_bias=True)(x), strict=True):
@@ -116,14 +116,14 @@ def test_with_adapters_off_it_is_the_base(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_refresh_takes_over_changed_weights(name, dtype):
     layers = CASES[name]()
-    projection, parts = fuse(layers, dtype)
-    projection.pack()
+    linear, parts = fuse(layers, dtype)
+    linear.pack()
     with torch.no_grad():
         for parameter in layers.parameters():
             if parameter.requires_grad:
                 parameter.copy_(parameter.round(decimals=0) + 0.5)  # exact in bfloat16
-        projection.refresh()
-        projection.pack()
+        linear.refresh()
+        linear.pack()
         x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(3)).to(dtype)
         exact = copy.deepcopy(layers)(x.float())
         for part, wanted in zip(parts, exact, strict=True):

@@ -1,4 +1,4 @@
-"""Decoding over buffers that live as long as a run, so that a token's whole step can be recorded once and played again.
+"""Decoding over static buffers: one token's whole step is recorded once and replayed.
 
 Rows sit in a grid of *cells*: one cell holds up to S completions of one prompt and one copy of the prompt's keys and
 values. Everything a step reads and writes stands in tensors that never move: last tokens, lengths, uniforms, keys and
@@ -6,7 +6,7 @@ values, which rows still grow. A row's own keys fill its cache from the front, s
 others leave; rows that go to other buffers are copied by index.
 
 Shapes: C cells, S slots a cell, R = C * S rows, K key/value heads, Q query heads a key head, H = K * Q, L prompt
-capacity, T own capacity, D head width, B tokens between two looks of the host, V vocabulary.
+capacity, T own capacity, D head width, B tokens between two reads of the host, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupwise.policy.attention import Layer
-from groupwise.policy.backend import product32
-from groupwise.policy.compute import ComputeModel
-from groupwise.rollout.native.cache import PrefillPlan, PromptCache
+from groupwise.policy.attention import AttentionLayer
+from groupwise.policy.backend import matmul_float32
+from groupwise.policy.fused_model import FusedModel
+from groupwise.rollout.native.kv_cache import PrefillPlan, PromptCache
 from groupwise.rollout.native.recorder import Recorder, Work
 from groupwise.rollout.sampler import invert_cdf
-from groupwise.rollout.sequences import Sequence as Row
+from groupwise.rollout.sequences import SequenceState
 from groupwise.types import Sampling
 
 BLOCK = 8
-"""Tokens that every row samples between two looks of the host."""
+"""Tokens that every row samples between two reads of the host."""
 LEAST_ROWS, LEAST_PROMPT, LEAST_OWN, FIRST_OWN = 8, 64, 32, 128
 _STOPS = 64
 """End tokens that there is room for."""
@@ -60,10 +60,10 @@ def is_drawn_in_step(sampling: Sampling) -> bool:
 
 
 @torch.inference_mode()
-def sample_cache(compute: ComputeModel) -> PromptCache | None:
+def sample_cache(fused: FusedModel) -> PromptCache | None:
     """Keys and values of a short prompt; None where layers differ in them, which one set of buffers cannot hold."""
-    plan, ids_T = PrefillPlan([4]), torch.arange(4, device=compute.device)
-    compute.hidden(ids_T, ids_T, plan)
+    plan, ids_T = PrefillPlan([4]), torch.arange(4, device=fused.device)
+    fused.hidden(ids_T, ids_T, plan)
     (cache,) = plan.caches()
     kinds = {(t.shape, t.dtype) for side in zip(*cache.layers, strict=True) for t in side[1:]}
     first = {(t.shape, t.dtype) for t in cache.layers[0]}
@@ -73,10 +73,10 @@ def sample_cache(compute: ComputeModel) -> PromptCache | None:
 class StaticGrid:
     """The buffers of one bucket, and the step over them."""
 
-    def __init__(self, compute: ComputeModel, bucket: Bucket, like: PromptCache) -> None:
-        self.compute, self.bucket = compute, bucket
+    def __init__(self, fused: FusedModel, bucket: Bucket, like: PromptCache) -> None:
+        self.fused, self.bucket = fused, bucket
         self.num_cells = bucket.rows // bucket.slots
-        self.device = compute.device
+        self.device = fused.device
         k, v = like.layers[0]
         self.heads = k.shape[0]
         num_layers, cells = len(like.layers), self.num_cells
@@ -86,7 +86,7 @@ class StaticGrid:
         self.own_k, self.own_v = (x.new_zeros(*grid, bucket.slots, bucket.own, x.shape[-1]) for x in (k, v))
         """[layers, C, K, S, T, D]"""
         rows = bucket.rows
-        self.prompt_length_C = self._numbers(cells).fill_(1)  # an empty cell has something to look at, too
+        self.prompt_length_C = self._numbers(cells).fill_(1)  # an empty cell attends to something, too
         self.token_R, self.length_R, self.limit_R = (self._numbers(rows) for _ in range(3))
         """Last token; own tokens whose keys are cached, one fewer than were drawn; most tokens to draw."""
         self.is_growing_R = torch.zeros(rows, dtype=torch.bool, device=self.device)
@@ -96,20 +96,20 @@ class StaticGrid:
         self.place_1 = self._numbers(1)
         """Place in the report of the next token."""
         self.report_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, device=self.device)
-        """What the host looks at: tokens, and the bits of their float32 log-probs."""
+        """Tokens, and the bits of their float32 log-probs, which the host reads."""
         self.seen_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, pin_memory=self.device.type == "cuda")
         """Its copy on the host."""
         self._first_KR = self._first_places()
         self._place_n = self._first_KR.flatten()
-        """Where this step's keys and values go, in the flattened caches of a layer."""
+        """Places of this step's keys and values in the flattened caches of a layer."""
         self._masks: dict[int | None, Tensor] = {}
-        self._play: Work | None = None
+        self._replay: Work | None = None
 
     def _numbers(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.long, device=self.device)
 
     def _first_places(self) -> Tensor:
-        """Where a row's own keys of a head begin in the flattened caches of a layer."""
+        """First place of a row's own keys of a head in the flattened caches of a layer."""
         cells, slots = self.num_cells, self.bucket.slots
         first_CKS = torch.arange(cells * self.heads * slots, device=self.device).view(cells, self.heads, slots)
         return first_CKS.transpose(0, 1).reshape(self.heads, -1) * self.bucket.own
@@ -134,8 +134,8 @@ class StaticGrid:
             lengths = torch.tensor([p.length for p in prompts.values()]).to(self.device)
             self.prompt_length_C[torch.tensor(list(prompts)).to(self.device)] = lengths
 
-    def set_rows(self, rows: list[Row | None]) -> None:
-        """Let every row go on from where its completion is."""
+    def set_rows(self, rows: list[SequenceState | None]) -> None:
+        """Set every row to the state of its completion."""
         number = range(len(rows))
         growing = [row is not None and not row.is_finished for row in rows]
         drawn = [len(row.token_ids) if row is not None else 1 for row in rows]
@@ -163,21 +163,21 @@ class StaticGrid:
             mine[:, new_n // self.bucket.slots, :, new_n % self.bucket.slots, :width] = rows
 
     def draw(self, count: int, recorder: Recorder) -> tuple[np.ndarray, np.ndarray]:
-        """`count` tokens of every row and their log-probs, each [count, R]. The host looks once, at the end."""
-        if self._play is None:
-            self._play = self._recorded(recorder)
+        """`count` tokens of every row and their log-probs, each [count, R]. The host reads them once, at the end."""
+        if self._replay is None:
+            self._replay = self._recorded(recorder)
         self.place_1.zero_()
         for _ in range(count):
-            self._play()
-        report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count]
+            self._replay()
+        report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count].copy()
         return report[0], report[1].view(np.float32)
 
     def forget_recording(self) -> None:
         """Call when a weight has another place in memory."""
-        self._play = None
+        self._replay = None
 
     def _recorded(self, recorder: Recorder) -> Work:
-        """The step as it is played again. While it is recorded, no row grows."""
+        """The step in the form that is replayed. While it is recorded, no row grows."""
         growing_R = self.is_growing_R.clone()
         self.is_growing_R.zero_()
         self.place_1.zero_()
@@ -188,8 +188,8 @@ class StaticGrid:
     def _step(self) -> None:
         """One token of every row: all of it, for nothing here waits for the host."""
         self._place_n = (self._first_KR + self.length_R.clamp(max=self.bucket.own - 1)).flatten()
-        hidden_RD = self.compute.hidden(self.token_R, self._positions_CS().flatten(), self)
-        token_R, logprob_R = self._draw(self.compute.head.logits(hidden_RD))
+        hidden_RD = self.fused.hidden(self.token_R, self._positions_CS().flatten(), self)
+        token_R, logprob_R = self._draw(self.fused.head.logits(hidden_RD))
         self.report_2BR[0].index_copy_(0, self.place_1, token_R.int()[None])
         self.report_2BR[1].index_copy_(0, self.place_1, logprob_R.float().view(torch.int32)[None])
         self.place_1.add_(1).remainder_(BLOCK)
@@ -211,8 +211,8 @@ class StaticGrid:
         """Position in its sequence of the token that each row is given."""
         return self.prompt_length_C[:, None] + self.length_R.view(self.num_cells, -1)
 
-    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
-        """Attention of the rows' new tokens (T = R here) to their prompts and to what they have said."""
+    def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        """Attention of the rows' new tokens (T = R here) to their prompts and to their own earlier tokens."""
         cells, heads, slots, width = self.num_cells, self.heads, self.bucket.slots, q_HTD.shape[-1]
         self._write(self.own_k[layer.index], k_KTD)
         self._write(self.own_v[layer.index], v_KTD)
@@ -221,12 +221,12 @@ class StaticGrid:
         grid = (cells, heads, slots, queries, -1)
         own_k, own_v = self.own_k[layer.index].flatten(0, 2), self.own_v[layer.index].flatten(0, 2)
         prompt_k, prompt_v = self.prompt_k[layer.index].flatten(0, 1), self.prompt_v[layer.index].flatten(0, 1)
-        to_prompt = product32(q, prompt_k.transpose(1, 2)).view(grid)
-        to_own = product32(q.view(-1, queries, width), own_k.transpose(1, 2)).view(grid)
+        to_prompt = matmul_float32(q, prompt_k.transpose(1, 2)).view(grid)
+        to_own = matmul_float32(q.view(-1, queries, width), own_k.transpose(1, 2)).view(grid)
         p = self._softmax(layer, torch.cat([to_prompt, to_own], dim=-1)).to(own_v.dtype)
         p_prompt, p_own = p.split([self.bucket.prompt, self.bucket.own], dim=-1)
-        out = product32(p_prompt.flatten(2, 3).flatten(0, 1), prompt_v).view(grid)
-        out = out + product32(p_own.flatten(0, 2), own_v).view(grid)
+        out = matmul_float32(p_prompt.flatten(2, 3).flatten(0, 1), prompt_v).view(grid)
+        out = out + matmul_float32(p_own.flatten(0, 2), own_v).view(grid)
         return out.permute(1, 3, 0, 2, 4).reshape(q_HTD.shape[0], self.bucket.rows, -1).to(q_HTD.dtype)
 
     def _write(self, cache: Tensor, new_KTD: Tensor) -> None:
@@ -234,7 +234,7 @@ class StaticGrid:
         width = new_KTD.shape[-1]
         cache.view(-1, width).index_copy_(0, self._place_n, new_KTD.reshape(-1, width))
 
-    def _softmax(self, layer: Layer, scores: Tensor) -> Tensor:
+    def _softmax(self, layer: AttentionLayer, scores: Tensor) -> Tensor:
         """Over prompt and own keys together; `scores` is [C, K, S, Q, L + T], float32, without their scale."""
         mask = self._mask(layer.window)
         if layer.softcap is None:
@@ -247,7 +247,7 @@ class StaticGrid:
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
     def _mask(self, window: int | None) -> Tensor:
-        """0 where a row may look, else -inf, [C, 1, S, 1, L + T]; made once a step for all layers of a kind."""
+        """0 where a row may attend, else -inf, [C, 1, S, 1, L + T]; made once a step for all layers of a kind."""
         if window not in self._masks:
             key_L = torch.arange(self.bucket.prompt, device=self.device)
             place_T = torch.arange(self.bucket.own, device=self.device)

@@ -1,18 +1,17 @@
-"""A model cut to as few layers as show every kind it has: enough to compare two ways of computing it."""
+"""A model cut to the fewest layers that include every kind: enough to compare two ways of computing it."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from groupwise.policy.adapter import base_of
-from groupwise.policy.compute import share_copy
+from groupwise.policy.fused_model import share_copy
+from groupwise.transformers_internals import LAYER_INDEX_NAMES
 
-_NUMBERS_OF_LAYERS = {"layer_idx"}
-"""Attributes that tell a layer from another of its kind."""
 _AT_LEAST = 2
 
 
-def shortened(model: nn.Module) -> nn.Module:
+def truncate_layers(model: nn.Module) -> nn.Module:
     """A copy that shares the model's tensors, with its first layers up to the last new kind of them.
 
     Layers are of one kind when all their modules have the same classes, plain attributes and shapes. A model whose
@@ -37,7 +36,7 @@ def _kind(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _plain(module: nn.Module) -> tuple[tuple[str, object], ...]:
-    values = {name: value for name, value in vars(module).items() if name not in _NUMBERS_OF_LAYERS}
+    values = {name: value for name, value in vars(module).items() if name not in LAYER_INDEX_NAMES}
     return tuple(sorted((n, v) for n, v in values.items() if isinstance(v, bool | int | float | str)))
 
 

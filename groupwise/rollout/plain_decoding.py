@@ -1,7 +1,7 @@
-"""Texts that grow token by token through a model's own `forward`, and the way of running it that is exact.
+"""Token-by-token decoding through a model's own `forward`, and the choice of a mode that is exact.
 
 Caches of transformers' models have different names, some need the positions of the new tokens, and some give other
-numbers than a pass over the whole text. So a model is tried on a few texts first, and a way that agrees is used.
+numbers than a pass over the whole text. So a model is tried on a few texts first, and a mode that agrees is used.
 
 Shapes: R texts that grow together, T tokens of a text, V vocabulary; N rows of a learner's pass.
 """
@@ -18,35 +18,35 @@ from torch import Tensor, nn
 
 from groupwise.errors import ModelError, words_of
 from groupwise.policy.deterministic import deterministic
-from groupwise.policy.network import Scoring, plain_scores
-from groupwise.policy.packing import Rows
-from groupwise.policy.shallow_copy import shortened
+from groupwise.policy.packing import CompletionRows
+from groupwise.policy.policy_model import Scoring, plain_scores
+from groupwise.policy.truncated_model import truncate_layers
 
 CACHES = ("past_key_values", "cache_params", "state")
 """Names under which a causal language model gives its cache and takes it back: attention's, Mamba's, RWKV's."""
 TOLERANCE = {torch.float32: 1e-4}
-"""Largest difference of a log-prob between two ways of running a model."""
+"""Largest difference of a log-prob between two modes."""
 LOW_TOLERANCE = 0.25
 """The same where it cannot be run in float32."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a model is run over the next tokens of its texts."""
+class ForwardMode:
+    """How a model reads the next tokens of its texts."""
 
     has_cache: bool = True
-    """Else it reads the whole text for every token."""
+    """Without it, every token reads the whole text."""
     gives_positions: bool = False
 
 
-WAYS = (Way(), Way(gives_positions=True), Way(has_cache=False))
+FORWARD_MODES = (ForwardMode(), ForwardMode(gives_positions=True), ForwardMode(has_cache=False))
 
 
-class Growing:
+class GrowingTexts:
     """Texts of equal length that grow together."""
 
-    def __init__(self, model: Any, way: Way, text_RT: Tensor) -> None:
-        self._model, self._way, self._text_RT = model, way, text_RT
+    def __init__(self, model: Any, mode: ForwardMode, text_RT: Tensor) -> None:
+        self._model, self._mode, self._text_RT = model, mode, text_RT
         self._cache: dict[str, Any] = {}
         self._num_cached = 0
 
@@ -54,11 +54,11 @@ class Growing:
         """Logits RV of each text's next token, in float32."""
         ids_RT = self._text_RT[:, self._num_cached :]
         given = dict(self._cache)
-        if self._way.gives_positions:
+        if self._mode.gives_positions:
             positions_T = torch.arange(self._num_cached, self._text_RT.shape[1], device=ids_RT.device)
             given["position_ids"] = positions_T.expand(ids_RT.shape)
-        output = self._model(input_ids=ids_RT, use_cache=self._way.has_cache, **given)
-        if self._way.has_cache:
+        output = self._model(input_ids=ids_RT, use_cache=self._mode.has_cache, **given)
+        if self._mode.has_cache:
             self._cache = {name: output[name] for name in CACHES if output.get(name) is not None}
         if self._cache:
             self._num_cached = self._text_RT.shape[1]
@@ -68,16 +68,16 @@ class Growing:
         self._text_RT = torch.cat([self._text_RT, token_R[:, None]], dim=1)
 
 
-def choose_way(model: nn.Module) -> Way:
-    """The first way that gives the log-probs of the learner's pass over whole texts.
+def choose_forward_mode(model: nn.Module) -> ForwardMode:
+    """The first mode that gives the log-probs of the learner's pass over whole texts.
 
     A model of many layers is tried with a few of them first: the whole of it can be slow.
 
     Raises:
-        ModelError: the learner's pass fails, is random or looks ahead, so the model can be sampled in no way.
+        ModelError: the learner's pass fails, is random or looks ahead, so no mode can sample the model.
     """
     with contextlib.suppress(Exception):  # a model that cannot be cut is tried as it is
-        return _choose(_in_float32(shortened(model)))
+        return _choose(_in_float32(truncate_layers(model)))
     return _choose(_in_float32(model))
 
 
@@ -89,29 +89,29 @@ def _in_float32(model: nn.Module) -> nn.Module:
     return model
 
 
-def _choose(model: nn.Module) -> Way:
+def _choose(model: nn.Module) -> ForwardMode:
     rows = _texts(model)
     dtype = next(model.parameters()).dtype
     with deterministic(model):
         whole_NT = _score(model, rows)
         if not bool(whole_NT.isfinite().all()):
-            return WAYS[0]  # sampling will tell where that begins
-        for way in WAYS:
-            if _gap(model, way, rows, whole_NT) <= TOLERANCE.get(dtype, LOW_TOLERANCE):
-                return way
-        raise ModelError(_why_no_way(model, rows, whole_NT))
+            return FORWARD_MODES[0]  # sampling reports where that begins
+        for mode in FORWARD_MODES:
+            if _gap(model, mode, rows, whole_NT) <= TOLERANCE.get(dtype, LOW_TOLERANCE):
+                return mode
+        raise ModelError(_why_no_mode(model, rows, whole_NT))
 
 
-def _texts(model: nn.Module) -> Rows:
+def _texts(model: nn.Module) -> CompletionRows:
     """Two groups of two texts each, of arbitrary ids."""
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     ids = torch.randint(vocabulary // 8, vocabulary, (2, 32), generator=torch.Generator().manual_seed(0)).tolist()
     prompts = [tuple(ids[0][:9])] * 2 + [tuple(ids[0][9:11])] * 2
     completions = [tuple(own[first:last]) for first, last in ((11, 24), (24, 31)) for own in ids]
-    return Rows(prompts, completions, [0, 0, 1, 1])
+    return CompletionRows(prompts, completions, [0, 0, 1, 1])
 
 
-def _score(model: Any, rows: Rows) -> Tensor:
+def _score(model: Any, rows: CompletionRows) -> Tensor:
     """Log-probs NT by a pass of the learner, with its gradient where anything is trained."""
     trained = [p for p in model.parameters() if p.requires_grad][:1]
     try:
@@ -128,15 +128,15 @@ def _score(model: Any, rows: Rows) -> Tensor:
 
 
 @torch.no_grad()
-def _gap(model: Any, way: Way, rows: Rows, whole_NT: Tensor) -> float:
-    """Largest difference of a log-prob to those of whole passes; infinite where the way cannot be gone."""
+def _gap(model: Any, mode: ForwardMode, rows: CompletionRows, whole_NT: Tensor) -> float:
+    """Largest difference of a log-prob from that of a whole pass; infinite where the mode fails."""
     gap = 0.0
     for run in rows.runs():
         prompts_RT, tokens_RT = (
             torch.tensor([part[row] for row in run], device=whole_NT.device)
             for part in (rows.prompt_ids, rows.token_ids)
         )
-        texts = Growing(model, way, prompts_RT)
+        texts = GrowingTexts(model, mode, prompts_RT)
         for place, token_R in enumerate(tokens_RT.T):
             try:
                 log_p_RV = texts.next_logits().log_softmax(-1)
@@ -147,14 +147,14 @@ def _gap(model: Any, way: Way, rows: Rows, whole_NT: Tensor) -> float:
     return gap
 
 
-def _why_no_way(model: Any, rows: Rows, whole_NT: Tensor) -> str:
+def _why_no_mode(model: Any, rows: CompletionRows, whole_NT: Tensor) -> str:
     name = type(model).__name__
     if (gap := float((_score(model, rows) - whole_NT).abs().max())) > 0:
         return (
             f"Two passes of {name} over the same tokens differ by {gap:.2g} in a log-prob: something in it is random "
             "outside of training mode too. Switch that off."
         )
-    gap = _gap(model, WAYS[-1], rows, whole_NT)
+    gap = _gap(model, FORWARD_MODES[-1], rows, whole_NT)
     return (
         f"{name} is no causal language model: the log-prob of a token changes by {gap:.2g} with the tokens that follow "
         "it, or that stand in other texts. Give a decoder; some configurations need is_decoder: true."

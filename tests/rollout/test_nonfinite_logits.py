@@ -18,7 +18,7 @@ from torch import nn
 from groupwise.errors import RolloutError
 from groupwise.kernels import build
 from groupwise.kernels import head as kernel
-from groupwise.policy.compute import ComputeModel
+from groupwise.policy.fused_model import FusedModel
 from groupwise.rollout.engine import Engine
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
@@ -59,7 +59,7 @@ def damaged(name: str) -> Any:
 
 
 def native(model: Any) -> Engine:
-    engine = NativeEngine(ComputeModel(model, torch.float32))
+    engine = NativeEngine(FusedModel(model, torch.float32))
     engine.load_weights(None, 0)
     return engine
 

@@ -1,7 +1,7 @@
-"""The compute model: a structural copy of the user's model that shares its tensors and runs our fast passes.
+"""A structural copy of the user's model that shares its tensors and runs the fast passes of learner and engine.
 
 The user's own object is never touched: the copy has its own config (our attention), its linear layers are replaced by
-`Projection`s that read the user's parameters, and it is always in evaluation mode. Gradients land in the user's
+`FusedLinear`s that read the user's parameters, and it is always in evaluation mode. Gradients land in the user's
 parameters because they are the same tensors. Learner and engine both run this one model, so what they compute differs
 by rounding only.
 """
@@ -18,29 +18,33 @@ from torch import Tensor, nn
 
 from groupwise import kernels
 from groupwise.policy.adapter import base_of
-from groupwise.policy.attention import Plan, install
+from groupwise.policy.attention import AttentionPlan, install
 from groupwise.policy.backend import backend_of
-from groupwise.policy.decoder_layer import Decoding, LayerProbe, first_alone, install_kernels, prepare_decoding
+from groupwise.policy.decoder_layer import (
+    DecodeAttention,
+    LayerProbe,
+    install_kernels,
+    only_first_layer,
+    prepare_decoding,
+)
 from groupwise.policy.deterministic import recompute_layers
-from groupwise.policy.head import Head
+from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice, read_source
+from groupwise.policy.head import LMHead
 from groupwise.policy.load_model import checkpoint_layers
-from groupwise.policy.projection import Part, Projection, read_source
-
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers of one parent that read the same input and are computed as one product."""
+from groupwise.transformers_internals import SIBLING_LINEARS, decoder_layers
 
 
-class ComputeModel:
-    """See the module docstring. Raises NotImplementedError with a reason for a model it cannot take apart."""
+class FusedModel:
+    """See the module docstring. Raises NotImplementedError with a reason for a model that cannot be fused."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, gradient_checkpointing: bool = False) -> None:
         self.source = model
         """The user's model."""
         self.dtype = dtype
         self.model = share_copy(base_of(model))
-        self.head = Head.of(self.model, dtype)
-        self.projections = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
-        self._holder = install(self.model)
+        self.head = LMHead.from_model(self.model, dtype)
+        self.linears = _replace_linears(self.model, dtype, skip=self.model.get_output_embeddings())  # type: ignore[operator]
+        self._context = install(self.model)
         self.backbone: nn.Module = self.model.base_model  # type: ignore[assignment]
         self.model.eval()
         if gradient_checkpointing:
@@ -48,15 +52,17 @@ class ComputeModel:
             recompute_layers(self.model)
         self.device = self.head.weight_VD.device
         self.backend = backend_of(self.device)
-        self.kernel_layers = install_kernels(self.model, self._holder, dtype) if self.backend.has_kernels else []
+        self.kernel_layers = install_kernels(self.model, self._context, dtype) if self.backend.has_kernels else []
         self._decodes_at_once = False
-        """Whether the first layer's call computes all layers of a decoding step."""
-        if self.backend.is_stream_float32 and dtype != torch.float32:
+        """Whether the first layer's call computes all layers of a decode step."""
+        if self.backend.is_residual_float32 and dtype != torch.float32:
             self._keep_stream_in_float32()
 
     def _keep_stream_in_float32(self) -> None:
-        """Let layers add up float32 although the weights are lower, where their code takes it: half of what a rollout's
-        log-probs differ from the learner's is this sum, rounded after every layer."""
+        """Keep the residual stream in float32 under weights of lower precision, where the layers' code allows it.
+
+        Half of the difference between a rollout's log-probs and the learner's comes from rounding this sum.
+        """
         embedding: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
         hook = embedding.register_forward_hook(lambda module, inputs, output: output.float())
         ids_P = torch.arange(4, device=self.device)
@@ -67,17 +73,17 @@ class ComputeModel:
             hook.remove()
 
     def refresh(self, *, pack: bool = False) -> None:
-        """Take over the user's current weights; `pack` prepares products with few rows (decoding)."""
-        for projection in self.projections:
-            projection.refresh()
+        """Read the user's current weights; `pack` prepares products with few rows (decoding)."""
+        for linear in self.linears:
+            linear.refresh()
         self.head.refresh(pack=pack)
         if pack:
             self._prepare_decoding()
 
     def tensors(self) -> list[Tensor]:
-        """Everything that a pass reads besides its input: a refresh changes the numbers in them, not their place."""
+        """Everything that a pass reads besides its input: a refresh changes their values, not their memory."""
         found = [*self.model.parameters(), *self.model.buffers(), *self.head.tensors()]
-        return found + [tensor for projection in self.projections for tensor in projection.tensors()]
+        return found + [tensor for linear in self.linears for tensor in linear.tensors()]
 
     @property
     def kernel_dtype(self) -> torch.dtype | None:
@@ -86,51 +92,50 @@ class ComputeModel:
 
     @property
     def why_no_kernels(self) -> str | None:
-        """Why no decoder layer is computed by kernels, in words; None when some are, or none could be."""
+        """Why no decoder layer runs on kernels; None when some do, or the device has none."""
         if self.kernel_layers or not self.backend.has_kernels:
             return None
-        return kernels.why_none(self.dtype) or "no layer of this model is of the make they compute"
+        return kernels.why_unavailable(self.dtype) or "no layer of this model is of a kind that they compute"
 
     def drop_kernels(self) -> None:
-        """Let every layer run its own code while decoding too."""
+        """Let every layer run its original code, in decoding too."""
         for layer in self.kernel_layers:
             layer.remove()
         self.kernel_layers, self._decodes_at_once = [], False
 
     def _prepare_decoding(self) -> None:
         if self.kernel_layers:
-            layers = getattr(self.backbone, "layers", ())
-            self._decodes_at_once = prepare_decoding(self.kernel_layers, len(layers))
+            self._decodes_at_once = prepare_decoding(self.kernel_layers, len(decoder_layers(self.backbone)))
         else:
-            for projection in self.projections:
-                projection.pack()
+            for linear in self.linears:
+                linear.pack()
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
         """Inside, the model is the base without its adapters."""
-        for projection in self.projections:
-            projection.adapters_enabled = False
+        for linear in self.linears:
+            linear.adapters_enabled = False
         try:
             yield
         finally:
-            for projection in self.projections:
-                projection.adapters_enabled = True
+            for linear in self.linears:
+                linear.adapters_enabled = True
 
-    def hidden(self, input_ids_P: Tensor, position_ids_P: Tensor, plan: Plan) -> Tensor:
+    def hidden(self, input_ids_P: Tensor, position_ids_P: Tensor, plan: AttentionPlan) -> Tensor:
         """Hidden states PD after the final norm, for packed tokens that attend by `plan`.
 
         Hold `using(plan)` open around the backward pass too when layers are checkpointed.
         """
-        at_once = self._decodes_at_once and isinstance(plan, Decoding) and self.projections[0].adapters_enabled
-        with self._holder.use(plan), first_alone(self.backbone.layers) if at_once else nullcontext():  # type: ignore[arg-type]
+        at_once = self._decodes_at_once and isinstance(plan, DecodeAttention) and self.linears[0].adapters_enabled
+        with self._context.use(plan), only_first_layer(decoder_layers(self.backbone)) if at_once else nullcontext():
             output: Any = self.backbone(
                 input_ids=input_ids_P[None], position_ids=position_ids_P[None], use_cache=False, attention_mask=None
             )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def using(self, plan: Plan) -> Any:
+    def using(self, plan: AttentionPlan) -> Any:
         """Context in which attention follows `plan`."""
-        return self._holder.use(plan)
+        return self._context.use(plan)
 
 
 def share_copy(model: nn.Module) -> nn.Module:
@@ -139,8 +144,8 @@ def share_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[Projection]:
-    projections: list[Projection] = []
+def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> list[FusedLinear]:
+    linears: list[FusedLinear] = []
     for parent in list(_parents(model)):
         names = [name for name, child in parent.named_children() if child is not skip and _is_linear(child)]
         for siblings in _sibling_sets(parent, names):
@@ -150,18 +155,18 @@ def _replace_linears(model: nn.Module, dtype: torch.dtype, skip: nn.Module) -> l
                 if isinstance(source, str):
                     raise NotImplementedError(f"{name}: {source}")
                 sources.append(source)
-            projection = Projection(sources, dtype, seed=len(projections) * 8)
-            projections.append(projection)
+            linear = FusedLinear(sources, dtype, seed=len(linears) * 8)
+            linears.append(linear)
             for part, name in enumerate(siblings):
-                setattr(parent, name, Part(projection, part))
+                setattr(parent, name, FusedLinearSlice(linear, part))
     for module in model.modules():
         if hasattr(module, "base_layer") or hasattr(module, "modules_to_save"):
             raise NotImplementedError(f"its adapter also covers a {type(module).__name__}")
-    return projections
+    return linears
 
 
 def _parents(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules that may hold linear layers; what is inside a layer wrapped by LoRA belongs to that layer."""
+    """Modules that may have linear layers as children; children of a LoRA layer are part of that layer."""
     if not _is_linear(module):
         yield module
         for child in module.children():
@@ -175,7 +180,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _sibling_sets(parent: nn.Module, names: list[str]) -> list[tuple[str, ...]]:
     sets: list[tuple[str, ...]] = []
     left = list(names)
-    for siblings in SIBLINGS:
+    for siblings in SIBLING_LINEARS:
         if all(name in left for name in siblings):
             widths = {getattr(parent, name).in_features for name in siblings}
             if len(widths) == 1:

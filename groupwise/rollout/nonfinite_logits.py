@@ -1,4 +1,4 @@
-"""Logits that are not finite: which token could not be drawn, and where in the model that begins."""
+"""Reports logits that are not finite: the token that cannot be drawn, and the module where they begin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from groupwise.policy.deterministic import deterministic
 from groupwise.types import Request
 
 
-class NotFiniteError(Exception):
+class NonFiniteLogitsError(Exception):
     """A token has no finite log-prob; completion `index` of the request had `token_ids` so far."""
 
     def __init__(self, request: Request, index: int, token_ids: Sequence[int]) -> None:
@@ -24,15 +24,15 @@ class NotFiniteError(Exception):
 
 
 @contextmanager
-def telling_where(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, tokens are drawn; one that cannot be is looked into by a pass of the model's own code.
+def locate_nonfinite(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, a token that cannot be drawn is traced by a pass of the model's own code.
 
     Raises:
         RolloutError: names the token and where the numbers stop being finite.
     """
     try:
         yield
-    except NotFiniteError as error:
+    except NonFiniteLogitsError as error:
         request = error.request
         raise RolloutError(
             f"Token {len(error.token_ids) + 1} of completion {error.index + 1} of {request.label} cannot be drawn: its "
@@ -42,7 +42,7 @@ def telling_where(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 @torch.no_grad()
 def _where(model: Any, dtype: torch.dtype, request: Request, token_ids: Sequence[int]) -> str:
-    """Where a number that is not finite is first seen, in a sentence or two."""
+    """One or two sentences on the first module whose output is not finite."""
     device = next(model.parameters()).device
     ids = torch.tensor([[*request.prompt_ids, *token_ids]], device=device)
     seen: list[str] = []
@@ -50,7 +50,7 @@ def _where(model: Any, dtype: torch.dtype, request: Request, token_ids: Sequence
         stack.enter_context(deterministic(model))
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16))
         for name, module in model.named_modules():
-            hook = module.register_forward_hook(partial(_look, seen, name))
+            hook = module.register_forward_hook(partial(_check_output, seen, name))
             stack.callback(hook.remove)
         model(input_ids=ids, use_cache=False)
     if seen:
@@ -63,8 +63,8 @@ def _where(model: Any, dtype: torch.dtype, request: Request, token_ids: Sequence
     )
 
 
-def _look(seen: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-    """Note the first module with numbers that are not finite, as modules finish."""
+def _check_output(seen: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    """Record the first module to finish with numbers that are not finite."""
     is_whole = next(module.children(), None) is None
     if seen or (odd := _not_finite(output, may_mask=not is_whole)) is None:
         return

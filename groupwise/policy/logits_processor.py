@@ -1,4 +1,4 @@
-"""What changes the distribution besides temperature: kept sets (top-k, top-p, min-p) and the repetition penalty.
+"""Changes of the logits besides temperature: kept sets (top-k, top-p, min-p) and the repetition penalty.
 
 The learner scores the distribution that was sampled from: it renormalises over the set each draw chose among, and
 penalises the tokens that stood before. Shapes: C completion tokens of all rows, V vocabulary.
@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from groupwise.policy.packing import Rows
+from groupwise.policy.packing import CompletionRows
 from groupwise.types import TokenSet
 
 
-def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> Callable[[Tensor, int], Tensor] | None:
+def logits_processor(
+    rows: CompletionRows, repetition_penalty: float, device: torch.device
+) -> Callable[[Tensor, int], Tensor] | None:
     """`adjust(logits, first)` for logits of the tokens from `first` on; None when nothing changes them."""
     kept: list[TokenSet | None] | None = None
     if rows.kept_ids is not None and any(k is not None for k in rows.kept_ids):
@@ -33,16 +35,16 @@ def restriction(rows: Rows, repetition_penalty: float, device: torch.device) -> 
             for i, c in enumerate(span):
                 n, t = owner[c]
                 seen[i, list(rows.prompt_ids[n] + rows.token_ids[n][:t])] = True
-            logits_CV = penalise(logits_CV, seen, repetition_penalty)
+            logits_CV = apply_repetition_penalty(logits_CV, seen, repetition_penalty)
         if kept is not None:
             sets = [*kept[first : span.stop], *[None] * (len(logits_CV) - len(span))]
-            logits_CV = logits_CV.masked_fill(_left_out(sets, logits_CV.shape[1]).to(device), float("-inf"))
+            logits_CV = logits_CV.masked_fill(_excluded(sets, logits_CV.shape[1]).to(device), float("-inf"))
         return logits_CV
 
     return adjust
 
 
-def _left_out(sets: Sequence[TokenSet | None], vocabulary: int) -> Tensor:
+def _excluded(sets: Sequence[TokenSet | None], vocabulary: int) -> Tensor:
     """True where a token does not belong to its row's set, one row a set; nothing is left out of None."""
     keep_CV = torch.zeros(len(sets), vocabulary, dtype=torch.bool)
     forms: dict[bool | None, list[int]] = {}
@@ -65,6 +67,6 @@ def _read(sets: Sequence[TokenSet | None], rows: Sequence[int], dtype: torch.dty
     return torch.frombuffer(bytearray().join(kept.data for row in rows if (kept := sets[row])), dtype=dtype)
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Repetition penalty (CTRL, 1909.05858): divides the logits of seen tokens where positive, else multiplies them."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

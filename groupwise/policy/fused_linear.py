@@ -1,4 +1,4 @@
-"""Linear layers of the compute model: one product for sibling layers, adapters unmerged, low precision done right.
+"""Fused q/k/v and gate/up matmuls; LoRA unmerged, sums in float32.
 
 Shapes: T tokens, I input features, O output features (of all fused siblings together), R adapter rank (likewise).
 """
@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupwise.kernels.panels import Panels
+from groupwise.kernels.panels import PanelCache
 from groupwise.policy.backend import backend_of
-from groupwise.policy.memory_pages import release
+from groupwise.policy.memory_pages import release_pages
+from groupwise.torch_internals import has_onednn_bf16, onednn_linear, onednn_linear_add, reorder_linear_weight
 
 FEW_ROWS = 16
 """Up to here a CPU multiplies low-rank factors faster in float32 than in bfloat16 (4 to 11 us against 14 to 38)."""
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraPair:
     """One LoRA pair: the layer computes `x W' + scale (x A') B'`."""
 
     a_RI: nn.Parameter
@@ -31,22 +32,22 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a linear layer of the user's model is made of. The tensors are the user's own, never copies."""
+class LinearSource:
+    """Weight, bias and adapters of a linear layer of the user's model: the user's own tensors, no copies."""
 
     weight_OI: Tensor
     bias_O: Tensor | None
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[LoraPair, ...]
 
 
-def read_source(layer: nn.Module) -> Source | str:
-    """The source of a linear layer, plain or wrapped by LoRA; a string says why it cannot be taken apart."""
+def read_source(layer: nn.Module) -> LinearSource | str:
+    """The source of a linear layer, plain or wrapped by LoRA, or the reason why it cannot be read."""
     module: Any = layer
     if type(module) is nn.Linear:
-        return Source(module.weight, module.bias, ())
+        return LinearSource(module.weight, module.bias, ())
     base = getattr(module, "base_layer", None)
     if base is None or not hasattr(module, "lora_A"):
-        return f"{type(module).__name__} is not a linear layer that can be taken apart"
+        return f"{type(module).__name__} is not a linear layer that can be fused"
     if type(base) is not nn.Linear:
         return f"LoRA wraps a {type(base).__name__}"
     if getattr(module, "lora_variant", None) or getattr(module, "fan_in_fan_out", False) or module.merged:
@@ -58,8 +59,8 @@ def read_source(layer: nn.Module) -> Source | str:
         a, b = module.lora_A[name], module.lora_B[name]
         if b.bias is not None:
             return "the adapter has a bias"
-        adapters.append(Adapter(a.weight, b.weight, float(module.scaling[name])))
-    return Source(base.weight, base.bias, tuple(adapters))
+        adapters.append(LoraPair(a.weight, b.weight, float(module.scaling[name])))
+    return LinearSource(base.weight, base.bias, tuple(adapters))
 
 
 def round_stochastically(weight: Tensor, seed: int) -> Tensor:
@@ -74,14 +75,14 @@ def round_stochastically(weight: Tensor, seed: int) -> Tensor:
     return ((bits + noise) & -65536).view(torch.float32).to(torch.bfloat16)
 
 
-class Projection:
+class FusedLinear:
     """One or several sibling linear layers, computed as a single product `y = x W' + (x A') B' + b`.
 
     The adapter's part is computed first and enters the base product's float32 accumulator, so an update far below the
     rounding step of y still moves it. Call `refresh` after every change of the weights.
     """
 
-    def __init__(self, sources: list[Source], dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(self, sources: list[LinearSource], dtype: torch.dtype, seed: int = 0) -> None:
         self.sources = sources
         self.dtype = dtype
         self.seed = seed
@@ -89,7 +90,7 @@ class Projection:
         self.sizes = [s.weight_OI.shape[0] for s in sources]
         self.weight_OI: Tensor | None = None
         self.packed: Any = None
-        self.panels = Panels()
+        self.panels = PanelCache()
         self.bias_O: Tensor | None = None
         self.a_RI: Tensor | None = None
         self.b_OR: Tensor | None = None
@@ -116,18 +117,18 @@ class Projection:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the current weights."""
+        """Read the current weights."""
         if self.weight_OI is None or self.is_trained:
             self.weight_OI = self._fused_weight()
-            self.packed, self.panels = None, Panels()
+            self.packed, self.panels = None, PanelCache()
         if any(s.bias_O is not None for s in self.sources):
             zeros = [s.weight_OI.new_zeros(s.weight_OI.shape[0]) for s in self.sources]
             biases = [s.bias_O if s.bias_O is not None else z for s, z in zip(self.sources, zeros, strict=True)]
-            self.bias_O = renewed(self.bias_O, torch.cat(biases).to(self.dtype))
+            self.bias_O = updated_in_place(self.bias_O, torch.cat(biases).to(self.dtype))
         self._refresh_adapters()
 
     def _fused_weight(self) -> Tensor:
-        """The siblings' weights below each other in the compute dtype; a single one that has it already is no copy."""
+        """The siblings' weights stacked in the compute dtype; a single weight of that dtype is not copied."""
         first = self.sources[0].weight_OI
         if len(self.sources) == 1 and first.dtype == self.dtype:
             return first.detach()
@@ -140,7 +141,7 @@ class Projection:
             is_dithered = rounds_up and weight.requires_grad
             rows_OI.copy_(round_stochastically(weight, self.seed + part) if is_dithered else weight)
             if not weight.requires_grad:
-                release(weight)
+                release_pages(weight)
         return fused_OI
 
     def _refresh_adapters(self) -> None:
@@ -151,16 +152,19 @@ class Projection:
         b_OR = a_RI.new_zeros(sum(self.sizes), a_RI.shape[0])
         for (rows, columns), (_, adapter) in zip(self._blocks(), adapters, strict=True):
             b_OR[rows, columns] = adapter.b_OR.float() * adapter.scale
-        self.a_RI, self.b_OR = renewed(self.a_RI, a_RI.to(self.dtype)), renewed(self.b_OR, b_OR.to(self.dtype))
+        self.a_RI, self.b_OR = (
+            updated_in_place(self.a_RI, a_RI.to(self.dtype)),
+            updated_in_place(self.b_OR, b_OR.to(self.dtype)),
+        )
         if self.dtype == torch.bfloat16 and backend_of(a_RI.device).has_kernels:
             self._exact = (a_RI, b_OR)
 
     def tensors(self) -> list[Tensor]:
-        """What a product reads; the same tensors after every refresh."""
+        """Tensors that a product reads; the same ones after every refresh."""
         return [t for t in (self.weight_OI, self.bias_O, self.a_RI, self.b_OR) if t is not None]
 
     def _blocks(self) -> list[tuple[slice, slice]]:
-        """Where each adapter's B stands in the block-diagonal `b_OR`."""
+        """Rows and columns of each adapter's B in the block-diagonal `b_OR`."""
         blocks, row, column = [], 0, 0
         for source, size in zip(self.sources, self.sizes, strict=True):
             for adapter in source.adapters:
@@ -173,12 +177,12 @@ class Projection:
     def pack(self) -> None:
         """Lay the weights out for products with few rows (oneDNN on CPU); a no-op elsewhere."""
         if self.packed is None and self.weight_OI is not None and can_pack(self.weight_OI):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight_OI, 16)
+            self.packed = reorder_linear_weight(self.weight_OI, 16)
 
-    def forward_part(self, x: Tensor, part: int) -> Tensor:
-        """Output of one sibling. The first call computes all, the others pick theirs up."""
+    def forward_slice(self, x: Tensor, part: int) -> Tensor:
+        """Output of one sibling. The first call computes all of them; the others return stored results."""
         if self._input is not x or self._outputs[part] is None:
-            self._outputs = list(self.compute(x))
+            self._outputs = list(self.outputs(x))
             self._input = x
         output = self._outputs[part]
         assert output is not None
@@ -187,14 +191,14 @@ class Projection:
             self._input = None
         return output
 
-    def compute(self, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs [..., O_part] of all siblings, in the compute dtype."""
-        return torch.split(self.whole(x), self.sizes, dim=-1)
+        return torch.split(self.fused_output(x), self.sizes, dim=-1)
 
-    def whole(self, x: Tensor) -> Tensor:
+    def fused_output(self, x: Tensor) -> Tensor:
         """Outputs [..., O] of all siblings side by side, in the compute dtype."""
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters)):
-            return _ProjectionFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
+            return _FusedLinearFunction.apply(self, x, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
         x_TI = x.reshape(-1, x.shape[-1])
         if self._exact is not None and self.adapters_enabled and len(x_TI) <= FEW_ROWS:
             a_RI, b_OR = self._exact
@@ -212,7 +216,7 @@ class Projection:
     def product(self, x_TI: Tensor, h_TR: Tensor | None) -> Tensor:
         assert self.weight_OI is not None
         if h_TR is None:
-            return linear(x_TI, self.weight_OI, self.bias_O, self.packed)
+            return apply_linear(x_TI, self.weight_OI, self.bias_O, self.packed)
         assert self.b_OR is not None
         return self._add_product(x_TI, F.linear(h_TR, self.b_OR))
 
@@ -222,14 +226,12 @@ class Projection:
         if self.bias_O is not None:
             delta_TO += self.bias_O
         if self.packed is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(  # type: ignore[no-any-return]
-                x_TI, delta_TO, self.packed, None, "add"
-            )
+            return onednn_linear_add(x_TI, delta_TO, self.packed)
         return delta_TO.addmm_(x_TI, self.weight_OI.t())  # in place: another tensor of this size costs a tenth more
 
 
-def renewed(old: Tensor | None, new: Tensor) -> Tensor:
-    """The new numbers in the old one's place, which recorded steps read."""
+def updated_in_place(old: Tensor | None, new: Tensor) -> Tensor:
+    """`new` copied into the memory of `old`, which recorded steps read; `new` itself where that cannot be."""
     if old is None or old.shape != new.shape or old.data_ptr() == new.data_ptr():
         return new
     return old.copy_(new)
@@ -245,83 +247,82 @@ def can_pack(weight: Tensor) -> bool:
 def _is_for_onednn(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by this weight as it is, 5 % faster than torch's own call of it."""
     is_low = weight.dtype == torch.bfloat16 and backend_of(weight.device).has_kernels
-    return is_low and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return is_low and has_onednn_bf16()
 
 
-def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, packed: Any = None) -> Tensor:
+def apply_linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, packed: Any = None) -> Tensor:
     """`x W' + b`, through the packed weight where there is one."""
     if packed is not None or _is_for_onednn(weight_OI):
-        weight = weight_OI if packed is None else packed
-        return torch.ops.mkldnn._linear_pointwise(x_TI, weight, bias_O, "none", [], "")  # type: ignore[no-any-return]
+        return onednn_linear(x_TI, weight_OI if packed is None else packed, bias_O)
     return F.linear(x_TI, weight_OI, bias_O)
 
 
-class _ProjectionFunction(torch.autograd.Function):
-    """Forward as in `Projection.compute`; the backward keeps one copy of x for all siblings and adapters."""
+class _FusedLinearFunction(torch.autograd.Function):
+    """Forward as in `FusedLinear.fused_output`; the backward keeps one copy of x for all siblings and adapters."""
 
     @staticmethod
-    def forward(ctx: Any, projection: Projection, x: Tensor, *parameters: Tensor) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1]).to(projection.dtype)
-        h_TR = projection.down(x_TI)
-        y_TO = projection.product(x_TI, h_TR)
-        ctx.projection, ctx.x_shape, ctx.x_dtype = projection, x.shape, x.dtype
-        ctx.weight_OI, ctx.a_RI, ctx.b_OR = projection.weight_OI, projection.a_RI, projection.b_OR
+    def forward(ctx: Any, linear: FusedLinear, x: Tensor, *parameters: Tensor) -> Tensor:
+        x_TI = x.reshape(-1, x.shape[-1]).to(linear.dtype)
+        h_TR = linear.down(x_TI)
+        y_TO = linear.product(x_TI, h_TR)
+        ctx.linear, ctx.x_shape, ctx.x_dtype = linear, x.shape, x.dtype
+        ctx.weight_OI, ctx.a_RI, ctx.b_OR = linear.weight_OI, linear.a_RI, linear.b_OR
         ctx.save_for_backward(x_TI, h_TR)
         return y_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        projection: Projection = ctx.projection
+        linear: FusedLinear = ctx.linear
         x_TI, h_TR = ctx.saved_tensors
-        dy_TO = dy.reshape(-1, dy.shape[-1]).to(projection.dtype)
+        dy_TO = dy.reshape(-1, dy.shape[-1]).to(linear.dtype)
         dh_TR = dy_TO @ ctx.b_OR if h_TR is not None else None
         dx = None
         if ctx.needs_input_grad[1]:
             dx_TI = dy_TO @ ctx.weight_OI if dh_TR is None else (dh_TR @ ctx.a_RI).addmm_(dy_TO, ctx.weight_OI)
             dx = dx_TI.to(ctx.x_dtype).view(ctx.x_shape)
-        grads = _parameter_gradients(projection, ctx.needs_input_grad[2:], x_TI, h_TR, dy_TO, dh_TR)
+        grads = _parameter_gradients(linear, ctx.needs_input_grad[2:], x_TI, h_TR, dy_TO, dh_TR)
         return (None, dx, *grads)
 
 
 def _parameter_gradients(
-    projection: Projection,
+    linear: FusedLinear,
     needed: tuple[bool, ...],
     x_TI: Tensor,
     h_TR: Tensor | None,
     dy_TO: Tensor,
     dh_TR: Tensor | None,
 ) -> list[Tensor | None]:
-    """Gradients in the order of `Projection.parameters`, in each parameter's own dtype."""
-    wanted = iter(zip(projection.parameters, needed, strict=True))
+    """Gradients in the order of `FusedLinear.parameters`, in each parameter's own dtype."""
+    wanted = iter(zip(linear.parameters, needed, strict=True))
     grads: list[Tensor | None] = []
 
     def give(value: Callable[[], Tensor]) -> None:
         parameter, is_needed = next(wanted)
         grads.append(value().to(parameter.dtype) if is_needed else None)
 
-    dy_parts = dy_TO.split(projection.sizes, dim=-1)
+    dy_parts = dy_TO.split(linear.sizes, dim=-1)
     for dy_part in dy_parts:
         give(lambda dy_part=dy_part: dy_part.t() @ x_TI)  # type: ignore[misc]
-    for source, dy_part in zip(projection.sources, dy_parts, strict=True):
+    for source, dy_part in zip(linear.sources, dy_parts, strict=True):
         if source.bias_O is not None:
             give(lambda dy_part=dy_part: dy_part.sum(0, dtype=torch.float32))  # type: ignore[misc]
     if h_TR is None or dh_TR is None:
-        return grads + [None] * (len(projection.parameters) - len(grads))
+        return grads + [None] * (len(linear.parameters) - len(grads))
     da_RI, db_RO = dh_TR.t() @ x_TI, h_TR.t().contiguous() @ dy_TO  # B's gradient transposed: a third faster
-    scales = [a.scale for s in projection.sources for a in s.adapters]
-    for (rows, columns), scale in zip(projection._blocks(), scales, strict=True):
+    scales = [a.scale for s in linear.sources for a in s.adapters]
+    for (rows, columns), scale in zip(linear._blocks(), scales, strict=True):
         give(lambda columns=columns: da_RI[columns])  # type: ignore[misc]
         give(lambda rows=rows, columns=columns, scale=scale: db_RO[columns, rows].t() * scale)  # type: ignore[misc]
     return grads
 
 
-class Part(nn.Module):
-    """Stands where a linear layer stood and answers with its share of the projection."""
+class FusedLinearSlice(nn.Module):
+    """Stands where a linear layer stood and returns its slice of the output."""
 
-    def __init__(self, projection: Projection, part: int) -> None:
+    def __init__(self, linear: FusedLinear, part: int) -> None:
         super().__init__()
-        self.projection = projection
+        self.linear = linear
         self.part = part
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.projection.forward_part(x, self.part)
+        return self.linear.forward_slice(x, self.part)

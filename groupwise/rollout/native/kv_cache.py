@@ -1,7 +1,7 @@
-"""Keys and values while decoding: each prompt's once for its group, each completion's own.
+"""KV cache of decoding: a prompt's keys and values once for its group, a completion's own beside them.
 
 Rows sit in a grid of *cells*: one cell holds up to S completions of one prompt and one copy of the prompt's keys and
-values, so attention to prompts is one batched product for all cells. Empty slots compute and are ignored.
+values, so attention to prompts is one batched product for all cells. Empty slots fused and are ignored.
 
 Shapes: C cells, S slots a cell, R = C * S rows, K key/value heads, Q query heads a key head, L longest prompt,
 T own capacity, D head width.
@@ -17,16 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groupwise.kernels.decode import PROMPT_STEP, Caches
-from groupwise.policy.attention import Layer, Pieces, causal_mask, dot_product_attention, piece_table
-from groupwise.policy.backend import backend_of, product32
-from groupwise.policy.decoder_layer import Decoding
+from groupwise.kernels.decode import PROMPT_STEP, KVCaches
+from groupwise.policy.attention import AttentionLayer, Segments, causal_mask, dot_product_attention, segment_table
+from groupwise.policy.backend import backend_of, matmul_float32
+from groupwise.policy.decoder_layer import DecodeAttention
 
 FIRST_CAPACITY = 128
 """Own tokens that there is room for at first, at most."""
 _CAPACITY_STEP = 32
 _KEYS_WORTH_A_ROW = 512
-"""How many more prompt keys to read cost about as much as one more row to compute."""
+"""How many more prompt keys to read cost about as much as one more row to fused."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class PromptCache:
         return k, v
 
 
-class PrefillPlan(Pieces):
+class PrefillPlan(Segments):
     """Causal attention inside each of several packed prompts, keeping their keys and values; the rest is padding."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         first = [sum(self.lengths[:number]) for number in range(len(self.lengths))]
-        self.pieces, self.longest = piece_table([(f, n, 0, 0) for f, n in zip(first, self.lengths, strict=True)])
+        self.segments, self.longest = segment_table([(f, n, 0, 0) for f, n in zip(first, self.lengths, strict=True)])
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in lengths]
 
-    def keep(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
+    def store_kv(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
         padding = k_KTD.shape[1] - sum(self.lengths)
         parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (k_KTD, v_KTD)), strict=True)
         for kept, pair in zip(self._kept, parts, strict=False):
             kept.append(pair)
 
-    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+    def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         outputs = []
         padding = q_HTD.shape[1] - sum(self.lengths)
         parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (q_HTD, k_KTD, v_KTD)), strict=True)
@@ -72,7 +72,7 @@ class PrefillPlan(Pieces):
         return [PromptCache(length, kept) for length, kept in zip(self.lengths, self._kept, strict=True)]
 
 
-def _causal_attention(layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+def _causal_attention(layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
     """Attention of one prompt to itself."""
     parts, length = (q_HTD[None], k_KTD[None], v_KTD[None]), q_HTD.shape[1]
     is_plain = layer.softcap is None and layer.sinks_H is None and (layer.window is None or layer.window >= length)
@@ -92,7 +92,7 @@ def choose_slots(active: Sequence[int], longest_prompt: int) -> int:
     return min((1 << power for power in range(max(active).bit_length() + 1)), key=cost)
 
 
-class DecodePlan(Decoding):
+class DecodePlan(DecodeAttention):
     """One decode step after another over a fixed grid; a change of rows makes a new grid that takes them over.
 
     All rows write to the same place of their own cache, the grid's clock; a row that came with fewer tokens than
@@ -172,7 +172,7 @@ class DecodePlan(Decoding):
         """Call when all layers have run."""
         self.clock += 1
 
-    def attend(self, layer: Layer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+    def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         heads, width = k_KTD.shape[0], q_HTD.shape[-1]
         own_k, own_v = self._write(layer.index, k_KTD, v_KTD)
         prompt_k, prompt_v = self.prompts[layer.index]
@@ -190,7 +190,7 @@ class DecodePlan(Decoding):
         split = (self.num_cells, heads, self.slots, queries, -1)
         return out.view(split).permute(1, 3, 0, 2, 4).reshape(q_HTD.shape[0], self.num_rows, -1)
 
-    def _softmax(self, layer: Layer, scores: Tensor, heads: int) -> Tensor:
+    def _softmax(self, layer: AttentionLayer, scores: Tensor, heads: int) -> Tensor:
         """Over prompt and own keys together; `scores` is [C * K, S * Q, L + T]."""
         if layer.softcap is not None:
             capped = layer.softcap * torch.tanh(scores / layer.softcap)
@@ -218,7 +218,7 @@ class DecodePlan(Decoding):
         grid[:, :, :, self.clock] = new.view(heads, self.num_cells, self.slots, -1).transpose(0, 1)
 
     def _used(self, capacity: int) -> int:
-        """How much of the caches a step looks at."""
+        """Places of the caches that a step reads."""
         return min(-(-(self.clock + 1) // 16) * 16, capacity)
 
     def _make_room(self, index: int, heads: int, widths: tuple[int, int]) -> None:
@@ -233,14 +233,14 @@ class DecodePlan(Decoding):
             k, v = self.own[index]
             self.own[index] = (torch.cat([k, torch.zeros_like(k)], dim=2), torch.cat([v, torch.zeros_like(v)], dim=2))
 
-    def caches(self, layers: Sequence[int], kv_heads: int, width: int) -> Caches:
+    def caches(self, layers: Sequence[int], kv_heads: int, width: int) -> KVCaches:
         for index in layers:
             self._make_room(index, kv_heads, (width, width))
         pairs = [(*self.prompts[index], *self.own[index]) for index in layers]
-        return Caches(pairs, self.prompt_length_C, self.start_R, self.slots, self.clock)
+        return KVCaches(pairs, self.prompt_length_C, self.start_R, self.slots, self.clock)
 
     def _mask(self, window: int | None, heads: int, own: int, queries: int) -> tuple[Tensor, Tensor]:
-        """0 where a row may look, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].
+        """0 where a row may attend, else -inf: for prompt keys [C * K, S * Q or 1, L], for own ones [C * K * S, 1, T].
 
         Made once a step for all layers of a kind.
         """
@@ -269,7 +269,7 @@ def _scores(mask: Tensor, q: Tensor, k: Tensor, scaling: float) -> Tensor:
     """`mask + scaling * q k` in float32, whatever the factors' dtype."""
     if q.dtype == torch.float32:
         return torch.baddbmm(mask, q, k, alpha=scaling)
-    return torch.add(mask, product32(q, k), alpha=scaling)
+    return torch.add(mask, matmul_float32(q, k), alpha=scaling)
 
 
 def _additive(visible: Tensor) -> Tensor:

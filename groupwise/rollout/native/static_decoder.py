@@ -1,4 +1,4 @@
-"""Rows over static buffers: which rows sit where, when they move, and what is kept from one call to the next."""
+"""Decoding over static buffers: places of the rows, their moves, and the buffers kept between calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from groupwise.policy.compute import ComputeModel
-from groupwise.rollout.native.cache import PromptCache, choose_slots
+from groupwise.policy.fused_model import FusedModel
 from groupwise.rollout.native.generation import WORTH_REARRANGING, Generation, group_by_prompt
+from groupwise.rollout.native.kv_cache import PromptCache, choose_slots
 from groupwise.rollout.native.recorder import Recorder
-from groupwise.rollout.native.static import (
+from groupwise.rollout.native.static_grid import (
     BLOCK,
     FIRST_OWN,
     LEAST_OWN,
@@ -25,16 +25,16 @@ from groupwise.rollout.native.static import (
     power_of_two,
     sample_cache,
 )  # fmt: skip
-from groupwise.rollout.not_finite import NotFiniteError
-from groupwise.rollout.sequences import Sequence as Row
+from groupwise.rollout.nonfinite_logits import NonFiniteLogitsError
+from groupwise.rollout.sequences import SequenceState
 from groupwise.types import Completion, Sampling
 
 
 class StaticDecoder:
     """The buffers and recordings of an engine, kept over steps, evaluations and changes of the weights."""
 
-    def __init__(self, compute: ComputeModel, recorder: Recorder) -> None:
-        self.compute, self.recorder = compute, recorder
+    def __init__(self, fused: FusedModel, recorder: Recorder) -> None:
+        self.fused, self.recorder = fused, recorder
         self.grids: dict[Bucket, StaticGrid] = {}
         self.is_busy = False
         """Whether a call is under way: another one meanwhile decodes by single operations."""
@@ -43,7 +43,7 @@ class StaticDecoder:
     @functools.cached_property
     def like(self) -> PromptCache | None:
         """A cache of the kind that the buffers hold; None where the model's layers differ too much for them."""
-        return sample_cache(self.compute)
+        return sample_cache(self.fused)
 
     def can_decode(self, sampling: Sampling) -> bool:
         """Whether a call that samples like this runs here now; else it decodes by single operations."""
@@ -53,12 +53,12 @@ class StaticDecoder:
         """The buffers of this bucket."""
         if bucket not in self.grids:
             assert self.like is not None
-            self.grids[bucket] = StaticGrid(self.compute, bucket, self.like)
+            self.grids[bucket] = StaticGrid(self.fused, bucket, self.like)
         return self.grids[bucket]
 
     def check_weights(self) -> None:
         """Forget the recordings where a weight has moved in memory, which a recording cannot follow."""
-        found = [tensor.data_ptr() for tensor in self.compute.tensors()]
+        found = [tensor.data_ptr() for tensor in self.fused.tensors()]
         if found != self._weights:
             for grid in self.grids.values():
                 grid.forget_recording()
@@ -66,7 +66,7 @@ class StaticDecoder:
 
 
 class StaticGeneration(Generation):
-    """Decodes by steps that are played again, several tokens between two looks of the host."""
+    """Decodes by replayed steps; the host reads results once in several tokens."""
 
     def __init__(self, decoder: StaticDecoder, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -95,7 +95,7 @@ class StaticGeneration(Generation):
         bucket = self._bucket(active)
         return bucket.rows < self.buffers.bucket.rows or bucket.own > self.buffers.bucket.own
 
-    def _bucket(self, active: list[Row]) -> Bucket:
+    def _bucket(self, active: list[SequenceState]) -> Bucket:
         """The smallest buffers in which these rows can sample another block."""
         cells = sum(-(-len(rows) // self.slots) for rows in group_by_prompt(active))
         limit = self.sampling.max_tokens
@@ -110,7 +110,7 @@ class StaticGeneration(Generation):
 
     def _rearrange(self) -> None:
         """Let waiting rows enter and lay all active rows out anew, in the buffers that they need."""
-        active = self._let_enter()
+        active = self._admit_waiting()
         old, old_grid, old_cells = self.buffers, self.grid, self.cells
         self.buffers, self.grid, self.cells = None, [], []
         if active:
@@ -118,7 +118,11 @@ class StaticGeneration(Generation):
                 self._lay_out(active, old, old_grid, old_cells)
 
     def _lay_out(
-        self, active: list[Row], old: StaticGrid | None, old_grid: list[Row | None], old_cells: list[int | None]
+        self,
+        active: list[SequenceState],
+        old: StaticGrid | None,
+        old_grid: list[SequenceState | None],
+        old_cells: list[int | None],
     ) -> None:
         bucket = self._bucket(active)
         self.buffers = new = self.decoder.grid(bucket)
@@ -137,7 +141,7 @@ class StaticGeneration(Generation):
 
     @torch.inference_mode()
     def _decode(self) -> None:
-        """A block of tokens for every active row, or as many as the one with most to come can take."""
+        """A block of tokens for every active row, or fewer where no row can take that many."""
         assert self.buffers is not None
         active = self._active()
         count = min(BLOCK, max(self.sampling.max_tokens - len(row.token_ids) for row in active))
@@ -148,11 +152,11 @@ class StaticGeneration(Generation):
                 _extend(row, tokens[r], logprobs[r])
 
 
-def _extend(row: Row, tokens: list[int], logprobs: list[float]) -> None:
+def _extend(row: SequenceState, tokens: list[int], logprobs: list[float]) -> None:
     """Append tokens until the row ends; what was sampled behind its end is dropped."""
     for token, logprob in zip(tokens, logprobs, strict=True):
         if not math.isfinite(logprob):
-            raise NotFiniteError(row.request, row.index, row.token_ids)
+            raise NonFiniteLogitsError(row.request, row.index, row.token_ids)
         row.append(token, logprob, None)
         if row.is_finished:
             return

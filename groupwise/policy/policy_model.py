@@ -1,6 +1,6 @@
-"""Log-probabilities of completions under one set of weights: the packed fast pass and the plain slow one.
+"""The policy: a model whose completions are scored by a packed fast pass or by a plain slow one.
 
-Both answer the same question and agree to rounding; `rollout/fastpath.py` holds them to it when a model is loaded.
+Both give the same log-probs to rounding; `rollout/fastpath.py` compares them when a model is loaded.
 Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from groupwise.policy.compute import ComputeModel
 from groupwise.policy.deterministic import deterministic
+from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.head import token_logprobs
-from groupwise.policy.packing import Pack, Rows
-from groupwise.policy.restrict import restriction
+from groupwise.policy.logits_processor import logits_processor
+from groupwise.policy.packing import CompletionRows, Pack
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class TokenScores:
     entropy_NT: Tensor
 
 
-class Network:
-    """A model with its fast path, or without one (`compute` is None) and a sentence that says why."""
+class PolicyModel:
+    """A model with its fast path, or without one (`fused` is None) and with the reason in `why_plain`."""
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, compute: ComputeModel | None, why_plain: str | None = None
+        self, model: nn.Module, dtype: torch.dtype, fused: FusedModel | None, why_plain: str | None = None
     ) -> None:
         self.model = model
         self.dtype = dtype
-        self.compute = compute
+        self.fused = fused
         self.why_plain = why_plain
 
     @property
@@ -55,41 +55,41 @@ class Network:
         return next(self.model.parameters()).device
 
     def refresh(self) -> None:
-        """Take over weights that have changed."""
-        if self.compute is not None:
-            self.compute.refresh()
+        """Read weights that have changed."""
+        if self.fused is not None:
+            self.fused.refresh()
 
     @contextmanager
-    def pass_over(self, rows: Rows, scoring: Scoring) -> Iterator[TokenScores]:
+    def pass_over(self, rows: CompletionRows, scoring: Scoring) -> Iterator[TokenScores]:
         """Scores of the rows' tokens, differentiable where gradients are on. Run the backward pass inside."""
-        if self.compute is None:
+        if self.fused is None:
             with deterministic(self.model):
                 yield plain_scores(self.model, self.dtype, rows, scoring)
             return
-        pack = Pack(rows, self.compute.device)
-        with self.compute.using(pack):
-            yield packed_scores(self.compute, pack, rows, scoring)
+        pack = Pack(rows, self.fused.device)
+        with self.fused.using(pack):
+            yield packed_scores(self.fused, pack, rows, scoring)
 
     @torch.no_grad()
-    def score(self, rows: Rows, scoring: Scoring) -> TokenScores:
+    def score(self, rows: CompletionRows, scoring: Scoring) -> TokenScores:
         """Scores without gradient."""
         with self.pass_over(rows, scoring) as scores:
             return scores
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """Inside, the base model answers, without its adapters."""
-        context = self.compute.adapters_off() if self.compute is not None else self.model.disable_adapter()  # type: ignore[operator]
+        """Inside, scores are those of the base model without its adapters."""
+        context = self.fused.adapters_off() if self.fused is not None else self.model.disable_adapter()  # type: ignore[operator]
         with context:
             yield
 
 
-def packed_scores(compute: ComputeModel, pack: Pack, rows: Rows, scoring: Scoring) -> TokenScores:
-    hidden_PD = compute.hidden(pack.input_ids_P, pack.position_ids_P, pack)
+def packed_scores(fused: FusedModel, pack: Pack, rows: CompletionRows, scoring: Scoring) -> TokenScores:
+    hidden_PD = fused.hidden(pack.input_ids_P, pack.position_ids_P, pack)
     hidden_CD = hidden_PD.index_select(0, pack.predict_C)
-    adjust = restriction(rows, scoring.repetition_penalty, hidden_CD.device)
+    adjust = logits_processor(rows, scoring.repetition_penalty, hidden_CD.device)
     logprob_C, entropy_C = token_logprobs(
-        compute.head,
+        fused.head,
         hidden_CD,
         pack.target_C,
         scoring.temperature,
@@ -106,13 +106,13 @@ def _spread(values_C: Tensor, mask_NT: Tensor) -> Tensor:
     return values_C.new_zeros(mask_NT.shape).masked_scatter(mask_NT, values_C)
 
 
-def completion_mask(rows: Rows, device: torch.device) -> Tensor:
+def completion_mask(rows: CompletionRows, device: torch.device) -> Tensor:
     """True where row n has a token t, shape NT."""
     lengths = torch.tensor([len(ids) for ids in rows.token_ids], device=device)
     return torch.arange(int(lengths.max()), device=device)[None, :] < lengths[:, None]
 
 
-def plain_scores(model: nn.Module, dtype: torch.dtype, rows: Rows, scoring: Scoring) -> TokenScores:
+def plain_scores(model: nn.Module, dtype: torch.dtype, rows: CompletionRows, scoring: Scoring) -> TokenScores:
     """The slow twin: every row on its own with its prompt, right-padded, the model's own attention and head."""
     device = next(model.parameters()).device
     texts = [torch.tensor(p + c) for p, c in zip(rows.prompt_ids, rows.token_ids, strict=True)]
@@ -123,7 +123,7 @@ def plain_scores(model: nn.Module, dtype: torch.dtype, rows: Rows, scoring: Scor
         logits = model(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).logits
     pairs = list(zip(rows.prompt_ids, rows.token_ids, strict=True))
     logits_CV = torch.cat([logits[n, len(p) - 1 : len(p) - 1 + len(c)] for n, (p, c) in enumerate(pairs)]).float()
-    adjust = restriction(rows, scoring.repetition_penalty, device)
+    adjust = logits_processor(rows, scoring.repetition_penalty, device)
     logits_CV = (logits_CV if adjust is None else adjust(logits_CV, 0)) / (scoring.temperature or 1.0)
     log_p_CV = logits_CV.log_softmax(-1)
     target_C = torch.tensor([t for ids in rows.token_ids for t in ids], device=device)

@@ -1,4 +1,4 @@
-"""The shortened model that the fast path is compared on: every kind of layer, and the model's own tensors."""
+"""The truncated model that the fast path is compared on: every kind of layer, and the model's own tensors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import tiny_model, with_lora
 
-from groupwise.policy.shallow_copy import shortened
+from groupwise.policy.truncated_model import truncate_layers
 
 
 def num_layers(model: torch.nn.Module) -> int:
-    short = shortened(model)
+    short = truncate_layers(model)
     ids = torch.arange(3, 9)[None]
     assert short(input_ids=ids).logits.shape == model(input_ids=ids).logits.shape
     shared = {id(p) for p in model.parameters()}

@@ -1,0 +1,70 @@
+"""Everything that the package uses of torch's private names and file layout: one function a symbol.
+
+A docstring begins with the symbol. tests/policy/test_internals.py fails, naming this file, when torch drops one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def has_avx512_bf16() -> bool:
+    """`torch.cpu._is_avx512_bf16_supported`: whether the CPU multiplies bfloat16 in AVX512."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def has_amx() -> bool:
+    """`torch.cpu._is_amx_tile_supported`: whether the CPU has the tiles of AMX."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def has_onednn_bf16() -> bool:
+    """`torch.ops.mkldnn._is_mkldnn_bf16_supported`: whether oneDNN multiplies bfloat16 on this CPU."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def reorder_linear_weight(weight_OI: Tensor, num_rows: int) -> Tensor:
+    """`torch.ops.mkldnn._reorder_linear_weight`: the weight in oneDNN's layout for inputs of about `num_rows` rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI, num_rows)  # type: ignore[no-any-return]
+
+
+def onednn_linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """`torch.ops.mkldnn._linear_pointwise`: `x W' + b`; the weight may be reordered."""
+    return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")  # type: ignore[no-any-return]
+
+
+def onednn_linear_add(x_TI: Tensor, other_TO: Tensor, weight_OI: Tensor) -> Tensor:
+    """`torch.ops.mkldnn._linear_pointwise.binary`: `other + x W'`, rounded once; the weight is reordered."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x_TI, other_TO, weight_OI, None, "add")  # type: ignore[no-any-return]
+
+
+def version_of(tensor: Tensor) -> int:
+    """`torch.Tensor._version`: a count of the changes in place."""
+    return tensor._version
+
+
+@contextmanager
+def with_submodules(module: nn.Module, submodules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """`torch.nn.Module._modules`: inside, the module has only these submodules."""
+    every = module._modules
+    module._modules = dict(submodules)
+    try:
+        yield
+    finally:
+        module._modules = every
+
+
+def set_last_lr(scheduler: Any, rates: Sequence[float]) -> None:
+    """`torch.optim.lr_scheduler.LRScheduler._last_lr`: what `get_last_lr` returns until the next step."""
+    scheduler._last_lr = list(rates)
+
+
+def openmp_library() -> Path:
+    """`torch/lib/libgomp.so.1`: the OpenMP library that torch brings; the file need not exist."""
+    return Path(torch.__file__).parent / "lib" / "libgomp.so.1"
