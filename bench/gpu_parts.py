@@ -118,7 +118,7 @@ def random_network(shape: Shape, device: torch.device) -> Any:
     from groupwise.rollout.fastpath import build_network
 
     model = add_adapter(random_model(shape, device).requires_grad_(False), lora(), 0)
-    hold_trained_weights_in_float32(model, lambda _: None)
+    hold_trained_weights_in_float32(model)
     network = build_network(model, torch.bfloat16)
     assert network.compute is not None, network.why_plain
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from groupwise.runs.writer import RunWriter
 from groupwise.train.learner import Learner
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
+
+_log = logging.getLogger(__name__)
 
 
 class Saving(Protocol):
@@ -61,10 +64,9 @@ class CheckpointHook(Idle):
         state_of_parts: Callable[[], dict[str, Any]],
         evaluation_of_step: Callable[[int], Mapping[str, Any]],
         origin: Origin,
-        notify: Callable[[str], None],
     ) -> None:
         self.config, self.folder, self.writer, self.learner = config, folder, writer, learner
-        self.schedule, self.guards, self.callbacks, self.notify = schedule, guards, callbacks, notify
+        self.schedule, self.guards, self.callbacks = schedule, guards, callbacks
         self.origin = origin
         """What the checkpoints of this run belong to."""
         self.best = Best(config)
@@ -113,7 +115,7 @@ class CheckpointHook(Idle):
         except RunError as error:
             text = f"The model keeps the weights of the last step. {error}"
         self.writer.event("best", step=step, message=text)
-        self.notify(text)
+        _log.info(text)
 
     def save(self, step: int) -> None:
         """Write a checkpoint of the finished step."""
@@ -152,4 +154,4 @@ class CheckpointHook(Idle):
             missing = num_bytes - free_bytes(self.folder.path)
             text = f"The disk has no room for the next checkpoint: {missing:,} bytes more are needed."
             self.writer.event("warning", message=text)
-            self.notify(text)
+            _log.warning(text)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
 
 from groupwise.checkpoint.store import load_checkpoint
 from groupwise.errors import RunError
 from groupwise.runs.folder import RunFolder
 from groupwise.train.learner import Learner
 
+_log = logging.getLogger(__name__)
+
 SET_ASIDE = "set-aside-"
 """Before the name of a checkpoint that nothing goes on from any more."""
 
 
-def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Callable[[str], None]) -> int | None:
+def roll_back(folder: RunFolder, learner: Learner, *, before: int) -> int | None:
     """Load the newest checkpoint from before step `before`; returns its step, None when there is none.
 
     Later checkpoints, and damaged ones, are set aside under another name, so that a resumed run starts at this one too.
@@ -24,7 +26,7 @@ def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Calla
         try:
             load_checkpoint(folder.checkpoint_of(step), learner)
         except RunError as error:
-            notify(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
+            _log.warning(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
             continue
         learner.network.refresh()
         set_aside_after(folder, step)

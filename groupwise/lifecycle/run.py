@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,6 @@ class Outputs:
     screen: Screen
     trackers: Trackers
     callbacks: Callbacks
-    notify: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,15 @@ def start_run(
 ) -> Run:
     """Put loop and hooks together, in the order in which hooks follow a step."""
     config, screen, writer = parts.config, outputs.screen, outputs.writer
-    callbacks, trackers, notify = outputs.callbacks, outputs.trackers, outputs.notify
+    callbacks, trackers = outputs.callbacks, outputs.trackers
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
 
     def go_back(before: int) -> int | None:
-        return roll_back(outputs.folder, learner, before=before, notify=notify)
+        return roll_back(outputs.folder, learner, before=before)
 
     probe = AgreementProbe(parts.sampler, parts.policy.network, config.num_generations)
-    guards = GuardMonitor(config.guards, writer, notify, schedule.stop, probe, go_back)
+    guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
     totals = Totals(order, callbacks, parts.policy.network.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
     named: dict[str, Saveable] = {
@@ -113,11 +112,10 @@ def start_run(
         state,
         evaluation.of_step,
         origin,
-        notify,
     )
     named["best"] = checkpoints.best
     hooks = RunHooks(
-        measuring=[guards, totals, CurriculumHook(order, config, writer, notify)],
+        measuring=[guards, totals, CurriculumHook(order, config, writer)],
         finishing=[
             CallbackHook(callbacks, schedule, order),
             LogHook(callbacks, trackers, config.logging_steps),

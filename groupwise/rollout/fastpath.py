@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,8 @@ from groupwise.policy.shallow_copy import shortened
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Request, Sampling
 
+_log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4
 """Largest difference of a log-prob in float32, at a temperature of 1 or more; a lower one widens rounding too."""
 PLAIN = Sampling()
@@ -31,7 +33,6 @@ def build_network(
     gradient_checkpointing: bool = False,
     engine: str = "auto",
     sampling: Sampling = PLAIN,
-    notify: Callable[[str], None] = print,
 ) -> Network:
     """The model with its fast path when it earns it under the run's sampling, else with one sentence why not.
 
@@ -45,9 +46,11 @@ def build_network(
     if why is None:
         compute = ComputeModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
         if compute.why_no_kernels is not None:
-            notify(f"No compiled kernels: {compute.why_no_kernels}. A step takes about twice as long without them.")
+            _log.warning(
+                f"No compiled kernels: {compute.why_no_kernels}. A step takes about twice as long without them."
+            )
         return Network(model, dtype, compute)
-    notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
+    _log.warning(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
     return Network(model, dtype, None, why)
 
 

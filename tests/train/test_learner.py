@@ -60,14 +60,14 @@ def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[ScoredGr
 
 def make_learner(model: Any, *, lr: float = 0.0, network: Network | None = None, **settings: Any) -> Learner:
     """A learner with plain SGD, so that weights show gradients."""
-    network = network or build_network(model, torch.float32, notify=lambda _: None)
+    network = network or build_network(model, torch.float32)
     settings = {"num_generations": SIZE, "prompts_per_step": 4, "max_grad_norm": 0, "beta": 0.0} | settings
     config = GRPOConfig(dtype="float32", **settings)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=lr)
     reference = None
     if config.beta > 0:
-        reference = Reference(network, lambda frozen: build_network(frozen, torch.float32, notify=lambda _: None))
+        reference = Reference(network, lambda frozen: build_network(frozen, torch.float32))
     return Learner(network, reference, optimizer, LambdaLR(optimizer, lambda _: 1.0), config)
 
 
