@@ -23,6 +23,7 @@ module               ours                                                    oth
 rounding             -                                                       -
 types                rounding                                                -
 redact               -                                                       -
+notes                redact                                                  -
 waiting              -                                                       -
 forks                -                                                       -
 streams              -                                                       -
@@ -38,7 +39,7 @@ algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
 config               types errors config algo.axes algo.objective algo.presets \
-    rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core yaml
+    rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core ruamel
 world                errors                                                  torch
 pip                  errors                                                  -
 sources              types errors hub quiet pip \
@@ -55,7 +56,8 @@ policy               types errors world sources algo kernels policy hub quiet \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy rollout                       torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs                 types errors redact waiting forks streams json_values config runs   | wandb tensorboard trackio
+runs/folder.py       errors                                                  filelock
+runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
 report               types errors redact runs report                         -
