@@ -60,6 +60,7 @@ runs/folder.py       errors                                                  fil
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
+report/render.py     -                                                       jinja2
 report               types errors redact runs report                         -
 train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
