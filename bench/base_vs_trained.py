@@ -84,7 +84,7 @@ def load_policy(name: str, tokenizer: Any, config: Any, run: Path | None) -> Any
     model, _ = load_model(source, device=device, full=not has_adapter)
     if run is not None and has_adapter:
         model = PeftModel.from_pretrained(model, run / "final")
-    return make_policy(model, name, tokenizer, config, print)
+    return make_policy(model, name, tokenizer, config)
 
 
 def held_out_prompts(recipe: Any, tokenizer: Any, count: int) -> list[tuple[int, ...]]:

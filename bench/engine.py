@@ -154,7 +154,7 @@ def load_policy(name: str, config: Any) -> Any:
     lora = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
     model = add_adapter(model, lora, config.seed)
     hold_trained_weights_in_float32(model)
-    return make_policy(model, name, load_tokenizer(name), config, print)
+    return make_policy(model, name, load_tokenizer(name), config)
 
 
 def random_ids(count: int, length: int, vocabulary: int, seed: int = 0) -> list[tuple[int, ...]]:

@@ -118,7 +118,7 @@ def random_network(shape: Shape, device: torch.device) -> Any:
     from groupwise.rollout.fastpath import build_policy_model
 
     model = add_adapter(random_model(shape, device).requires_grad_(False), lora(), 0)
-    hold_trained_weights_in_float32(model, lambda _: None)
+    hold_trained_weights_in_float32(model)
     policy_model = build_policy_model(model, torch.bfloat16)
     assert policy_model.fused is not None, policy_model.why_plain
     return policy_model

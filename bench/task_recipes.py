@@ -44,7 +44,7 @@ def answers(policy: Any, parts: Any, tokenizer: Any, count: int, most: int) -> S
     from groupwise.rewards import RewardScorer
     from groupwise.train.sampler import EVALUATION, GroupSampler
 
-    problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config, print)
+    problems = prepare_problems(parts.eval_problems, tokenizer, policy.model, parts.config)
     engine = make_engine(policy, parts.config)
     engine.load_weights(policy.policy_model, version=0)
     sampler = GroupSampler.of(engine, problems, parts.config, tokenizer, policy.stop_ids)
@@ -106,7 +106,7 @@ def measure(name: str, seeds: Sequence[int], arguments: argparse.Namespace) -> d
 
     path = common.ROOT / "recipes" / f"{name}.yaml"
     recipe = load_recipe(path, arguments.set)
-    parts = read_inputs(recipe, recipe.folder, print)
+    parts = read_inputs(recipe, recipe.folder)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     task_reward = recipe.task.reward if recipe.task else None
 

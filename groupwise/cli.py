@@ -15,6 +15,7 @@ import typer
 
 from groupwise import __version__
 from groupwise.errors import ConfigError, GroupwiseError, GuardError
+from groupwise.notes import shown_by
 from groupwise.redact import redact, without_hidden
 from groupwise.streams import lasting_output
 
@@ -91,7 +92,8 @@ def train(
     from groupwise.runs.screen import make_screen
 
     screen = make_screen(is_quiet=quiet)
-    inputs = read_inputs(settings, settings.folder, screen.note)
+    with shown_by(screen.note):
+        inputs = read_inputs(settings, settings.folder)
     inputs.check()
     if not quiet:
         print(redact("\n".join(_plan(settings))))
@@ -122,13 +124,15 @@ def check(
     settings = _read_recipe(recipe, changes or [], resume=False)
     page = make_check(settings.config.output_dir) / "index.html"
     _print_note("Reading data and rewards.")
-    inputs = read_inputs(settings, settings.folder, _print_note)
+    with shown_by(_print_note):
+        inputs = read_inputs(settings, settings.folder)
 
     from groupwise.check.check_page import write_page
     from groupwise.check.check_screen import show
     from groupwise.check.run_checks import check as run_checks
 
-    result = run_checks(settings, inputs, groups=groups, notify=_print_note)
+    with shown_by(_print_note):
+        result = run_checks(settings, inputs, groups=groups)
     write_page(result, page)
     show(result, page)
     raise typer.Exit(0 if result.has_passed else 1)
@@ -176,7 +180,8 @@ def generate(
     from groupwise.world import pick_device
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    policy, tokenizer = load_trained(model, device=pick_device(), notify=_print_note)
+    with shown_by(_print_note):
+        policy, tokenizer = load_trained(model, device=pick_device())
     asked = make_prompt(text, system, tokenizer, is_plain=plain)
     sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, max_tokens=max_tokens)
     if num == 1:
@@ -227,14 +232,13 @@ def export(
 
     from groupwise.export import export_run, upload
 
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, shown_by(_print_note):
         target = export_run(
             run,
             to or scratch,
             merge=merge,
             dtype=torch.bfloat16 if dtype is Dtype.BFLOAT16 else None,
             hub_name=push_to_hub,
-            notify=_print_note,
         )
         if to is not None:
             print(f"model  {target}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from groupwise.report.about import origin, public
 from groupwise.runs.folder import RunFolder, open_run
 from groupwise.waiting import within
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 CURVE = "reward.png"
 
@@ -36,7 +37,6 @@ def export_run(
     merge: bool,
     dtype: torch.dtype | None = None,
     hub_name: str | None = None,
-    notify: Notify = print,
 ) -> Path:
     """Write what a run trained, with tokenizer, model card and curve, as plain transformers (or peft) loads it.
 
@@ -46,7 +46,7 @@ def export_run(
     folder, target = open_run(run), Path(to).expanduser()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise RunError(f'"{target}" is not an empty folder. Choose another place, so that nothing there is mixed up.')
-    model, tokenizer = load_trained(str(folder.path), device=torch.device("cpu"), notify=notify)
+    model, tokenizer = load_trained(str(folder.path), device=torch.device("cpu"))
     if merge:
         read_in_float32(model, folder.final)
         save_merged(model, tokenizer, target, dtype)
@@ -66,17 +66,17 @@ def push(
         return upload(scratch, name, private=private)
 
 
-def push_or_tell(push: Callable[[], str], record: Callable[..., None], notify: Notify) -> None:
+def push_or_tell(push: Callable[[], str], record: Callable[..., None]) -> None:
     """Upload at the end of a run, which is complete without it: a failure is recorded and logged, not raised."""
     try:
         address = push()
     except RunError as error:
         record("upload_failed", error=str(error))
-        notify(str(error))
+        _log.info(str(error))  # the warning is the program's, this line the screen's
         warnings.warn(str(error), stacklevel=2)
     else:
         record("uploaded", address=address)
-        notify(f"Uploaded to {address}.")
+        _log.info(f"Uploaded to {address}.")
 
 
 def upload(folder: str | Path, name: str, *, private: bool | None = None) -> str:

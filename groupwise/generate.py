@@ -18,17 +18,13 @@ from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
 from groupwise.types import Prompt, Sampling
 
-Notify = Callable[[str], None]
-
 _ADAPTER = "adapter_config.json"
 
 
-def load_trained(
-    name: str, *, device: torch.device, trust_remote_code: bool = False, notify: Notify = print
-) -> tuple[Any, Any]:
+def load_trained(name: str, *, device: torch.device, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer of a run (what it trained, on its base), an adapter folder, or anything `model:` takes."""
     path = Path(name).expanduser()
-    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "notify": notify}
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
     folder = RunFolder(path)
     if folder.events.is_file() or folder.has_trained:
         return _with_ends_of(folder, *_load_run(folder, options))
@@ -45,7 +41,7 @@ def recorded_model(folder: RunFolder) -> str | None:
 
 def _load_plain(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     model = load_model(name, full=False, **options)
-    rest = {key: options[key] for key in ("trust_remote_code", "notify")}
+    rest = {key: options[key] for key in ("trust_remote_code",)}
     return model, load_tokenizer(name, **rest)
 
 
@@ -94,8 +90,9 @@ def _load_adapter(path: Path, recorded: str | None, options: dict[str, Any]) -> 
         raise ConfigError(f"{path / _ADAPTER} names no base model, so the adapter cannot be used alone.")
     model = load_model(base, full=False, **options)
     has_tokenizer = (path / "tokenizer_config.json").is_file()
-    rest = {key: options[key] for key in ("trust_remote_code", "notify")}
-    tokenizer = _tokenizer_of(path) if has_tokenizer else load_tokenizer(base, **rest)
+    tokenizer = (
+        _tokenizer_of(path) if has_tokenizer else load_tokenizer(base, trust_remote_code=options["trust_remote_code"])
+    )
     with _readable(path):
         return PeftModel.from_pretrained(model, str(path)), tokenizer
 

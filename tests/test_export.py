@@ -155,7 +155,7 @@ def test_every_export_of_a_trained_adapter_is_the_trained_model(
     assert (expected - before).abs().max() > 0.01, "something was learnt"
     write_report(tmp_path / "run")
     for merge in (False, True):
-        to = export_run(tmp_path / "run", tmp_path / f"merge-{merge}", merge=merge, notify=lambda _: None)
+        to = export_run(tmp_path / "run", tmp_path / f"merge-{merge}", merge=merge)
         alone = transformers.AutoModelForCausalLM.from_pretrained(base if not merge else to)
         found = alone if merge else PeftModel.from_pretrained(alone, str(to))
         torch.testing.assert_close(logits(found), expected, atol=2e-5, rtol=0)

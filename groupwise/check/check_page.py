@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
+from typing import Any
 
 from groupwise import __version__
 from groupwise.check import wording as words
 from groupwise.check.evidence import Evidence
-from groupwise.check.finding import Finding, worst_first
+from groupwise.check.finding import worst_first
 from groupwise.check.probes import probe_rows
 from groupwise.check.prompts import ShownPrompt
 from groupwise.check.result import Result
 from groupwise.check.reward_stats import Judgement, ranked
-from groupwise.report.page import stylesheet
+from groupwise.report.render import environment
 from groupwise.runs import disk
 from groupwise.runs.text import number
 
 NUM_ENDS = 3
 """Completions shown from each end, of every reward."""
-MAX_TEXT = 6000
-"""Characters of a completion."""
 SPREAD_PIXELS = 24
 
 
@@ -35,85 +31,71 @@ def write_page(result: Result, path: Path) -> None:
 
 
 def page(result: Result) -> str:
-    template = Template(files("groupwise.check").joinpath("check_page.html").read_text(encoding="utf-8"))
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    change = result.first_change
-    return template.substitute(
-        style=stylesheet(),
-        title=_html(f"{result.run_name} - groupwise check"),
-        name=_html(result.run_name),
-        verdict=_html(result.verdict),
-        change="" if change is None else f'<div class="note"><p><b>First change:</b> {_html(change)}</p></div>',
-        findings="".join(map(_finding, worst_first(result.findings))) or '<p class="muted">None.</p>',
-        about=_table((), [[_html(label), _html(value)] for label, value in result.about]),
-        rest="".join(f"<h2>{title}</h2>{body}" for title, body in _sections(result)),
-        footer=_html(f"Written by groupwise {__version__} on {written}. No weight was changed."),
+    evidence, lengths = result.evidence, result.lengths
+    return _PAGES.get_template("check/check_page.html").render(
+        kind="check",
+        name=result.run_name,
+        verdict=result.verdict,
+        change=result.first_change,
+        findings=worst_first(result.findings),
+        about=result.about,
+        lengths=None if lengths is None else words.lengths_line(lengths),
+        prompts=[_prompt(prompt, result.special_tokens) for prompt in result.prompts],
+        measured=None if evidence is None else _measured(evidence),
+        cost=None if evidence is None or result.cost is None else words.cost_rows(result.cost),
+        footer=f"Written by groupwise {__version__} on {written}. No weight was changed.",
     )
 
 
-def _sections(result: Result) -> Iterable[tuple[str, str]]:
-    """Title and content of what was measured."""
-    if result.lengths is not None:
-        shown = "".join(_prompt(prompt, result.special_tokens) for prompt in result.prompts)
-        yield "Prompts", _line(words.lengths_line(result.lengths)) + shown
-    evidence = result.evidence
-    if evidence is None:
-        return
-    yield "Rewards on the untrained model", _card(_line(words.sampled_line(evidence)) + _rewards(evidence))
-    yield "Groups with signal", _card(_line(words.signal_line(evidence)) + _signal(evidence))
-    yield "Made-up completions", _card(_probes(evidence))
-    yield "Liked best and least", "".join(_ends(evidence, name) for name in _names(evidence))
-    if result.cost is not None:
-        yield "Cost", _card(_table((), [[_html(label), _html(value)] for label, value in words.cost_rows(result.cost)]))
+def _prompt(prompt: ShownPrompt, special: Sequence[str]) -> tuple[str, list[str]]:
+    """Its line, and its text in parts: every second one is a special token."""
+    tokens = "|".join(sorted(map(re.escape, special), key=len, reverse=True))
+    parts = re.split(f"({tokens})", prompt.text) if tokens else [prompt.text]
+    return words.prompt_line(prompt), parts
 
 
-def _finding(finding: Finding) -> str:
-    style = "note-level" if finding.level == "note" else finding.level
-    return (
-        f'<div class="card finding {style}"><b>{finding.level}</b> <span class="muted">{_html(finding.name)}</span>'
-        f"<p>{_html(finding.what)}</p><p><b>{_html(finding.remedy)}</b></p></div>"
-    )
+def _measured(evidence: Evidence) -> dict[str, Any]:
+    """What the page shows of the untrained model's completions."""
+    names, cells = _names(evidence), words.signal_cells(evidence)
+    return {
+        "columns": words.REWARD_COLUMNS,
+        "sampled": words.sampled_line(evidence),
+        "rewards": _rewards(evidence),
+        "agreements": words.agreement_lines(evidence.agreements),
+        "signal": words.signal_line(evidence),
+        "sizes": [size for size, _ in cells],
+        "shares": [share for _, share in cells],
+        "names": [_title(name) for name in names],
+        "probes": _probes(evidence),
+        "means": _means(evidence),
+        "ends": [(_title(name), *_ends(evidence, name)) for name in names],
+    }
 
 
-def _prompt(prompt: ShownPrompt, special: Sequence[str]) -> str:
-    text = _html(prompt.text)
-    if special:
-        tokens = "|".join(sorted((re.escape(_html(token)) for token in special), key=len, reverse=True))
-        text = re.sub(tokens, lambda found: f'<span class="special">{found[0]}</span>', text)
-    return f'<div class="card finding"><h3>{_html(words.prompt_line(prompt))}</h3><pre>{text}</pre></div>'
+def _rewards(evidence: Evidence) -> list[tuple[str, list[str], list[tuple[float, int]], list[str]]]:
+    """Name of a reward, the cells before its histogram, bars of that (pixels and count), and the cells after it."""
+    before = words.SPREAD - 1  # the name is the first column
+    return [(name, cells[:before], _bars(bins), cells[before:]) for name, cells, bins in words.reward_rows(evidence)]
 
 
-def _rewards(evidence: Evidence) -> str:
-    rows = []
-    for name, cells, bins in words.reward_rows(evidence):
-        row = [_html(name), *map(_html, cells)]
-        row.insert(words.SPREAD, _bars(bins))
-        rows.append(row)
-    return _table(words.REWARD_COLUMNS, rows) + "".join(map(_line, words.agreement_lines(evidence.agreements)))
-
-
-def _bars(bins: Sequence[int]) -> str:
+def _bars(bins: Sequence[int]) -> list[tuple[float, int]]:
     tallest = max(bins, default=0) or 1
-    bars = "".join(f'<i style="height:{SPREAD_PIXELS * count / tallest:.0f}px" title="{count}"></i>' for count in bins)
-    return f'<span class="spread">{bars}</span>'
+    return [(SPREAD_PIXELS * count / tallest, count) for count in bins]
 
 
-def _signal(evidence: Evidence) -> str:
-    cells = words.signal_cells(evidence)
-    return _table(("num_generations", *(size for size, _ in cells)), [["at most", *(share for _, share in cells)]])
-
-
-def _probes(evidence: Evidence) -> str:
+def _probes(evidence: Evidence) -> list[tuple[str, str, list[str]]]:
+    """Kind of a made-up completion, an example, and its rewards."""
     names = _names(evidence)
-    rows = []
-    for row in probe_rows(evidence.probed):
-        rewards = [row.total if name is None else row.rewards[name] for name in names]
-        example = f"<details><summary>{_html(row.kind)}</summary><pre>{_html(row.example) or '(empty)'}</pre></details>"
-        rows.append([example, *(number(reward) for reward in rewards)])
+    return [
+        (row.kind, row.example, [number(row.total if name is None else row.rewards[name]) for name in names])
+        for row in probe_rows(evidence.probed)
+    ]
+
+
+def _means(evidence: Evidence) -> list[str]:
     means = {scores.name: scores.mean for scores in evidence.functions}
-    sampled = [evidence.total.mean if name is None else means[name] for name in names]
-    rows.append(["sampled, mean", *(number(mean) for mean in sampled)])
-    return _table(("completion", *(_title(name) for name in names)), rows)
+    return [number(evidence.total.mean if name is None else means[name]) for name in _names(evidence)]
 
 
 def _names(evidence: Evidence) -> list[str | None]:
@@ -126,44 +108,19 @@ def _title(name: str | None) -> str:
     return "total" if name is None else name
 
 
-def _ends(evidence: Evidence, name: str | None) -> str:
+def _ends(evidence: Evidence, name: str | None) -> tuple[list[Judgement], list[Judgement]]:
+    """The completions that a reward likes best, and least."""
     scored = ranked(evidence.sampled.groups, name)
-    best, least = scored[:NUM_ENDS], scored[NUM_ENDS:][-NUM_ENDS:]
-    shown = "".join(_completion("best", each) for each in best) + "".join(_completion("worst", each) for each in least)
-    return f'<div class="card finding"><h3>{_html(_title(name))}</h3>{shown or "Nothing was scored."}</div>'
+    return scored[:NUM_ENDS], scored[NUM_ENDS:][-NUM_ENDS:]
 
 
-def _completion(which: str, judgement: Judgement) -> str:
+def _facts(judgement: Judgement) -> str:
     facts = [f"problem {judgement.problem}", f"{len(judgement.completion.token_ids)} tokens"]
     if judgement.completion.is_truncated:
         facts.append("cut off")
     if len(judgement.rewards) > 1:
         facts += [f"{name} {number(value)}" for name, value in judgement.rewards.items()]
-    text = judgement.completion.text
-    text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " …"
-    return (
-        f'<div class="completion {which}"><div><b>reward {number(judgement.reward)}</b>'
-        f'<span class="muted">{_html(", ".join(facts))}</span></div><pre>{_html(text) or "(empty)"}</pre></div>'
-    )
+    return ", ".join(facts)
 
 
-def _card(content: str) -> str:
-    return f'<div class="card">{content}</div>'
-
-
-def _line(text: str) -> str:
-    return f"<p>{_html(text)}</p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML; with a head all but the first are numbers."""
-    style = ' class="number"' if head else ""
-    titles = "".join(f"<th{style if i else ''}>{_html(title)}</th>" for i, title in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(f"<td{style if i else ''}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table>{f"<tr>{titles}</tr>" if head else ""}{body}</table></div>'
-
-
-def _html(text: str) -> str:
-    return escape(words.visible(text))
+_PAGES = environment(words.visible, number=number, facts=_facts)

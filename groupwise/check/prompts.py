@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from groupwise.chat import decode_completion
+from groupwise.chat import decode_completion, encode_prompt
 from groupwise.check.finding import Finding, Level
-from groupwise.data import prepare
 from groupwise.lifecycle.build import RunParts
 from groupwise.policy.bounds import context_length
 
@@ -73,17 +72,21 @@ def prompt_cut(run: RunParts) -> list[Finding]:
 def _remedy(run: RunParts) -> str:
     """The limit that cuts no prompt, or the largest that the model's context has room for."""
     config = run.config
-    whole = prepare(
-        run.inputs.problems,
-        run.policy.tokenizer,
-        system_prompt=config.system_prompt,
-        chat_template_kwargs=config.chat_template_kwargs,
-        notify=lambda text: None,
+    longest = max(
+        len(
+            encode_prompt(
+                run.policy.tokenizer,
+                problem.prompt,
+                system_prompt=config.system_prompt,
+                chat_template_kwargs=config.chat_template_kwargs,
+            )
+        )
+        for problem in run.inputs.problems
     )
     context = context_length(run.policy.model.config)
     room = None if context is None else context - config.max_completion_length
-    if room is None or whole.max_prompt_tokens <= room:
-        return f"Set max_prompt_length: {whole.max_prompt_tokens}, the longest prompt."
+    if room is None or longest <= room:
+        return f"Set max_prompt_length: {longest}, the longest prompt."
     return f"Set max_prompt_length: {room}, all that the context of {context} has room for, and overlong_prompts: drop."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -16,16 +17,18 @@ from groupwise.check.result import Result
 from groupwise.check.sample import num_groups, sample
 from groupwise.config import Recipe
 from groupwise.errors import RewardError
-from groupwise.lifecycle.build import Notify, RunParts, build, require_trainable
+from groupwise.lifecycle.build import RunParts, build, require_trainable
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
 from groupwise.torch_settings import settings_of_training
 
+_log = logging.getLogger(__name__)
+
 FATAL = frozenset({"wrong_column", "too_few_problems"})
 """Failures of the data after which nothing can be sampled or scored."""
 
-Load = Callable[[RunInputs, Notify], RunParts]
+Load = Callable[[RunInputs], RunParts]
 
 
 @settings_of_training()
@@ -34,7 +37,6 @@ def check(
     inputs: RunInputs,
     *,
     groups: int | None = None,
-    notify: Notify = print,
     load: Load = build,
 ) -> Result:
     """Look at a recipe as far as one can without changing a weight.
@@ -54,9 +56,9 @@ def check(
     done = partial(Result, run_name=name, model=recipe.model)
     if any(finding.level == "fail" and finding.name in FATAL for finding in findings):
         return done(about=about, findings=findings, num_checks=len(data.CHECKS), seconds=perf_counter() - begun)
-    notify("Loading the model.")
-    run = load(inputs, notify)
-    require_trainable(run.policy.model, run.policy.tokenizer, notify)
+    _log.info("Loading the model.")
+    run = load(inputs)
+    require_trainable(run.policy.model, run.policy.tokenizer)
     findings += [finding for each in prompts.CHECKS for finding in each(run)]
     done = partial(
         done,
@@ -68,13 +70,13 @@ def check(
     num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
     with closing(run.engine):
         try:
-            evidence = _evidence(run, groups, notify)
+            evidence = _evidence(run, groups)
         except RewardError as error:
             findings.append(_reward_raises(error))
             return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
         of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
         findings += [finding for each in of_evidence for finding in each(evidence)]
-        notify("Measuring a learner pass. No weight is changed.")
+        _log.info("Measuring a learner pass. No weight is changed.")
         price = cost.measure_cost(run, evidence.sampled)
         findings += [finding for each in machine.CHECKS for finding in each(evidence, price)]
         return done(
@@ -95,14 +97,14 @@ def _reward_raises(error: RewardError) -> Finding:
     return Finding("reward_raises", "fail", str(error), remedy)
 
 
-def _evidence(run: RunParts, groups: int | None, notify: Notify) -> Evidence:
+def _evidence(run: RunParts, groups: int | None) -> Evidence:
     from transformers import TrainerState
 
     count = num_groups(run, groups)
-    notify(f"Sampling {count} groups of {run.config.num_generations} completions.")
+    _log.info(f"Sampling {count} groups of {run.config.num_generations} completions.")
     state = TrainerState()
     sampled = sample(run, count, state)
-    notify("Trying exploits on the rewards.")
+    _log.info("Trying exploits on the rewards.")
     return Evidence(run, sampled, probe(run, sampled, state))
 
 

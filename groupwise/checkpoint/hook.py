@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from groupwise.checkpoint.exact import ExactState
 from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.store import load_weights, num_bytes_of, save_checkpoint
 from groupwise.errors import RunError
-from groupwise.policy.save import ModelFiles
+from groupwise.policy.save import ModelWriter
 from groupwise.runs.disk import free_bytes
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.manifest import check
@@ -20,6 +21,8 @@ from groupwise.runs.writer import RunWriter
 from groupwise.train.learner import Learner
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
+
+_log = logging.getLogger(__name__)
 
 
 class Saving(Protocol):
@@ -54,18 +57,17 @@ class CheckpointHook(Idle):
         folder: RunFolder,
         writer: RunWriter,
         learner: Learner,
-        model_files: ModelFiles,
+        model_writer: ModelWriter,
         schedule: Schedule,
         guards: Saving,
         callbacks: Events,
         state_of_parts: Callable[[], dict[str, Any]],
         evaluation_of_step: Callable[[int], Mapping[str, Any]],
         origin: Origin,
-        notify: Callable[[str], None],
     ) -> None:
         self.config, self.folder, self.writer, self.learner = learner.config, folder, writer, learner
-        self.model_files = model_files
-        self.schedule, self.guards, self.callbacks, self.notify = schedule, guards, callbacks, notify
+        self.model_writer = model_writer
+        self.schedule, self.guards, self.callbacks = schedule, guards, callbacks
         self.origin = origin
         """What the checkpoints of this run belong to."""
         self.best = Best(learner.config)
@@ -114,7 +116,7 @@ class CheckpointHook(Idle):
         except RunError as error:
             text = f"The model keeps the weights of the last step. {error}"
         self.writer.event("best", step=step, message=text)
-        self.notify(text)
+        _log.info(text)
 
     def save(self, step: int) -> None:
         """Write a checkpoint of the finished step."""
@@ -141,16 +143,18 @@ class CheckpointHook(Idle):
         self.reserve.release()
         keep = self.guards.num_kept(self.config.save_total_limit)
         whole = {**state, "origin": self.origin}
-        path = save_checkpoint(self.folder, step, self.learner, self.model_files, whole, keep=keep, best=self.best.step)
+        path = save_checkpoint(
+            self.folder, step, self.learner, self.model_writer, whole, keep=keep, best=self.best.step
+        )
         self._hold_room()
         where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
         self.writer.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))
 
     def _hold_room(self) -> None:
         """Keep the disk from running full before the next checkpoint, or warn now that it will."""
-        num_bytes = num_bytes_of(self.learner, self.model_files)
+        num_bytes = num_bytes_of(self.learner, self.model_writer)
         if self.config.save_strategy != "no" and not self.reserve.take(num_bytes):
             missing = num_bytes - free_bytes(self.folder.path)
             text = f"The disk has no room for the next checkpoint: {missing:,} bytes more are needed."
             self.writer.event("warning", message=text)
-            self.notify(text)
+            _log.warning(text)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from groupwise.checkpoint.store import STATE, load_weights, num_bytes_of, read_state, write_model
 from groupwise.errors import RunError
-from groupwise.policy.save import ModelFiles
+from groupwise.policy.save import ModelWriter
 from groupwise.runs import disk, manifest, schema_1
 from groupwise.runs.folder import SET_ASIDE, RunFolder, checkpoint_name
 from groupwise.train.learner import Learner
 
 
-def move_to_today(folder: RunFolder, learner: Learner, model_files: ModelFiles) -> bool:
+def move_to_today(folder: RunFolder, learner: Learner, model_writer: ModelWriter) -> bool:
     """Whether there was something to move. The learner's model is left with the weights of some checkpoint.
 
     Each file and checkpoint appears whole under its new name before the old one goes, so that a kill at any point
@@ -22,7 +22,7 @@ def move_to_today(folder: RunFolder, learner: Learner, model_files: ModelFiles) 
     if not schema_1.is_run(folder.path):
         return False
     for step, old in schema_1.checkpoints(folder.path).items():
-        _move_checkpoint(old, folder.checkpoint_of(step), learner, model_files)
+        _move_checkpoint(old, folder.checkpoint_of(step), learner, model_writer)
     for step, aside in schema_1.set_aside(folder.path).items():
         aside.rename(folder.path / f"{SET_ASIDE}{checkpoint_name(step)}")
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # what a killed run left of some
@@ -31,7 +31,7 @@ def move_to_today(folder: RunFolder, learner: Learner, model_files: ModelFiles) 
     return True
 
 
-def _move_checkpoint(old: Path, new: Path, learner: Learner, model_files: ModelFiles) -> None:
+def _move_checkpoint(old: Path, new: Path, learner: Learner, model_writer: ModelWriter) -> None:
     if new.is_dir():  # a kill came between the two
         disk.remove(old)
         return
@@ -41,8 +41,8 @@ def _move_checkpoint(old: Path, new: Path, learner: Learner, model_files: ModelF
         old.rename(new)  # a damaged one stays damaged, and resuming names the damage
         return
     load_weights(old, learner.policy_model.model)
-    with disk.whole_folder(new, num_bytes_of(learner, model_files)) as scratch:
-        write_model(scratch, learner.policy_model.model, model_files, state)
+    with disk.whole_folder(new, num_bytes_of(learner, model_writer)) as scratch:
+        write_model(scratch, learner.policy_model.model, model_writer, state)
         for name in ("optimizer.safetensors", "reference.safetensors"):
             if (old / name).is_file():
                 shutil.copyfile(old / name, scratch / STATE / name)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
 
 from groupwise.checkpoint.store import load_checkpoint
 from groupwise.errors import RunError
 from groupwise.runs.folder import SET_ASIDE, RunFolder
 from groupwise.train.learner import Learner
 
+_log = logging.getLogger(__name__)
 
-def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Callable[[str], None]) -> int | None:
+
+def roll_back(folder: RunFolder, learner: Learner, *, before: int) -> int | None:
     """Load the newest checkpoint from before step `before`; returns its step, None when there is none.
 
     Later checkpoints, and damaged ones, are set aside under another name, so that a resumed run starts at this one too.
@@ -21,7 +23,7 @@ def roll_back(folder: RunFolder, learner: Learner, *, before: int, notify: Calla
         try:
             load_checkpoint(folder.checkpoint_of(step), learner)
         except RunError as error:
-            notify(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
+            _log.warning(f"The checkpoint of step {step} cannot be loaded, so an older one is tried: {error}")
             continue
         learner.policy_model.refresh()
         set_aside_after(folder, step)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from groupwise.checkpoint.parts import upgraded
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
-from groupwise.policy.save import ModelFiles, stored_tensors
+from groupwise.policy.save import ModelWriter, stored_tensors
 from groupwise.runs import disk, manifest
 from groupwise.runs.folder import RunFolder
 from groupwise.train.learner import Learner
@@ -28,7 +28,7 @@ def save_checkpoint(
     folder: RunFolder,
     step: int,
     learner: Learner,
-    model_files: ModelFiles,
+    model_writer: ModelWriter,
     state: Mapping[str, Any],
     *,
     keep: int | None,
@@ -46,8 +46,8 @@ def save_checkpoint(
     files, optimizer_state = _tensors(learner)
     whole = {"step": step, "optimizer": optimizer_state, **state}
     clear_leftovers(folder)
-    with disk.whole_folder(target, _bytes_of_tensors(learner, model_files)) as scratch:
-        write_model(scratch, learner.policy_model.model, model_files, whole)
+    with disk.whole_folder(target, _bytes_of_tensors(learner, model_writer)) as scratch:
+        write_model(scratch, learner.policy_model.model, model_writer, whole)
         for name, tensors in files.items():
             save_file(_apart(tensors), scratch / STATE / name)
         manifest.write(scratch)
@@ -55,10 +55,10 @@ def save_checkpoint(
     return target
 
 
-def write_model(scratch: Path, model: nn.Module, model_files: ModelFiles, state: Mapping[str, Any]) -> None:
+def write_model(scratch: Path, model: nn.Module, model_writer: ModelWriter, state: Mapping[str, Any]) -> None:
     """The model files, and the state with the key of every trained weight that they hold."""
     (scratch / STATE).mkdir()
-    keys = model_files.write(scratch)
+    keys = model_writer.write(scratch)
     rest = {name: tensor for name, tensor in _trained_weights(model).items() if name not in keys}
     if rest:
         save_file(_apart(rest), scratch / STATE / "policy.safetensors")
@@ -181,18 +181,18 @@ def _check_saveable(owner: Any) -> None:
         ) from None
 
 
-def num_bytes_of(learner: Learner, model_files: ModelFiles) -> int:
+def num_bytes_of(learner: Learner, model_writer: ModelWriter) -> int:
     """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
-    return _bytes_of_tensors(learner, model_files) + _ROOM_FOR_JSON
+    return _bytes_of_tensors(learner, model_writer) + _ROOM_FOR_JSON
 
 
-def _bytes_of_tensors(learner: Learner, model_files: ModelFiles) -> int:
+def _bytes_of_tensors(learner: Learner, model_writer: ModelWriter) -> int:
     files, _ = _tensors(learner)
     optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(
         _trained_weights(learner.policy_model.model)
     )
     rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
-    return model_files.num_bytes + optimizer + rest
+    return model_writer.num_bytes + optimizer + rest
 
 
 _ROOM_FOR_JSON = 2**20

@@ -10,7 +10,7 @@ from typing import Any
 
 from groupwise.data import packaged
 from groupwise.data.files import FORMATS, find_file, is_path, read_file
-from groupwise.data.problems import Notify, Problems, _log
+from groupwise.data.problems import Problems
 from groupwise.errors import DataError, can_name_file, did_you_mean, shortened
 from groupwise.hub import hub_or_cache
 
@@ -27,7 +27,6 @@ def load_problems(
     columns: Mapping[str, str] | None = None,
     subset: str | None = None,
     revision: str | None = None,
-    notify: Notify = _log.info,
 ) -> Problems:
     """The problems of a data set.
 
@@ -45,10 +44,10 @@ def load_problems(
         return data
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
-        return Problems(rows, name=str(data), columns=columns, info=info, notify=notify)
+        return Problems(rows, name=str(data), columns=columns, info=info)
     name = f"the {type(data).__name__} given as data"
     rows = _cut(_from_object(data, wanted), split, name)
-    return Problems(rows, name=name, columns=columns, info={"split": split}, notify=notify)
+    return Problems(rows, name=name, columns=columns, info={"split": split})
 
 
 def _read(name: str, split: str | None, subset: str | None, revision: str | None) -> tuple[Rows, dict[str, Any]]:

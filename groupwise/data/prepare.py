@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from groupwise.chat import OPENING, Tokenizer, decode_completion, encode_prompt, opening, truncate_left
-from groupwise.data.problems import Notify, Problems, _log
+from groupwise.data.problems import Problems
 from groupwise.errors import DataError
 from groupwise.types import Problem
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,6 @@ def prepare(
     overlong: Literal["truncate", "drop"] = "truncate",
     system_prompt: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    notify: Notify = _log.info,
 ) -> PreparedProblems:
     """Encode every prompt now, so that a row that cannot be used stops the run before it costs anything.
 
@@ -89,11 +91,11 @@ def prepare(
         truncated.append(is_overlong)
         end = decode_completion(tokenizer, ids[-OPENING:], skip_special_tokens=False)
         openings.append(opening(problem.prompt, end))
-    _tell_of_template_columns(problems, chat_template_kwargs or {}, notify)
+    _tell_of_template_columns(problems, chat_template_kwargs or {})
     num_dropped = len(problems) - len(rows)
     kept = tuple(rows), tuple(encoded), tuple(truncated), tuple(openings)
     prepared = PreparedProblems(problems, sum(truncated), num_dropped, *kept)
-    _report(prepared, max_prompt_length, notify)
+    _report(prepared, max_prompt_length)
     return prepared
 
 
@@ -115,17 +117,17 @@ def _encode(
     return ids
 
 
-def _tell_of_template_columns(problems: Problems, given: Mapping[str, Any], notify: Notify) -> None:
+def _tell_of_template_columns(problems: Problems, given: Mapping[str, Any]) -> None:
     """Log that the chat template takes its arguments from the recipe, where a column of the data is named like one."""
     for name, example in (("tools", "{tools: [...]}"), ("chat_template_kwargs", "{enable_thinking: false}")):
         if name in problems.column_names and name not in given:
-            notify(
+            _log.warning(
                 f'{problems.name}: column "{name}" reaches the rewards and not the prompts. The chat template gets its '
                 f"arguments from the configuration, the same for all rows: chat_template_kwargs: {example}."
             )
 
 
-def _report(prepared: PreparedProblems, max_prompt_length: int | None, notify: Notify) -> None:
+def _report(prepared: PreparedProblems, max_prompt_length: int | None) -> None:
     total = len(prepared.problems)
     if len(prepared) == 0:
         raise DataError(
@@ -134,4 +136,4 @@ def _report(prepared: PreparedProblems, max_prompt_length: int | None, notify: N
         )
     for count, what in ((prepared.num_truncated, "cut from the left"), (prepared.num_dropped, "left out")):
         if count:
-            notify(f"{count} of {total} prompts are longer than {max_prompt_length} tokens and were {what}.")
+            _log.warning(f"{count} of {total} prompts are longer than {max_prompt_length} tokens and were {what}.")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from groupwise.data.arrow import ArrowRows, readable
 from groupwise.errors import DataError, did_you_mean
 from groupwise.json_values import as_text
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
-
-Notify = Callable[[str], None]
-"""Receives one line for the user."""
 
 RESERVED_COLUMNS = frozenset({"completion", *REWARD_KEYWORDS})
 """Keywords that a reward function gets from the trainer; a column of such a name cannot reach it."""
@@ -37,7 +34,6 @@ class Problems(Sequence[Problem]):
         name: str = "data",
         columns: Mapping[str, str] | None = None,
         info: Mapping[str, Any] | None = None,
-        notify: Notify = _log.info,
     ) -> None:
         if len(rows) == 0:
             raise DataError(f"{name} is empty: it has no rows, so there is nothing to train on.")
@@ -51,7 +47,7 @@ class Problems(Sequence[Problem]):
         self.column_names = tuple(n for n in self._sources if n != "prompt" and n not in RESERVED_COLUMNS)
         self.info = {"name": name, "num_rows": len(rows), "fingerprint": self._check_prompts(), **(info or {})}
         if self.dropped_columns:
-            notify(_dropped_message(name, self.dropped_columns))
+            _log.warning(_dropped_message(name, self.dropped_columns))
 
     def __len__(self) -> int:
         return len(self._rows)

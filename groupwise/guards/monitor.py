@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from groupwise.guards.measures import MEASURES, StepView
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,12 +50,11 @@ class GuardMonitor(Idle):
         self,
         settings: Mapping[str, GuardSetting],
         writer: RunWriter,
-        notify: Notify,
         stop: Callable[[str], None],
         probe: AgreementProbe | None = None,
         roll_back: Callable[[int], int | None] = lambda before: None,
     ) -> None:
-        self.settings, self.writer, self.notify, self.stop = settings, writer, notify, stop
+        self.settings, self.writer, self.stop = settings, writer, stop
         self._probe, self._roll_back = probe, roll_back
         self.stopped: Stop | None = None
         self.outcome = ""
@@ -190,7 +190,7 @@ class GuardMonitor(Idle):
             threshold=setting.threshold,
             message=sentence,
         )
-        self.notify(sentence)
+        _log.warning(sentence)
         return sentence
 
     def _report_skips(self, step: int, view: StepView) -> None:
@@ -202,7 +202,7 @@ class GuardMonitor(Idle):
         self.writer.event("update_skipped", step=step, num_skipped=len(reasons), message=text)
         if _is_due(self._last_told_of_skips, step):
             self._last_told_of_skips = step
-            self.notify(f"{text} Weights, optimizer and schedule stay as they were.")
+            _log.warning(f"{text} Weights, optimizer and schedule stay as they were.")
 
 
 def _is_due(last: int | None, step: int) -> bool:

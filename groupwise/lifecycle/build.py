@@ -7,7 +7,7 @@ step changes. Cheap checks come before expensive loading.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ from groupwise.train.sampler import GroupSampler, make_sampling
 from groupwise.train.schedule import Schedule
 from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,15 @@ class RunParts:
     """The reward functions of the recipe."""
     problems: PreparedProblems
     eval_problems: PreparedProblems | None
-    notify: Notify
 
     @classmethod
-    def of(
-        cls, inputs: RunInputs, policy: PolicyBundle, engine: Engine, scorer: RewardScorer, notify: Notify
-    ) -> RunParts:
+    def of(cls, inputs: RunInputs, policy: PolicyBundle, engine: Engine, scorer: RewardScorer) -> RunParts:
         """Encode the prompts; everything else is there."""
         config, held_out = inputs.config, inputs.eval_problems
-        problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config, notify)
-        remark_on_endings(policy, problems, config, notify)
-        eval_problems = (
-            None if held_out is None else prepare_problems(held_out, policy.tokenizer, policy.model, config, notify)
-        )
-        return cls(inputs, policy, engine, scorer, problems, eval_problems, notify)
+        problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config)
+        remark_on_endings(policy, problems, config)
+        eval_problems = None if held_out is None else prepare_problems(held_out, policy.tokenizer, policy.model, config)
+        return cls(inputs, policy, engine, scorer, problems, eval_problems)
 
     @property
     def config(self) -> GRPOConfig:
@@ -114,7 +109,7 @@ class RunParts:
         return GroupSampler.of(self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)
 
 
-def build(inputs: RunInputs, notify: Notify, scorer: RewardScorer | None = None) -> RunParts:
+def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     """Load model, tokenizer and reward models, and encode the prompts.
 
     A model without a trained parameter can be evaluated and uploaded; `require_trainable` refuses to train it.
@@ -123,13 +118,13 @@ def build(inputs: RunInputs, notify: Notify, scorer: RewardScorer | None = None)
         ModelError, ConfigError, DataError, RewardError: what stops training from starting.
     """
     scorer = scorer or make_scorer(inputs)
-    model, name = _make_model(inputs, notify)
-    tokenizer = _make_tokenizer(inputs, model, name, notify)
+    model, name = _make_model(inputs)
+    tokenizer = _make_tokenizer(inputs, model, name)
     if any(parameter.requires_grad for parameter in model.parameters()):
-        hold_trained_weights_in_float32(model, notify)
+        hold_trained_weights_in_float32(model)
     scorer.load()
-    policy = make_policy(model, name, tokenizer, inputs.config, notify)
-    return RunParts.of(inputs, policy, make_engine(policy, inputs.config), scorer, notify)
+    policy = make_policy(model, name, tokenizer, inputs.config)
+    return RunParts.of(inputs, policy, make_engine(policy, inputs.config), scorer)
 
 
 def make_scorer(inputs: RunInputs) -> RewardScorer:
@@ -149,21 +144,21 @@ def _signal_of(config: GRPOConfig) -> SignalOf:
     return "any_function" if config.objective.combine == "normalise_each" else "sum"
 
 
-def require_trainable(model: nn.Module, tokenizer: Any, notify: Notify) -> None:
+def require_trainable(model: nn.Module, tokenizer: Any) -> None:
     """Hold what is trained in float32, and try to save it before anything is trained.
 
     Raises:
         ModelError: nothing is trained, or it cannot be saved.
     """
-    hold_trained_weights_in_float32(model, notify)
+    hold_trained_weights_in_float32(model)
     require_saveable(model, tokenizer)
 
 
-def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
+def _make_model(inputs: RunInputs) -> tuple[nn.Module, str]:
     """The model that is trained, under its adapter, and its name."""
     config, model = inputs.config, inputs.model
     if isinstance(model, str):
-        loaded = load_named_model(model, config, full=inputs.peft_config is None, notify=notify)
+        loaded = load_named_model(model, config, full=inputs.peft_config is None)
         name = model
     else:
         loaded = model
@@ -171,7 +166,7 @@ def _make_model(inputs: RunInputs, notify: Notify) -> tuple[nn.Module, str]:
     return trainable_model(loaded, inputs.peft_config, config.seed), name
 
 
-def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notify) -> nn.Module:
+def load_named_model(name: str, config: GRPOConfig, *, full: bool) -> nn.Module:
     """The model of that name on the device of the configuration; `full` trains its own weights."""
     return load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
@@ -180,34 +175,31 @@ def load_named_model(name: str, config: GRPOConfig, *, full: bool, notify: Notif
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         init_kwargs=config.model_init_kwargs,
-        notify=notify,
     )
 
 
-def _make_tokenizer(inputs: RunInputs, model: nn.Module, name: str, notify: Notify) -> Any:
+def _make_tokenizer(inputs: RunInputs, model: nn.Module, name: str) -> Any:
     """The tokenizer that was given, else the one that belongs to the model by its name."""
     config = inputs.config
-    if (given := load_given_tokenizer(inputs, notify)) is not None:
+    if (given := load_given_tokenizer(inputs)) is not None:
         return given
     if name == type(model).__name__:
         raise ConfigError(
             f"The {name} given as model carries no name by which its tokenizer could be found. Give the tokenizer "
             "as processing_class."
         )
-    return load_tokenizer(
-        name, trust_remote_code=config.trust_remote_code, init_kwargs=config.model_init_kwargs, notify=notify
-    )
+    return load_tokenizer(name, trust_remote_code=config.trust_remote_code, init_kwargs=config.model_init_kwargs)
 
 
-def load_given_tokenizer(inputs: RunInputs, notify: Notify) -> Any:
+def load_given_tokenizer(inputs: RunInputs) -> Any:
     """The tokenizer that the inputs hold, loaded where it is a name; None for the model's own."""
     given = inputs.tokenizer
     if not isinstance(given, str):
         return given
-    return load_tokenizer(given, trust_remote_code=inputs.config.trust_remote_code, notify=notify)
+    return load_tokenizer(given, trust_remote_code=inputs.config.trust_remote_code)
 
 
-def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig, notify: Notify) -> PolicyBundle:
+def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig) -> PolicyBundle:
     """The model with its passes: the fast path where it agrees with the model's own.
 
     Raises:
@@ -218,14 +210,13 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig,
     device = next(model.parameters()).device
     dtype = pick_dtype(config.dtype, device)
     if dtype == torch.bfloat16 and not has_fast_bfloat16(device):
-        notify("This machine multiplies bfloat16 many times slower than float32: dtype: auto would take float32.")
+        _log.warning("This machine multiplies bfloat16 many times slower than float32: dtype: auto would take float32.")
     policy_model = build_policy_model(
         model,
         dtype,
         gradient_checkpointing=config.gradient_checkpointing,
         engine=config.engine,
         sampling=make_sampling(config, ()),
-        notify=notify,
     )
     if config.gradient_checkpointing and policy_model.fused is None:
         checkpoint_layers(model)
@@ -272,9 +263,9 @@ def make_learner(
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:
-        optimizer, name = make_optimizer(config, policy.model, parts.notify)
+        optimizer, name = make_optimizer(config, policy.model)
     else:
-        check_own_optimizer(optimizer, policy.model, parts.notify)
+        check_own_optimizer(optimizer, policy.model)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = parts.training_scorer.weights
     learner = Learner(policy.policy_model, schedule.reference, optimizer, scheduler, config, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -14,8 +13,6 @@ from groupwise.data.prepare import PreparedProblems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError, DataError, ModelError
 from groupwise.policy.bounds import context_length, num_embeddings, num_logits, rotation_bound
-
-Notify = Callable[[str], None]
 
 
 def check_head(model: nn.Module) -> None:
@@ -29,7 +26,7 @@ def check_head(model: nn.Module) -> None:
 
 
 def prepare_problems(
-    problems: Problems, policy_tokenizer: Any, model: nn.Module, config: GRPOConfig, notify: Notify
+    problems: Problems, policy_tokenizer: Any, model: nn.Module, config: GRPOConfig
 ) -> PreparedProblems:
     """Encoded prompts that fit the model's context together with their completions."""
     prepared = prepare(
@@ -39,7 +36,6 @@ def prepare_problems(
         overlong=config.overlong_prompts,
         system_prompt=config.system_prompt,
         chat_template_kwargs=config.chat_template_kwargs,
-        notify=notify,
     )
     check_ids(prepared, policy_tokenizer, model)
     context = context_length(model.config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from groupwise.config import GRPOConfig
@@ -11,12 +12,14 @@ from groupwise.data.order import Order
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
 
+_log = logging.getLogger(__name__)
+
 
 class CurriculumHook(Idle):
     """Lets the curriculum learn from every step, dropped groups too, and reports what changed."""
 
-    def __init__(self, order: Order, config: GRPOConfig, writer: RunWriter, notify: Callable[[str], None]) -> None:
-        self._order, self._config, self._writer, self._notify = order, config, writer, notify
+    def __init__(self, order: Order, config: GRPOConfig, writer: RunWriter) -> None:
+        self._order, self._config, self._writer = order, config, writer
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         config, curriculum = self._config, self._order.curriculum
@@ -26,5 +29,5 @@ class CurriculumHook(Idle):
         for change in self._order.observe(seen):
             self._writer.event("curriculum", step=record.step, change=change)
             if config.curriculum == "levels":
-                self._notify(f"Step {record.step}: {change}.")
+                _log.info(f"Step {record.step}: {change}.")
         return curriculum.metrics()

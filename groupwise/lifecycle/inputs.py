@@ -6,7 +6,8 @@ They cost little to read, without torch, so that most mistakes of a recipe are r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from groupwise.runs.folder import RunFolder
 from groupwise.sources import check_name
 from groupwise.tasks import load_task, recipe_rewards
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 EVALUATION_DATA = "evaluation data set"
 """What errors call the held-out problems."""
@@ -75,7 +76,7 @@ class RunInputs:
         check_held_out(scorer, self.eval_problems)
 
 
-def read_inputs(recipe: Recipe, folder: Path | None, notify: Notify) -> RunInputs:
+def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
     """Problems, rewards and adapter settings of a recipe; `folder` is where its own files are looked for.
 
     Raises:
@@ -85,7 +86,7 @@ def read_inputs(recipe: Recipe, folder: Path | None, notify: Notify) -> RunInput
     use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
     rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
-    problems, eval_problems = _read_data(recipe, folder, notify)
+    problems, eval_problems = _read_data(recipe, folder)
     check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
@@ -124,16 +125,15 @@ def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -
         scorer.check_rows(problems.name, problems)
 
 
-def _read_data(recipe: Recipe, folder: Path | None, notify: Notify) -> tuple[Problems, Problems | None]:
+def _read_data(recipe: Recipe, folder: Path | None) -> tuple[Problems, Problems | None]:
     """The problems to train on, and the held-out ones where the recipe names some."""
     data = recipe.data
     if recipe.task is not None:
-        task = load_task(recipe.task, folder, notify)
+        task = load_task(recipe.task, folder)
         return task.problems, task.eval_problems
     if data is None:
         raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
     common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
-    common["notify"] = notify
     problems = load_problems(_located(data.path, folder), split=data.split, **common)
     if not (data.eval_path or data.eval_split):
         return problems, None
@@ -147,10 +147,10 @@ def _located(data: str, folder: Path | None) -> str:
     return str(beside) if beside is not None and beside.exists() else data
 
 
-def warn_of_used_folder(output_dir: Path, notify: Notify) -> None:
+def warn_of_used_folder(output_dir: Path) -> None:
     """Warn of what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
     if RunFolder(output_dir).has_trained:
-        notify(
+        _log.warning(
             f'"{output_dir}" already holds a run: train(resume_from_checkpoint=True) goes on with it, '
             "train(overwrite=True) deletes it, and train() alone is refused."
         )

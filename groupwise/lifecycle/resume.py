@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from groupwise.train.learner import Learner
 from groupwise.train.step import StepRecord
 from groupwise.train.step_metrics import evaluation_of, finite, without_evaluation
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 _OF_OPTIMIZER = ("learning_rate", "lr_scheduler", "warmup_", "weight_decay", "adam_", "the optimizer")
 
@@ -54,7 +55,7 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
     again = [m["step"] for m in RunReader(folder).metrics() if m["step"] > state["step"]]
     if again:
         which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
-        run.outputs.notify(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
+        _log.info(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
     run.state.log_history = logged(folder, run.schedule.config.logging_steps, run.evaluation.at_start)
     for change in differences:
@@ -68,13 +69,13 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
 def _in_todays_layout(run: Run, path: Path, step: int) -> Path:
     """The checkpoint of `step`, once a run of schema 1 has been moved to the names of today."""
     folder = run.outputs.folder
-    if not move_to_today(folder, run.learner, run.checkpoints.model_files):
+    if not move_to_today(folder, run.learner, run.checkpoints.model_writer):
         return path
     _report(run, "moved", "The run has the file names of today: run.json, and its checkpoints are checkpoint-N.")
     return folder.checkpoint_of(step) if not path.is_dir() else path
 
 
-def newest_whole(folder: RunFolder, report: Notify) -> tuple[Path, dict[str, Any]] | None:
+def newest_whole(folder: RunFolder, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of which every byte is right, and its state; None where the run has not got so far.
 
     Raises:
@@ -135,7 +136,7 @@ def _begin_again(run: Run) -> None:
     folder = run.outputs.folder
     cut(folder, 0)
     run.state.log_history = []
-    run.outputs.notify(f'"{folder.path}" has no checkpoint yet, so the run begins again with step 1.')
+    _log.info(f'"{folder.path}" has no checkpoint yet, so the run begins again with step 1.')
 
 
 def _restore(path: Path, state: dict[str, Any], run: Run, differences: list[Change]) -> None:
@@ -185,4 +186,4 @@ def _use(learner: Learner, groups: list[dict[str, Any]], peaks: list[Any]) -> No
 
 def _report(run: Run, kind: str, text: str) -> None:
     run.outputs.writer.event(kind, message=text)
-    run.outputs.notify(text)
+    _log.warning(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from groupwise.lifecycle.follow_curriculum import CurriculumHook
 from groupwise.lifecycle.hooks import RunHooks
 from groupwise.lifecycle.record import LogHook, RecordHook
 from groupwise.lifecycle.totals import Totals
-from groupwise.policy.save import ModelFiles
+from groupwise.policy.save import ModelWriter
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
@@ -41,7 +41,6 @@ class Outputs:
     screen: Screen
     trackers: Trackers
     callbacks: Callbacks
-    notify: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,15 @@ def start_run(
 ) -> Run:
     """Put loop and hooks together, in the order in which hooks follow a step."""
     config, screen, writer = parts.config, outputs.screen, outputs.writer
-    callbacks, trackers, notify = outputs.callbacks, outputs.trackers, outputs.notify
+    callbacks, trackers = outputs.callbacks, outputs.trackers
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
 
     def go_back(before: int) -> int | None:
-        return roll_back(outputs.folder, learner, before=before, notify=notify)
+        return roll_back(outputs.folder, learner, before=before)
 
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
-    guards = GuardMonitor(config.guards, writer, notify, schedule.stop, probe, go_back)
+    guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
     totals = Totals(order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
     named: dict[str, Saveable] = {
@@ -107,18 +106,17 @@ def start_run(
         outputs.folder,
         writer,
         learner,
-        ModelFiles(parts.policy.model, parts.policy.tokenizer),
+        ModelWriter(parts.policy.model, parts.policy.tokenizer),
         schedule,
         guards,
         callbacks,
         state,
         evaluation.of_step,
         origin,
-        notify,
     )
     named["best"] = checkpoints.best
     hooks = RunHooks(
-        measuring=[guards, totals, CurriculumHook(order, config, writer, notify)],
+        measuring=[guards, totals, CurriculumHook(order, config, writer)],
         finishing=[
             CallbackHook(callbacks, schedule, order),
             LogHook(callbacks, trackers, config.logging_steps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from groupwise.forks import handling
+
+_log = logging.getLogger(__name__)
 
 _WORDS = {"SIGINT": "SIGINT (Ctrl-C)"}
 _AT_ONCE = {"SIGINT": "Ctrl-C again", "SIGTERM": "SIGTERM again", "SIGHUP": "SIGTERM"}
@@ -31,7 +34,7 @@ class Interrupted:
 
 
 @contextmanager
-def finish_step_first(stop: Callable[[str], None], notify: Callable[[str], None]) -> Iterator[Interrupted]:
+def finish_step_first(stop: Callable[[str], None]) -> Iterator[Interrupted]:
     """Inside, the first signal calls `stop` with its name, the second raises KeyboardInterrupt.
 
     In another thread than the main one it does nothing.
@@ -48,7 +51,7 @@ def finish_step_first(stop: Callable[[str], None], notify: Callable[[str], None]
             name = signal.Signals(number).name
             stop(_WORDS.get(name, name))
             with suppress(RuntimeError):  # it came in the middle of a print, which cannot be entered twice
-                notify(f"Stopping after this step, with a checkpoint. {_AT_ONCE[name]} stops now.")
+                _log.info(f"Stopping after this step, with a checkpoint. {_AT_ONCE[name]} stops now.")
         elif number != _hangup():
             raise KeyboardInterrupt
 

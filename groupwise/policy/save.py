@@ -23,7 +23,7 @@ from groupwise.quiet import without_bars
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-class ModelFiles:
+class ModelWriter:
     """The model files of a run's checkpoints: adapter or model, and the tokenizer, as `from_pretrained` reads them."""
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:

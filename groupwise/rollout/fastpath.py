@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,8 @@ from groupwise.rollout.native import NativeEngine
 from groupwise.transformers_internals import rescale_interval
 from groupwise.types import Request, Sampling
 
+_log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4
 """Largest difference of a log-prob in float32, at a temperature of 1 or more; a lower one widens rounding too."""
 PLAIN = Sampling()
@@ -32,7 +34,6 @@ def build_policy_model(
     gradient_checkpointing: bool = False,
     engine: str = "auto",
     sampling: Sampling = PLAIN,
-    notify: Callable[[str], None] = print,
 ) -> PolicyModel:
     """The model with its fast path where that agrees under the run's sampling, else with the reason why not.
 
@@ -46,9 +47,9 @@ def build_policy_model(
     if why is None:
         fused = FusedModel(model, dtype, gradient_checkpointing=gradient_checkpointing)
         if fused.why_no_kernels is not None:
-            notify(f"No compiled kernels: {fused.why_no_kernels}. A step takes about twice as long without them.")
+            _log.warning(f"No compiled kernels: {fused.why_no_kernels}. A step takes about twice as long without them.")
         return PolicyModel(model, dtype, fused)
-    notify(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
+    _log.warning(f"This model takes the slow path (plain padded passes and transformers' own decoding): {why}.")
     return PolicyModel(model, dtype, None, why)
 
 

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from groupwise.errors import RunError
-from groupwise.forks import not_in_children
 from groupwise.runs import schema_1
 
 SCHEMA_VERSION = 2
@@ -27,9 +27,6 @@ MIN_FREE_BYTES = 64 * 2**20
 
 SET_ASIDE = "set-aside-"
 """Before the name of a checkpoint that nothing goes on from any more."""
-
-_HELD: set[Path] = set()
-"""Folders of the runs that this process is writing."""
 
 _STEP_NAME = re.compile(r"step-(\d+)\.jsonl")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -177,43 +174,18 @@ def locked(folder: RunFolder) -> Iterator[None]:
     Children that are forked inside do not hold it: one that outlives this process must not keep it.
     Within the process that holds it, holding it again is free.
     """
-    key = folder.path.resolve()
-    if key in _HELD:
-        yield
-        return
-    with folder.lock.open("ab") as file:
-        _lock(file, folder)
-        _HELD.add(key)
-        try:
-            with not_in_children(file.close):
-                yield
-        finally:
-            _HELD.remove(key)
-            _unlock(file)
-
-
-def _lock(file: Any, folder: RunFolder) -> None:
+    lock = FileLock(folder.lock, thread_local=False, is_singleton=True)
     try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks; two writers on one folder are then the user's own risk
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         raise RunError(
             f'"{folder.path}" is in use: another process is writing this run. '
             "Wait for it, stop it, or choose another output_dir."
         ) from None
-
-
-def _unlock(file: Any) -> None:
-    """Closing would not do: a child that is being forked right now has the file open a moment longer."""
-    if file.closed:  # in a child that ends: the run is its parent's
-        return
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _what_it_holds(folder: RunFolder) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.config.task_spec import TaskSpec
-from groupwise.data.problems import Notify, _log
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.sandbox.held import check_sandboxes
@@ -33,7 +32,7 @@ NAMES = tuple(KINDS)
 __all__ = ["KINDS", "NAMES", "Task", "kind_of", "load_task", "parameters", "recipe_rewards", "task_rewards"]
 
 
-def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None, notify: Notify = _log.info) -> Task:
+def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None) -> Task:
     """The task that a recipe names: `countdown?max_number=20`, or a mapping with `name` and parameters.
 
     `folder` is where a data file is looked for that the working directory does not have.
@@ -42,7 +41,7 @@ def load_task(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = No
         ConfigError, DataError: no such task, a parameter it does not have, data that cannot be read.
     """
     kind, name = _made(task, folder)
-    return bind(kind, name, notify)
+    return bind(kind, name)
 
 
 def task_rewards(task: str | Mapping[str, Any] | TaskSpec, folder: Path | None = None) -> Sequence[RewardFunction]:

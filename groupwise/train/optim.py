@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from groupwise.errors import ConfigError
 from groupwise.policy.backend import backend_of
 from groupwise.runs.trackers import is_installed
 
+_log = logging.getLogger(__name__)
+
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
 
 
@@ -23,7 +25,7 @@ def default_learning_rate(model: nn.Module) -> float:
     return LORA_LEARNING_RATE if hasattr(model, "peft_config") else FULL_LEARNING_RATE
 
 
-def make_optimizer(config: GRPOConfig, model: nn.Module, notify: Callable[[str], None]) -> tuple[Optimizer, str]:
+def make_optimizer(config: GRPOConfig, model: nn.Module) -> tuple[Optimizer, str]:
     """The optimizer over what is trained, and the name of the one really used."""
     lr = default_learning_rate(model) if config.learning_rate is None else config.learning_rate
     groups = _decay_groups(model, config.weight_decay)
@@ -38,7 +40,7 @@ def make_optimizer(config: GRPOConfig, model: nn.Module, notify: Callable[[str],
         eight_bit = _eight_bit(groups, adam)
         if eight_bit is not None:
             return eight_bit
-        notify("optim adamw_8bit: no 8-bit AdamW works on this machine; float32 AdamW is used instead.")
+        _log.warning("optim adamw_8bit: no 8-bit AdamW works on this machine; float32 AdamW is used instead.")
     can_fuse = all(backend_of(p.device).has_fused_optimizer for group in groups for p in group["params"])
     fused = config.optim == "adamw_fused" or can_fuse
     return torch.optim.AdamW(groups, fused=fused or None, **adam), "adamw_fused" if fused else "adamw"
@@ -59,7 +61,7 @@ def _eight_bit(groups: list[dict[str, Any]], adam: dict[str, Any]) -> tuple[Opti
     return None
 
 
-def check_own_optimizer(optimizer: Optimizer, model: nn.Module, notify: Callable[[str], None]) -> None:
+def check_own_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     """Look for the model's trained parameters in an optimizer that the user built.
 
     It holds none where it was built over another model, a copy, or this one before its adapter was put on.
@@ -79,7 +81,7 @@ def check_own_optimizer(optimizer: Optimizer, model: nn.Module, notify: Callable
             f"{what}, so nothing would be learnt. Build it over the parameters of the model that is given, its adapter "
             "included: optimizers=(AdamW(model.parameters()), None)."
         )
-    notify(f"{what}; the others ({missing[0]}, ...) stay as they are.")
+    _log.warning(f"{what}; the others ({missing[0]}, ...) stay as they are.")
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -
     )
 
 
-def check_schedule(config: GRPOConfig, num_updates: int, notify: Callable[[str], None]) -> None:
+def check_schedule(config: GRPOConfig, num_updates: int) -> None:
     """Raise `ConfigError` where the schedule cannot be set up; note a warm-up that is not over when the run is."""
     peak = FULL_LEARNING_RATE if config.learning_rate is None else config.learning_rate
     try:
@@ -118,7 +120,7 @@ def check_schedule(config: GRPOConfig, num_updates: int, notify: Callable[[str],
         ) from error
     warmup = _num_warmup_steps(config, num_updates)
     if warmup >= num_updates and config.lr_scheduler_type != "constant":
-        notify(
+        _log.warning(
             f"The warm-up takes {warmup} optimizer steps and the run has {num_updates}: the learning rate only rises, "
             f"to {(num_updates - 1) / warmup:.0%} of learning_rate."
         )

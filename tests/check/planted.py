@@ -51,7 +51,7 @@ def policy() -> PolicyBundle:
     """One for all tests: no check changes it."""
     config = GRPOConfig(**SETTINGS)
     model = with_lora(tiny_model(max_position_embeddings=512), is_learnt=False)
-    return make_policy(model, "tiny", tiny_tokenizer(), config, lambda text: None)
+    return make_policy(model, "tiny", tiny_tokenizer(), config)
 
 
 class Reciting(ScriptedEngine):
@@ -84,11 +84,11 @@ def checked(
     eval_problems = None if held_out is None else load_problems(list(held_out))
     inputs = RunInputs(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
 
-    def load(inputs: RunInputs, notify: Callable[[str], None]) -> RunParts:
-        return RunParts.of(inputs, policy(), engine or Reciting(say), make_scorer(inputs), notify)
+    def load(inputs: RunInputs) -> RunParts:
+        return RunParts.of(inputs, policy(), engine or Reciting(say), make_scorer(inputs))
 
     recipe = Recipe(data="python-docs", rewards=["length"], **{**SETTINGS, "output_dir": config.output_dir})
-    return check(recipe, inputs, groups=groups, notify=lambda text: None, load=load)
+    return check(recipe, inputs, groups=groups, load=load)
 
 
 def names(result: Result, level: str | None = None) -> set[str]:

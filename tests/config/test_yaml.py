@@ -29,6 +29,11 @@ from groupwise.errors import ConfigError
         ("null", None),
         ("~", None),
         ("1:30", "1:30"),
+        ("yes", "yes"),
+        ("0o17", 15),
+        ("1.", 1.0),
+        ("=", "="),
+        ("{a: 2024-01-01}", {"a": "2024-01-01"}),
         ("2024-01-01", "2024-01-01"),
         ("'1e-5'", "1e-5"),
         ("e5", "e5"),
@@ -68,3 +73,9 @@ def test_what_is_no_recipe_file(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_mapping(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize("text", ["!!bool 3", "!!float", "!!int x", "[" * 2000, "\x00"])
+def test_whatever_a_reader_trips_over_is_an_error_of_ours(text: str) -> None:
+    with pytest.raises(ConfigError, match="this is not valid YAML"):
+        parse(text)

@@ -8,6 +8,7 @@ import pytest
 
 from groupwise.data import Problems, prepare
 from groupwise.errors import DataError
+from groupwise.notes import shown_by
 
 TEXTS = ["abc", "abcdefgh", "abcde", "abcdefghijkl"]
 
@@ -43,7 +44,8 @@ def problems(texts: list[Any] = TEXTS) -> Problems:
 
 def test_prompts_within_the_limit_are_untouched() -> None:
     said: list[str] = []
-    prepared = prepare(problems(), tokenizer, max_prompt_length=12, notify=said.append)
+    with shown_by(said.append):
+        prepared = prepare(problems(), tokenizer, max_prompt_length=12)
     assert prepared_texts(prepared) == TEXTS
     assert (prepared.num_truncated, prepared.num_dropped, said) == (0, 0, [])
     assert prepared.max_prompt_tokens == 12
@@ -55,7 +57,8 @@ def test_no_limit_keeps_every_prompt_whole() -> None:
 
 def test_overlong_prompts_lose_their_beginning() -> None:
     said: list[str] = []
-    prepared = prepare(problems(), tokenizer, max_prompt_length=5, notify=said.append)
+    with shown_by(said.append):
+        prepared = prepare(problems(), tokenizer, max_prompt_length=5)
     assert prepared_texts(prepared) == ["abc", "defgh", "abcde", "hijkl"]
     assert [prepared[row].is_truncated for row in range(4)] == [False, True, False, True]
     assert prepared.num_truncated == 2
@@ -64,7 +67,8 @@ def test_overlong_prompts_lose_their_beginning() -> None:
 
 def test_overlong_prompts_can_be_left_out() -> None:
     said: list[str] = []
-    prepared = prepare(problems(), tokenizer, max_prompt_length=5, overlong="drop", notify=said.append)
+    with shown_by(said.append):
+        prepared = prepare(problems(), tokenizer, max_prompt_length=5, overlong="drop")
     assert prepared_texts(prepared) == ["abc", "abcde"]
     assert [(prepared[r].problem.index, prepared[r].problem.columns["number"]) for r in range(2)] == [(0, 0), (2, 2)]
     assert (prepared.num_truncated, prepared.num_dropped) == (0, 2)
@@ -89,12 +93,15 @@ def test_a_column_of_template_arguments_gets_a_note_that_names_the_field(name: s
     chat = [{"role": "user", "content": "hi"}]
     rows = [{"prompt": chat, name: [{"name": "f"}]}, {"prompt": chat}]
     notes: list[str] = []
-    prepared = prepare(Problems(rows), tokenizer, notify=notes.append)
+    with shown_by(notes.append):
+        prepared = prepare(Problems(rows), tokenizer)
     assert [f'column "{name}"' in note and "chat_template_kwargs: {" in note for note in notes] == [True]
     assert prepared[0].problem.columns == {name: [{"name": "f"}]}
-    prepare(Problems(rows), tokenizer, chat_template_kwargs={"tools": []}, notify=notes.append)
+    with shown_by(notes.append):
+        prepare(Problems(rows), tokenizer, chat_template_kwargs={"tools": []})
     assert len(notes) == (1 if name == "tools" else 2)
-    prepare(Problems(rows, columns={"mine": name}), tokenizer, notify=notes.append)
+    with shown_by(notes.append):
+        prepare(Problems(rows, columns={"mine": name}), tokenizer)
     assert len(notes) == (1 if name == "tools" else 2)
 
 

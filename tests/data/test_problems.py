@@ -8,6 +8,7 @@ import pytest
 
 from groupwise.data import RESERVED_COLUMNS, Problems
 from groupwise.errors import DataError
+from groupwise.notes import shown_by
 
 ROWS = [{"prompt": "1 + 1 =", "answer": 2, "level": "easy"}, {"prompt": "2 + 3 =", "answer": 5, "level": "hard"}]
 CHAT = [{"role": "user", "content": "1 + 1 ="}]
@@ -42,7 +43,8 @@ def test_the_prompt_can_be_a_column_of_another_name() -> None:
 def test_a_gold_completion_reaches_the_rewards_when_renamed() -> None:
     said: list[str] = []
     rows = [{"prompt": "a", "completion": "gold"}]
-    problems = Problems(rows, columns={"reference": "completion"}, notify=said.append)
+    with shown_by(said.append):
+        problems = Problems(rows, columns={"reference": "completion"})
     assert problems[0].columns == {"reference": "gold"}
     assert said == []
 
@@ -55,7 +57,8 @@ def test_two_columns_can_be_swapped() -> None:
 @pytest.mark.parametrize("name", sorted(RESERVED_COLUMNS))
 def test_a_column_that_clashes_is_dropped_and_reported_once(name: str) -> None:
     said: list[str] = []
-    problems = Problems([{**row, name: "x"} for row in ROWS], notify=said.append)
+    with shown_by(said.append):
+        problems = Problems([{**row, name: "x"} for row in ROWS])
     assert [dict(p.columns) for p in problems] == [{"answer": 2, "level": "easy"}, {"answer": 5, "level": "hard"}]
     assert problems.dropped_columns == (name,)
     assert len(said) == 1

@@ -14,6 +14,7 @@ from api_helpers import trainer
 from tiny import PAD, VOCABULARY, random_rows, tiny_model, with_lora
 from torch import Tensor, nn
 
+from groupwise.notes import shown_by
 from groupwise.policy.deterministic import deterministic
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import checkpoint_layers, warn_of_dropout
@@ -225,6 +226,7 @@ def test_a_run_with_checkpointing_starts_at_no_gap_and_no_kl(name: str, tmp_path
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rates_that_are_not_used_are_named_in_one_sentence(name: str) -> None:
     notes: list[str] = []
-    warn_of_dropout(random_model(name), notes.append)
+    with shown_by(notes.append):
+        warn_of_dropout(random_model(name))
     assert len(notes) == 1
     assert re.search(r"\([\w, ]*(drop|jitter)[\w, ]* > 0\)", notes[0])

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.build import make_policy
+from groupwise.notes import shown_by
 from groupwise.policy import packing
 from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import Scoring
@@ -34,7 +35,8 @@ SLOW = {
 def test_the_reason_is_one_sentence_and_the_slow_path_is_exact(name):
     make, reason = SLOW[name]
     model, said = make(), []
-    policy_model = build_policy_model(model, torch.float32, notify=said.append)
+    with shown_by(said.append):
+        policy_model = build_policy_model(model, torch.float32)
     assert policy_model.fused is None
     assert len(said) == 1
     assert reason in said[0]
@@ -67,4 +69,4 @@ def test_a_wrong_fast_path_is_found_out(monkeypatch):
 def test_engine_native_refuses_a_model_without_a_fast_path():
     config = GRPOConfig(engine="native", dtype="float32")
     with pytest.raises(ConfigError, match="engine: native cannot run this model: packed log-probs differ"):
-        make_policy(tiny_model("lfm2"), "lfm2", tiny_tokenizer(), config, notify=lambda _: None)
+        make_policy(tiny_model("lfm2"), "lfm2", tiny_tokenizer(), config)

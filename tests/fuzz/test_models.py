@@ -38,8 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(folder: Path) -> None:
-    load_tokenizer(str(folder), notify=lambda _: None)
-    load_model(str(folder), device=CPU, full=True, notify=lambda _: None)
+    load_tokenizer(str(folder))
+    load_model(str(folder), device=CPU, full=True)
 
 
 @pytest.mark.filterwarnings("ignore")  # libraries warn of half of it
@@ -75,7 +75,7 @@ def test_adapters_with_wrong_types(place: Path, data: st.DataObject, is_bytes: b
         file.write_bytes(data.draw(damage())(file.read_bytes()))
     else:
         file.write_bytes(as_json(data.draw(retyped(json.loads(file.read_text())))))
-    attempt("adapters", lambda: load_trained(str(bad), device=CPU, notify=lambda _: None))
+    attempt("adapters", lambda: load_trained(str(bad), device=CPU))
 
 
 @fuzz

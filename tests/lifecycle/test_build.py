@@ -33,7 +33,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     template = folders[REVISION] / "chat_template.jinja"
     template.write_text(template.read_text().replace("a/", "b/"))
 
-    def resolve(name: str, *, revision: str | None = None, notify: Any = None) -> ModelFiles:
+    def resolve(name: str, *, revision: str | None = None) -> ModelFiles:
         return ModelFiles("hub", str(folders[revision]), name)
 
     monkeypatch.setattr("groupwise.policy.load_model.resolve_model", resolve)
@@ -60,7 +60,7 @@ def first_step(parts: RunParts) -> tuple[list[tuple[int, ...]], list[tuple[int, 
 
 def test_check_and_training_tokenize_and_score_alike(recipe: Any, tmp_path: Path) -> None:
     trained = GRPOTrainer.from_recipe(recipe, folder=tmp_path).parts
-    checked = build(read_inputs(recipe, tmp_path, lambda text: None), lambda text: None)
+    checked = build(read_inputs(recipe, tmp_path))
     found, expected = first_step(checked), first_step(trained)
     assert found[:2] == expected[:2]
     assert torch.equal(found[2], expected[2])
@@ -73,12 +73,12 @@ def test_a_tokenizer_of_its_own_name_is_trusted_as_the_model_is(
 ) -> None:
     seen: list[tuple[str, bool, Any]] = []
 
-    def load(name: str, *, trust_remote_code: bool, init_kwargs: Any = None, notify: Any = None) -> Any:
+    def load(name: str, *, trust_remote_code: bool, init_kwargs: Any = None) -> Any:
         seen.append((name, trust_remote_code, init_kwargs))
         return tiny_tokenizer(chat=True)
 
     monkeypatch.setattr("groupwise.lifecycle.build.load_tokenizer", load)
-    inputs = read_inputs(recipe, tmp_path, lambda text: None)
+    inputs = read_inputs(recipe, tmp_path)
     trusting = inputs.config.replace(trust_remote_code=True)
-    build(replace(inputs, config=trusting, tokenizer="owner/tokenizer"), lambda text: None)
+    build(replace(inputs, config=trusting, tokenizer="owner/tokenizer"))
     assert seen == [("owner/tokenizer", True, None)], "the model's revision is not the tokenizer's"

@@ -9,6 +9,7 @@ from tiny import random_rows, tiny_model, tiny_tokenizer, with_lora
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groupwise.errors import ModelError
+from groupwise.notes import shown_by
 from groupwise.policy.load_model import (
     checkpoint_layers,
     count_parameters,
@@ -35,8 +36,8 @@ def dtypes(model):
 
 
 def test_weights_that_are_trained_are_float32_and_a_frozen_base_stays_as_it_is_stored(folder):
-    full = load_model(str(folder), device=CPU, full=True, notify=lambda _: None)
-    base = load_model(str(folder), device=CPU, full=False, notify=lambda _: None)
+    full = load_model(str(folder), device=CPU, full=True)
+    base = load_model(str(folder), device=CPU, full=False)
     assert dtypes(full) == {torch.float32}
     assert dtypes(base) == {torch.bfloat16}
     assert load_tokenizer(str(folder)).get_vocab() == tiny_tokenizer().get_vocab()
@@ -45,23 +46,26 @@ def test_weights_that_are_trained_are_float32_and_a_frozen_base_stays_as_it_is_s
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(ModelError, match=str(tmp_path)):
-        load_model(str(tmp_path), device=CPU, full=True, notify=lambda _: None)
+        load_model(str(tmp_path), device=CPU, full=True)
 
 
 def test_trained_weights_are_held_in_float32():
     lora = with_lora(tiny_model().bfloat16()).bfloat16()
     notes = []
-    hold_trained_weights_in_float32(lora, notes.append)
+    with shown_by(notes.append):
+        hold_trained_weights_in_float32(lora)
     assert {p.dtype for p in lora.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {torch.bfloat16}
     full = tiny_model().bfloat16()
-    hold_trained_weights_in_float32(full, notes.append)
+    with shown_by(notes.append):
+        hold_trained_weights_in_float32(full)
     assert dtypes(full) == {torch.float32}
     assert len(notes) == 2
-    hold_trained_weights_in_float32(full, notes.append)
+    with shown_by(notes.append):
+        hold_trained_weights_in_float32(full)
     assert len(notes) == 2, "nothing to do, nothing to say"
-    with pytest.raises(ModelError, match="requires_grad=False"):
-        hold_trained_weights_in_float32(tiny_model().requires_grad_(False), notes.append)
+    with pytest.raises(ModelError, match="requires_grad=False"), shown_by(notes.append):
+        hold_trained_weights_in_float32(tiny_model().requires_grad_(False))
 
 
 def test_a_fresh_adapter_follows_from_its_seed_alone():
@@ -90,9 +94,11 @@ def test_parameters_are_counted_once():
 
 def test_dropout_is_announced_once_and_only_where_there_is_some():
     notes = []
-    warn_of_dropout(with_lora(tiny_model()), notes.append)
+    with shown_by(notes.append):
+        warn_of_dropout(with_lora(tiny_model()))
     assert notes == []
-    warn_of_dropout(with_lora(tiny_model(), lora_dropout=0.1), notes.append)
+    with shown_by(notes.append):
+        warn_of_dropout(with_lora(tiny_model(), lora_dropout=0.1))
     assert len(notes) == 1
     assert "it is 0 in every pass" in notes[0]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from synthetic import CONFIG, write_run
 
+from groupwise.config.yaml_file import parse
 from groupwise.report import model_card
 from groupwise.report.about import public
 
@@ -20,7 +20,7 @@ def card_of(path: Path, num_steps: int = 40, recipe: dict[str, Any] | None = Non
 
 def front_matter(card: str) -> dict[str, Any]:
     assert card.startswith("---\n")
-    return dict(yaml.safe_load(card.split("---\n")[1]))
+    return dict(parse(card.split("---\n")[1]))
 
 
 def test_a_card_says_what_issue_and_reader_ask(tmp_path: Path) -> None:

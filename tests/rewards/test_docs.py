@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
+from groupwise.config.yaml_file import parse
 from groupwise.rewards import SHIPPED, resolve_rewards
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
@@ -28,7 +28,7 @@ def test_the_python_examples_run_in_order():
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_the_recipe_examples_resolve(block, tmp_path):
     (tmp_path / "my_rewards.py").write_text(blocks("python")[0])
-    specs = yaml.safe_load(block)["rewards"]
+    specs = parse(block)["rewards"]
     functions = resolve_rewards(specs, folder=tmp_path)
     assert [f.weight for f in functions] == [s.get("weight", 1.0) if isinstance(s, dict) else 1.0 for s in specs]
 

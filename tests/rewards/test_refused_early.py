@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from api_helpers import trainer
+from api_helpers import trainer, yaml_text
 
 import groupwise.data.gym
 import groupwise.lifecycle.build
@@ -100,12 +99,12 @@ def recipe_file(tmp_path: Path, changes: dict[str, Any]) -> Path:
     (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "say one", "answer": "1", "tests": "assert f() == 1"}\n')
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump({"model": "nobody/nothing", "output_dir": str(tmp_path / "run"), **changes}))
+    file.write_text(yaml_text({"model": "nobody/nothing", "output_dir": str(tmp_path / "run"), **changes}))
     return file
 
 
 def check_it(recipe: Any, folder: Path) -> Any:
-    return check(recipe, read_inputs(recipe, folder, print))
+    return check(recipe, read_inputs(recipe, folder))
 
 
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
@@ -164,7 +163,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
 def test_what_needs_none_gets_as_far_as_its_problems(changes, tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, changes))
     with pytest.raises(AssertionError, match=r"load_(problems|task) was called"):
-        read_inputs(recipe, tmp_path, print)
+        read_inputs(recipe, tmp_path)
 
 
 def held_by_a_closure():

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from groupwise.errors import RunError
 from groupwise.runs import RunReader, RunWriter, create, open_run
-from groupwise.runs.folder import make_check
+from groupwise.runs.folder import RunFolder, locked, make_check
 from groupwise.runs.reserve import Reserve
 
 from .synthetic import write_run
@@ -131,6 +132,53 @@ def test_a_run_that_another_process_writes_is_not_overwritten(tmp_path: Path) ->
         )
     assert "is in use" in done.stdout
     assert folder.metrics.read_bytes() == before
+
+
+def holding(path: Path) -> list[str]:
+    """A command that holds a run until its input ends, or prints why it cannot."""
+    program = (
+        "import sys; from groupwise.runs.folder import *; from groupwise.errors import RunError\n"
+        "try:\n"
+        "    with locked(RunFolder(Path(sys.argv[1]))): print('free', flush=True); input()\n"
+        "except (RunError, EOFError) as error: print(error)"
+    )
+    return [sys.executable, "-c", program, str(path)]
+
+
+def what_another_process_finds(path: Path) -> str:
+    return subprocess.run(holding(path), input="", capture_output=True, text=True, check=True).stdout
+
+
+def test_the_process_that_holds_a_run_holds_it_again_from_any_thread(tmp_path: Path) -> None:
+    folder = create(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    held: list[bool] = []
+
+    def hold() -> None:
+        with locked(RunFolder(tmp_path / "link")):
+            held.append(True)
+
+    with locked(folder):
+        hold()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        thread.join()
+        assert held == [True, True]
+        assert "is in use" in what_another_process_finds(tmp_path / "run")
+    assert what_another_process_finds(tmp_path / "run").startswith("free")
+
+
+def test_a_process_that_is_killed_frees_its_run(tmp_path: Path) -> None:
+    create(tmp_path)
+    with subprocess.Popen(holding(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "free\n"
+        with pytest.raises(RunError, match="is in use"), locked(RunFolder(tmp_path)):
+            pass
+        process.kill()
+        process.wait()
+    with locked(RunFolder(tmp_path)):
+        pass
 
 
 def test_room_that_a_killed_run_held_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ class Tape:
 
 def make_watch(**written: Any) -> tuple[GuardMonitor, Tape, list[str]]:
     tape, stops = Tape(), []
-    watch = GuardMonitor(GRPOConfig(guards=written).guards, tape, lambda text: None, stops.append)
+    watch = GuardMonitor(GRPOConfig(guards=written).guards, tape, stops.append)
     return watch, tape, stops
 
 

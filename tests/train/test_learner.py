@@ -60,16 +60,14 @@ def as_groups(groups: Sequence[Example], rollout: float = -1.0) -> list[ScoredGr
 
 def make_learner(model: Any, *, lr: float = 0.0, policy_model: PolicyModel | None = None, **settings: Any) -> Learner:
     """A learner with plain SGD, so that weights show gradients."""
-    policy_model = policy_model or build_policy_model(model, torch.float32, notify=lambda _: None)
+    policy_model = policy_model or build_policy_model(model, torch.float32)
     settings = {"num_generations": SIZE, "prompts_per_step": 4, "max_grad_norm": 0, "beta": 0.0} | settings
     config = GRPOConfig(dtype="float32", **settings)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=lr)
     reference = None
     if config.beta > 0:
-        reference = Reference(
-            policy_model, lambda frozen: build_policy_model(frozen, torch.float32, notify=lambda _: None)
-        )
+        reference = Reference(policy_model, lambda frozen: build_policy_model(frozen, torch.float32))
     return Learner(policy_model, reference, optimizer, LambdaLR(optimizer, lambda _: 1.0), config)
 
 

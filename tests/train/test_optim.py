@@ -11,12 +11,14 @@ from tiny import tiny_model, with_lora
 from groupwise.config import GRPOConfig
 from groupwise.config.names import SCHEDULERS
 from groupwise.errors import ConfigError
+from groupwise.notes import shown_by
 from groupwise.train.optim import check_own_optimizer, check_schedule, make_optimizer, make_scheduler
 
 
 def make(model=None, notes=None, **settings):
     notes = [] if notes is None else notes
-    return make_optimizer(GRPOConfig(**settings), model or tiny_model(), notes.append)
+    with shown_by(notes.append):
+        return make_optimizer(GRPOConfig(**settings), model or tiny_model())
 
 
 @pytest.mark.parametrize(
@@ -107,14 +109,16 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path):
     before_the_adapter = tiny_model()
     own = torch.optim.AdamW(before_the_adapter.parameters())
     with pytest.raises(ConfigError, match="holds 0 of the model's"):
-        check_own_optimizer(own, with_lora(before_the_adapter), print)
+        check_own_optimizer(own, with_lora(before_the_adapter))
 
 
 def test_an_optimizer_over_a_part_of_what_is_trained_is_noted():
     model, notes = tiny_model(), []
-    check_own_optimizer(torch.optim.SGD(model.lm_head.parameters(), lr=0.1), model, notes.append)
+    with shown_by(notes.append):
+        check_own_optimizer(torch.optim.SGD(model.lm_head.parameters(), lr=0.1), model)
     assert "holds 1 of the model's 21 trained parameters; the others" in notes[0]
-    check_own_optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model, notes.append)
+    with shown_by(notes.append):
+        check_own_optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model)
     assert len(notes) == 1
 
 
@@ -153,7 +157,7 @@ def test_every_schedule_can_be_set_up(tmp_path):
         kwargs = needed.get(name, {"min_lr": 1e-7} if "min_lr" in name else {})
         for warmup in (0, 3, 6, 9):
             config = GRPOConfig(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, warmup_steps=warmup)
-            check_schedule(config, 7, lambda note: None)
+            check_schedule(config, 7)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from api_helpers import trainer
 
 from groupwise.forks import not_in_children
 from groupwise.lifecycle.signals import finish_step_first
+from groupwise.notes import shown_by
 from groupwise.runs.folder import RunFolder, locked
 
 FORK = multiprocessing.get_context("fork")
@@ -51,7 +52,8 @@ def status_of_a_child(number: int, pause_s: float = 0.2) -> int | None:
 
 @contextmanager
 def a_run(notes: list[str] | None = None) -> Iterator[Any]:
-    with finish_step_first(lambda name: None, (notes if notes is not None else []).append) as stop:
+    shown = notes if notes is not None else []
+    with shown_by(shown.append), finish_step_first(lambda name: None) as stop:
         yield stop
 
 
@@ -223,11 +225,11 @@ def test_what_stops_a_run_at_once_is_told_for_each_signal(number: int, says: str
 
 
 def test_a_signal_while_the_screen_prints_is_not_an_error() -> None:
-    def notify(text: str) -> None:
+    def show(text: str) -> None:
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
 
     stopped: list[str] = []
-    with finish_step_first(stopped.append, notify) as stop:
+    with shown_by(show), finish_step_first(stopped.append) as stop:
         signal.raise_signal(signal.SIGTERM)
     assert stopped == ["SIGTERM"]
     assert stop.name == "SIGTERM"
