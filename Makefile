@@ -10,7 +10,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -69,13 +69,17 @@ bench: $(VENV)/installed-dev  ## measure every figure that the README prints, on
 	$(BIN)/python bench/base_vs_trained.py bench/.work/demo_seeds/seed-42
 	$(BIN)/python bench/table.py
 
+docs: $(VENV)/installed-docs  ## build the site of docs/ into site/, without a network; a warning is an error
+	@PYTHONPATH=docs NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open    site/index.html"
+
 install: $(VENV)/installed  ## only create .venv and install groupwise into it
 	@echo "groupwise is installed in $(VENV). Next: make demo, or: source $(VENV)/bin/activate && groupwise --help"
 
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -93,3 +97,8 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) -e '.[dev,reasoning-parts]'
 	@$(INSTALL) --no-deps reasoning-gym  # without pycosat, which has to be compiled and can be missed (pyproject.toml)
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/installed
+	@echo "Installing the tools of the site into $(VENV): once, a minute."
+	@$(INSTALL) -e '.[docs]'
+	@touch $@

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/config.md, from-trl.md, guards.md and metrics.md from the code that they describe.
+"""Writes the tables of docs/api.md, config.md, from-trl.md, guards.md and metrics.md from the code that they describe.
 
 python docs/make_tables.py           writes the pages
 python docs/make_tables.py --check   writes nothing, and fails where a page differs from the code
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks import replaced
+from public_api import api_tables
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -138,6 +139,7 @@ def metric_tables() -> dict[str, str]:
 
 
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
+    "api.md": api_tables,
     "config.md": config_tables,
     "from-trl.md": from_trl_tables,
     "guards.md": guard_tables,

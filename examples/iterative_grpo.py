@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from groupwise import GRPOConfig, GRPOTrainer
 from groupwise.lifecycle.iterate_reward_model import ContinualRewardModel, IterateRewardModel
-from groupwise.rewards.model import RewardModel
+from groupwise.rewards import RewardModel
 
 ITERATION = 5
 SHAPE = {"vocab_size": 29, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

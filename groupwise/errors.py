@@ -22,6 +22,18 @@ from collections.abc import Collection, Iterable, Mapping, Set
 
 from groupwise.redact import redact
 
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "GroupwiseError",
+    "GuardError",
+    "ModelError",
+    "RewardError",
+    "RolloutError",
+    "RunError",
+    "TrainingError",
+]
+
 
 class GroupwiseError(Exception):
     """Base of all errors that are the user's to mend. What they quote may hold access tokens; they show none."""

@@ -14,6 +14,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+__all__ = [
+    "LOG_KEYWORDS",
+    "REWARD_KEYWORDS",
+    "SAMPLED_KEYWORDS",
+    "Completion",
+    "Group",
+    "Message",
+    "Problem",
+    "Prompt",
+    "Request",
+    "Sampling",
+    "ScoredGroup",
+    "StepGroup",
+    "Steps",
+    "StopReason",
+    "TokenSet",
+]
+
 Message = dict[str, Any]
 """One chat message: `{"role": ..., "content": ...}`."""
 

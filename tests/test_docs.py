@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import inspect
 import random
 import re
 from collections.abc import Iterator
@@ -233,7 +235,11 @@ def test_constraints_pin_every_dependency() -> None:
 
     pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    asked = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+        *project["optional-dependencies"]["docs"],
+    ]
     names = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in asked}
     assert names <= pinned
 
@@ -259,3 +265,44 @@ def test_a_seed_decides_a_run_bit_for_bit_and_global_generators_stay(tmp_path: P
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     assert short_run(tmp_path / "again", seed=7) == first
     assert short_run(tmp_path / "other", seed=8) != first
+
+
+def test_the_site_has_every_page() -> None:
+    """Those of docs/ and those beside it that the site takes along; `make docs` builds it."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"([\w/-]+\.md)$", settings.partition("\nnav:")[2], re.MULTILINE)
+    pages = {page.name for page in PAGES if page.parent.name == "docs"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages | {f"project/{page.name}" for page in PAGES if page.parent == ROOT}
+
+
+PROGRAMS = {
+    **{page_id(page): "\n".join(examples(page)) for page in PAGES},
+    **{path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("examples/*.py")},
+}
+"""Every example: the programs of the pages and of examples/."""
+
+
+@pytest.fixture
+def public_api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """docs/public_api.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("public_api")
+
+
+@pytest.mark.parametrize("name", [name for name, program in PROGRAMS.items() if "groupwise" in program])
+def test_examples_import_public_names_only(name: str, public_api: Any) -> None:
+    for node in ast.walk(ast.parse(PROGRAMS[name])):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("groupwise"):
+            assert node.module in public_api.PUBLIC_MODULES, f"{node.module} is no public module"
+            public = importlib.import_module(node.module).__all__
+            assert not [alias.name for alias in node.names if alias.name not in public], node.module
+        elif isinstance(node, ast.Import):
+            assert not [alias.name for alias in node.names if alias.name.startswith("groupwise.")]
+
+
+def test_every_public_name_is_there_and_explained(public_api: Any) -> None:
+    for module in public_api.PUBLIC_MODULES:
+        for name, found in public_api.public_names(module):
+            assert not inspect.isclass(found) or found.__doc__, f"{module}.{name} has no docstring"
+            assert not inspect.isfunction(found) or found.__doc__, f"{module}.{name} has no docstring"

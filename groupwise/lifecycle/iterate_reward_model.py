@@ -25,6 +25,8 @@ from groupwise.runs.reader import RunReader
 from groupwise.runs.records import GroupRecord
 from groupwise.types import Prompt
 
+__all__ = ["Annotate", "Comparison", "ContinualRewardModel", "IterateRewardModel", "comparisons_of", "preference_loss"]
+
 Annotate = Callable[[Prompt, list[str]], Sequence[float]]
 """(prompt, texts of its completions) -> how good each is: a person, a checker, a larger model."""
 

@@ -6,5 +6,6 @@
 from __future__ import annotations
 
 from groupwise.rewards.sandbox.row_scorer import Outcome, Sandboxed
+from groupwise.rewards.sandbox.tests import read_tests
 
-__all__ = ["Outcome", "Sandboxed"]
+__all__ = ["Outcome", "Sandboxed", "read_tests"]
