@@ -50,7 +50,7 @@ chat                 types errors                                            | t
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/shipped/math_check.py  -                                                     math_verify
 rewards/llm/reply_cache.py  errors sources                                       -
-rewards              types errors rounding chat waiting forks rewards             | httpx
+rewards              types errors rounding chat waiting forks rewards             | httpx tenacity
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task_spec   -
 kernels              errors sources torch_internals kernels                  torch

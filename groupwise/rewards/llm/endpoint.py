@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groupwise.errors import RewardError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """Status codes after which a retry can help."""
@@ -32,6 +34,14 @@ class NoReplyError(Exception):
     """One request got no reply; others may."""
 
 
+class BusyError(Exception):
+    """A retry can help; `wait_s` are the seconds that the server names, if it does."""
+
+    def __init__(self, problem: str, wait_s: float | None = None) -> None:
+        super().__init__(problem)
+        self.wait_s = wait_s
+
+
 @dataclass
 class Endpoint:
     """One address. `num_retries`: retries of one request at most; waits double from `first_wait_s`."""
@@ -50,16 +60,21 @@ class Endpoint:
             NoReplyError: busy or unreachable to the end, this request refused, or no text in the reply.
             RewardError: every request would be refused.
         """
-        for number in range(self.num_retries + 1):
-            wait_s, problem = await self._try(client, body)
-            if isinstance(problem, Reply):
-                return problem
-            if number < self.num_retries:
-                await asyncio.sleep(self._wait_s(number) if wait_s is None else wait_s)
-        raise NoReplyError(f"{problem}, {self.num_retries + 1} times")
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-    async def _try(self, client: Any, body: Mapping[str, Any]) -> tuple[float | None, Reply | str]:
-        """A reply; or the problem, with the seconds to wait if the server names them."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(BusyError),
+            stop=stop_after_attempt(self.num_retries + 1),
+            wait=self._wait_s,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._try, client, body)
+        except BusyError as error:
+            raise NoReplyError(f"{error}, {self.num_retries + 1} times") from None
+
+    async def _try(self, client: Any, body: Mapping[str, Any]) -> Reply:
+        """The reply to one attempt; `BusyError` where another one can help."""
         import httpx
 
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -68,9 +83,9 @@ class Endpoint:
                 f"{self.base_url}/chat/completions", json=dict(body), headers=headers, timeout=self.timeout_s
             )
         except httpx.TransportError as error:
-            return None, f"{type(error).__name__} {self._without_key(str(error))}".strip()
+            raise BusyError(f"{type(error).__name__} {self._without_key(str(error))}".strip()) from None
         if response.status_code == 200:
-            return None, _read(response)
+            return _read(response)
         problem = self._without_key(f"status {response.status_code}: {' '.join(response.text.split())[:200]}")
         if response.status_code in REFUSED:
             raise RewardError(
@@ -78,11 +93,14 @@ class Endpoint:
             )
         if response.status_code not in BUSY:
             raise NoReplyError(problem)
-        return _retry_after(response.headers.get("retry-after")), problem
+        raise BusyError(problem, _retry_after(response.headers.get("retry-after")))
 
-    def _wait_s(self, number: int) -> float:
-        """Twice as long each time, half of it by chance, so that many callers do not come back together."""
-        longest = min(self.first_wait_s * 2.0**number, LONGEST_WAIT_S)
+    def _wait_s(self, attempts: RetryCallState) -> float:
+        """As the server says; else twice as long each time, half of it by chance: many callers must not meet again."""
+        error = None if attempts.outcome is None else attempts.outcome.exception()
+        if isinstance(error, BusyError) and error.wait_s is not None:
+            return error.wait_s
+        longest = min(self.first_wait_s * 2.0 ** (attempts.attempt_number - 1), LONGEST_WAIT_S)
         return longest * (0.5 + 0.5 * self._random.random())
 
     def _without_key(self, text: str) -> str:

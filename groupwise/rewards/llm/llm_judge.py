@@ -82,7 +82,8 @@ class LlmJudge:
         self._check()
         columns = [name for name in dict.fromkeys(_FIELD.findall(self.template)) if name not in _OURS]
         ask_for_columns(self, "llm_judge", columns, also=("prompts", "completions", "log_metric"))
-        require_extra("httpx", "llm-judge", "Reward llm_judge")
+        for package in ("httpx", "tenacity"):
+            require_extra(package, "llm-judge", "Reward llm_judge")
         object.__setattr__(self, "spent", Spent())
 
     def load(self) -> None:
