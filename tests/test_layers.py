@@ -61,7 +61,7 @@ runs/screen.py       types errors forks streams config runs                  ric
 runs/folder.py       errors                                                  filelock
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
-report/style.py      types errors runs report                                matplotlib cycler
+report/style.py      types errors runs report                                matplotlib
 report/render.py     -                                                       jinja2
 report               types errors redact runs report                         -
 train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
