@@ -15,7 +15,7 @@ from groupwise.errors import DataError, quoted
 from groupwise.json_values import plain_value
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.flat_groups import group_from_completions
-from groupwise.rewards.sandbox.backend_choice import use_sandbox
+from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.runs.folder import RunFolder
 from groupwise.tasks import recipe_rewards
 from groupwise.types import REWARD_KEYWORDS, Group, ScoredGroup
@@ -45,9 +45,14 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     Raises:
         ConfigError, DataError, RewardError: as in training; a column that a function requires and the file lacks.
     """
-    use_sandbox(recipe.config)
-    own = [reward.resolved() for reward in recipe.rewards]
-    scorer = RewardScorer(recipe_rewards(recipe.task, own, recipe.config.reward_weights, recipe.folder))
+    with RunSandboxes.of(recipe.config).in_force():
+        own = [reward.resolved() for reward in recipe.rewards]
+        scorer = RewardScorer(recipe_rewards(recipe.task, own, recipe.config.reward_weights, recipe.folder))
+        scored = _score(scorer, file)
+    return scored, {function.name: function.weight for function in scorer.functions}
+
+
+def _score(scorer: RewardScorer, file: Path) -> list[Scored]:
     groups = list(read_groups(file))
     if not groups:
         raise DataError(f'"{file}" holds no completions. Expected one JSON object a line: {_FORM}.')
@@ -56,7 +61,7 @@ def score_file(recipe: Recipe, file: Path) -> tuple[list[Scored], dict[str, floa
     scored: list[Scored] = []
     for group in scorer.score(groups).groups:
         scored += _scored(group, len(scored) + 1)
-    return scored, {function.name: function.weight for function in scorer.functions}
+    return scored
 
 
 _FORM = '{"completion": "...", "prompt": "...", "answer": ...}, or a line of the completions that a run recorded'

@@ -47,7 +47,7 @@ from groupwise.policy.load_model import count_parameters, warn_of_dropout
 from groupwise.policy.save import save_merged, save_policy
 from groupwise.redact import redact, without_secrets
 from groupwise.rewards import RewardScorer, resolve_rewards
-from groupwise.rewards.sandbox.backend_choice import sandbox_notes, use_sandbox
+from groupwise.rewards.sandbox.backend_choice import RunSandboxes, sandbox_notes
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.runs import disk
 from groupwise.runs import folder as run_folder
@@ -66,12 +66,12 @@ _log = logging.getLogger(__name__)
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def showing_notes(method: Method) -> Method:
-    """The method, with its notes on the screen of its trainer."""
+def with_own_state(method: Method) -> Method:
+    """The method, with its notes on the screen of its trainer, and rewards in the trainer's sandboxes."""
 
     @wraps(method)
     def call(trainer: GRPOTrainer, *args: Any, **kwargs: Any) -> Any:
-        with shown_by(trainer.screen.note):
+        with shown_by(trainer.screen.note), trainer._sandboxes.in_force():
             return method(trainer, *args, **kwargs)
 
     return cast(Method, call)
@@ -129,13 +129,13 @@ class GRPOTrainer:
         if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
-        use_sandbox(self.args)
-        with settings_of_program():  # a file or module of rewards is the program's
-            rewards = resolve_rewards(
-                reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
-            )
-        check_sandboxes(rewards)
-        with shown_by(self.screen.note):
+        self._sandboxes = RunSandboxes.of(self.args)
+        with shown_by(self.screen.note), self._sandboxes.in_force():
+            with settings_of_program():  # a file or module of rewards is the program's
+                rewards = resolve_rewards(
+                    reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
+                )
+            check_sandboxes(rewards)
             problems = load_problems(train_dataset)
             eval_problems = None if eval_dataset is None else load_problems(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -219,7 +219,7 @@ class GRPOTrainer:
         check_objects([callback], (None, None))
         self._callbacks.add(callback)
 
-    @showing_notes
+    @with_own_state
     @settings_of_training()
     def train(
         self,
@@ -264,7 +264,7 @@ class GRPOTrainer:
         loss = fmean([entry["loss"] for entry in logged] or [0.0])
         return TrainOutput(run.schedule.step, loss, dict((logged or [{}])[-1]))
 
-    @showing_notes
+    @with_own_state
     @settings_of_training()
     def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
         """Rewards on the held-out problems, greedy and sampled, with standard errors."""

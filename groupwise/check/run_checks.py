@@ -21,6 +21,7 @@ from groupwise.lifecycle.build import RunParts, build, require_trainable
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
+from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.torch_settings import settings_of_training
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ def check(
     Raises:
         ConfigError, DataError, ModelError, RewardError: what cannot be read or run at all.
     """
+    with RunSandboxes.of(inputs.config).in_force():
+        return _check(recipe, inputs, groups, load)
+
+
+def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, load: Load) -> Result:
     begun = perf_counter()
     findings = [finding for each in data.CHECKS for finding in each(inputs)]
     about = _about(recipe, inputs)

@@ -20,7 +20,7 @@ from groupwise.errors import ConfigError
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.sandbox.backend_choice import use_sandbox
+from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.runs.folder import RunFolder
 from groupwise.sources import check_name
 from groupwise.tasks import load_task, recipe_rewards
@@ -83,11 +83,11 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
         ConfigError, DataError, ModelError, RewardError: what cannot be read, or names no model.
     """
     check_name(recipe.model)
-    use_sandbox(recipe.config)
     own = [reward.resolved() for reward in recipe.rewards]
-    rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
-    problems, eval_problems = _read_data(recipe, folder)
-    check_parts(recipe.config, rewards, problems, eval_problems)
+    with RunSandboxes.of(recipe.config).in_force():
+        rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
+        problems, eval_problems = _read_data(recipe, folder)
+        check_parts(recipe.config, rewards, problems, eval_problems)
     config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
     return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
 

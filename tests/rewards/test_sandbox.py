@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from api_helpers import trainer
 
 import groupwise
 from groupwise.errors import ConfigError
@@ -165,6 +167,28 @@ def test_without_a_sandbox_untrusted_code_is_refused_with_what_to_do(monkeypatch
         use(BackendChoice(name, run_untrusted_code_without_sandbox=True))
         with pytest.raises(ConfigError, match=f"sandbox is {name}, and it does not work here"):
             backend_for(untrusted=True)
+
+
+@needs_bubblewrap
+def test_each_of_two_trainers_has_its_own_sandboxes(tmp_path):
+    """They share a reward and its workers; the second one is made, and refused, before the first one trains."""
+    scorer = Sandboxed(f"{SCORERS}:double", num_workers=2)
+
+    def doubled(completions, **columns):
+        return [outcome.value for outcome in scorer([{"x": len(each)} for each in completions])]
+
+    risky = {"sandbox": "none", "run_untrusted_code_without_sandbox": True}
+    first = trainer(tmp_path / "none", rewards=doubled, max_steps=1, **risky)
+    second = trainer(tmp_path / "bubblewrap", rewards=doubled, max_steps=1, sandbox="bubblewrap")
+    with pytest.raises(ConfigError, match="there is no sandbox for that here"):
+        trainer(tmp_path / "refused", rewards=doubled, sandbox="none")
+    for run in (first, second):
+        run.train()
+    for name in ("none", "bubblewrap"):
+        assert json.loads((tmp_path / name / "config.json").read_text())["sandbox"] == [name]
+    assert {worker.backend.name for worker in scorer.idle} == {"none", "bubblewrap"}
+    assert sandboxes_in_use() == [], "nothing of theirs is left for others"
+    scorer.close()
 
 
 def test_a_scorer_that_only_reads_needs_no_sandbox():

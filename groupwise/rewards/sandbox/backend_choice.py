@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -35,36 +39,54 @@ class SandboxSettings(Protocol):
     def run_untrusted_code_without_sandbox(self) -> bool: ...
 
 
-_chosen = BackendChoice()
-_used: dict[str, Backend] = {}
+class RunSandboxes:
+    """The sandboxes of one run: the choice of its configuration, and the backends that its workers are started in."""
+
+    def __init__(self, choice: BackendChoice | None = None) -> None:
+        self.choice = choice or BackendChoice()
+        self.used: dict[str, Backend] = {}
+
+    @classmethod
+    def of(cls, settings: SandboxSettings) -> RunSandboxes:
+        return cls(BackendChoice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Inside, workers follow this choice: in this thread or task, and in every `pool_of` threads."""
+        token = _in_force.set(self)
+        try:
+            yield
+        finally:
+            _in_force.reset(token)
+
+
+_in_force: ContextVar[RunSandboxes] = ContextVar("groupwise_sandboxes", default=RunSandboxes())  # noqa: B039  # of no run
 
 
 def use(choice: BackendChoice) -> None:
-    """Let every worker that this program starts from now on follow the choice."""
-    global _chosen
-    _chosen = choice
-    _used.clear()
+    """Follow the choice from now on, in this thread or task."""
+    _in_force.set(RunSandboxes(choice))
 
 
-def use_sandbox(settings: SandboxSettings) -> None:
-    """Follow the choice of a configuration."""
-    use(BackendChoice(settings.sandbox, settings.run_untrusted_code_without_sandbox))
+def pool_of(num_threads: int) -> ThreadPoolExecutor:
+    """A pool of threads that follow the choice in force here."""
+    return ThreadPoolExecutor(num_threads, initializer=_in_force.set, initargs=(_in_force.get(),))
 
 
 def sandboxes_in_use() -> list[str]:
     """The backends that workers are started in, for the record; `none` is no sandbox."""
-    return list(_used)
+    return list(_in_force.get().used)
 
 
 def sandbox_programs() -> dict[str, str]:
     """Backend in use -> its program or image on this machine."""
-    return {name: backend.about for name, backend in _used.items()}
+    return {name: backend.about for name, backend in _in_force.get().used.items()}
 
 
 def sandbox_notes() -> list[str]:
     """The backends in use, as a sentence for the user."""
     words = {"none": "processes without a sandbox, with your own rights"}
-    where = ", ".join(words.get(name, name) for name in _used)
+    where = ", ".join(words.get(name, name) for name in _in_force.get().used)
     return [f"Rewards run code of the model's answers in {where}."] if where else []
 
 
@@ -74,24 +96,25 @@ def backend_for(*, untrusted: bool) -> Backend:
     A function that only reads a completion runs in bubblewrap where that works, otherwise in a plain process.
     """
     backend = _backend(untrusted)
-    _used[backend.name] = backend
+    _in_force.get().used[backend.name] = backend
     return backend
 
 
 def chosen() -> BackendChoice:
     """The choice in force, for a worker process that starts workers itself."""
-    return _chosen
+    return _in_force.get().choice
 
 
 def _backend(untrusted: bool) -> Backend:
-    if _chosen.backend in ("bubblewrap", "docker"):
-        found = find_bubblewrap() if _chosen.backend == "bubblewrap" else find_docker()
+    choice = chosen()
+    if choice.backend in ("bubblewrap", "docker"):
+        found = find_bubblewrap() if choice.backend == "bubblewrap" else find_docker()
         if found.backend is None:
-            raise ConfigError(f"sandbox is {_chosen.backend}, and it does not work here. {found.reason}")
+            raise ConfigError(f"sandbox is {choice.backend}, and it does not work here. {found.reason}")
         return found.backend
-    looked_at = [] if _chosen.backend == "none" else _looked_at(untrusted)
+    looked_at = [] if choice.backend == "none" else _looked_at(untrusted)
     working = next((found.backend for found in looked_at if found.backend is not None), None)
-    if working is None and untrusted and not _chosen.run_untrusted_code_without_sandbox:
+    if working is None and untrusted and not choice.run_untrusted_code_without_sandbox:
         raise ConfigError(_refusal(looked_at))
     return working or Unconfined()
 

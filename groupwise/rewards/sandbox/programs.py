@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from groupwise.rewards.sandbox.backend import Backend
 from groupwise.rewards.sandbox.backend_choice import backend_for
 from groupwise.rewards.sandbox.import_paths import installed_packages
 from groupwise.rewards.sandbox.limits import Limits
@@ -43,9 +44,10 @@ class Programs:
 
     def start(self) -> None:
         """Start the workers that wait; `ConfigError` where there is no sandbox for them."""
+        backend = backend_for(untrusted=True)
         with self._lock:
-            while len(self.waiting) < self.num_ready:
-                self.waiting.append(self._started())
+            while sum(worker.backend == backend for worker in self.waiting) < self.num_ready:
+                self.waiting.append(self._started(backend))
 
     def check_sandbox(self) -> None:
         """Raise `ConfigError` where there is none."""
@@ -91,17 +93,21 @@ class Programs:
     @contextmanager
     def _one_worker(self) -> Iterator[Process]:
         """A worker that waits, with another one started in its place; killed when it is done with."""
+        backend = backend_for(untrusted=True)
         with self._lock:
-            worker = self.waiting.pop(0) if self.waiting else self._started()
-            self.waiting.append(self._started())
+            if (worker := next((each for each in self.waiting if each.backend == backend), None)) is None:
+                worker = self._started(backend)
+            else:
+                self.waiting.remove(worker)
+            self.waiting.append(self._started(backend))
         try:
             worker.await_start(START_S)
             yield worker
         finally:
             worker.kill()
 
-    def _started(self) -> Process:
-        return Process(backend_for(untrusted=True), self.limits, installed_packages())
+    def _started(self, backend: Backend) -> Process:
+        return Process(backend, self.limits, installed_packages())
 
 
 def _converse(program: Process, checker: Process, deadline: Deadline) -> str | None:

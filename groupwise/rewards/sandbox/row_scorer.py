@@ -8,12 +8,12 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from groupwise.errors import ConfigError, RewardError
-from groupwise.rewards.sandbox.backend_choice import backend_for
+from groupwise.rewards.sandbox.backend import Backend
+from groupwise.rewards.sandbox.backend_choice import backend_for, pool_of
 from groupwise.rewards.sandbox.import_paths import paths_for
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.worker_process import Deadline, Process, WorkerError
@@ -66,7 +66,7 @@ class Sandboxed:
         rows = list(rows)
         if not rows:
             return []
-        with ThreadPoolExecutor(min(self.num_workers, len(rows))) as threads:
+        with pool_of(min(self.num_workers, len(rows))) as threads:
             return list(threads.map(self._outcome, rows))
 
     def close(self) -> None:
@@ -97,10 +97,13 @@ class Sandboxed:
         return Outcome(answer.get("value"), answer.get("error"), time.perf_counter() - start)
 
     def _take(self) -> Process:
+        backend = backend_for(untrusted=self.needs_sandbox)
         with self._lock:
-            if self.idle:
-                return self.idle.pop()
-        return self._start()
+            for worker in self.idle:
+                if worker.backend == backend:
+                    self.idle.remove(worker)
+                    return worker
+        return self._start(backend)
 
     def load(self) -> None:
         """Start a worker now, so that what is missing is found before a rollout."""
@@ -112,9 +115,8 @@ class Sandboxed:
         """Raise `ConfigError` where no worker could be started, for want of a sandbox."""
         backend_for(untrusted=self.needs_sandbox)
 
-    def _start(self) -> Process:
+    def _start(self, backend: Backend) -> Process:
         paths = paths_for(self.function)
-        backend = backend_for(untrusted=self.needs_sandbox)
         worker = Process(backend, self.limits, paths.readable)
         worker.await_start(START_S)
         worker.send_task("score", CPU_S, paths.path, function=self.function)

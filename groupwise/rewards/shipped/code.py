@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from groupwise.errors import quoted
 from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
 from groupwise.rewards.gold import is_missing
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, check_word
+from groupwise.rewards.sandbox.backend_choice import pool_of
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
 from groupwise.rewards.sandbox.tests import Asserts, Prints, Test, check_tests, read_tests
@@ -72,7 +72,7 @@ class Code:
             None if is_missing(value) else read_tests(value, name)
             for value, name in zip(columns[self.column], names, strict=True)
         ]
-        with ThreadPoolExecutor(self.programs.num_ready) as threads:
+        with pool_of(self.programs.num_ready) as threads:
             verdicts = threads.map(self._verdict, map(completion_text, completions), tests)
             return split_reasons(list(verdicts), log_why)
 
