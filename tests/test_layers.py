@@ -58,7 +58,7 @@ policy               types errors world sources algo kernels policy hub quiet to
     torch transformers safetensors | peft
 rollout              types errors world kernels policy transformers_internals rollout    torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs/folder.py       errors                                                  filelock
+runs/folder.py       errors runs.schema_1                                    filelock
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib
