@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,22 +28,47 @@ class ModelWriter:
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.model = model
-        self._tokenizer = _files_of(tokenizer)
+        self._files = _files_of(tokenizer)
+        self._adapter_keys: dict[str, str] = {}
+        """Trained parameter -> its key in peft's file, once peft has written one that holds exactly these."""
 
     @property
     def num_bytes(self) -> int:
         """Of the weights; the other files are small."""
         weights = _trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())
-        return sum(p.numel() * p.element_size() for p in weights.values()) + sum(map(len, self._tokenizer.values()))
+        return sum(p.numel() * p.element_size() for p in weights.values()) + sum(map(len, self._files.values()))
 
     def write(self, folder: Path) -> dict[str, str]:
-        """Write them; returns trained parameter -> its key, of all whose exact values the weight files hold."""
-        save_model(self.model, folder)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
-        for name, content in self._tokenizer.items():
+        """Write them; returns trained parameter -> its key, of all whose exact values the weight files hold.
+
+        peft writes the first file of an adapter. It looks at every module of the model, which takes longer than the
+        weights, so later files of the same parameters are written with the keys of the first.
+        """
+        trained = _trained(self.model)
+        if self._adapter_keys and self._adapter_keys.keys() == trained.keys():
+            keys = self._adapter_keys
+            weights = {keys[name]: p.detach().cpu().contiguous() for name, p in trained.items()}
+            save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        else:
+            keys = self._write_whole(folder, trained)
+        for name, content in self._files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-        return _keys_in_files(self.model, folder)
+        return keys
+
+    def _write_whole(self, folder: Path, trained: Mapping[str, nn.Parameter]) -> dict[str, str]:
+        save_model(self.model, folder)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
+        keys = _keys_in_files(self.model, folder)
+        if has_adapter(self.model) and {*keys.values()} == _keys_of(folder / ADAPTER_WEIGHTS):
+            self._adapter_keys = keys if keys.keys() == trained.keys() else {}
+            self._files["adapter_config.json"] = (folder / "adapter_config.json").read_bytes()
+        return keys
+
+
+def _keys_of(file: Path) -> set[str]:
+    with safe_open(file, "pt") as opened:
+        return set(opened.keys())
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
