@@ -3,14 +3,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+QUIETLY := --quiet --disable-pip-version-check --no-input
+INSTALL := $(BIN)/python -m pip install $(QUIETLY) -c constraints.txt
+TEST_TOOLS := pytest pytest-xdist hypothesis jsonschema
+TORCH ?=
+# What another version of torch, transformers or peft can break: equality of fast and slow path, every architecture
+# included; models, adapters, checkpoints, runs. A deprecation is news there and no failure.
+OTHER_VERSIONS := tests/equal tests/policy tests/train tests/checkpoint tests/test_trainer.py -m "not slow" \
+  -W default::DeprecationWarning -W default::FutureWarning -W default::UserWarning -p no:cacheprovider \
+  --numprocesses auto --dist loadscope
 
 SEED ?=
 RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench docs clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench docs wheel oldest newest clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -47,12 +55,15 @@ gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GP
 layers: $(VENV)/installed-dev  ## who may import whom
 	$(BIN)/python -m pytest tests/test_layers.py
 
-lint: $(VENV)/installed-dev  ## ruff: rules and format
+lint: $(VENV)/installed-dev  ## ruff: rules and format; codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell .
 
-types: $(VENV)/installed-dev  ## mypy, strict, on the package
+types: $(VENV)/installed-dev  ## mypy, strict on the package, less so on the scripts of bench/, docs/ and .ci/
 	$(BIN)/mypy
+	MYPYPATH=bench:docs:tests:tests/gpu $(BIN)/mypy --no-warn-return-any --allow-any-generics --allow-subclassing-any \
+	  --allow-untyped-calls --no-warn-unused-ignores --follow-imports silent bench/*.py docs/*.py .ci/*.py
 
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -73,13 +84,31 @@ docs: $(VENV)/installed-docs  ## build the site of docs/ into site/, without a n
 	@PYTHONPATH=docs NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open    site/index.html"
 
+wheel: | $(BIN)/python  ## build the wheel, install it into a fresh environment, and train a step with it in an empty folder
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install $(QUIETLY) -c constraints.txt dist/groupwise-*.whl
+	.ci/smoke .venv-wheel
+
+oldest:  ## the tests of models and runs with the lowest versions that pyproject.toml allows (TORCH=torch==2.13.0: but this torch)
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python .ci/oldest.py $(TORCH) > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install $(QUIETLY) -c .venv-oldest/constraints.txt -e . $(TEST_TOOLS)
+	.venv-oldest/bin/python -m pytest $(OTHER_VERSIONS)
+
+newest:  ## the same with the newest ones; fails where an architecture that is fast today falls to the slow path
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install $(QUIETLY) --upgrade --upgrade-strategy eager -e . $(TEST_TOOLS) $(TORCH)
+	.venv-newest/bin/python -m pytest $(OTHER_VERSIONS)
+
 install: $(VENV)/installed  ## only create .venv and install groupwise into it
 	@echo "groupwise is installed in $(VENV). Next: make demo, or: source $(VENV)/bin/activate && groupwise --help"
 
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

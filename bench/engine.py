@@ -113,7 +113,7 @@ class Products:
     def adapters(self, packed_tokens: int) -> Callable[[], None]:
         """LoRA's products of one pass: two forward, four back, rank 16 for every fused layer."""
         make = lambda *shape: torch.randn(shape, dtype=self.head.dtype, device=self.head.device)  # noqa: E731
-        shapes = [tuple(w.shape) for w in self.layers]
+        shapes = [(w.shape[0], w.shape[1]) for w in self.layers]
         by_shape = {
             (o, i): (make(packed_tokens, i), make(packed_tokens, o), make(RANK, i), make(o, RANK)) for o, i in shapes
         }

