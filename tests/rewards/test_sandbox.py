@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import json
 import os
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from groupwise.rewards.sandbox.docker import Docker
 from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.packaged_bwrap import PACKAGE, packaged_bwrap
 from groupwise.rewards.sandbox.seccomp import filter_program
+from groupwise.runs.reader import RunReader
 
 from .namespaces import can_make_namespaces
 
@@ -185,7 +185,7 @@ def test_each_of_two_trainers_has_its_own_sandboxes(tmp_path):
     for run in (first, second):
         run.train()
     for name in ("none", "bubblewrap"):
-        assert json.loads((tmp_path / name / "config.json").read_text())["sandbox"] == [name]
+        assert RunReader(tmp_path / name).config["sandbox"] == [name]
     assert {worker.backend.name for worker in scorer.idle} == {"none", "bubblewrap"}
     assert sandboxes_in_use() == [], "nothing of theirs is left for others"
     scorer.close()
