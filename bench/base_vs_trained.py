@@ -35,6 +35,7 @@ def distances(texts: Sequence[Sequence[str]], target: int) -> dict[str, float]:
 def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, count: int) -> list[list[str]]:
     """`count` sampled completions of each prompt from groupwise's engine; one greedy completion for count 0."""
     from groupwise.chat import completion_decoder
+    from groupwise.lifecycle.build import make_engine
     from groupwise.train.sampler import make_sampling
     from groupwise.types import Request
 
@@ -46,7 +47,7 @@ def engine_texts(policy: Any, prompts: Sequence[Sequence[int]], config: Any, cou
         Request(tuple(ids), max(count, 1), sampling, seed=(SEED, number), decode=decode)
         for number, ids in enumerate(prompts)
     ]
-    engine = policy.engine(config)
+    engine = make_engine(policy, config)
     engine.load_weights(policy.policy_model, version=0)
     answers = dict(engine.generate(requests))
     return [[decode(c.token_ids) for c in answers[number]] for number in range(len(prompts))]
@@ -81,7 +82,7 @@ def load_policy(name: str, tokenizer: Any, config: Any, run: Path | None) -> Any
     device = pick_device(use_cpu=config.use_cpu)
     has_adapter = run is not None and (run / "final" / "adapter_config.json").exists()
     source = name if run is None or has_adapter else str(run / "final")
-    model, _ = load_model(source, device=device, full=not has_adapter)
+    model = load_model(source, device=device, full=not has_adapter)
     if run is not None and has_adapter:
         model = PeftModel.from_pretrained(model, run / "final")
     return make_policy(model, name, tokenizer, config)

@@ -150,7 +150,7 @@ def load_policy(name: str, config: Any) -> Any:
     from groupwise.policy.trainable import add_adapter
     from groupwise.world import pick_device
 
-    model, _ = load_model(name, device=pick_device(), full=False)
+    model = load_model(name, device=pick_device(), full=False)
     lora = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
     model = add_adapter(model, lora, config.seed)
     hold_trained_weights_in_float32(model)

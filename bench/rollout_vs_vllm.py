@@ -47,7 +47,7 @@ def groupwise_side(model: str, dtype: str, max_rows: int) -> Generate:
     from groupwise.rollout.native import NativeEngine
     from groupwise.types import Request, Sampling
 
-    loaded, _ = load_model(model, device=torch.device("cpu"), full=False)
+    loaded = load_model(model, device=torch.device("cpu"), full=False)
     engine = NativeEngine(FusedModel(loaded.requires_grad_(False), getattr(torch, dtype)), max_concurrent=max_rows)
     engine.load_weights(loaded, version=0)
 
