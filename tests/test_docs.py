@@ -129,9 +129,9 @@ def test_the_callback_of_the_readme_stops_a_resumed_run(tmp_path: Path, monkeypa
     draw_no_report(monkeypatch)
     settings = {"max_steps": 4, "save_steps": 1, "rewards": lambda completions, **columns: [0.0] * len(completions)}
     first = trainer(tmp_path / "run", **settings)
-    first.train(), shutil.rmtree(first.output_dir / "checkpoints/step-000004")
+    first.train(), shutil.rmtree(first.output_dir / "checkpoint-4")
     again = trainer(tmp_path / "run", **settings)
-    shutil.rmtree(first.output_dir / "checkpoints/step-000003")
+    shutil.rmtree(first.output_dir / "checkpoint-3")
     exec(compile(examples(ROOT / "README.md")[1], "README.md", "exec"), {"trainer": again})
     assert again.state.global_step == 3  # a reward of 0 is above -5: the first resumed step is the last
     events = (again.output_dir / "events.jsonl").read_text(encoding="utf-8")
