@@ -26,6 +26,7 @@ from groupwise.lifecycle.build import RunParts
 from groupwise.lifecycle.fits import prepare_problems
 from groupwise.lifecycle.hooks import RunHooks
 from groupwise.lifecycle.run import start_run
+from groupwise.policy import save
 from groupwise.rewards.scorer import RewardScorer
 from groupwise.train.collect import Collector, score_as_the_program
 from groupwise.train.learner import Learner
@@ -55,8 +56,8 @@ OPENED: tuple[Any, ...] = (
 
 LEFT_OUT = """
 Batch.select Clock Clock.part Collected Collected.drop Collected.without_signal ConfigError DataError FlatGroups.of
-LRScheduler.get_last_lr Learner._minibatches Learner._passes Learner._rows_with_gradient LogProbs Network.refresh
-RewardScorer.check Rows.select RunParts ScoredGroup.of ScoredGroups Stats.floats Stats.merge_all Update _Notes
+LRScheduler.get_last_lr Learner._minibatches Learner._passes Learner._rows_with_gradient LogProbs PolicyModel.refresh
+RewardScorer.check CompletionRows.select RunParts ScoredGroup.of ScoredGroups Stats.floats Stats.merge_all Update _Notes
 _check_rotation _clip_grads_with_norm_ _cut _from_object _get_total_norm _is_hub_id _means _read _split_name
 _stats_of_skipped _without_mismatch check_ids context_length moving_average remark_on_endings settings_of_program
 """
@@ -139,8 +140,8 @@ def run_picture() -> str:
     drawing.heading("what a checkpoint holds: the state_dict() of each part, and tensors")
     for part, kind in saved_parts(scope, syntax):
         drawing.part(part, kind.__name__, file_of(kind) or "torch")
-    for file in tensor_files():
-        drawing.part(file, "tensors", file_of(store.save_checkpoint))
+    for file, writer in tensor_files().items():
+        drawing.part(file, "tensors", file_of(writer))
     return drawing.svg("The hooks of a run in their order, and the parts of a checkpoint, read from the code")
 
 
@@ -218,10 +219,11 @@ def saved_parts(scope: Scope, syntax: ast.AST) -> Iterator[tuple[str, type]]:
             yield name, class_of(state.value(owner))
 
 
-def tensor_files() -> list[str]:
-    """The safetensors files of a checkpoint, as the code that writes them names them."""
+def tensor_files() -> dict[str, Any]:
+    """The safetensors files of a checkpoint -> the function that writes them, as the code names them."""
     names = [str(n.value) for n in ast.walk(syntax_of(store._tensors)) if isinstance(n, ast.Constant)]
-    return sorted(name for name in names if name.endswith(".safetensors"))
+    state = [f"{store.STATE}/{name}" for name in names if name.endswith(".safetensors")]
+    return {save.ADAPTER_WEIGHTS: save.save_policy, **dict.fromkeys(state, store.save_checkpoint)}
 
 
 # --- lines, boxes and words ---
