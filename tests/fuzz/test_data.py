@@ -14,7 +14,7 @@ from tiny import tiny_tokenizer
 from groupwise.data import load_problems, prepare
 from groupwise.data.problems import Problems
 from groupwise.runs import RunReader, RunWriter, create
-from groupwise.types import Completion, Group
+from groupwise.types import Completion, StepGroup
 
 from .harness import any_values, attempt, damage, fuzz, plain_values, texts
 
@@ -37,12 +37,13 @@ rows = st.one_of(
 TOKENIZERS = {is_chat: tiny_tokenizer(chat=is_chat) for is_chat in (False, True)}
 
 
-def use(problems: Problems, is_chat: bool) -> list[Group]:
+def use(problems: Problems, is_chat: bool) -> list[StepGroup]:
     """Everything a run does with its data: encode every prompt, and make groups of it."""
     prepared = prepare(problems, TOKENIZERS[is_chat], max_prompt_length=64)
     completion = Completion((5, 1), (-0.5, -0.1), "stop", 0, "x\ud800")
+    scores: dict[str, Any] = {"rewards": {"f": (None,)}, "reward": (None,), "has_signal": False}
     return [
-        Group(number, prepared[number].problem, prepared[number].prompt_ids, (completion,))
+        StepGroup(number, prepared[number].problem, prepared[number].prompt_ids, (completion,), **scores)
         for number in range(len(prepared))
     ]
 

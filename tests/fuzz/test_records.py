@@ -115,7 +115,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return path, kept[0].learner
 
 
-CHECKPOINT_FILES = ["manifest.json", "state/state.json", "model.safetensors", "state/optimizer.safetensors"]
+CHECKPOINT_FILES = ["manifest.json", "state/state.json", "adapter_model.safetensors", "state/optimizer.safetensors"]
 
 
 def put_back(folder: Path, learner: Any) -> None:
