@@ -9,15 +9,14 @@ hooks in `start_run`, the events of a run that each hook handles, and the parts 
 
 from __future__ import annotations
 
-import argparse
 import ast
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from generated import run, stale
 from read_calls import Call, Scope, calls_of, file_of, in_order, syntax_of
 
 from groupwise.checkpoint import parts, store
@@ -70,19 +69,12 @@ WIDTH = 1040
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare the pictures with the code")
-    if parser.parse_args().check:
-        if stale := stale_pictures():
-            sys.exit(f"{', '.join(stale)}: run python docs/draw_architecture.py")
-        return
-    for name, draw in PICTURES.items():
-        (IMAGES / name).write_text(draw(), encoding="utf-8")
+    run(__doc__, IMAGES, PICTURES)
 
 
 def stale_pictures() -> list[str]:
     """Pictures that differ from the code."""
-    return [name for name, draw in PICTURES.items() if (IMAGES / name).read_text(encoding="utf-8") != draw()]
+    return stale(IMAGES, PICTURES)
 
 
 # --- the path of a prompt ---

@@ -8,18 +8,18 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of a page 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import inspect
 import itertools
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blocks import replaced
+from generated import Made, run, stale
 from public_api import api_tables
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -65,19 +65,16 @@ DIFFERENCES: tuple[tuple[str, Any, str], ...] = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only compare the pages with the code")
-    if parser.parse_args().check:
-        if stale := stale_pages():
-            sys.exit(f"{', '.join(stale)}: run python docs/make_tables.py")
-        return
-    for name in PAGES:
-        (DOCS / name).write_text(filled(name), encoding="utf-8")
+    run(__doc__, DOCS, made())
 
 
 def stale_pages() -> list[str]:
     """Pages that differ from the code."""
-    return [name for name in PAGES if filled(name) != (DOCS / name).read_text(encoding="utf-8")]
+    return stale(DOCS, made())
+
+
+def made() -> Made:
+    return {name: partial(filled, name) for name in PAGES}
 
 
 def filled(name: str) -> str:

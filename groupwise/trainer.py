@@ -71,7 +71,7 @@ def with_own_state(method: Method) -> Method:
 
     @wraps(method)
     def call(trainer: GRPOTrainer, *args: Any, **kwargs: Any) -> Any:
-        with shown_by(trainer.screen.note), trainer._sandboxes.in_force():
+        with trainer._own_state():
             return method(trainer, *args, **kwargs)
 
     return cast(Method, call)
@@ -130,7 +130,7 @@ class GRPOTrainer:
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
         self._sandboxes = RunSandboxes.of(self.args)
-        with shown_by(self.screen.note), self._sandboxes.in_force():
+        with self._own_state():
             with settings_of_program():  # a file or module of rewards is the program's
                 rewards = resolve_rewards(
                     reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
@@ -316,6 +316,12 @@ class GRPOTrainer:
         target = name or self.args.hub_model_id or self.output_dir.resolve().name
         is_private = self.args.hub_private_repo if private is None else private
         return push(self.model, self.processing_class, self.output_dir, target, merge=merge, private=is_private)
+
+    @contextmanager
+    def _own_state(self) -> Iterator[None]:
+        """Inside, notes go to this trainer's screen, and rewards run in its sandboxes."""
+        with shown_by(self.screen.note), self._sandboxes.in_force():
+            yield
 
     @contextmanager
     def _writing(self, writer: RunWriter) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -18,10 +17,9 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 
 @pytest.fixture
-def draw_architecture(monkeypatch: pytest.MonkeyPatch) -> Any:
+def draw_architecture(docs_script: Any) -> Any:
     """docs/draw_architecture.py."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("draw_architecture")
+    return docs_script("draw_architecture")
 
 
 def test_the_pictures_are_those_of_the_code(draw_architecture: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,12 +17,11 @@ BLOCKS = "".join(
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def script(monkeypatch: pytest.MonkeyPatch, docs_script: Any, tmp_path: Path) -> Any:
     """docs/fill_choosing.py with a page of its own."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
     for name in ("blocks", "fill_choosing"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module("fill_choosing")
+    module = docs_script("fill_choosing")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / module.PAGE).write_text(f"# Knobs\n{BLOCKS}by hand\n")
     monkeypatch.setattr(module, "DOCS", tmp_path / "docs")

@@ -59,10 +59,9 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.fixture
-def make_tables(monkeypatch: pytest.MonkeyPatch) -> Any:
+def make_tables(docs_script: Any) -> Any:
     """docs/make_tables.py."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("make_tables")
+    return docs_script("make_tables")
 
 
 def test_the_tables_of_the_pages_are_those_of_the_code(make_tables: Any) -> None:
@@ -310,10 +309,9 @@ PROGRAMS = {
 
 
 @pytest.fixture
-def public_api(monkeypatch: pytest.MonkeyPatch) -> Any:
+def public_api(docs_script: Any) -> Any:
     """docs/public_api.py."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("public_api")
+    return docs_script("public_api")
 
 
 @pytest.mark.parametrize("name", [name for name, program in PROGRAMS.items() if "groupwise" in program])

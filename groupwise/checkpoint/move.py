@@ -25,7 +25,7 @@ def move_to_today(folder: RunFolder, learner: Learner, model_writer: ModelWriter
         _move_checkpoint(old, folder.checkpoint_of(step), learner, model_writer)
     for step, aside in schema_1.set_aside(folder.path).items():
         aside.rename(folder.path / f"{SET_ASIDE}{checkpoint_name(step)}")
-    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # what a killed run left of some
+    schema_1.remove_leftovers(folder.path)
     if (config := schema_1.config_of(folder.path)) is not None:
         config.replace(folder.run_json)
     return True

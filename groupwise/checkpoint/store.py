@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from groupwise.checkpoint.parts import upgraded
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
+from groupwise.policy.adapter import named_trained
 from groupwise.policy.save import ModelWriter, stored_tensors
 from groupwise.runs import disk, manifest
 from groupwise.runs.folder import RunFolder
@@ -46,7 +47,7 @@ def save_checkpoint(
     files, optimizer_state = _tensors(learner)
     whole = {"step": step, "optimizer": optimizer_state, **state}
     clear_leftovers(folder)
-    with disk.whole_folder(target, _bytes_of_tensors(learner, model_writer)) as scratch:
+    with disk.whole_folder(target, _bytes_of(files, learner, model_writer)) as scratch:
         write_model(scratch, learner.policy_model.model, model_writer, whole)
         for name, tensors in files.items():
             save_file(_apart(tensors), scratch / STATE / name)
@@ -129,7 +130,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         RunError: they are another model's.
     """
     saved = _saved_weights(path)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = named_trained(model)
     unknown = sorted(set(saved) - set(trained)) + sorted(
         name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
     )
@@ -183,11 +184,12 @@ def _check_saveable(owner: Any) -> None:
 
 def num_bytes_of(learner: Learner, model_writer: ModelWriter) -> int:
     """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
-    return _bytes_of_tensors(learner, model_writer) + _ROOM_FOR_JSON
-
-
-def _bytes_of_tensors(learner: Learner, model_writer: ModelWriter) -> int:
     files, _ = _tensors(learner)
+    return _bytes_of(files, learner, model_writer) + _ROOM_FOR_JSON
+
+
+def _bytes_of(files: Mapping[str, Mapping[str, Tensor]], learner: Learner, model_writer: ModelWriter) -> int:
+    """Of the model files and of these beside the state."""
     optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(
         _trained_weights(learner.policy_model.model)
     )
@@ -222,7 +224,7 @@ def clear_leftovers(folder: RunFolder) -> None:
 
 
 def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    return _unshared({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+    return _unshared({name: p.detach() for name, p in named_trained(model).items()})
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

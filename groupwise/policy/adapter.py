@@ -80,6 +80,11 @@ def active_config(model: nn.Module) -> Any:
     return None if name is None else model.peft_config[name]  # type: ignore[index]
 
 
+def named_trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters with `requires_grad` by their names."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
 def trained_parameters(model: nn.Module) -> TrainedParameters:
     """Every trained parameter, by whether the active adapter holds it.
 
@@ -87,7 +92,7 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
         ModelError: several adapters are active, or parameters of another than the active one are trained.
     """
     adapter = active_adapter(model)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = named_trained(model)
     if adapter is None:
         return TrainedParameters(None, {}, trained)
     owner = dict(_owners(model))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from groupwise.errors import ModelError, words_of
 from groupwise.hub import offline_if_unreachable
-from groupwise.policy.adapter import active_adapter, base_of, has_adapter, trained_parameters
+from groupwise.policy.adapter import active_adapter, base_of, has_adapter, named_trained, trained_parameters
 from groupwise.policy.reference import effective_model
 from groupwise.quiet import without_bars
 
@@ -35,7 +35,7 @@ class ModelWriter:
     @property
     def num_bytes(self) -> int:
         """Of the weights; the other files are small."""
-        weights = _trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())
+        weights = named_trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())
         return sum(p.numel() * p.element_size() for p in weights.values()) + sum(map(len, self._files.values()))
 
     def write(self, folder: Path) -> dict[str, str]:
@@ -44,7 +44,7 @@ class ModelWriter:
         peft writes the first file of an adapter. It looks at every module of the model, which takes longer than the
         weights, so later files of the same parameters are written with the keys of the first.
         """
-        trained = _trained(self.model)
+        trained = named_trained(self.model)
         if self._adapter_keys and self._adapter_keys.keys() == trained.keys():
             keys = self._adapter_keys
             weights = {keys[name]: p.detach().cpu().contiguous() for name, p in trained.items()}
@@ -59,9 +59,10 @@ class ModelWriter:
     def _write_whole(self, folder: Path, trained: Mapping[str, nn.Parameter]) -> dict[str, str]:
         save_model(self.model, folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
-        keys = _keys_in_files(self.model, folder)
-        if has_adapter(self.model) and {*keys.values()} == _keys_of(folder / ADAPTER_WEIGHTS):
-            self._adapter_keys = keys if keys.keys() == trained.keys() else {}
+        keys = _keys_in_files(self.model, trained, folder)
+        holds_exactly = has_adapter(self.model) and {*keys.values()} == _keys_of(folder / ADAPTER_WEIGHTS)
+        if holds_exactly and keys.keys() == trained.keys():
+            self._adapter_keys = keys
             self._files["adapter_config.json"] = (folder / "adapter_config.json").read_bytes()
         return keys
 
@@ -71,10 +72,6 @@ def _keys_of(file: Path) -> set[str]:
         return set(opened.keys())
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
 def _files_of(tokenizer: Any) -> dict[str, bytes]:
     with TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
@@ -82,9 +79,8 @@ def _files_of(tokenizer: Any) -> dict[str, bytes]:
         return {str(file.relative_to(scratch)): file.read_bytes() for file in files}
 
 
-def _keys_in_files(model: nn.Module, folder: Path) -> dict[str, str]:
+def _keys_in_files(model: nn.Module, trained: Mapping[str, nn.Parameter], folder: Path) -> dict[str, str]:
     """Values are compared, not names alone: transformers converts some weights when it saves them."""
-    trained = _trained(model)
     keys = _peft_keys(model)
     wanted = {keys.get(p.data_ptr(), name): name for name, p in trained.items()}
     found = {}
@@ -139,7 +135,7 @@ def save_model(model: nn.Module, folder: Path) -> None:
 def save_merged(model: nn.Module, tokenizer: Any, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     """A plain model with the adapter multiplied into its weights; the model in hand stays as it is.
 
-    The sum is made in float32 and stays there unless `dtype` says otherwise: rounding it to bfloat16 drops most of a
+    The sum is made in float32 and stays there unless `dtype` is given: rounding it to bfloat16 drops most of a
     small update (at learning rate 2e-5, 73 % of fifty steps' was lost).
     """
     merged = effective_model(model)

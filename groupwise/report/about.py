@@ -1,4 +1,4 @@
-"""Summary of a run's setup, from config.json; every part is optional, as old and broken runs may lack some."""
+"""Summary of a run's setup, from its record; every part is optional, as old and broken runs may lack some."""
 
 from __future__ import annotations
 

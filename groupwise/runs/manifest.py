@@ -19,14 +19,14 @@ parts of the state are not together (`checkpoint/parts.py`)."""
 
 def write(folder: Path) -> None:
     """List every file of a folder and force all of them to the disk."""
-    files = {}
-    for name, file in sorted(_files(folder).items()):
+    files, found = {}, _files(folder)
+    for name, file in sorted(found.items()):
         disk.sync(file)
         files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
     text = json.dumps({"format": FORMAT, "files": files}, indent=1)
     disk.replace(folder / MANIFEST, text.encode())
     disk.sync(folder / MANIFEST)
-    for path in {folder, *(file.parent for file in _files(folder).values())}:
+    for path in {folder, *(file.parent for file in found.values())}:
         disk.sync(path)
 
 

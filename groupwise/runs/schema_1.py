@@ -43,6 +43,13 @@ def delete(path: Path) -> None:
         config.unlink()
     for checkpoint in (*checkpoints(path).values(), *set_aside(path).values()):
         shutil.rmtree(checkpoint)
+    remove_leftovers(path)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed run left of checkpoints, and their folder where it then is empty; other files stay."""
+    for scratch in (path / "checkpoints").glob(".step-*"):
+        shutil.rmtree(scratch, ignore_errors=True)
     if (path / "checkpoints").is_dir() and not any((path / "checkpoints").iterdir()):
         (path / "checkpoints").rmdir()
 

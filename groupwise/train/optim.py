@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from groupwise.config import GRPOConfig
 from groupwise.errors import ConfigError
+from groupwise.policy.adapter import named_trained
 from groupwise.policy.backend import backend_of
 from groupwise.runs.trackers import is_installed
 
@@ -70,7 +71,7 @@ def check_own_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
         ConfigError: it holds none of them, so nothing would ever move.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = named_trained(model)
     missing = [name for name, p in trained.items() if id(p) not in held]
     if not missing:
         return

@@ -106,6 +106,13 @@ def test_a_moved_checkpoint_holds_the_same_values(place: Path) -> None:
     assert RunReader("run").config["recipe"]["max_steps"] == 5
 
 
+def test_other_files_beside_the_checkpoints_stay(place: Path) -> None:
+    Path("run/checkpoints/notes.txt").write_text("mine")
+    Path("run/checkpoints/.step-000002.tmp").mkdir()
+    trainer(max_steps=5).train(resume_from_checkpoint=True, allow_changes=True)
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("kill_at", range(1, 8))
 def test_a_kill_in_mid_move_loses_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int) -> None:
     class Killed(BaseException):

@@ -96,7 +96,7 @@ class Endpoint:
         raise BusyError(problem, _retry_after(response.headers.get("retry-after")))
 
     def _wait_s(self, attempts: RetryCallState) -> float:
-        """As the server says; else twice as long each time, half of it by chance: many callers must not meet again."""
+        """Seconds as the server names them, else twice as long each time, half of it random so that callers spread."""
         error = None if attempts.outcome is None else attempts.outcome.exception()
         if isinstance(error, BusyError) and error.wait_s is not None:
             return error.wait_s
