@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIETLY := --quiet --disable-pip-version-check --no-input
 INSTALL := $(BIN)/python -m pip install $(QUIETLY) -c constraints.txt
-TEST_TOOLS := pytest pytest-xdist hypothesis jsonschema
+TEST_TOOLS := pytest pytest-xdist hypothesis jsonschema tensorboard
 TORCH ?=
 # What another version of torch, transformers or peft can break: equality of fast and slow path, every architecture
 # included; models, adapters, checkpoints, runs. A deprecation is news there and no failure.

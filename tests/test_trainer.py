@@ -215,6 +215,8 @@ def test_the_chat_template_of_a_processor_is_used_and_the_tokenizer_stays_as_it_
     assert tokenizer.chat_template is None
 
 
+IMAGE_PROCESSOR = "ViTImageProcessorPil" if hasattr(transformers, "ViTImageProcessorPil") else "ViTImageProcessor"
+"""transformers 5.0 has one class for all image libraries."""
 NO_TOKENIZERS: dict[str, tuple[Any, str]] = {
     "a name": ("gpt2", r"'gpt2' \(str\).*AutoTokenizer.from_pretrained\('gpt2'\)"),
     "nothing": ("", r"'' \(str\)"),
@@ -226,7 +228,7 @@ NO_TOKENIZERS: dict[str, tuple[Any, str]] = {
     ),
     "a class": (transformers.PreTrainedTokenizerFast, r"the class .*Tokeniz"),
     "a model": (tiny_model(), r"a transformers.LlamaForCausalLM"),
-    "a processor of images": (transformers.ViTImageProcessorPil(), r"a transformers.ViTImageProcessor"),
+    "a processor of images": (getattr(transformers, IMAGE_PROCESSOR)(), r"a transformers.ViTImageProcessor"),
 }
 
 
