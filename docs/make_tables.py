@@ -37,6 +37,7 @@ from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.task_spec import TaskSpec
 from groupwise.runs import metrics
+from groupwise.runs.trl_metrics import TRL_METRICS
 
 DOCS = Path(__file__).parent
 
@@ -111,6 +112,10 @@ def from_trl_tables() -> dict[str, str]:
         "loss-types": table(
             ("`loss_type`", "axes"),
             ((f"`{name}`", ", ".join(f"`{a}: {v}`" for a, v in axes.items())) for name, axes in LOSS_TYPES.items()),
+        ),
+        "trl-metrics": table(
+            ("key in TRL's log", "what TRL 1.16 logs for a rollout", "difference"),
+            ((f"`{m.key}`", m.definition, m.difference) for m in TRL_METRICS),
         ),
         "trl": foreign(TRL_FIELDS),
         "transformers": foreign(TRANSFORMERS_FIELDS),

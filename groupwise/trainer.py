@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar, cast
 
 from torch import nn
@@ -260,9 +259,8 @@ class GRPOTrainer:
                 train(run.loop)
                 self._save_final()
             self._finish(run, folder)
-        logged = [entry for entry in self.state.log_history if "loss" in entry]
-        loss = fmean([entry["loss"] for entry in logged] or [0.0])
-        return TrainOutput(run.schedule.step, loss, dict((logged or [{}])[-1]))
+        numbers = dict(self._callbacks.closing)
+        return TrainOutput(run.schedule.step, numbers.get("train_loss") or 0.0, numbers)
 
     @with_own_state
     @settings_of_training()

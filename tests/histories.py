@@ -29,3 +29,14 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 def completions(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted((folder / "completions").iterdir())}
+
+
+def of_steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of `log_history` that are of steps: without evaluations and the closing entry."""
+    return [entry for entry in log if "loss" in entry]
+
+
+def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries without what a clock and the machine measure, and without the closing entry: it is of one process."""
+    kept = [entry for entry in entries if "train_runtime" not in entry]
+    return [{k: v for k, v in entry.items() if not any(word in k for word in MEASURED)} for entry in kept]

@@ -12,6 +12,7 @@ import api_helpers
 import pytest
 import torch
 from api_helpers import ROWS, short, trainer
+from histories import of_steps
 from transformers import TrainerCallback
 
 from groupwise.errors import ConfigError, RewardError
@@ -131,11 +132,11 @@ def prompts_of(folder: Path) -> list[list[str]]:
 def test_a_second_run_of_a_trainer_is_a_run_of_its_own(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=2, learning_rate=0.0)
     run.train()
-    first, drawn = [entry["epoch"] for entry in run.state.log_history], prompts_of(tmp_path)
+    first, drawn = [entry["epoch"] for entry in of_steps(run.state.log_history)], prompts_of(tmp_path)
     run.train(overwrite=True)
     assert prompts_of(tmp_path) == drawn
     assert [entry["epoch"] for entry in lines(tmp_path / "metrics.jsonl")] == first
-    assert [entry["step"] for entry in run.state.log_history] == [1, 2]
+    assert [entry["step"] for entry in of_steps(run.state.log_history)] == [1, 2]
     assert run.state.epoch == first[-1]
 
 
@@ -169,7 +170,7 @@ def test_a_callback_that_stopped_one_run_does_not_stop_the_next(tmp_path: Path) 
     assert run.state.global_step == 2
     run.train(resume_from_checkpoint=True)
     assert run.state.global_step == 5
-    assert [entry["step"] for entry in run.state.log_history] == [1, 2, 3, 4, 5]
+    assert [entry["step"] for entry in of_steps(run.state.log_history)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import transformers
 from api_helpers import CHATS, ROWS, config, draw_no_report, model_folder, short, trainer
 from datasets import Dataset
+from histories import history, of_steps, timeless
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer, with_lora
@@ -142,7 +144,7 @@ def test_several_rewards_are_weighted_and_summed(tmp_path: Path) -> None:
 
     run = trainer(tmp_path, rewards=[short, even], reward_weights=[0.5, 2.0], max_steps=1)
     run.train()
-    (entry,) = run.state.log_history
+    (entry,) = of_steps(run.state.log_history)
     parts = 0.5 * entry["rewards/short/mean"] + 2.0 * entry["rewards/even/mean"]
     assert entry["reward"] == pytest.approx(parts, abs=1e-9)
 
@@ -173,14 +175,22 @@ def test_train_returns_and_keeps_what_the_ecosystem_expects(tmp_path: Path) -> N
     run = trainer(tmp_path, logging_steps=2, max_steps=4)
     output = run.train()
     assert (output.global_step, run.state.global_step, run.state.max_steps) == (4, 4, 4)
-    assert [entry["step"] for entry in run.state.log_history] == [2, 4]
-    assert output.training_loss == pytest.approx(sum(entry["loss"] for entry in run.state.log_history) / 2)
-    assert output.metrics == run.state.log_history[-1]
-    assert run.state.epoch == pytest.approx(4 * 2 / 6)
-    assert {"loss", "reward", "reward_std", "kl", "grad_norm", "learning_rate", "completions/mean_length"} <= set(
-        output.metrics
+    assert [entry["step"] for entry in run.state.log_history] == [2, 4, 4]
+    closing = {k: v for k, v in run.state.log_history[-1].items() if k != "step"}
+    assert output.metrics == closing
+    assert (
+        output.training_loss
+        == closing["train_loss"]
+        == pytest.approx(fmean(record["loss"] for record in history(tmp_path)))
     )
-    assert all(isinstance(value, int | float) for value in output.metrics.values())
+    assert run.state.epoch == pytest.approx(4 * 2 / 6)
+    assert set(closing) == {
+        "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss", "epoch"
+    }  # fmt: skip
+    assert closing["train_steps_per_second"] == pytest.approx(4 / closing["train_runtime"])
+    assert closing["train_samples_per_second"] == pytest.approx(4 * 4 / closing["train_runtime"])
+    first = run.state.log_history[0]
+    assert {"loss", "reward", "reward_std", "kl", "grad_norm", "learning_rate", "completions/mean_length"} <= set(first)
 
 
 def test_args_and_tokenizer_are_those_that_were_given(tmp_path: Path) -> None:
@@ -392,7 +402,9 @@ def test_callbacks_hear_of_everything_and_can_stop(tmp_path: Path) -> None:
     run.add_callback(second)
     run.train()
     assert first.events == second.events == ["begin", "step 1", "step 2", "save 2", "end"]
-    assert first.logs == run.state.log_history
+    assert first.logs[-1].items() < run.state.log_history[-1].items()
+    assert first.logs[:-1] == run.state.log_history[:-1]
+    assert "train_runtime" in first.logs[-1]
     assert (tmp_path / "final/model.safetensors").is_file()
 
 
@@ -426,7 +438,7 @@ def test_the_users_own_optimizer_and_schedule_are_used(tmp_path: Path) -> None:
     run = trainer(tmp_path, model=model, rest={"optimizers": (optimizer, scheduler)})
     run.train()
     assert changed(before, weights(model)) == {"lm_head.weight"}
-    assert [entry["learning_rate"] for entry in run.state.log_history] == pytest.approx([0.5, 0.05])
+    assert [entry["learning_rate"] for entry in of_steps(run.state.log_history)] == pytest.approx([0.5, 0.05])
     assert json.loads((tmp_path / "run.json").read_text())["used"]["optimizer"] == "SGD"
 
 
@@ -441,7 +453,7 @@ def test_tensorboard_gets_the_curves(tmp_path: Path) -> None:
         for value in event.summary.value
         if value.tag == "train/reward"
     ]
-    assert rewards == [(entry["step"], pytest.approx(entry["reward"])) for entry in run.state.log_history]
+    assert rewards == [(entry["step"], pytest.approx(entry["reward"])) for entry in of_steps(run.state.log_history)]
 
 
 def test_resuming_continues_one_history(tmp_path: Path) -> None:
@@ -457,12 +469,6 @@ def test_resuming_continues_one_history(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     mine, other = (load_file(tmp_path / name / "final/model.safetensors") for name in ("run", "whole"))
     assert not changed(mine, other)
-
-
-def timeless(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The entries without what the clock and the machine say."""
-    measured = ("time", "seconds", "per_second", "memory")
-    return [{k: v for k, v in entry.items() if not any(word in k for word in measured)} for entry in history]
 
 
 def test_a_checkpoint_can_be_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from groupwise.algo.kl_penalty import kl
 from groupwise.algo.ratio import Terms, clean
-from groupwise.algo.stats import EffectiveShare, Max, Mean, Stats, Sum
+from groupwise.algo.stats import EffectiveShare, Max, Mean, Min, Stats, Sum
 from groupwise.algo.trust_region import Region
 
 
@@ -38,6 +38,8 @@ def measure(
     stats["clip_ratio/low_mean"] = _mean(region.low_NT, mask_NT, count)
     stats["clip_ratio/high_mean"] = _mean(region.high_NT, mask_NT, count)
     stats["clip_ratio/region_mean"] = _mean(region.low_NT | region.high_NT, mask_NT, count)
+    stats["clip_ratio/low_min"] = Min(_share_of_rows(region.low_NT, mask_NT, float("inf")).min())
+    stats["clip_ratio/high_max"] = Max(_share_of_rows(region.high_NT, mask_NT, 0.0).max())
     stats["masked_ratio"] = _mean(masked_NT, sampled_NT, sampled_NT.sum())
     stats["ratio/max"] = _max(terms.log_ratio_NT.exp(), mask_NT)
     stats["entropy"] = None if entropy_NT is None else _mean(entropy_NT, mask_NT, count)
@@ -55,6 +57,7 @@ _MISMATCH_NAMES = (
     "sampling/sampling_logp_difference/max",
     "sampling/kl",
     "sampling/effective_share",
+    "sampling/importance_sampling_ratio/min",
     "sampling/importance_sampling_ratio/mean",
     "sampling/importance_sampling_ratio/max",
     "sampling/importance_sampling_ratio/clipped",
@@ -86,6 +89,7 @@ def _mismatch(
         _max(gap_NT.abs(), mask_NT),
         _mean(torch.expm1(gap_NT) - gap_NT, mask_NT, count),
         EffectiveShare(rho.double().sum(), rho.double().square().sum(), count),
+        None if weight_NT is None else _min(weight_NT, mask_NT),
         None if weight_NT is None else _mean(weight_NT, mask_NT, count),
         None if weight_NT is None else _max(weight_NT, mask_NT),
         None if weight_NT is None else _mean(_is_at_bound(weight_NT, largest), mask_NT, count),
@@ -95,6 +99,20 @@ def _mismatch(
 
 def _mean(values_NT: Tensor, mask_NT: Tensor, count: Tensor) -> Mean:
     return Mean(clean(values_NT.double(), mask_NT).sum(), count)
+
+
+def _share_of_rows(is_clipped_NT: Tensor, mask_NT: Tensor, without_tokens: float) -> Tensor:
+    """Share of clipped tokens in each row, N; `without_tokens` where a row has none. One more such row for no rows."""
+    count_N = mask_NT.sum(1)
+    share_N = (is_clipped_NT & mask_NT.bool()).sum(1) / count_N.clamp(min=1)
+    share_N = share_N.masked_fill(count_N == 0, without_tokens)
+    return torch.cat([share_N, share_N.new_full((1,), without_tokens)])
+
+
+def _min(values_NT: Tensor, mask_NT: Tensor) -> Min:
+    """Smallest value; infinite for no tokens."""
+    masked = values_NT.masked_fill(~mask_NT.bool(), float("inf"))
+    return Min(masked.min() if masked.numel() else masked.new_full((), float("inf")))
 
 
 def _max(values_NT: Tensor, mask_NT: Tensor) -> Max:

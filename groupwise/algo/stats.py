@@ -58,6 +58,22 @@ class Max:
 
 
 @dataclass(frozen=True, slots=True)
+class Min:
+    """A minimum; infinite, and then not a number, where there was nothing to compare."""
+
+    value: Number
+
+    def __add__(self, other: Min) -> Min:
+        if isinstance(self.value, Tensor) and isinstance(other.value, Tensor):
+            return Min(torch.minimum(self.value, other.value))
+        return Min(min(float(self.value), float(other.value)))
+
+    def __float__(self) -> float:
+        smallest = float(self.value)
+        return smallest if smallest != float("inf") else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
 class EffectiveShare:
     """(sum w)^2 / (n sum w^2): the share of the samples that importance weights w leave effective."""
 
@@ -75,7 +91,7 @@ class EffectiveShare:
         return float(self.total) ** 2 / base if base else float("nan")
 
 
-Stat = Sum | Mean | Max | EffectiveShare
+Stat = Sum | Mean | Max | Min | EffectiveShare
 
 
 class Stats(dict[str, Stat | None]):

@@ -67,6 +67,11 @@ class Settings(
         return self._objective.epsilon_low
 
     @property
+    def is_trl(self) -> bool:
+        """Whether metrics have TRL's definitions in the log."""
+        return False
+
+    @property
     def updates_per_step(self) -> int:
         """Optimizer steps that one rollout pays for."""
         return self.num_minibatches * self.num_iterations

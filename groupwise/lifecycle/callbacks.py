@@ -10,12 +10,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from groupwise.data import Order
+from groupwise.runs.log_entries import evaluation_entry
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
-from groupwise.train.step_metrics import finite
 
 _PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
 """Fields of the ecosystem's state that belong to a checkpoint, beside step and log."""
@@ -30,6 +30,8 @@ class Callbacks:
         self.control = TrainerControl()
         self.stopper: str | None = None
         """Class of the callback that has set `should_training_stop`; None where it was set outside of every event."""
+        self.closing: dict[str, float | None] = {}
+        """The last entry of a run that has ended: `train_runtime`, `train_loss`, ..."""
         self.context: dict[str, Any] = {}
         """Keyword arguments of every event: model, processing_class, optimizer, lr_scheduler."""
         self._callbacks: list[TrainerCallback] = []
@@ -45,6 +47,7 @@ class Callbacks:
             self.state = TrainerState()
         self.control.should_training_stop = False
         self.stopper = None
+        self.closing = {}
 
     def plan(self, num_steps: int, steps_per_epoch: float) -> None:
         """Write into the state what the run is going to do."""
@@ -68,7 +71,7 @@ class Callbacks:
             if self.control.should_training_stop != was_asked:
                 self.stopper = type(callback).__name__
 
-    def log(self, numbers: Mapping[str, float], trackers: Trackers | None = None) -> None:
+    def log(self, numbers: Mapping[str, float | None], trackers: Trackers | None = None) -> None:
         """Add an entry of the step that the state is at to `log_history`, the trackers and `on_log`."""
         step = self.state.global_step
         self.state.log_history.append({**numbers, "step": step})
@@ -78,9 +81,14 @@ class Callbacks:
 
     def evaluated(self, metrics: Mapping[str, Any], trackers: Trackers | None = None) -> None:
         """Log an evaluation as an entry of its own, independent of `logging_steps`, then call `on_evaluate`."""
-        numbers = {**finite(metrics), "epoch": float(self.state.epoch or 0)}
+        numbers = evaluation_entry(metrics, float(self.state.epoch or 0))
         self.log(numbers, trackers)
         self.call("on_evaluate", metrics=numbers)
+
+    def close_log(self, numbers: Mapping[str, float | None], trackers: Trackers) -> None:
+        """Log the last entry of a run, and keep it for the result of training."""
+        self.closing = dict(numbers)
+        self.log(numbers, trackers)
 
     def take(self, wish: str) -> bool:
         """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""

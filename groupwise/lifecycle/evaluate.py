@@ -11,13 +11,13 @@ from groupwise.config import GRPOConfig
 from groupwise.data.order import Draw
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.rewards import RewardScorer
+from groupwise.runs.log_entries import finite
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.train.collect import score_as_the_program
 from groupwise.train.sampler import EVALUATION, GroupSampler
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
-from groupwise.train.step_metrics import finite
 from groupwise.types import ScoredGroup
 
 
@@ -70,9 +70,9 @@ class EvaluationHook(Idle):
             self.at_start = finite(self.evaluate())
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
-        config, step = self._schedule.config, record.step
+        step = record.step
         is_asked = self._callbacks.take("should_evaluate") or record.is_evaluation_asked
-        is_due = self._schedule.is_due(step, config.eval_steps, config.eval_strategy)
+        is_due = self._schedule.is_evaluation_due(step)
         self._latest = (step, self.evaluate() if is_due or is_asked else {})
         return {**(self.at_start if step == 1 else {}), **self._latest[1]}
 

@@ -2,28 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean
+from time import perf_counter
 from typing import Any
 
+from groupwise.config.settings import Settings
 from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.runs.log_entries import Entry, entry, finite, history, without_evaluation
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
-from groupwise.train.step_metrics import finite, without_evaluation
+
+_OF_AN_UPDATE = ("loss", "grad_norm", "learning_rate")
+"""Keys by which scripts tell the entry of a step from the last one."""
 
 
 class LogHook(Idle):
-    """Logs a step every `logging_steps`, or when a callback requests it; an evaluation has its own entry."""
+    """Makes the entry of a step and of those since the last entry, and at the end the closing entry of the process."""
 
-    def __init__(self, callbacks: Callbacks, trackers: Trackers, every: int | None) -> None:
-        self._callbacks, self._trackers, self._every = callbacks, trackers, every
+    def __init__(self, callbacks: Callbacks, trackers: Trackers, config: Settings) -> None:
+        self._callbacks, self._trackers, self._config = callbacks, trackers, config
+        self._since: list[Mapping[str, Any]] = []
+        """Metrics of the steps since the last entry."""
+        self._asked: list[int] = []
+        """Steps that a callback requested an entry for."""
+        self._losses: list[float] = []
+        self._begin_s = 0.0
+
+    def start(self) -> None:
+        self._begin_s = perf_counter()
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
-        is_asked = self._callbacks.take("should_log")
-        if is_asked or (self._every and record.step % self._every == 0):
-            self._callbacks.log(finite(without_evaluation(record.metrics)), self._trackers)
+        self._since.append(without_evaluation(record.metrics))
+        self._losses += finite({"loss": record.metrics.get("loss")}).values()
+        is_due = self._config.logging_steps and record.step % self._config.logging_steps == 0
+        if self._callbacks.take("should_log") and not is_due:
+            self._asked.append(record.step)
+        if is_due or record.step in self._asked:
+            self._callbacks.log(entry(self._since, is_trl=self._config.is_trl), self._trackers)
+            self._since = []
         return {}
+
+    def end(self) -> None:
+        if self._losses:
+            self._callbacks.close_log(self._closing(), self._trackers)
+
+    def _closing(self) -> Entry:
+        """transformers' last entry, of the steps that this process took, and as in TRL the metrics since the last one.
+
+        A sample is a completion.
+        """
+        seconds, num_steps = perf_counter() - self._begin_s, len(self._losses)
+        rest = entry(self._since, is_trl=self._config.is_trl) if self._since else {}
+        return {
+            **{key: value for key, value in rest.items() if key not in _OF_AN_UPDATE},
+            "train_runtime": seconds,
+            "train_samples_per_second": num_steps * self._config.completions_per_step / seconds,
+            "train_steps_per_second": num_steps / seconds,
+            "total_flos": 0.0,
+            "train_loss": fmean(self._losses),
+            "epoch": float(self._callbacks.state.epoch or 0),
+        }
+
+    def read_back(self, records: Iterable[Mapping[str, Any]], at_start: Mapping[str, float]) -> None:
+        """Make the log that a resumed run had after these records; `at_start` is its evaluation before step 1."""
+        config = self._config
+        past = history(records, config.logging_steps, self._asked, at_start, is_trl=config.is_trl)
+        self._callbacks.state.log_history, self._since = past
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"asked": list(self._asked)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._asked = list(state["asked"])
 
 
 class RecordHook(Idle):

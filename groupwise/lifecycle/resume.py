@@ -23,7 +23,6 @@ from groupwise.runs.reader import RunReader
 from groupwise.torch_internals import set_last_lr
 from groupwise.train.learner import Learner
 from groupwise.train.step import StepRecord
-from groupwise.train.step_metrics import evaluation_of, finite, without_evaluation
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
         which = f"step {again[0]}" if len(again) == 1 else f"steps {again[0]} to {again[-1]}"
         _log.info(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
-    run.state.log_history = logged(folder, run.schedule.config.logging_steps, run.evaluation.at_start)
+    run.log.read_back(RunReader(folder).metrics(), run.evaluation.at_start)
     for change in differences:
         _report(run, "recipe_changed", f"{change}.")
     for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
@@ -118,24 +117,10 @@ def cut(folder: RunFolder, step: int, *, is_unfinished: bool = False) -> None:
     RunReader(folder).cut_after(step, last_metrics=step - 1 if is_unfinished else step)
 
 
-def logged(folder: RunFolder, every: int, at_start: Mapping[str, float]) -> list[dict[str, float]]:
-    """What `state.log_history` held when these records were written; `at_start` is an evaluation before step 1."""
-    entries = [{**at_start, "epoch": 0.0, "step": 0}] if at_start else []
-    for record in RunReader(folder).metrics():
-        numbers = finite(record)
-        numbers.pop("schema_version", None)
-        evaluated = evaluation_of(numbers)
-        if every and record["step"] % every == 0:
-            entries.append(without_evaluation(numbers))
-        if evaluated and evaluated != at_start:
-            entries.append({**evaluated, "epoch": numbers["epoch"], "step": record["step"]})
-    return entries
-
-
 def _begin_again(run: Run) -> None:
     folder = run.outputs.folder
     cut(folder, 0)
-    run.state.log_history = []
+    run.log.read_back([], {})
     _log.info(f'"{folder.path}" has no checkpoint yet, so the run begins again with step 1.')
 
 

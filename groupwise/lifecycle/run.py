@@ -51,6 +51,7 @@ class Run:
     outputs: Outputs
     guards: GuardMonitor
     evaluation: EvaluationHook
+    log: LogHook
     checkpoints: CheckpointHook
     hooks: RunHooks
     parts: Mapping[str, Saveable]
@@ -91,12 +92,14 @@ def start_run(
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
     totals = Totals(order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
+    log = LogHook(callbacks, trackers, config)
     named: dict[str, Saveable] = {
         "order": order,
         "totals": totals,
         "guards": guards,
         "callbacks": callbacks,
         "evaluation": evaluation,
+        "log": log,
     }
 
     def state() -> dict[str, Any]:
@@ -119,7 +122,7 @@ def start_run(
         measuring=[guards, totals, CurriculumHook(order, config, writer)],
         finishing=[
             CallbackHook(callbacks, schedule, order),
-            LogHook(callbacks, trackers, config.logging_steps),
+            log,
             evaluation,
             FollowBest(checkpoints.best, callbacks, evaluation.of_step),
             RecordHook(writer, screen, checkpoints.exact.finish),
@@ -131,4 +134,4 @@ def start_run(
     )
     policy_model = parts.policy.policy_model
     loop = Loop(policy_model, parts.engine, collector, learner, schedule, hooks, callbacks.state)
-    return Run(loop, outputs, guards, evaluation, checkpoints, hooks, named)
+    return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

@@ -24,6 +24,8 @@ class Metric:
     better: Direction = "none"
     healthy: str = ""
     source: str = ""
+    is_last: bool = False
+    """Whether a log entry of several steps has the value of the last one; else it has their mean."""
 
     def matches(self, key: str) -> bool:
         pattern = re.sub(r"<[a-z_]+>", "(.+)", re.escape(self.key))
@@ -31,13 +33,23 @@ class Metric:
 
 
 _PROGRESS = (
-    Metric("step", "count", "Steps finished: one step is one rollout and the updates it pays for.", "up"),
-    Metric("epoch", "passes", "Passes over the data so far, in fractions.", "up"),
-    Metric("updates", "count", "Optimizer steps so far.", "up"),
+    Metric("step", "count", "Steps finished: one step is one rollout and the updates it pays for.", "up", is_last=True),
+    Metric("epoch", "passes", "Passes over the data so far, in fractions.", "up", is_last=True),
+    Metric("updates", "count", "Optimizer steps so far.", "up", is_last=True),
     Metric(
-        "policy_version", "count", "Version of the weights after this step; 0 is the model as it was handed in.", "up"
+        "policy_version",
+        "count",
+        "Version of the weights after this step; 0 is the model as it was handed in.",
+        "up",
+        is_last=True,
     ),
-    Metric("num_tokens", "tokens", "Prompt and completion tokens so far, each prompt counted once a completion.", "up"),
+    Metric(
+        "num_tokens",
+        "tokens",
+        "Prompt and completion tokens so far, each prompt counted once a completion.",
+        "up",
+        is_last=True,
+    ),
 )
 
 _LEARNING = (
@@ -69,6 +81,7 @@ _LEARNING = (
         "above 0: at 0 there is nothing to learn from",
         "DAPO, arXiv 2503.14476",
     ),
+    Metric("reward_std/step", "reward", "Sample standard deviation of the reward over all completions of the step."),
     Metric(
         "frac_reward_zero_std",
         "share",
@@ -96,7 +109,9 @@ _LEARNING = (
     Metric("reward_unscored", "share", "Completions that no reward function scored.", "zero"),
     Metric("rewards/<function>/mean", "reward", "Mean of one reward function, before its weight.", "up"),
     Metric(
-        "rewards/<function>/std", "reward", "Standard deviation of one reward function over the step's completions."
+        "rewards/<function>/std",
+        "reward",
+        "Sample standard deviation of one reward function over the step's completions.",
     ),
     Metric(
         "rewards/<function>/counted",
@@ -166,6 +181,16 @@ _UPDATE = (
         "GSPO, arXiv 2507.18071",
     ),
     Metric(
+        "clip_ratio/low_min",
+        "share",
+        "The same for the lower clip, by completion: the smallest share of a completion's loss tokens.",
+    ),
+    Metric(
+        "clip_ratio/high_max",
+        "share",
+        "The same for the upper clip, by completion: the largest share of a completion's loss tokens.",
+    ),
+    Metric(
         "ratio/max",
         "-",
         "Largest probability ratio of a token, policy now against the start of the step.",
@@ -188,6 +213,7 @@ _UPDATE = (
         "steady",
         "no spikes above 10 times its usual value",
         "INTELLECT-2, arXiv 2505.07291: creeping up before a collapse",
+        is_last=True,
     ),
     Metric(
         "learning_rate",
@@ -196,6 +222,7 @@ _UPDATE = (
         "none",
         "about 1e-6 for all weights; ten times that for LoRA",
         "Thinking Machines, LoRA Without Regret; TRL's LoRA table",
+        is_last=True,
     ),
     Metric(
         "masked_ratio", "share", "Sampled tokens whose policy term a mask silenced (truncated, off-policy, entropy)."
@@ -208,7 +235,7 @@ _CURRICULUM = (
     Metric("curriculum/easy", "share", "Problems of the easy pool: always solved, drawn seldom.", "up"),
     Metric("curriculum/learning", "share", "Problems that are drawn as ever.", "steady"),
     Metric("curriculum/hard", "share", "Problems of the hard pool: never solved, drawn seldom.", "down"),
-    Metric("curriculum/level", "-", "Level that problems are drawn from, after the step.", "up"),
+    Metric("curriculum/level", "-", "Level that problems are drawn from, after the step.", "up", is_last=True),
     Metric("curriculum/level_success", "share", "Mean success rate of the last groups at this level.", "steady"),
 )
 
@@ -217,6 +244,8 @@ _COMPLETIONS = (
     Metric("completions/min_length", "tokens", "Shortest completion.", "steady"),
     Metric("completions/max_length", "tokens", "Longest completion.", "steady"),
     Metric("completions/mean_terminated_length", "tokens", "Mean length of those that ended by themselves.", "steady"),
+    Metric("completions/min_terminated_length", "tokens", "Shortest of those.", "steady"),
+    Metric("completions/max_terminated_length", "tokens", "Longest of those.", "steady"),
     Metric(
         "completions/mean_length_positive_advantage",
         "tokens",
@@ -276,6 +305,9 @@ _MISMATCH = (
         "above 0.3",
         "verl documentation, rollout correction",
     ),
+    Metric(
+        "sampling/importance_sampling_ratio/min", "-", "Smallest weight that corrects the mismatch, where one is on."
+    ),
     Metric("sampling/importance_sampling_ratio/mean", "-", "Mean weight that corrects the mismatch, where one is on."),
     Metric("sampling/importance_sampling_ratio/max", "-", "Largest such weight."),
     Metric("sampling/importance_sampling_ratio/clipped", "share", "Tokens whose weight was cut to its bound, or to 0."),
@@ -305,7 +337,13 @@ _COST = (
     Metric("tokens_per_second", "tokens/s", "Completion tokens of the step / step_time.", "up"),
     Metric("rollout_tokens_per_second", "tokens/s", "Completion tokens of the step / time/rollout.", "up"),
     Metric("learn_tokens_per_second", "tokens/s", "Completion tokens trained on / time/learn.", "up"),
-    Metric("memory_peak_bytes", "bytes", "Peak memory so far: of the accelerator, or of the process on a CPU.", "down"),
+    Metric(
+        "memory_peak_bytes",
+        "bytes",
+        "Peak memory so far: of the accelerator, or of the process on a CPU.",
+        "down",
+        is_last=True,
+    ),
 )
 
 _EVALUATION = (

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
 from groupwise.algo.advantage import moving_average
-from groupwise.algo.stats import Mean, Stats, Sum
+from groupwise.algo.stats import Max, Mean, Min, Stats, Sum
 from groupwise.config import GRPOConfig
 from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
 from groupwise.policy.policy_model import PolicyModel, Scoring, completion_mask
@@ -271,4 +271,6 @@ def _stats_of_skipped(batch: Batch, weights: StepWeights, rows_passed: list[int]
     num_masked = int(batch.mask_NT.sum()) - int(is_loss_NT.sum())
     stats = Stats({"loss": Sum(0.0), "policy_loss": Sum(0.0), "masked_ratio": Mean(num_masked, num_masked)})
     stats.update({f"clip_ratio/{side}_mean": Mean(0.0, num_tokens) for side in ("low", "high", "region")})
+    if num_tokens:
+        stats.update({"clip_ratio/low_min": Min(0.0), "clip_ratio/high_max": Max(0.0)})
     return stats

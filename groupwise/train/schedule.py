@@ -51,6 +51,12 @@ class Schedule:
             return math.floor(step / self.steps_per_epoch) > math.floor((step - 1) / self.steps_per_epoch)
         return every is not None and step % every == 0
 
+    def is_evaluation_due(self, step: int) -> bool:
+        """Whether the held-out problems are scored after this step; with an interval in steps also after the last."""
+        config = self.config
+        is_end = config.eval_strategy == "steps" and step == self.num_steps
+        return is_end or self.is_due(step, config.eval_steps, config.eval_strategy)
+
     def sync_reference(self, step: int) -> None:
         """Iterative GRPO resets the reference every M steps; TR-DPO mixes the policy into it."""
         config = self.config

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean, pstdev, stdev
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from groupwise.rounding import is_equal
@@ -56,15 +55,15 @@ def rewards(collected: Collected) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {"reward": _mean_of_scored([r for g in groups for r in g.reward])}
     spreads = [stdev(scored) for g in groups if len(scored := [r for r in g.reward if r is not None]) > 1]
     metrics["reward_std"] = fmean(spreads) if spreads else None
+    metrics["reward_std/step"] = _spread([r for g in groups for r in g.reward])
     metrics["reward_unscored"] = fmean(r is None for g in groups for r in g.reward)
     metrics |= _without_signal(collected)
     for name, seconds in collected.function_s.items():
         values = [r for g in groups for r in g.rewards[name]]
-        scored = [r for r in values if r is not None]
         metrics[f"rewards/{name}/mean"] = _mean_of_scored(values)
-        metrics[f"rewards/{name}/std"] = pstdev(scored) if scored else None
+        metrics[f"rewards/{name}/std"] = _spread(values)
         metrics[f"rewards/{name}/seconds"] = seconds
-        metrics[f"rewards/{name}/unscored"] = 1 - len(scored) / len(values)
+        metrics[f"rewards/{name}/unscored"] = fmean(r is None for r in values)
         if name in groups[0].shaped:
             metrics[f"rewards/{name}/counted"] = _mean_of_scored([r for g in groups for r in g.shaped[name]])
     return metrics
@@ -87,6 +86,12 @@ def _mean_of_scored(values: Sequence[float | None]) -> float | None:
     return fmean(scored) if scored else None
 
 
+def _spread(values: Sequence[float | None]) -> float | None:
+    """Sample standard deviation of those that were scored; None for fewer than two."""
+    scored = [v for v in values if v is not None]
+    return stdev(scored) if len(scored) > 1 else None
+
+
 def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:
     completions = [c for g in groups for c in g.completions]
     lengths = [len(c.token_ids) for c in completions]
@@ -96,6 +101,8 @@ def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:
         "completions/min_length": min(lengths),
         "completions/max_length": max(lengths),
         "completions/mean_terminated_length": fmean(ended) if ended else None,
+        "completions/min_terminated_length": min(ended, default=None),
+        "completions/max_terminated_length": max(ended, default=None),
         "completions/mean_length_positive_advantage": _mean_length(groups, 1),
         "completions/mean_length_negative_advantage": _mean_length(groups, -1),
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
@@ -112,19 +119,3 @@ def _mean_length(groups: Sequence[StepGroup], sign: int) -> float | None:
 def num_tokens(groups: Sequence[Group]) -> int:
     """Prompt and completion tokens, each prompt counted once a completion, as the ecosystem counts them."""
     return sum(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
-
-
-def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of the evaluation after a step; empty where there was none."""
-    return {k: v for k, v in metrics.items() if k.startswith("eval_") or k == "time/eval"}
-
-
-def without_evaluation(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a step as it was before an evaluation was added to it."""
-    return {k: v for k, v in metrics.items() if k not in evaluation_of(metrics)}
-
-
-def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among the metrics, for `log_history` and trackers."""
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return {k: v for k, v in numbers.items() if math.isfinite(v)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from api_helpers import draw_no_report, trainer
+from histories import of_steps
 from tiny import tiny_model, with_lora
 
 from groupwise.config import GRPOConfig
@@ -180,5 +181,5 @@ def test_a_warm_up_that_does_not_end_or_begin_is_noted(settings, note, tmp_path,
     assert ("warm-up takes" in printed or "without effect" in printed) == (note is not None)
     assert note is None or note in printed
     if "warm-up takes" in printed:
-        peak = max(entry["learning_rate"] for entry in run.state.log_history)
+        peak = max(entry["learning_rate"] for entry in of_steps(run.state.log_history))
         assert peak < run.args.learning_rate
