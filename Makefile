@@ -18,7 +18,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu layers lint types format bench docs wheel oldest newest clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized layers lint types format bench docs wheel oldest newest clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -51,6 +51,12 @@ faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and
 
 gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py
+
+quantized:  ## LoRA on 4-bit and 8-bit bases, with bitsandbytes and torchao in an environment of its own
+	$(PYTHON) -m venv --clear .venv-quantized
+	.venv-quantized/bin/python -m pip install $(QUIETLY) -c constraints.txt -e . $(TEST_TOOLS)
+	.venv-quantized/bin/python -m pip install $(QUIETLY) --no-deps bitsandbytes torchao
+	QUANTIZED_RECORD=bench/results/quantized.json .venv-quantized/bin/python -m pytest tests/policy/test_quantized.py
 
 layers: $(VENV)/installed-dev  ## who may import whom
 	$(BIN)/python -m pytest tests/test_layers.py
@@ -108,7 +114,7 @@ install: $(VENV)/installed  ## only create .venv and install groupwise into it
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

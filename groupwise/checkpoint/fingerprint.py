@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,8 +105,8 @@ def of_frozen_weights(model: nn.Module) -> str:
     """A fingerprint of the weights and saved buffers that are not trained, and so not in a checkpoint."""
     digest = hashlib.sha256()
     trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.requires_grad}
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, torch.Tensor) or tensor.data_ptr() in trained:
+    for name, tensor in _plain_tensors(model.state_dict()):
+        if tensor.data_ptr() in trained:
             continue
         flat = tensor.reshape(-1)
         first = max(0, (len(flat) - _VALUES) // 2)  # side by side: a weight mapped from a file stays there
@@ -114,3 +114,13 @@ def of_frozen_weights(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain_tensors(named: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors among the values; of a quantized one (torchao) the tensors that it is made of."""
+    for name, tensor in named.items():
+        if hasattr(tensor, "__tensor_flatten__"):
+            inner, _ = tensor.__tensor_flatten__()
+            yield from _plain_tensors({f"{name}.{part}": getattr(tensor, part) for part in inner})
+        elif isinstance(tensor, torch.Tensor):
+            yield name, tensor

@@ -96,7 +96,7 @@ def grad_norm(view: StepView, memory: list[float]) -> float | None:
 
 
 def mismatch(view: StepView, memory: list[float]) -> float | None:
-    """(mismatch - 1) as a multiple of what the first steps had; None while these are being view."""
+    """(mismatch - 1) as a multiple of what the first steps had; None until then."""
     value = view.metrics["sampling/mismatch"]
     if value is None:
         return None

@@ -18,6 +18,7 @@ from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.head import token_logprobs
 from groupwise.policy.logits_processor import logits_processor
 from groupwise.policy.packing import CompletionRows, Pack
+from groupwise.policy.quantized import quantization_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class PolicyModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every product is one of float32 numbers, so that engine and learner differ by rounding alone."""
+        return self.dtype == torch.float32 and quantization_of(self.model) is None
 
     def refresh(self) -> None:
         """Read weights that have changed."""

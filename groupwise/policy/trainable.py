@@ -19,6 +19,7 @@ from groupwise.policy.adapter import (
     require_trainable_adapter,
     trained_parameters,
 )
+from groupwise.policy.quantized import require_adapter_on_quantized
 
 _EXPECTED = "Give a causal language model, as AutoModelForCausalLM loads it."
 
@@ -35,6 +36,7 @@ def trainable_model(model: Any, peft_config: Any, seed: int) -> nn.Module:
         require_trainable_adapter(peft_config)
         require_named_modules(model, peft_config, "target_modules")
         model = add_adapter(model, peft_config, seed)
+    require_adapter_on_quantized(model, has_adapter=active_adapter(model) is not None)
     if active_adapter(model) is not None:
         require_trainable_adapter(active_config(model))
         require_named_modules(model, active_config(model), "modules_to_save")

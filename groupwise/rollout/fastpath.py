@@ -15,6 +15,7 @@ from groupwise.errors import ModelError
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import PolicyModel, Scoring
+from groupwise.policy.quantized import quantization_of
 from groupwise.policy.truncated_model import truncate_layers
 from groupwise.rollout.native import NativeEngine
 from groupwise.transformers_internals import rescale_interval
@@ -69,6 +70,8 @@ def why_not_fast(model: nn.Module, sampling: Sampling = PLAIN) -> str | None:
 
     A model of many layers is compared on a few of them first: all of them in float32 can be too large.
     """
+    if (method := quantization_of(model)) is not None:
+        return f"its weights are quantized ({method})"
     with contextlib.suppress(Exception):  # a model that cannot be cut is compared as it is
         if _why_not(truncate_layers(model), sampling) is None:
             return None

@@ -20,6 +20,7 @@ from groupwise.errors import ModelError, words_of
 from groupwise.policy.deterministic import deterministic
 from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import Scoring, plain_scores
+from groupwise.policy.quantized import about_outliers
 from groupwise.policy.truncated_model import truncate_layers
 
 CACHES = ("past_key_values", "cache_params", "state")
@@ -157,5 +158,6 @@ def _why_no_mode(model: Any, rows: CompletionRows, whole_NT: Tensor) -> str:
     gap = _gap(model, FORWARD_MODES[-1], rows, whole_NT)
     return (
         f"{name} is no causal language model: the log-prob of a token changes by {gap:.2g} with the tokens that follow "
-        "it, or that stand in other texts. Give a decoder; some configurations need is_decoder: true."
+        "it, or that stand in other texts."
+        + (about_outliers(model) or " Give a decoder; some configurations need is_decoder: true.")
     )

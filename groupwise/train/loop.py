@@ -13,8 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.engine import Engine
 from groupwise.train.batch import Samples
@@ -64,5 +62,4 @@ def take_step(loop: Loop, step: int) -> StepResult:
 
     with clock.part("rollout"):
         loop.engine.load_weights(loop.policy_model, version=step)
-    is_float32 = loop.policy_model.dtype == torch.float32
-    return StepResult.of(step, collected, batch, update, clock, is_float32=is_float32)
+    return StepResult.of(step, collected, batch, update, clock, is_float32=loop.policy_model.is_float32)
