@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from groupwise.errors import ConfigError, DataError, shortened
+from groupwise.errors import ConfigError, DataError, named, shortened
 from groupwise.types import Message, Prompt, Sampling
 
 _TAGS_AT_END = re.compile(r"(?:</?\w[\w-]*>\s*)+\Z")
@@ -53,7 +53,7 @@ def as_tokenizer(given: Any, argument: str) -> Any:
     tokenizer: Any = getattr(given, "tokenizer", None)
     if isinstance(given, type) or not _is_tokenizer(tokenizer):
         raise ConfigError(
-            f"{argument} is {_named(given)}; expected a tokenizer of transformers, or a processor that has one"
+            f"{argument} is {named(given)}; expected a tokenizer of transformers, or a processor that has one"
             f"{_way_to_one(given)}."
         )
     template = getattr(given, "chat_template", None)
@@ -228,14 +228,6 @@ def pad_id(tokenizer: Tokenizer) -> int:
 def _is_tokenizer(given: Any) -> bool:
     needed = ("encode", "decode", "apply_chat_template", "save_pretrained", "eos_token_id", "pad_token_id")
     return not isinstance(given, type) and all(hasattr(given, name) for name in needed)
-
-
-def _named(given: Any) -> str:
-    if isinstance(given, type):
-        return f"the class {given.__name__}"
-    kind = type(given)
-    of = "" if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]}."
-    return f"{shortened(repr(given))} ({kind.__name__})" if of == "" else f"a {of}{kind.__name__}"
 
 
 def _way_to_one(given: Any) -> str:

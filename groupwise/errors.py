@@ -18,7 +18,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from pathlib import Path
 
 from groupwise.redact import redact
 
@@ -98,6 +99,16 @@ def quoted(text: str, limit: int = 200) -> str:
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text)} characters)"
 
 
+def named(given: object) -> str:
+    """An argument of a wrong kind in words: a plain value with its type, a class, or the type of an object."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    kind = type(given)
+    if kind.__module__ == "builtins":
+        return f"{shortened(repr(given))} ({kind.__name__})"
+    return f"a {kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
 def words_of(error: BaseException, limit: int = 2000) -> str:
     """The text of another library's exception; a `__str__` that raises is no obstacle."""
     try:
@@ -107,13 +118,36 @@ def words_of(error: BaseException, limit: int = 2000) -> str:
 
 
 def did_you_mean(
-    word: str, known: Iterable[str], *, common: Collection[str] = (), elsewhere: Mapping[str, str] | None = None
+    word: str,
+    known: Iterable[str],
+    *,
+    common: Collection[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+    spellings: Mapping[str, str] | None = None,
 ) -> str:
     """' Did you mean "x"?' for the known words that were most probably meant, three at most, or an empty string.
 
-    `common` are the known words that people write; `elsewhere` maps a word of other libraries to the name here.
+    `common` are the known words that people write; `elsewhere` maps a word of other libraries to the name here,
+    `spellings` every known word to the one that the message lists.
     """
     names = [elsewhere[word]] if elsewhere and word in elsewhere else nearest(word, known, common=common)
+    return _question(list(dict.fromkeys(map(spellings.__getitem__, names))) if spellings else names)
+
+
+def near_path(path: str | os.PathLike[str]) -> str:
+    """' Did you mean "runs/one"?' for a path that is not there: what lies beside its first missing part."""
+    place = Path(os.path.expanduser(path))
+    while not place.parent.exists():
+        place = place.parent
+    try:
+        beside = [entry.name for entry in place.parent.iterdir()]
+    except OSError:  # a file, or a folder that may not be read
+        return ""
+    return _question([str(place.parent / name) for name in nearest(place.name, beside)])
+
+
+def _question(names: Sequence[str]) -> str:
+    """The names as a question, or an empty string without any."""
     quoted = [f'"{name}"' for name in names]
     listed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
     return f" Did you mean {listed}?" if listed else ""

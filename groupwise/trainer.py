@@ -116,7 +116,7 @@ class GRPOTrainer:
         **unknown: Any,
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
-        check_objects(callbacks, optimizers)
+        check_objects(callbacks, optimizers, screen)
         tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         check_single_process()
         if peft_config is not None:

@@ -108,6 +108,14 @@ MISTAKES = {
         ConfigError,
         "expected groupwise.GRPOConfig. It takes the same arguments: change the import.",
     ),
+    "an adapter as a dict": Mistake(
+        lambda path: trainer(path, rest={"peft_config": {"r": 4}}),
+        ConfigError,
+        "(dict); expected a configuration of peft, such as peft.LoraConfig(",
+    ),
+    "evaluations of nothing": Mistake(
+        lambda path: trainer(path, eval_steps=1), ConfigError, ": there are no held-out problems to evaluate on."
+    ),
     "no data": Mistake(
         lambda path: GRPOTrainer(tiny_model(), short, config(path)), ConfigError, "needs train_dataset."
     ),

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from groupwise import GRPOConfig, GRPOTrainer
-from groupwise.errors import ConfigError, DataError
+from groupwise.errors import ConfigError, DataError, GroupwiseError
 from groupwise.report import write_report
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
@@ -250,6 +250,41 @@ def test_what_is_no_tokenizer_is_refused_by_name_before_anything_is_loaded(name:
     if name != "a name":  # of a reward model, a tokenizer may be named
         with pytest.raises(ConfigError, match=rf"^reward_processing_classes is {said}"):
             trainer(tmp_path, rest={"reward_processing_classes": [given]})
+
+
+WRONG_KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "a dict of settings": ({"args": {"max_steps": 1}}, r"args is .* \(dict\).*GRPOConfig\(\*\*args\)"),
+    "the folder of the run": ({"args": "out"}, r"args is 'out' \(str\).*GRPOConfig\('out'\)"),
+    "the class of the settings": ({"args": GRPOConfig}, "args is the class GRPOConfig.*call the class"),
+    "an adapter by name": ({"peft_config": "lora"}, r"peft_config is 'lora' \(str\).*LoraConfig\(r=16\)"),
+    "an adapter as a dict": ({"peft_config": {"r": 4}}, r"LoraConfig\(r=4\).*lora: \{r: 16\}"),
+    "the class of the adapter": ({"peft_config": LoraConfig}, "peft_config is the class LoraConfig"),
+    "columns": ({"train_dataset": {"prompt": ["a"]}}, "Cannot use a dict as data.*Dataset.from_dict"),
+    "a number": ({"train_dataset": 3}, "Cannot use a int as data"),
+    "data sets by name": ({"eval_dataset": {"a": ROWS}}, "Cannot use a dict as data"),
+    "the class of a model": ({"model": transformers.LlamaForCausalLM}, "model is the class LlamaForCausalLM"),
+    "an empty name": ({"model": ""}, "needs model"),
+    "an empty reward": ({"reward_funcs": ""}, "needs reward_funcs"),
+    "one callback": ({"callbacks": TrainerCallback()}, "expected a list of TrainerCallbacks"),
+    "an optimizer's name": ({"optimizers": ("adamw", None)}, "expected an optimizer of torch"),
+    "the name of a screen": ({"screen": "plain"}, r"screen is 'plain' \(str\)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+def test_an_argument_of_a_wrong_kind_is_named(name: str, tmp_path: Path) -> None:
+    wrong, said = WRONG_KINDS[name]
+    right = {"model": tiny_model(), "reward_funcs": short, "args": config(tmp_path), "train_dataset": ROWS}
+    with pytest.raises(GroupwiseError, match=said):
+        GRPOTrainer(**{**right, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("asked", [{"eval_steps": 5}, {"eval_strategy": "epoch"}, {"eval_on_start": True}])
+def test_evaluations_need_held_out_problems_before_anything_is_loaded(asked: dict[str, Any], tmp_path: Path) -> None:
+    named = " ".join(str(word) for word in next(iter(asked.items())) if word is not True)
+    with pytest.raises(ConfigError, match=f"^{named}: there are no held-out problems.*eval_dataset"):
+        trainer(tmp_path, model="./absent.gguf", **asked)
 
 
 def test_without_args_the_defaults_are_used() -> None:

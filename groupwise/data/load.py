@@ -107,7 +107,8 @@ def _from_object(data: Any, split_name: str | None) -> Rows:
         return data
     if hasattr(data, "to_dict") and hasattr(data, "columns"):
         raise DataError('A DataFrame is not taken as it is; give data=frame.to_dict("records").')
-    raise DataError(f"Cannot use a {type(data).__name__} as data. Expected {_KINDS}.")
+    columns = " Of columns, datasets.Dataset.from_dict makes rows." if isinstance(data, dict) else ""
+    raise DataError(f"Cannot use a {type(data).__name__} as data. Expected {_KINDS}.{columns}")
 
 
 def _pick_split(splits: Mapping[str, Rows], name: str) -> Rows:

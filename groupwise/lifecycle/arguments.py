@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from groupwise.config import GRPOConfig
-from groupwise.errors import ConfigError, did_you_mean, shortened
+from groupwise.errors import ConfigError, did_you_mean, named, shortened
 
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
@@ -25,17 +25,25 @@ def check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Map
     for name in unknown:
         raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _NAMES)}')
     if args is not None and not isinstance(args, GRPOConfig):
-        raise ConfigError(
-            f"args is a {type(args).__module__}.{type(args).__name__}; expected groupwise.GRPOConfig. It takes the "
-            "same arguments: change the import."
-        )
+        raise ConfigError(f"args is {named(args)}; expected groupwise.GRPOConfig{_way_to_config(args)}")
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
-        if value is None:
+        if value is None or (isinstance(value, str) and not value):
             raise ConfigError(f"GRPOTrainer needs {name}.")
 
 
-def check_objects(callbacks: Any, optimizers: Any) -> None:
-    """Raise `ConfigError` for callbacks that hear of no event, and for optimizers that are none."""
+def _way_to_config(args: Any) -> str:
+    """How to make a `GRPOConfig` of what was given."""
+    if isinstance(args, Mapping):
+        return ": GRPOConfig(**args)."
+    if isinstance(args, str | os.PathLike):
+        return f": GRPOConfig({os.fspath(args)!r})."
+    if isinstance(args, type):
+        return ": call the class, with the settings as its arguments."
+    return ". It takes the same arguments: change the import."
+
+
+def check_objects(callbacks: Any, optimizers: Any, screen: Any = None) -> None:
+    """Raise `ConfigError` for callbacks that hear of no event, and for optimizers or a screen that are none."""
     if not isinstance(callbacks or (), list | tuple):
         raise ConfigError(f"callbacks is {shortened(repr(callbacks))}; expected a list of TrainerCallbacks.")
     for number, callback in enumerate(callbacks or ()):
@@ -53,6 +61,8 @@ def check_objects(callbacks: Any, optimizers: Any) -> None:
     for number, (given, (what, members)) in enumerate(zip(optimizers, wanted, strict=True)):
         if given is not None and (isinstance(given, type) or not all(hasattr(given, name) for name in members)):
             raise ConfigError(f"optimizers[{number}] is {shortened(repr(given))}; expected {what}, or None.")
+    if screen is not None and not (callable(getattr(screen, "note", None)) and hasattr(screen, "__enter__")):
+        raise ConfigError(f"screen is {named(screen)}; expected a screen of groupwise.runs.screen, or None.")
 
 
 def check_checkpoint(wanted: Any) -> None:

@@ -95,13 +95,29 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
 def check_parts(
     config: GRPOConfig, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
 ) -> None:
-    """Whether rewards and curriculum can use the data, row by row.
+    """Whether rewards and curriculum can use the data, row by row, and there is something to evaluate on if need be.
 
     Raises:
-        ConfigError, DataError: see `check_rewards`, `check_curriculum`.
+        ConfigError, DataError: see `check_evaluation`, `check_rewards`, `check_curriculum`.
     """
+    check_evaluation(config, eval_problems)
     check_rewards(rewards, [problems, *([] if eval_problems is None else [eval_problems])])
     check_curriculum(config, [reward.name for reward in rewards], problems)
+
+
+def check_evaluation(config: GRPOConfig, eval_problems: Problems | None) -> None:
+    """Raise `ConfigError` where evaluations are asked for and there are no held-out problems."""
+    asked = {
+        f"eval_steps {config.eval_steps}": config.eval_strategy == "steps",
+        f"eval_strategy {config.eval_strategy}": config.eval_strategy == "epoch",
+        "eval_on_start": config.eval_on_start,
+    }
+    wanted = " and ".join(words for words, is_set in asked.items() if is_set)
+    if wanted and eval_problems is None:
+        raise ConfigError(
+            f"{wanted}: there are no held-out problems to evaluate on. Name some (data.eval_split or data.eval_path in "
+            "a recipe, a task's eval_split, eval_dataset of GRPOTrainer), or leave evaluation out."
+        )
 
 
 def check_held_out(scorer: RewardScorer, eval_problems: Problems | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from groupwise.errors import ModelError, did_you_mean
+from groupwise.errors import ConfigError, ModelError, did_you_mean, named
 
 _REFUSED: Mapping[str, str] = {
     "ADAPTION_PROMPT": "its prompts enter every attention layer, which neither engine nor learner follows",
@@ -151,8 +151,15 @@ def require_trainable_adapter(config: Any) -> None:
     """Refuse the configuration of an adapter that cannot be trained, saved or loaded exactly.
 
     Raises:
+        ConfigError: it is no configuration of an adapter.
         ModelError: naming the kind or the setting, and what to use instead.
     """
+    if isinstance(config, type) or not hasattr(config, "peft_type"):
+        settings = ", ".join(f"{key}={value!r}" for key, value in config.items()) if isinstance(config, dict) else ""
+        raise ConfigError(
+            f"peft_config is {named(config)}; expected a configuration of peft, such as "
+            f"peft.LoraConfig({settings or 'r=16'}). In a recipe it is lora: {{r: 16}}."
+        )
     kind = _kind(config)
     if getattr(config, "is_prompt_learning", False):
         raise ModelError(

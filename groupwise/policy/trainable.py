@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from groupwise.errors import ModelError, words_of
+from groupwise.errors import ModelError, named, words_of
 from groupwise.policy.adapter import (
     active_adapter,
     active_config,
@@ -74,7 +74,8 @@ def require_causal_lm(model: Any) -> None:
     name = type(model).__name__
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"model is a {name}; expected a Hub id, a folder, a .gguf file, pypi:<package>, or a transformers model."
+            f"model is {named(model)}; expected a Hub id, a folder, a .gguf file, pypi:<package>, or a transformers "
+            "model."
         )
     if isinstance(getattr(model, "module", None), nn.Module) and not hasattr(model, "get_output_embeddings"):
         raise ModelError(f"The model is wrapped in {name}. Give the model itself: model.module.")

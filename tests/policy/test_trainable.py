@@ -58,7 +58,7 @@ OBJECTS = {
     "meta": (on_meta, "not in memory"),
     "inference mode": (in_inference_mode, "made inside torch.inference_mode"),
     "layer": (lambda: nn.Linear(4, 4), "Linear is not a transformers model"),
-    "dict": (lambda: {"model": 1}, "model is a dict; expected a Hub id"),
+    "dict": (lambda: {"model": 1}, r"model is .* \(dict\); expected a Hub id"),
     "class": (lambda: transformers.LlamaForCausalLM, "expected a Hub id"),
 }
 
