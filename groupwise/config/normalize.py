@@ -52,10 +52,10 @@ def _trackers(value: Any) -> Any:
 
 def _optimizer(value: Any) -> Any:
     spelling = str(value).lower().replace("-", "_")
-    for name, spellings in OPTIMIZERS.items():
-        if spelling in spellings:
-            return name
-    near = did_you_mean(spelling, [s for spellings in OPTIMIZERS.values() for s in spellings])
+    names = {each: name for name, spellings in OPTIMIZERS.items() for each in spellings}
+    if spelling in names:
+        return names[spelling]
+    near = did_you_mean(spelling, names, spellings=names)
     raise ConfigError(
         f'optim is "{value}"; expected one of {", ".join(OPTIMIZERS)}.{near} '
         "Any other optimizer can be passed as an object: GRPOTrainer(optimizers=(optimizer, scheduler))."
@@ -78,7 +78,8 @@ def _dtype(value: Any) -> Any:
     if name in {"float16", "fp16", "half"}:
         raise ConfigError("dtype is float16, which is slow on CPUs and needs loss scaling; use bfloat16.")
     if name not in _DTYPES:
-        raise ConfigError(f"dtype is {value!r}; expected auto, bfloat16 or float32.{did_you_mean(name, _DTYPES)}")
+        near = did_you_mean(name, _DTYPES, spellings=_DTYPES)
+        raise ConfigError(f"dtype is {value!r}; expected auto, bfloat16 or float32.{near}")
     return _DTYPES[name]
 
 

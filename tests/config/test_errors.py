@@ -1,10 +1,17 @@
 """Mistakes are named at once, all together and in plain words."""
 
 import re
+from typing import Literal, get_args, get_origin
 
 import pytest
 
+from groupwise.algo.axes import CHOICES
+from groupwise.algo.presets import PRESETS
 from groupwise.config import GRPOConfig, Recipe
+from groupwise.config.fields import branches_of
+from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
+from groupwise.config.normalize import _DTYPES
+from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError, nearest
 
 
@@ -22,6 +29,32 @@ def test_an_unknown_loss_gets_the_nearest_one() -> None:
     assert 'Did you mean "grpo"?' in message(loss_type="gpro")
     assert 'Did you mean "dapo"?' in message(objective="dapoo")
     assert 'Did you mean "objective.epsilon_high"?' in message(objective={"preset": "dapo", "epsilon_hihg": 1})
+
+
+def choices() -> dict[str, set[str]]:
+    """Key whose value is one of a list -> every spelling of its values."""
+    spellings = {"dtype": set(_DTYPES), "optim": {s for each in OPTIMIZERS.values() for s in each}}
+    listed = {"lr_scheduler_type": set(SCHEDULERS), "report_to": set(TRACKERS), "objective": set(PRESETS)}
+    axes = {axis: {v for v in values if isinstance(v, str)} for axis, values in CHOICES.items()}
+    fields = {name: branches_of(field.annotation)[0] for name, field in Settings.model_fields.items()}
+    literals = {name: set(get_args(kind)) for name, kind in fields.items() if get_origin(kind) is Literal}
+    return {**literals, **axes, **listed, **spellings}
+
+
+@pytest.mark.parametrize("key", choices())
+def test_what_a_value_might_have_meant_is_among_those_that_are_listed(key: str) -> None:
+    num_hints = 0
+    for word in sorted(choices()[key]):
+        for slip in (word[:2] + word[3:], word[0] + word[2:3] + word[1] + word[3:], f"{word}s"):
+            if slip in choices()[key]:
+                continue
+            text, _, rest = message(**{key: slip}).partition(" Did you mean ")
+            question, _, after = rest.partition("?")
+            listed = set(re.findall(r"[\w-]+", text + after))
+            hints = re.findall(r'"(.+?)"', question)
+            assert set(hints) <= listed, (slip, text, question)
+            num_hints += len(hints)
+    assert num_hints
 
 
 @pytest.mark.parametrize(
