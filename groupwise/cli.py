@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise import __version__
-from groupwise.errors import ConfigError, GroupwiseError, GuardError
+from groupwise.errors import ConfigError, GroupwiseError, GuardError, near_path
 from groupwise.notes import shown_by
 from groupwise.redact import redact, without_hidden
 from groupwise.streams import lasting_output
@@ -253,7 +253,9 @@ def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
     from groupwise.runs.reader import RunReader
 
     if resume and not path.exists():
-        raise ConfigError(f"{path}: there is no such file or folder. Give the recipe, or the folder of the run.")
+        raise ConfigError(
+            f"{path}: there is no such file or folder.{near_path(path)} Give the recipe, or the folder of the run."
+        )
     if not path.is_dir():
         return load_recipe(path, changes)
     if not resume:

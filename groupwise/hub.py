@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from groupwise.errors import near_path
 from groupwise.redact import redact
 from groupwise.waiting import within
 
@@ -41,7 +42,9 @@ def hub_or_cache(what: str) -> Iterator[Why]:
         if why is not None:
             stack.enter_context(_offline())
         missing = f'{why}, and there is no copy of "{what}" in its cache ({_cache()}). {_WAY_OUT}'
-        yield lambda error: missing if why is not None and isinstance(error, OSError) else str(error)
+        near = near_path(what)
+        local = f' There is no file or folder "{what}" either.{near}' if near else ""
+        yield lambda error: (missing if why is not None and isinstance(error, OSError) else str(error)) + local
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from groupwise.chat import CompletionValue
 from groupwise.config import Recipe
-from groupwise.errors import DataError, quoted
+from groupwise.errors import DataError, near_path, quoted
 from groupwise.json_values import plain_value
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.flat_groups import group_from_completions
@@ -125,7 +125,7 @@ class _Row:
 
 def _rows(file: Path) -> Iterator[_Row]:
     if not file.is_file():
-        raise DataError(f'There is no file "{file}" to take completions from.')
+        raise DataError(f'There is no file "{file}" to take completions from.{near_path(file)}')
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
-from groupwise.errors import ModelError, can_name_file, did_you_mean, shortened
+from groupwise.errors import ModelError, can_name_file, did_you_mean, near_path, shortened
 from groupwise.hub import Why, hub_or_cache
 from groupwise.pip import fetch_wheel
 from groupwise.quiet import without_bars
@@ -97,9 +97,9 @@ def check_name(spec: str | Path) -> None:
         return
     if isinstance(spec, Path) or _is_path(name):
         if not Path(name).expanduser().exists():
-            raise ModelError(f"There is no model at {name}: no such file or folder.")
+            raise ModelError(f"There is no model at {name}: no such file or folder.{near_path(name)}")
     elif not _HUB_ID.fullmatch(name):
-        raise ModelError(f"{name!r} is no model. {_KINDS}")
+        raise ModelError(f"{name!r} is no model. {_KINDS}{near_path(name)}")
     elif "/" not in name and (near := did_you_mean(f"pypi:{name}", [f"pypi:{known}" for known in KNOWN_WHEELS])):
         raise ModelError(f'There is no model "{name}" on the Hub.{near} A Hub id has an owner: OWNER/{name}.')
 
@@ -121,8 +121,13 @@ def default_cache_dir() -> Path:
 
 
 def _is_path(name: str) -> bool:
+    """Whether a name is a path: spelt like none of the Hub, there, or beside the folders of runs (`runs/absent`)."""
     is_spelt_like_one = name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf")
-    return is_spelt_like_one or (name != "" and Path(name).exists())
+    return is_spelt_like_one or (name != "" and Path(name).exists()) or ("/" in name and _is_beside_runs(Path(name)))
+
+
+def _is_beside_runs(path: Path) -> bool:
+    return next(path.parent.glob("*/run.json"), None) is not None
 
 
 def _check_folder(path: Path, name: str) -> None:

@@ -424,6 +424,23 @@ def test_export_uploads_a_model(place: Path, run: Run, monkeypatch: pytest.Monke
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files["user/short"])
 
 
+@pytest.mark.parametrize("command", ["train", "train --resume", "check", "report", "generate", "export", "reward"])
+def test_a_missing_path_is_named_with_those_near_it(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(place.parent)
+    wanted = f"{place.name}/" + ("rum" if command in ("report", "generate", "export") else "recipes.yaml")
+    more = {
+        "generate": ASK,
+        "export": ("--merge", "--to", place / "out"),
+        "reward": ("--completions", place / "rows.jsonl"),
+    }
+    code, out, err = run(*command.split(), wanted, *more.get(command, ()))
+    assert (code, out) == (2, "")
+    assert "no such" in err
+    assert f'Did you mean "{place.name}/{"run" if wanted.endswith("rum") else "recipe.yaml"}"?' in err
+
+
 def test_export_says_what_is_missing(place: Path, tmp_path: Path, run: Run) -> None:
     assert "Give --to FOLDER" in run("export", place / "run").err
     assert "Add --merge" in run("export", place / "run", "--to", tmp_path, "--dtype", "bfloat16").err

@@ -31,7 +31,7 @@ json_values          -                                                       -
 quiet                transformers_internals                                  | transformers
 torch_internals      -                                                       torch
 transformers_internals  -                                                    | transformers
-hub                  redact waiting                                          | huggingface_hub
+hub                  errors redact waiting                                   | huggingface_hub
 errors               redact                                                  -
 torch_settings       -                                                       torch
 algo/axes.py         -                                                       -

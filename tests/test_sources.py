@@ -17,7 +17,7 @@ from groupwise import sources
 from groupwise.errors import ModelError
 from groupwise.notes import shown_by
 from groupwise.pip import why_not_fetched
-from groupwise.sources import ModelFiles, resolve_model
+from groupwise.sources import ModelFiles, reaching, resolve_model
 
 PACKAGE = "tiny_model"
 
@@ -102,6 +102,26 @@ def test_a_model_folder_is_used_in_place(model_folder: Path) -> None:
 def test_a_name_that_means_nothing_is_refused(spec: str) -> None:
     with pytest.raises(ModelError, match=r"is no (model|package)\."):
         resolve_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["runs/lenght", "./runs/lenght", "some/runs/lenght", "rnus/length", "lenght"])
+def test_a_missing_folder_is_named_with_those_near_it(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in ("runs/length", "some/runs/length"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "run.json").touch()
+    (tmp_path / "length").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    near = "runs" if spec.startswith("rnus") else spec.removeprefix("./").replace("lenght", "length")
+    with (
+        pytest.raises(ModelError, match=rf'no (model|such file).* Did you mean "{near}"\?$'),
+        reaching(resolve_model(spec)) as why,
+    ):
+        raise ModelError(f"no model: {why(OSError('not on the Hub'))}")
+    assert resolve_model("owner/runs").kind == "hub"
+    assert resolve_model("lengths/length").kind == "hub"
 
 
 @pytest.mark.parametrize("spec", ["./nowhere", "/no/where", "model.gguf", "~/no such model"])

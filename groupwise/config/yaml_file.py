@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
 
-from groupwise.errors import ConfigError, words_of
+from groupwise.errors import ConfigError, near_path, words_of
 
 
 class _Constructor(SafeConstructor):
@@ -45,7 +45,9 @@ def parse(text: str, name: str = "text") -> Any:
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file. A recipe is a YAML file; see the folder recipes/.")
+        raise ConfigError(
+            f"{path}: there is no such file.{near_path(path)} A recipe is a YAML file; see the folder recipes/."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

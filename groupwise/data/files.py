@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.data.arrow import cleaned_rows
-from groupwise.errors import DataError
+from groupwise.errors import DataError, near_path
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -24,7 +24,7 @@ def find_file(path: Path, split: str) -> Path:
     """The file itself, or in a folder the one named after the split (`train.jsonl`)."""
     if not path.exists():
         where = "" if path.is_absolute() else f" It was looked for beside the recipe and in {Path.cwd()}."
-        raise DataError(f"There is no data file {path}.{where}")
+        raise DataError(f"There is no data file {path}.{where}{near_path(path)}")
     if path.is_file() or _is_saved_dataset(path):
         if split != "train":  # a single file must not pass for two splits
             raise DataError(

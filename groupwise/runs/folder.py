@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from groupwise.errors import RunError
+from groupwise.errors import RunError, near_path
 from groupwise.runs import schema_1
 
 SCHEMA_VERSION = 2
@@ -133,7 +133,9 @@ def open_run(path: str | Path) -> RunFolder:
     """The folder of an existing run; `RunError` when it is not one."""
     folder = RunFolder(Path(os.path.expanduser(path)))
     if not folder.path.is_dir():
-        raise RunError(f'No run folder at "{path}": there is no such folder. Give the output_dir of a run.')
+        raise RunError(
+            f'No run folder at "{path}": there is no such folder.{near_path(path)} Give the output_dir of a run.'
+        )
     if not folder.is_run:
         raise RunError(
             f'"{path}" is not a run folder: found neither run.json nor metrics.jsonl. Give the output_dir of a run.'
