@@ -195,11 +195,14 @@ def generate(
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
     """Draw the curves of a run into its report page. Needs no torch."""
     from groupwise.report import write_report
+    from groupwise.report.ending import ending
     from groupwise.report.history import in_short, reward_change
     from groupwise.runs.reader import RunReader
 
-    page = write_report(run)
-    records = RunReader(run).metrics()
+    page, reader = write_report(run), RunReader(run)
+    records, ended = reader.metrics(), ending(reader)
+    if ended:
+        print(redact(ended))
     change = reward_change(records)
     if change is not None:
         print(change.verdict)

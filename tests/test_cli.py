@@ -403,6 +403,23 @@ def test_report_draws_and_says_what_happened(place: Path, run: Run) -> None:
     assert (place / "run/report/reward.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_report_puts_what_ended_a_run_first(place: Path, tmp_path: Path, run: Run) -> None:
+    once = (
+        "def own(completions, trainer_state):\n    return [1 / (1 - trainer_state.global_step) for _ in completions]\n"
+    )
+    (tmp_path / "own.py").write_text(once)
+    recipe = write_recipe(tmp_path / "recipe.yaml", place / "base", rewards=["own.py:own"], save_steps=1)
+    folder = tmp_path / "run-of-recipe"
+    assert run("train", recipe).code == 2
+    code, out, _ = run("report", folder)
+    assert code == 0
+    first = out.splitlines()[0]
+    assert first.startswith("The run failed after step 1: RewardError: ")
+    page = (folder / "report/index.html").read_text()
+    assert page.index("The run failed after step 1") < page.index("<h2>")
+    assert "To go on from the checkpoint of step 1: groupwise train" in page[: page.index("<h2>")]
+
+
 @pytest.mark.slow
 def test_report_needs_no_torch(place: Path) -> None:
     blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from groupwise.cli import main; "

@@ -133,19 +133,6 @@ def _mean_of(count: int, which: str) -> str:
     return f"{which} step" if count == 1 else f"mean of the {which} {count} steps"
 
 
-def ended_by_guard(events: Sequence[Record]) -> str:
-    """What the guard said that ended the run, and what became of the weights; empty when none did."""
-    text = ""
-    for event in events:
-        if event.get("kind") in ("start", "resume"):
-            text = ""
-        elif event.get("kind") == "guard" and event.get("action") in ("stop", "rollback"):
-            text = str(event.get("message", ""))
-        elif event.get("kind") == "rollback":
-            text += f" {event.get('message', '')}"
-    return text
-
-
 def evaluation_rows(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     """(which, first evaluation, last evaluation), each with its standard error."""
     rows = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groupwise.report.about import About, formulas
-from groupwise.report.history import PARTS, Record, ended_by_guard, evaluation_rows, in_short, reward_change, total
+from groupwise.report.history import PARTS, Record, evaluation_rows, in_short, reward_change, total
 from groupwise.report.render import cut, environment
 from groupwise.report.samples import Excerpt
 from groupwise.runs.progress import prompt_text
@@ -28,12 +28,15 @@ def page(
     pictures: Sequence[Picture],
     pairs: Sequence[tuple[Excerpt, Excerpt | None]],
     footer: str,
+    ending: str = "",
 ) -> str:
+    """The page; `ending` is what ended the run early, which stands at its top."""
     change = reward_change(records)
     return _PAGES.get_template("report/page.html").render(
         kind="report",
         name=about.run_name,
-        verdict=f"{ended_by_guard(events)} {change.verdict if change else _nothing_yet(records)}".strip(),
+        ending=ending,
+        verdict=change.verdict if change else _nothing_yet(records),
         tiles=in_short(records),
         about=_about(about, records),
         details=_details(about),

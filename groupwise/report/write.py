@@ -8,6 +8,7 @@ from pathlib import Path
 
 from groupwise import __version__
 from groupwise.report.about import about
+from groupwise.report.ending import ending
 from groupwise.report.figures import FIGURES
 from groupwise.report.history import Record
 from groupwise.report.page import Picture, page
@@ -34,7 +35,7 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
     ingredients = about(reader.config, folder.path.resolve().name)
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     footer = f"Written by groupwise {__version__} on {written} from the records in this run's folder."
-    text = page(ingredients, records, reader.events(), pictures, pairs(reader), footer)
+    text = page(ingredients, records, reader.events(), pictures, pairs(reader), footer, ending(reader))
     disk.replace(folder.report / PAGE, text.encode("utf-8", "replace"))
     return folder.report / PAGE
 

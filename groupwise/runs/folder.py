@@ -190,6 +190,20 @@ def locked(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
+def is_being_written(folder: RunFolder) -> bool:
+    """Whether a process, this one included, is writing the run now."""
+    if not folder.lock.exists():
+        return False
+    lock = FileLock(folder.lock, thread_local=False, is_singleton=True)
+    if lock.is_locked:
+        return True
+    try:
+        with lock.acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
 def _what_it_holds(folder: RunFolder) -> str:
     num_steps = folder.metrics.read_bytes().count(b"\n") if folder.metrics.is_file() else 0
     num_checkpoints = len(folder.checkpoint_steps()) + len(schema_1.checkpoints(folder.path))

@@ -20,7 +20,7 @@ from groupwise.errors import GuardError
 from groupwise.guards import measures as guards
 from groupwise.lifecycle import run as run_module
 from groupwise.report.about import about
-from groupwise.report.history import ended_by_guard
+from groupwise.report.ending import why_ended
 from groupwise.report.page import page
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
@@ -292,7 +292,7 @@ def test_the_command_ends_with_its_own_exit_code_and_the_report_says_it(tmp_path
     assert "Guard no_signal (stop) at step 2" in capsys.readouterr().err
     run = RunReader(tmp_path / "run-of-recipe")
     assert len(run.metrics()) == 2
-    text = page(about(run.config, "run"), run.metrics(), run.events(), (), (), "")
+    text = page(about(run.config, "run"), run.metrics(), run.events(), (), (), "", why_ended(run.events(), 2))
     verdict = text.partition("Guard no_signal (stop) at step 2")[0]
     assert 0 < len(verdict) < text.index("<table"), "it stands at the top"
-    assert ended_by_guard([*run.events(), {"kind": "resume"}]) == ""
+    assert "Guard" not in why_ended([*run.events(), {"kind": "resume"}], 2)
