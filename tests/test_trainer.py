@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from groupwise import GRPOConfig, GRPOTrainer
-from groupwise.errors import ConfigError, DataError, GroupwiseError
+from groupwise.errors import ConfigError, DataError, GroupwiseError, RunError
 from groupwise.report import write_report
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
@@ -393,6 +393,24 @@ def test_a_preempted_script_resumes_with_its_usual_lines(tmp_path: Path) -> None
     whole.train()
     pairs = zip(resumed.model.parameters(), whole.model.parameters(), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_another_trainers_checkpoint_is_not_replaced_unless_asked(kind: str, tmp_path: Path) -> None:
+    other = tmp_path / "checkpoint-2"
+    if kind == "file":
+        other.write_text("a file")
+    else:
+        other.mkdir()
+        (other / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-1").mkdir()  # an empty one is nothing to lose
+    with pytest.raises(RunError, match=r"checkpoint-2\" was written by another program.*overwrite_output_dir=True"):
+        trainer(tmp_path, save_steps=1).train()
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint-1", "checkpoint-2", ".lock"}
+    run = trainer(tmp_path, save_steps=1, overwrite_output_dir=True)
+    run.train()
+    run.train(resume_from_checkpoint=True)
+    assert RunFolder(tmp_path).checkpoint_steps() == [1, 2]
 
 
 def test_overwrite_output_dir_means_it(tmp_path: Path) -> None:

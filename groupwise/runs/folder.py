@@ -150,6 +150,7 @@ def create(
 
     A folder in which a run has finished a step is refused unless `overwrite` (its records, checkpoints and final model
     are deleted, nothing else) or `resume`. A start that failed before its first step leaves nothing to protect.
+    Another trainer's folder that has the name of a checkpoint is refused too: a checkpoint would take its place.
     """
     assert not (overwrite and resume), "a run is either replaced or continued"
     folder = RunFolder(Path(output_dir))
@@ -160,6 +161,8 @@ def create(
             "Choose another output_dir, go on with that run (--resume, or train(resume_from_checkpoint=True)), or have "
             "it deleted (--overwrite, or train(overwrite=True))."
         )
+    if not overwrite and not resume:
+        _refuse_others_checkpoints(folder)
     if overwrite or folder.is_run:
         with locked(folder):  # never a run that another process is writing
             if overwrite:
@@ -188,6 +191,17 @@ def locked(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _refuse_others_checkpoints(folder: RunFolder) -> None:
+    paths = map(folder.checkpoint_of, _steps_in(folder.path, _CHECKPOINT))
+    others = [path for path in paths if not _is_checkpoint(path) and not _is_empty_folder(path)]
+    if others:
+        raise RunError(
+            f'"{others[0]}" was written by another program, and a checkpoint of this run would take its place. Choose '
+            "another output_dir, move it away, or have it replaced when that step is saved (--overwrite, or "
+            "overwrite_output_dir=True)."
+        )
 
 
 def is_being_written(folder: RunFolder) -> bool:
@@ -268,6 +282,10 @@ def _steps_in(path: Path, name: re.Pattern[str]) -> list[int]:
         return []
     found = (name.fullmatch(entry.name) for entry in path.iterdir())
     return sorted(int(match[1]) for match in found if match)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _is_checkpoint(path: Path) -> bool:
