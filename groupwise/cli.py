@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from groupwise import __version__
 from groupwise.errors import ConfigError, GroupwiseError, GuardError, near_path
@@ -21,12 +24,28 @@ from groupwise.streams import lasting_output
 
 if TYPE_CHECKING:
     from groupwise.config import Recipe
+    from groupwise.trainer import GRPOTrainer
 
 USER_ERROR = 2
 ENDED_BY_GUARD = 3
 
+STOPPED = 128 + signal.SIGINT
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C ends each of them with a line and without a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            _print_note(str(interrupt) or "Stopped.")
+            raise typer.Exit(STOPPED) from None
+
+
 app = typer.Typer(
     name="groupwise",
+    cls=Commands,
     help="Train language models with GRPO, look at the run, talk to the model, take it away.",
     no_args_is_help=True,
     add_completion=False,
@@ -88,19 +107,10 @@ def train(
     overwrite = overwrite or (settings.config.overwrite_output_dir and not resume)
     _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
-    from groupwise.lifecycle.inputs import read_inputs
-    from groupwise.runs.screen import make_screen
-
-    screen = make_screen(is_quiet=quiet)
-    with shown_by(screen.note):
-        inputs = read_inputs(settings, settings.folder)
-    inputs.check()
-    if not quiet:
-        print(redact("\n".join(_plan(settings))))
-
-    from groupwise.trainer import GRPOTrainer  # imports torch: mistakes above are reported within a second
-
-    trainer = GRPOTrainer.from_recipe(settings, folder=settings.folder, screen=screen, inputs=inputs)
+    with _loading(settings, resume=resume):
+        trainer = _load_trainer(settings, resume=resume, quiet=quiet)
+    if trainer is None:
+        return
     trainer.resume_with = f"groupwise train {shlex.quote(str(trainer.output_dir))} --resume"
     trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
@@ -249,6 +259,37 @@ def export(
             print(f"hub    {upload(target, push_to_hub, private=private or None)}")
 
 
+def _load_trainer(recipe: Recipe, *, resume: bool, quiet: bool) -> GRPOTrainer | None:
+    """The trainer of a recipe, models loaded; None where a run that is to be resumed has finished."""
+    from groupwise.lifecycle.inputs import read_inputs
+    from groupwise.runs.screen import make_screen
+
+    screen = make_screen(is_quiet=quiet, is_plan_shown=True)
+    with shown_by(screen.note):
+        inputs = read_inputs(recipe, recipe.folder)
+    inputs.check()
+    if resume and (finished := _what_has_finished(recipe, len(inputs.problems))) is not None:
+        screen.note(finished)
+        return None
+    if not quiet:
+        print(redact("\n".join(_plan(recipe))))
+
+    from groupwise.trainer import GRPOTrainer  # imports torch: mistakes above are reported within a second
+
+    return GRPOTrainer.from_recipe(recipe, folder=recipe.folder, screen=screen, inputs=inputs)
+
+
+@contextmanager
+def _loading(recipe: Recipe, *, resume: bool) -> Iterator[None]:
+    """Inside, Ctrl-C comes before anything is written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder = recipe.config.output_dir
+        kept = f"the run in {folder} is as it was" if resume else f"nothing was written to {folder}"
+        raise KeyboardInterrupt(f"Stopped while loading, before the first step: {kept}.") from None
+
+
 def _read_recipe(path: Path, changes: Sequence[str], *, resume: bool) -> Recipe:
     """The recipe in a file, or the one that a run folder recorded."""
     from groupwise.config import Recipe, load_recipe
@@ -286,6 +327,20 @@ def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
             f'"{folder.path}" has no checkpoint to resume from: no run was started there. '
             "Train without --resume, or look at output_dir."
         )
+
+
+def _what_has_finished(recipe: Recipe, num_problems: int) -> str | None:
+    """A sentence where nothing is left to do of a run: all its steps are done, its model is saved and uploaded."""
+    from groupwise.runs.reader import RunReader
+
+    reader, num_steps = RunReader(recipe.config.output_dir), recipe.config.num_steps(num_problems)
+    last = next((e for e in reversed(reader.events()) if e["kind"] in ("start", "resume", "end", "upload_failed")), {})
+    if not (last.get("is_complete") and last["step"] >= num_steps and reader.folder.final.is_dir()):
+        return None
+    return (
+        f"Step {last['step']} of {num_steps}: the run in {reader.folder.path} has finished. To go on with it, raise "
+        "max_steps (--set max_steps=NUMBER)."
+    )
 
 
 def _plan(recipe: Recipe) -> list[str]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from peft import PeftModel
 from groupwise import __version__
 from groupwise.cli import main
 from groupwise.runs.folder import RunFolder
+from groupwise.runs.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub client's own
 
@@ -104,6 +106,7 @@ def test_training_says_what_it_will_do_does_it_and_ends_with_0(place: Path, tmp_
         f"run      {tmp_path / 'run'}",
     ]
     assert out.splitlines()[:5] == head
+    assert [out.count(said) for said in (str(place / "base"), "2 prompts x 2 completions")] == [1, 1]
     assert "2 of 2 steps done." in out
     assert steps(tmp_path / "run") == [1, 2]
     assert json.loads((tmp_path / "run/final/adapter_config.json").read_text())["r"] == 2
@@ -158,6 +161,52 @@ def test_a_run_is_resumed_by_its_recipe_or_by_its_folder(place: Path, tmp_path: 
     assert steps(tmp_path) == [1, 2, 3]
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["kind"] == "resume"] == [2]
+
+
+def test_a_finished_run_is_not_loaded_to_be_resumed(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (place / "run/events.jsonl").read_bytes()
+    monkeypatch.setattr("groupwise.trainer.GRPOTrainer.from_recipe", lambda *_, **__: pytest.fail("it was loaded"))
+    code, out, err = run("train", place / "run", "--resume")
+    assert (code, err) == (0, "")
+    assert out == (
+        f"Step 2 of 2: the run in {place / 'run'} has finished. To go on with it, raise max_steps (--set "
+        "max_steps=NUMBER).\n"
+    )
+    assert (place / "run/events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("last", ["resume", "upload_failed"])
+def test_what_is_left_of_a_finished_run_is_resumed(place: Path, tmp_path: Path, run: Run, last: str) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    with RunWriter(RunFolder(tmp_path / "run")) as writer:
+        writer.event(last, step=2)
+    assert run("train", tmp_path / "run", "--resume", "--quiet") == (0, "", "")
+    added = (tmp_path / "run/events.jsonl").read_text().splitlines()[-2:]
+    assert [json.loads(line)["kind"] for line in added] == ["resume", "end"]
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_ctrl_c_while_loading_is_one_line(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groupwise.trainer.GRPOTrainer.from_recipe", interrupted)
+    folder = place / "run" if options else tmp_path / "run"
+    changes = ("--set", f"output_dir={folder}", "--set", "max_steps=3", "--quiet")
+    kept = f"the run in {folder} is as it was" if options else f"nothing was written to {folder}"
+    said = f"Stopped while loading, before the first step: {kept}.\n"
+    assert run("train", place / "recipe.yaml", *changes, *options) == (130, "", said)
+    assert folder.exists() == bool(options)
+
+
+def test_ctrl_c_ends_any_command_with_a_line(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groupwise.export.export_run", interrupted)
+    assert run("export", place / "run", "--to", place / "out") == (130, "", "Stopped.\n")
 
 
 def test_a_run_finds_the_files_of_its_recipe_from_anywhere(
@@ -250,7 +299,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
 def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(place: Path, tmp_path: Path, run: Run) -> None:
     recipe = write_interrupting_recipe(place, tmp_path, [signal.SIGINT, signal.SIGINT], save_steps=1)
     code, out, err = run("train", recipe)
-    assert (code, err) == (130, "")
+    assert (code, err) == (130, "Stopped.\n")
     assert f"Broken off after 1 finished step. Kept: the records in {tmp_path / 'run'}, and the checkpoint" in out
     assert out.splitlines()[-1].endswith(f"To go on from it: groupwise train {tmp_path / 'run'} --resume")
     assert steps(tmp_path / "run") == [1]

@@ -5,6 +5,7 @@ What checks or reads a configuration takes `Settings`; `GRPOConfig` builds one f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,11 @@ class Settings(
     def updates_per_step(self) -> int:
         """Optimizer steps that one rollout pays for."""
         return self.num_minibatches * self.num_iterations
+
+    def num_steps(self, num_problems: int) -> int:
+        """Steps of a run over that many problems."""
+        epochs = self.num_train_epochs * num_problems / self.prompts_per_step
+        return self.max_steps if self.max_steps > 0 else math.ceil(epochs)
 
     @property
     def completions_per_step(self) -> int:

@@ -21,18 +21,20 @@ _LAST_COLUMNS = (("s/step", 7), ("left", 8))
 class PlainScreen:
     """Prints lines to `stream`; to nowhere when it is None."""
 
-    def __init__(self, stream: TextIO | None, progress: Progress | None = None) -> None:
-        self._stream = Stream(stream)
+    def __init__(self, stream: TextIO | None, progress: Progress | None = None, *, is_plan_shown: bool = False) -> None:
+        """`is_plan_shown`: model and batch stand above already."""
+        self._stream, self._is_plan_shown = Stream(stream), is_plan_shown
         self._progress = progress or Progress()
         self._lines_since_header = HEADER_EVERY
         self._open = contextlib.ExitStack()
 
     def start(self, summary: Mapping[str, Any]) -> None:
         self._progress.start(summary)
-        head = [summary.get(key) for key in ("run_name", "model", "parameters", "objective")]
-        rest = [summary.get(key) for key in ("batch", "device", "engine")]
-        self._print("groupwise | " + " | ".join(str(part) for part in head if part))
-        self._print(" | ".join(str(part) for part in rest if part))
+        shown = ("model", "batch") if self._is_plan_shown else ()
+        for keys in (("run_name", "model", "parameters", "objective"), ("batch", "device", "engine")):
+            parts = ["groupwise"] if "run_name" in keys else []
+            parts += [str(summary[key]) for key in keys if summary.get(key) and key not in shown]
+            self._print(" | ".join(parts))
         self._print("cut: share of completions cut off at the limit; flat: share of groups without signal")
 
     def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:

@@ -82,8 +82,11 @@ class Screen(Protocol):
     ) -> None: ...
 
 
-def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Screen:
-    """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines."""
+def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False, is_plan_shown: bool = False) -> Screen:
+    """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines.
+
+    `is_plan_shown`: model and batch stand on the screen already.
+    """
     if is_quiet:
         return PlainScreen(None)
     outlived = Stream(lasting(stream or sys.stdout))
@@ -91,7 +94,7 @@ def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False) -> Scre
     can_draw = outlived.isatty() and not console.is_dumb_terminal and not console.is_jupyter
     if can_draw and console.encoding.startswith("utf"):
         return LiveScreen(console)
-    return PlainScreen(stream or sys.stdout)
+    return PlainScreen(stream or sys.stdout, is_plan_shown=is_plan_shown)
 
 
 class LiveScreen:

@@ -16,14 +16,11 @@ class Schedule:
         self.config = config
         self.reference = reference
         self.steps_per_epoch = num_rows / config.prompts_per_step
-        self.num_steps = config.max_steps if config.max_steps > 0 else self._from_epochs()
+        self.num_steps = config.num_steps(num_rows)
         self.step = 0
         """Finished steps."""
         self.stopped_by: str | None = None
         """Who has asked for the end, in words; the first one where several have."""
-
-    def _from_epochs(self) -> int:
-        return math.ceil(self.config.num_train_epochs * self.steps_per_epoch)
 
     @property
     def num_updates(self) -> int:
