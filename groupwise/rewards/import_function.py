@@ -1,4 +1,8 @@
-"""Imports a user's reward function: `file.py:function` by path, `module:function` by import."""
+"""Imports a user's reward function: `file.py:function` by path, `module:function` by import.
+
+Several runs of one process may have files, neighbours and modules of the same names in different folders: each gets
+its own. An import inside a function is only made when the function runs, and finds the folder that was used last.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -21,6 +26,10 @@ from groupwise.errors import ConfigError, did_you_mean
 _PACKAGE = Path(__file__).parents[1]
 _FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
 _MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
+
+
+_ADDED: set[str] = set()
+"""Folders of rewards that this process has added to the path."""
 
 
 def is_function_name(spec: str) -> bool:
@@ -52,8 +61,8 @@ def load_from_file(path: str, attribute: str, folder: Path) -> Callable[..., Any
 
 def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., Any]:
     """The function `attribute` of an importable module; `folder` and the current one count as importable."""
-    _add_to_path(folder)
     _add_to_path(Path.cwd())
+    _add_to_path(folder)
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -133,9 +142,36 @@ def _execute(file: Path) -> ModuleType:
 
 
 def _add_to_path(folder: Path) -> None:
-    """Let the file import its neighbours. At the end of the path, so that nothing installed is hidden."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    """Let what is imported next find the modules of `folder` before those of other rewards' folders.
+
+    All of them stand at the end of the path, so that nothing installed is hidden.
+    """
+    place = str(folder)
+    if place not in sys.path or place in _ADDED:
+        others = [path for path in sys.path if path in _ADDED and path != place]
+        sys.path[:] = [path for path in sys.path if path not in _ADDED and path != place] + [place, *others]
+        _ADDED.add(place)
+    importlib.invalidate_caches()
+    _forget_other_modules()
+
+
+def _forget_other_modules() -> None:
+    """Modules of the same name in another folder were imported for other rewards, whose functions keep them."""
+    for name, module in list(sys.modules.items()):
+        if "." in name or _home(module) not in _ADDED:
+            continue
+        spec = PathFinder.find_spec(name)
+        if spec is not None and spec.origin != module.__file__:
+            for part in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                del sys.modules[part]
+
+
+def _home(module: ModuleType) -> str | None:
+    """The folder in which a module or package was found."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return None
+    return str(Path(file).parents[1 if hasattr(module, "__path__") else 0])
 
 
 def _import_failure(what: str, error: BaseException) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,13 +36,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rewards" / "mine.py").write_text(SOURCE)
     (tmp_path / "rewards" / "helper_of_rewards.py").write_text("SIGN = -1\n")
     yield tmp_path
-    for name in [n for n in sys.modules if "_groupwise_rewards_" in n or n.endswith("_of_rewards")]:
+    for name in [n for n in sys.modules if "_groupwise_rewards_" in n or "_of_rewards" in n]:
         del sys.modules[name]
 
 
 def one(spec: object, folder: Path | None = None) -> RewardFunction:
     (function,) = resolve_rewards([spec], folder=folder)  # type: ignore[list-item]
     return function
+
+
+@pytest.mark.parametrize("spec", ["mine_of_rewards.py:score", "mine_of_rewards:score", "pack_of_rewards.mine:score"])
+def test_files_and_modules_of_one_name_belong_to_their_folders(spec: str, folder: Path) -> None:
+    for value in (1, 2):
+        package = folder / str(value) / "pack_of_rewards"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package.parent / "beside_of_rewards.py").write_text(f"VALUE = {value}\n")
+        text = "from beside_of_rewards import VALUE\ndef score(completions):\n    return [VALUE] * len(completions)\n"
+        (package / "mine.py").write_text(text)
+        (package.parent / "mine_of_rewards.py").write_text(text)
+    functions = [one(spec, folder / str(value)) for value in (1, 2, 1)]
+    assert [function.call(completions=["a"]) for function in functions] == [[1], [2], [1]]
+
+
+def test_a_file_that_has_changed_is_read_again(folder: Path) -> None:
+    file = folder / "mine_of_rewards.py"
+    functions = []
+    for value in (1, 2):
+        file.write_text(f"def score(completions):\n    return [{value}] * len(completions)\n")
+        os.utime(file, (value, value))
+        functions.append(one("mine_of_rewards.py:score", folder))
+    assert [function.call(completions=["a"]) for function in functions] == [[1], [2]]
+    assert one("mine_of_rewards.py:score", folder).call is functions[1].call
 
 
 def test_a_file_is_found_from_the_recipe_folder_and_may_import_its_neighbours(folder):
