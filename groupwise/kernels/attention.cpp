@@ -1,7 +1,7 @@
-// Attention of packed groups in a training pass, forward and backward: no work for keys that are masked. What goes in and
-// comes out is float32; products are taken as matrices.h says.
+// Attention of packed groups in a training pass, forward and backward: no work for keys that are masked. Inputs and
+// outputs are float32; products are those of matrices.h.
 //
-// A pass is cut into segments: runs of tokens that see all of a context (the prompt of their group) and, causally,
+// A pass is cut into segments: runs of tokens that attend to all of a context (the prompt of their group) and, causally,
 // themselves. A task is one segment with one key/value head and all query heads that share it. Keys and values of the
 // context come first, the segment's own follow. The gradients for a context are gathered segment by segment and added in the
 // order of the segments, so the result does not depend on the number of threads.
@@ -14,7 +14,7 @@ extern "C" {
 
 struct Segment {
     int64_t first, count;                  // tokens
-    int64_t context_first, context_count;  // what they all see
+    int64_t context_first, context_count;  // tokens that all of them attend to
 };
 static_assert(sizeof(Segment) == 4 * sizeof(int64_t), "Python passes segments as rows of four int64");
 }
@@ -51,8 +51,8 @@ struct Memory {
 
 thread_local Memory memory;
 
-// Scores of `rows` queries, the first of them number `from` of its segment, against the keys they see: exp(s - lse) when
-// `lse` is known, else it is found and stored. Beyond what a row sees stands 0.
+// Scores of `rows` queries, the first of them number `from` of its segment, against the keys they attend to: exp(s - lse) when
+// `lse` is known, else it is computed and stored. Scores of other keys are 0.
 void probabilities(const float* q, const Segment& segment, int64_t from, int64_t rows, int64_t width, float scaling, const Right& keys, float* scores, float* lse, bool is_known) {
     const int64_t stride = whole_registers(segment.context_count + segment.count), used = whole_registers(segment.context_count + from + rows);
     keys.multiply_by(q, width, 1, rows, width, scores, stride, used, false);

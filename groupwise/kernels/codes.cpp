@@ -1,4 +1,4 @@
-// Looks for the 4 bits that a weight came from; see codes.h.
+// Finds the 4-bit codes of a weight; see codes.h.
 
 #ifdef BF16_FACTORS
 
@@ -58,7 +58,7 @@ bool gives_back(const Factor* weight, const float* codes, float step, float base
     return true;
 }
 
-// Whether 32 weights of output `o` could be kept; if so they are.
+// Stores 32 weights of output `o` as codes; false where they have none.
 bool encode_row(const Factor* weight, CodedBlock& block, int o) {
     float numbers[CODED], codes[CODED];
     for (int i = 0; i < CODED; i += LANES) store(numbers + i, load(weight + i));
@@ -99,7 +99,7 @@ int64_t coded_bytes(int64_t out, int64_t in) {
 #endif
 }
 
-// Keep a weight [out, in] in codes; 0, at the first block that cannot be kept, where it stays as it is.
+// Stores a weight [out, in] in codes; returns whether every block has them.
 int64_t encode_weights(const Factor* weight, int64_t out, int64_t in, CodedBlock* to) {
     std::atomic<bool> fits{true};
 #pragma omp parallel for schedule(static)

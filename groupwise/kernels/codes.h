@@ -1,8 +1,8 @@
-// Weights that came from a 4-bit file (GGUF Q4_1), kept in 4 bits again: a decoding step waits for memory, and reads a third of it.
+// Weights of a 4-bit file (GGUF Q4_1), kept in 4 bits again: a decoding step then reads a third of the bytes.
 //
 // A block is 32 inputs of one output. It is kept as 32 codes of 4 bits, a step and a base, where
-// `bfloat16(code * step + base)` gives every one of its numbers back exactly; a weight with one block that is not made
-// like this stays as it is. So nothing that is computed changes.
+// `bfloat16(code * step + base)` is exactly the number. A weight matrix with a block that has no such codes stays in
+// bfloat16, so results do not change.
 //
 // A panel of 32 outputs lies [in / 32 blocks]{codes [32 outputs, 16 bytes], steps [32], bases [32] in float16}.
 
@@ -39,7 +39,7 @@ inline __m512i shifts_of_codes() {
     return _mm512_load_si512(shifts);
 }
 
-// The 32 weights of two outputs: their codes pick bytes out of the 16 numbers that each of the two can be.
+// The 32 weights of two outputs: each code selects the bytes of one of the 16 numbers that the output's block can hold.
 inline void expand_pair(const CodedBlock& block, int o, const float* step, const float* base, __m512i shifts, Factor* to, int64_t stride) {
     const Vec number = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const Vec even = mul_add(number, all(step[o]), all(base[o])), odd = mul_add(number, all(step[o + 1]), all(base[o + 1]));

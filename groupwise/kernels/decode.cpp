@@ -1,7 +1,7 @@
 // Decoding: one call computes decoder layers for a few rows, one after another.
 //
-// A step of few rows waits for memory, not for arithmetic: every weight is read once, in the order in which it lies,
-// and everything between the products (norms, rotation, attention, adapters, residuals) happens while it is in cache.
+// With few rows, reading memory takes the time of a step, not arithmetic: every weight is read once, in the order of
+// memory, and what lies between the products (norms, rotation, attention, adapters, residuals) works on rows in cache.
 // Products take factors and sum in float32. A row's result does not depend on the rows beside it, nor on the
 // number of threads: every sum is taken by one thread in one order.
 //
@@ -22,7 +22,7 @@ struct Layer {
     int64_t window;  // 0: none
 };
 
-// Where a step's rows stand: R = cells * slots rows; a cell's rows share one prompt.
+// The rows of a step, R = cells * slots of them; a cell's rows share one prompt.
 struct Step {
     float* x;                        // [R, I], the residual stream; updated in place
     const float *cos, *sin;          // [R, rotary]
@@ -158,7 +158,7 @@ struct Attention {
 
     // Scores of a row of queries: prompt keys first, own ones from `longest` on.
     static int64_t stride_of(const Step& step) { return step.longest + whole_registers(step.capacity); }
-    // How many slots are computed together: enough rows for a tile of products.
+    // Number of slots that are computed together: enough rows for a tile of products.
     static int64_t slots_together(const Layer& layer) { return std::max<int64_t>(1, ROWS * layer.kv_heads / layer.heads); }
     // Numbers of a thread's memory: queries, outputs and scores of all rows.
     static int64_t memory(const Layer& layer, const Step& step) {
@@ -170,7 +170,7 @@ struct Attention {
         return part + ((cell * layer.kv_heads + k) * step.slots + slot) * step.capacity * width;
     }
 
-    // The new keys and values join the cache; turned queries [count * queries, D] go to `q`.
+    // Writes the new keys and values to the cache, and the rotated queries [count * queries, D] to `q`.
     void store_kv(float* qkv, float* q) const {
         for (int64_t slot = first; slot < first + count; ++slot) {
             const int64_t row = cell * step.slots + slot;
@@ -215,7 +215,7 @@ struct Attention {
             for (int64_t t = 0; t < num; t += LANES) store(scores + t, mul(load(scores + t), inverse));
     }
 
-    // `attended` [R, H D] of these rows, with `memory` numbers to work in.
+    // Computes `attended` [R, H D] of these rows; `memory` is scratch.
     void run(float* qkv, float* memory, Factor* attended) const {
         const int64_t rows = count * queries;
         float *q = memory, *out = q + rows * width, *scores = out + rows * width;
@@ -260,7 +260,7 @@ struct Scratch {
     int64_t size;
 };
 
-// This thread's memory for one panel of outputs of so many rows.
+// This thread's memory for one panel of outputs of that many rows.
 float* panel_buffer(int64_t rows) {
     static thread_local std::vector<float> buffer;
     if (static_cast<int64_t>(buffer.size()) < rows * PANEL) buffer.resize(rows * PANEL);
@@ -349,7 +349,7 @@ extern const int64_t struct_layout_length = sizeof struct_layout / sizeof *struc
 
 int64_t scratch_bytes(const Layer* layer, const Step* step) { return Scratch(*layer, *step).size; }
 
-// The residual stream `step->x` through decoder layers of one shape, whose keys and values join the caches at `clock`.
+// The residual stream `step->x` through decoder layers of one shape, whose keys and values are written to the caches at `clock`.
 void decode_layers(const Layer* layers, const KVCaches* caches, int64_t count, const Step* step) {
     const Scratch at(*layers, *step);
 #pragma omp parallel

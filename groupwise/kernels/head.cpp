@@ -23,7 +23,7 @@ float weigh_block(const float* logits, int64_t count, float inverse_temperature,
     for (int64_t i = 0; i < BLOCK_OF_WEIGHTS; i += LANES) {
         const Mask kept = first(count - i);
         const Vec z = mul_sub(load_or(zeros(), kept, logits + i), all(inverse_temperature), all(largest));
-        const Vec w = only(kept, only(above_or_nan(z, -87.0f), exponential(z)));  // exponential() never gets to 0
+        const Vec w = only(kept, only(above_or_nan(z, -87.0f), exponential(z)));  // exponential() never reaches 0
         store(weight + i, w);
         sum = add(sum, w);
     }

@@ -1,4 +1,4 @@
-// What stands between the products of a decoder layer in a training pass, forward and backward, each in one sweep.
+// The operations between the products of a decoder layer in a training pass, forward and backward, each in one sweep.
 //
 // Products take factors, the residual stream and attention are float32; these kernels convert on the way.
 // Shapes: T tokens, I hidden width, F feed-forward width, H query heads, K key/value heads, D head width.

@@ -38,7 +38,7 @@ inline void multiply_tile(const float* a, int64_t a_row, int64_t a_col, const fl
         }
 }
 
-// For any number of rows; a row's sums do not depend on the rows beside it.
+// The same product for any number of rows; a row's sums do not depend on the rows beside it.
 inline void multiply(const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t depth, float* c, int64_t c_row, int64_t n, bool adds) {
     int64_t r = 0;
     for (; r + ROWS <= rows; r += ROWS) multiply_tile<ROWS>(a + r * a_row, a_row, a_col, b, b_row, depth, c + r * c_row, c_row, n, adds);

@@ -1,7 +1,7 @@
 // Products of factors with float32 sums: y = x W' + (x A') B' + bias.
 //
-// `panel_product` computes one panel of outputs for some rows. How it does that, and how the weights lie, differs with
-// the factors: products_bf16.h (and products_amx.h), products_float.h.
+// `panel_product` computes one panel of outputs for some rows. Its method and the layout of the weights depend on the
+// factors: products_bf16.h (and products_amx.h), products_float.h.
 
 #pragma once
 
@@ -22,12 +22,12 @@ struct Linear {
 
 namespace {
 
-// What the panels of a product read. Every thread makes its own, inside a `Tiles`, and has one of them at a time.
+// The inputs of a product. Every thread makes its own in the scope of a `Tiles`, one at a time.
 struct Inputs {
     const Factor* x;  // [rows, in]
     int64_t rows;
     const Factor* h = nullptr;  // [rows, rank], the adapter's inner activations x A'
-    const Factor *x_tiles = nullptr, *h_tiles = nullptr;  // the same laid out, where products want that
+    const Factor *x_tiles = nullptr, *h_tiles = nullptr;  // x and h in the layout of tiles, where products use tiles
 };
 
 // Some of the rows, a multiple of 16 of them before the first.

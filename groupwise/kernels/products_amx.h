@@ -1,8 +1,8 @@
 // Products of bfloat16 factors in the tiles of AMX, 16 x 16 sums at a time; see products.h.
 //
-// A tile of weights is loaded as it lies, [16 outputs, 32 inputs]; the inputs are the smaller side and are laid out for
-// it, [32 / 2, 16 rows, 2]. So the sums come out transposed. Every sum is taken in the order of the inputs, whatever the
-// number of rows beside it.
+// A tile of weights, [16 outputs, 32 inputs], is loaded from memory as it is; the inputs, of which there are fewer, are
+// rearranged to [32 / 2, 16 rows, 2]. The sums are therefore transposed. Every sum is taken in the order of the inputs,
+// whatever the number of rows beside it.
 
 #pragma once
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int BLOCK = 16;  // rows, or outputs, of one tile
 
-// Whether the system lets this process use tiles; asked once.
+// Whether the system lets this process use tiles; checked once.
 inline bool has_tiles() {
     constexpr int ASK_FOR_PERMISSION = 0x1023, TILE_DATA = 18;  // arch_prctl(2)
     static const bool granted = syscall(SYS_arch_prctl, ASK_FOR_PERMISSION, TILE_DATA) == 0;
@@ -77,8 +77,8 @@ inline void add_tiles(const Factor* weight, const Factor* x, int64_t n, const Fa
     }
 }
 
-// The same for weights in codes: a block is expanded while tiles multiply the one before it, whose numbers have arrived in
-// cache by then (tiles cannot take them from the stores that are under way).
+// The same for weights in codes: a block is expanded while tiles multiply the block before, whose numbers are in cache by
+// then (tiles cannot load from pending stores).
 template <int BLOCKS>
 inline void add_coded_tiles(const CodedBlock* blocks, const Factor* x, int64_t n) {
     constexpr int AHEAD = 4;  // blocks to prefetch: the processor's own prefetching does not keep up

@@ -1,8 +1,8 @@
 // Products of bfloat16 factors (AVX512-BF16, and AMX where it is there); see products.h.
 //
 // Without AMX, and up to FEW rows, weights are read once in the order in which they lie and every sum runs over 16 lanes; a row's result
-// depends neither on the rows beside it nor on the number of threads. With more rows, arithmetic is what takes the time:
-// a panel of weights is laid out anew for it first.
+// depends neither on the rows beside it nor on the number of threads. With more rows, arithmetic takes most of the time,
+// and each panel of weights is rearranged for it first.
 
 #pragma once
 
@@ -102,7 +102,7 @@ inline void accumulate_wide(Vec (&sums)[ROWS][2], const Factor* x, const Factor*
     }
 }
 
-// The weights of a panel, [PANEL, in]: where they lie, or in this thread's memory, out of their codes.
+// The weights of a panel, [PANEL, in]: in place, or decoded from their codes into this thread's memory.
 inline const Factor* weight_of(const Linear& layer, int64_t panel) {
     if (!layer.is_low) return static_cast<const Factor*>(layer.weight) + panel * PANEL * layer.in;
     static thread_local std::vector<Factor> expanded;

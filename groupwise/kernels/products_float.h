@@ -1,8 +1,8 @@
 // Products of float32 factors (AVX2 or AVX-512); see products.h.
 //
-// Weights come laid out in panels [out / PANEL, in, PANEL], so that they are read in the order in which they lie. They are
-// float32, or bfloat16 where that is what they are exactly: half the bytes, the same numbers. A row's result depends
-// neither on the rows beside it nor on the number of threads: each number is summed by itself, input after input.
+// Weights are laid out in panels [out / PANEL, in, PANEL] and read in the order of memory. They are float32, or bfloat16
+// where every one of them is a bfloat16 number: half the bytes, the same numbers. A row's result depends neither on the
+// rows beside it nor on the number of threads: each sum is taken by itself, input after input.
 
 #pragma once
 

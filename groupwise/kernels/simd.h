@@ -125,7 +125,7 @@ inline Vec sum_each(const Vec (&v)[LANES]) {
 
 inline int64_t whole_registers(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// e^x to 2 units in the last place: 2^n times a polynomial of the rest. NaN stays NaN: max() gives back its second number.
+// e^x to 2 units in the last place: 2^n times a polynomial of the rest. NaN stays NaN: max() returns its second operand.
 inline Vec exponential(Vec x) {
     x = max(all(-87.0f), x);
     const Vec n = round_to_integer(mul(x, all(1.44269504f)));
