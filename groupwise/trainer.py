@@ -43,7 +43,7 @@ from groupwise.lifecycle.signals import finish_step_first
 from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
-from groupwise.policy.save import save_merged, save_policy
+from groupwise.policy.save import ModelWriter, save_merged, save_policy
 from groupwise.redact import redact, without_secrets
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes, sandbox_notes
@@ -238,7 +238,7 @@ class GRPOTrainer:
         from transformers.trainer_utils import TrainOutput
 
         check_checkpoint(resume_from_checkpoint)
-        require_trainable(self.model, self.processing_class)  # a script may have changed it since
+        model_writer = require_trainable(self.model, self.processing_class)  # a script may have changed it since
         warn_of_dropout(self.model)
         self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()
@@ -249,7 +249,7 @@ class GRPOTrainer:
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
         with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
-            run, optimizer = self._make_run(folder, writer)
+            run, optimizer = self._make_run(folder, writer, model_writer)
             checkpoint = None
             if resume_from_checkpoint:
                 checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
@@ -330,7 +330,7 @@ class GRPOTrainer:
         finally:
             self._writer = None
 
-    def _make_run(self, folder: run_folder.RunFolder, writer: RunWriter) -> tuple[Run, str]:
+    def _make_run(self, folder: run_folder.RunFolder, writer: RunWriter, model_writer: ModelWriter) -> tuple[Run, str]:
         """Learner, order and hooks of one run, and the name of its optimizer: an earlier run has used up its own."""
         parts, order = self.parts, make_order(self.parts.problems, self.args)
         schedule = parts.schedule()
@@ -345,7 +345,7 @@ class GRPOTrainer:
             own_optimizer,
             machine(self.model),
         )
-        outputs = Outputs(folder, writer, self.screen, self.trackers, self._callbacks)
+        outputs = Outputs(folder, writer, model_writer, self.screen, self.trackers, self._callbacks)
         return start_run(parts, order, schedule, learner, origin, outputs), optimizer
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:

@@ -11,17 +11,25 @@ from groupwise.train.step import Idle, StepRecord
 
 
 class Best:
-    """The best value of `metric_for_best_model` among the checkpoints so far, and its step."""
+    """The best value of `metric_for_best_model` among the checkpoints so far, and its step.
 
-    def __init__(self, config: GRPOConfig) -> None:
+    `evaluation_of` gives the evaluation after a step, empty where there was none.
+    """
+
+    def __init__(self, config: GRPOConfig, evaluation_of: Callable[[int], Mapping[str, Any]]) -> None:
+        self._evaluation_of = evaluation_of
         self.metric = metric_name(config)
         self.is_higher_better = config.greater_is_better is not False
         self.step: int | None = None
         self.value: float | None = None
 
-    def is_better(self, metrics: Mapping[str, Any]) -> bool:
-        """Whether an evaluation beats that of the best checkpoint; the earlier of two equal ones stays."""
-        return self.is_above(metrics.get(self.metric), self.value)
+    def value_at(self, step: int) -> float | None:
+        """The metric in the evaluation after that step; None where it was not measured."""
+        return self._evaluation_of(step).get(self.metric)
+
+    def is_better(self, step: int) -> bool:
+        """Whether the evaluation after a step beats the best checkpoint's; the earlier of two equal ones stays."""
+        return self.is_above(self.value_at(step), self.value)
 
     def is_above(self, value: float | None, best: float | None) -> bool:
         """Whether a value was measured and is better than the best so far, None where there is none yet."""
@@ -29,8 +37,8 @@ class Best:
             return value is not None
         return (value > best) is self.is_higher_better and value != best
 
-    def take(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self.step, self.value = step, float(metrics[self.metric])
+    def take(self, step: int) -> None:
+        self.step, self.value = step, float(self._evaluation_of(step)[self.metric])
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -54,11 +62,11 @@ class Best:
 class FollowBest(Idle):
     """Keeps the best of all evaluations in the trainer state, with a checkpoint or without, as callbacks expect it."""
 
-    def __init__(self, best: Best, callbacks: Any, evaluation_of_step: Callable[[int], Mapping[str, Any]]) -> None:
-        self._best, self._callbacks, self._evaluation_of_step = best, callbacks, evaluation_of_step
+    def __init__(self, best: Best, callbacks: Any) -> None:
+        self._best, self._callbacks = best, callbacks
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
-        value = self._evaluation_of_step(record.step).get(self._best.metric)
+        value = self._best.value_at(record.step)
         state = self._callbacks.state
         if self._best.is_above(value, state.best_metric):
             state.best_metric, state.best_global_step = value, record.step

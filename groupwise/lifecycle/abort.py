@@ -27,7 +27,7 @@ def report_on_abort(run: Run, resume_with: str) -> Iterator[None]:
             raise
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         problems = [] if kind == "interrupted" else _save_exact(run)
-        run.checkpoints.reserve.release()
+        run.checkpoints.writer.reserve.release()
         num_steps = run.schedule.step
         try:
             run.outputs.writer.event(kind, step=num_steps, error=f"{type(error).__name__}: {error}")

@@ -38,7 +38,7 @@ from groupwise.policy.load_model import (
 )
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
-from groupwise.policy.save import require_saveable
+from groupwise.policy.save import ModelWriter
 from groupwise.policy.trainable import trainable_model
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.signal import SignalOf
@@ -144,14 +144,14 @@ def _signal_of(config: GRPOConfig) -> SignalOf:
     return "any_function" if config.objective.combine == "normalise_each" else "sum"
 
 
-def require_trainable(model: nn.Module, tokenizer: Any) -> None:
-    """Hold what is trained in float32, and try to save it before anything is trained.
+def require_trainable(model: nn.Module, tokenizer: Any) -> ModelWriter:
+    """Hold what is trained in float32; the writer of its files, which has tried to save it.
 
     Raises:
         ModelError: nothing is trained, or it cannot be saved.
     """
     hold_trained_weights_in_float32(model)
-    require_saveable(model, tokenizer)
+    return ModelWriter(model, tokenizer)
 
 
 def _make_model(inputs: RunInputs) -> tuple[nn.Module, str]:

@@ -36,7 +36,7 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
         ConfigError: there is nothing to resume, or it would be another experiment.
         RunError: the checkpoint that was asked for is damaged, or another model's.
     """
-    folder, origin = run.outputs.folder, run.checkpoints.origin
+    folder, origin = run.outputs.folder, run.checkpoints.writer.origin
     if wanted is True:
         found = newest_whole(folder, lambda text: _report(run, "checkpoint_damaged", text))
     else:
@@ -68,7 +68,7 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
 def _in_todays_layout(run: Run, path: Path, step: int) -> Path:
     """The checkpoint of `step`, once a run of schema 1 has been moved to the names of today."""
     folder = run.outputs.folder
-    if not move_to_today(folder, run.learner, run.checkpoints.model_writer):
+    if not move_to_today(folder, run.learner, run.checkpoints.writer.model_writer):
         return path
     _report(run, "moved", "The run has the file names of today: run.json, and its checkpoints are checkpoint-N.")
     return folder.checkpoint_of(step) if not path.is_dir() else path
@@ -127,7 +127,7 @@ def _begin_again(run: Run) -> None:
 def _restore(path: Path, state: dict[str, Any], run: Run, differences: list[Change]) -> None:
     """Weights, optimizer and every part as the checkpoint holds them; the recipe's own optimizer settings win."""
     learner = run.learner
-    is_new_schedule = state["origin"]["num_steps"] != run.checkpoints.origin["num_steps"]
+    is_new_schedule = state["origin"]["num_steps"] != run.checkpoints.writer.origin["num_steps"]
     is_new_optimizer = any(change.key.startswith(_OF_OPTIMIZER) for change in differences)
     groups, rates = _settings(learner)
     restore(path, state, learner)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from groupwise.checkpoint.best import FollowBest
+from groupwise.checkpoint.best import Best, FollowBest
+from groupwise.checkpoint.checkpoint_writer import CheckpointWriter
 from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.hook import CheckpointHook
 from groupwise.checkpoint.parts import Saveable, state_of
@@ -38,6 +39,7 @@ class Outputs:
 
     folder: RunFolder
     writer: RunWriter
+    model_writer: ModelWriter
     screen: Screen
     trackers: Trackers
     callbacks: Callbacks
@@ -93,6 +95,7 @@ def start_run(
     totals = Totals(order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
     log = LogHook(callbacks, trackers, config)
+    best = Best(config, evaluation.of_step)
     named: dict[str, Saveable] = {
         "order": order,
         "totals": totals,
@@ -100,35 +103,25 @@ def start_run(
         "callbacks": callbacks,
         "evaluation": evaluation,
         "log": log,
+        "best": best,
     }
 
     def state() -> dict[str, Any]:
         return state_of(named, learner)
 
-    checkpoints = CheckpointHook(
-        outputs.folder,
-        writer,
-        learner,
-        ModelWriter(parts.policy.model, parts.policy.tokenizer),
-        schedule,
-        guards,
-        callbacks,
-        state,
-        evaluation.of_step,
-        origin,
-    )
-    named["best"] = checkpoints.best
+    checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin)
+    checkpoints = CheckpointHook(checkpoint_writer, best, schedule, guards, callbacks)
     hooks = RunHooks(
         measuring=[guards, totals, CurriculumHook(order, config, writer)],
         finishing=[
             CallbackHook(callbacks, schedule, order),
             log,
             evaluation,
-            FollowBest(checkpoints.best, callbacks, evaluation.of_step),
-            RecordHook(writer, screen, checkpoints.exact.finish),
+            FollowBest(best, callbacks),
+            RecordHook(writer, screen, checkpoint_writer.exact.finish),
             checkpoints,
         ],
-        exact=checkpoints.exact,
+        exact=checkpoint_writer.exact,
         writer=writer,
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )

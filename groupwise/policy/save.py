@@ -24,11 +24,19 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class ModelWriter:
-    """The model files of a run's checkpoints: adapter or model, and the tokenizer, as `from_pretrained` reads them."""
+    """The model files of a run's checkpoints: adapter or model, and the tokenizer, as `from_pretrained` reads them.
+
+    Made before a step is paid for: what cannot be saved is an error then.
+    """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        """Save everything but the weights of the base to a scratch folder, and keep the files of the tokenizer.
+
+        Raises:
+            ModelError: model, generation config, adapter or tokenizer cannot be saved, with the reason.
+        """
         self.model = model
-        self._files = _files_of(tokenizer)
+        self._files = _save_but_weights(model, tokenizer)
         self._adapter_keys: dict[str, str] = {}
         """Trained parameter -> its key in peft's file, once peft has written one that holds exactly these."""
 
@@ -70,13 +78,6 @@ class ModelWriter:
 def _keys_of(file: Path) -> set[str]:
     with safe_open(file, "pt") as opened:
         return set(opened.keys())
-
-
-def _files_of(tokenizer: Any) -> dict[str, bytes]:
-    with TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
-        return {str(file.relative_to(scratch)): file.read_bytes() for file in files}
 
 
 def _keys_in_files(model: nn.Module, trained: Mapping[str, nn.Parameter], folder: Path) -> dict[str, str]:
@@ -142,17 +143,14 @@ def save_merged(model: nn.Module, tokenizer: Any, folder: str | Path, dtype: tor
     return save_policy(merged if dtype is None else merged.to(dtype), tokenizer, folder)
 
 
-def require_saveable(model: nn.Module, tokenizer: Any) -> None:
-    """Save everything but the weights of the base to a scratch folder, before a step is paid for.
-
-    Raises:
-        ModelError: model, generation config, adapter or tokenizer cannot be saved, with the reason.
-    """
+def _save_but_weights(model: nn.Module, tokenizer: Any) -> dict[str, bytes]:
+    """Name of each file of the tokenizer -> its content; the rest is saved to see that it can be."""
     adapters: Any = getattr(model, "peft_config", {})
     with TemporaryDirectory() as scratch, without_bars():
+        own = Path(scratch) / "tokenizer"
         try:
             base_of(model).save_pretrained(scratch, state_dict={})
-            tokenizer.save_pretrained(scratch)
+            tokenizer.save_pretrained(own)
             if has_adapter(model):
                 adapters[active_adapter(model)].save_pretrained(scratch)
         except Exception as error:  # each part refuses in its own way
@@ -161,7 +159,9 @@ def require_saveable(model: nn.Module, tokenizer: Any) -> None:
                 f"{words_of(error)}\nMend what is named (model.generation_config, model.config, the tokenizer); "
                 "model.save_pretrained(folder) shows whether it is mended."
             ) from error
+        files = {str(file.relative_to(own)): file.read_bytes() for file in own.rglob("*") if file.is_file()}
     weights_beside(model)
+    return files
 
 
 def read_in_float32(model: nn.Module, folder: str | Path) -> None:

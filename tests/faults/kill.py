@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 
-from groupwise.checkpoint import hook as checkpoint_hook
+from groupwise.checkpoint import checkpoint_writer
 from groupwise.checkpoint import store as checkpoint
 from groupwise.lifecycle import resume
 from groupwise.runs.writer import RunWriter
@@ -56,7 +56,7 @@ def follow_phases() -> None:
         (RunWriter, "completions", "records"),
         (RunWriter, "step", "records"),
         (RunWriter, "event", "records"),
-        (checkpoint_hook, "save_checkpoint", "checkpoint"),
+        (checkpoint_writer, "save_checkpoint", "checkpoint"),
         (resume, "newest_whole", "resuming"),
         (resume, "restore", "resuming"),
         (resume, "cut", "resuming"),

@@ -24,7 +24,7 @@ from groupwise.policy.adapter import require_trainable_adapter, starts_as_base, 
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import Reference
-from groupwise.policy.save import read_in_float32, require_saveable, save_merged, save_policy, weights_beside
+from groupwise.policy.save import ModelWriter, read_in_float32, save_merged, save_policy, weights_beside
 from groupwise.policy.trainable import trainable_model
 
 pytestmark = [
@@ -226,7 +226,7 @@ def test_its_state_brings_a_reference_back_before_and_after_a_mix(name: str, is_
 def test_what_is_saved_is_the_trained_model(handed_in: Any, is_tied: bool, tmp_path: Path) -> None:
     move(handed_in, seed=1)
     expected = logits(handed_in)
-    require_saveable(handed_in, tiny_tokenizer())
+    ModelWriter(handed_in, tiny_tokenizer())
     final = save_policy(handed_in, tiny_tokenizer(), tmp_path / "final")
     merged = save_merged(handed_in, tiny_tokenizer(), tmp_path / "merged")
     torch.testing.assert_close(logits(handed_in), expected, rtol=0, atol=0)
@@ -337,7 +337,7 @@ def test_an_adapter_whose_weights_peft_would_drop_is_refused() -> None:
     model = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=QV, task_type="CAUSAL_LM"))
     model.add_adapter("self_attn", LoraConfig(r=2, target_modules=QV, task_type="CAUSAL_LM"))
     with pytest.raises(ModelError, match=r"peft would not save .*self_attn.* Rename the adapters"):
-        require_saveable(model, tiny_tokenizer())
+        ModelWriter(model, tiny_tokenizer())
 
 
 def test_a_merged_adapter_is_refused_until_it_is_unmerged() -> None:

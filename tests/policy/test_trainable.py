@@ -14,7 +14,7 @@ from torch import nn
 
 from groupwise import GRPOTrainer
 from groupwise.errors import ModelError
-from groupwise.policy.save import require_saveable
+from groupwise.policy.save import ModelWriter
 from groupwise.policy.trainable import require_causal_lm
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -116,12 +116,28 @@ def test_a_config_that_cannot_be_saved_is_found_too() -> None:
     model = tiny_model()
     model.config.made_of = object()
     with pytest.raises(ModelError, match="could not be saved after training"):
-        require_saveable(model, tiny_tokenizer())
+        ModelWriter(model, tiny_tokenizer())
 
 
 def test_a_tokenizer_that_cannot_be_saved_is_found_too() -> None:
     with pytest.raises(ModelError, match="could not be saved after training"):
-        require_saveable(tiny_model(), unwritable_tokenizer())
+        ModelWriter(tiny_model(), unwritable_tokenizer())
+
+
+def test_the_tokenizer_is_saved_once_for_all_checkpoints_and_once_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_report(monkeypatch)
+    tokenizer, folders = tiny_tokenizer(chat=True), []
+    save = type(tokenizer).save_pretrained
+    monkeypatch.setattr(
+        type(tokenizer), "save_pretrained", lambda self, folder: folders.append(Path(folder).name) or save(self, folder)
+    )
+    run = trainer(tmp_path, save_steps=1, max_steps=2, rest={"processing_class": tokenizer})
+    run.train()
+    assert folders == ["tokenizer", ".final.tmp"]
+    for name in ("checkpoint-1", "checkpoint-2", "final"):
+        assert (tmp_path / name / "tokenizer.json").read_bytes() == (tmp_path / "final/tokenizer.json").read_bytes()
 
 
 def test_an_error_while_saving_at_the_end_is_recorded_and_keeps_the_checkpoint(
