@@ -35,7 +35,7 @@ STOPPED = 128 + signal.SIGINT
 class Commands(TyperGroup):
     """The commands; Ctrl-C ends each of them with a line and without a traceback."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
@@ -334,7 +334,8 @@ def _what_has_finished(recipe: Recipe, num_problems: int) -> str | None:
     from groupwise.runs.reader import RunReader
 
     reader, num_steps = RunReader(recipe.config.output_dir), recipe.config.num_steps(num_problems)
-    last = next((e for e in reversed(reader.events()) if e["kind"] in ("start", "resume", "end", "upload_failed")), {})
+    marks = ("start", "resume", "end", "upload_failed")
+    last: dict[str, Any] = next((event for event in reversed(reader.events()) if event["kind"] in marks), {})
     if not (last.get("is_complete") and last["step"] >= num_steps and reader.folder.final.is_dir()):
         return None
     return (

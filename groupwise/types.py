@@ -100,7 +100,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked: `num_completions` answers to one prompt, in token ids."""
+    """`num_completions` completions that an engine is to sample for one prompt, in token ids."""
 
     prompt_ids: tuple[int, ...]
     num_completions: int

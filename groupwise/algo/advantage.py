@@ -87,7 +87,12 @@ def objective_advantages(
 ) -> Tensor:
     """`advantages` as the objective wants them, the KL in the reward included (which takes mask and both log-probs).
 
-    With `token_whiten` the KL is a reward-to-go by token, else it is summed into the sequence's reward.
+    N numbers, or NT (T the longest) for `token_whiten`, where the KL is a reward-to-go by token; else it is summed into
+    the sequence's reward.
+
+    Raises:
+        ConfigError: an estimator, or the KL, lacks its input.
+        RewardError: an infinite reward, or one above rounding.LARGEST in size.
     """
     beta = objective.beta if beta is None else beta
     numbers, dtype = as_numbers(rewards_N_or_NK)

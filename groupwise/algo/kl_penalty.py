@@ -21,7 +21,7 @@ ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "k3_corrected", "k3_plus"
 def kl(
     logprob: Tensor, ref_logprob: Tensor, estimator: Estimator = "k3", *, old_logprob: Tensor | None = None
 ) -> Tensor:
-    """The KL of each token to the reference, differentiable in `logprob` (Schulman 2020; 2512.21852).
+    """The KL of each token to the reference in nats, differentiable in `logprob` (Schulman 2020; 2512.21852).
 
     k1: d (no use as a loss: its expected gradient is 0). k2: d^2 / 2, gradient d. k3: e^-d + d - 1, gradient 1 - e^-d,
     as DeepSeekMath eq. (4). k3_corrected: r k3 with r = exp(logprob - old_logprob), gradient r d exactly, right on and

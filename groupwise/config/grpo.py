@@ -25,8 +25,10 @@ class GRPOConfig(Settings):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 
     Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both
-    (docs/from-trl.md). Everything that is wrong is reported at once, as one `ConfigError`. The object is read-only;
-    `replace` makes a changed one.
+    (docs/from-trl.md). The object is read-only; `replace` makes a changed one. Lengths are tokens, steps are rollouts.
+
+    Raises:
+        ConfigError: everything that is wrong, at once, a sentence each.
     """
 
     _notes: tuple[str, ...] = PrivateAttr(default=())

@@ -52,7 +52,11 @@ class RecipeFields(Section):
 
 
 class Recipe(RecipeFields):
-    """The ingredients of a run, with its settings in `config`. Built from the flat keys of a recipe file."""
+    """The ingredients of a run, with its settings in `config`. Built from the flat keys of a recipe file.
+
+    Raises:
+        ConfigError: everything that is wrong, at once, a sentence each.
+    """
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -105,9 +109,12 @@ class Recipe(RecipeFields):
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, with `key=value` overrides as `--set` takes them. Errors name the file.
+    """The recipe in a YAML file, with `key=value` overrides as `--set` takes them.
 
     A run is written to `runs/<name of the file>` unless the recipe has an `output_dir`.
+
+    Raises:
+        ConfigError: no such file, broken YAML, or a key or value that is wrong; the message names the file.
     """
     file = Path(path)
     keys = {"output_dir": f"runs/{file.stem}", **read_mapping(file)}

@@ -18,7 +18,7 @@ from groupwise.types import ScoredGroup
 
 @dataclass(frozen=True)
 class Seen:
-    """How a group did: the problem's number in the data set, and the share of its completions that solved it."""
+    """The outcome of a group: the problem's number in the data set, and the share of its completions that solved it."""
 
     problem: int
     success: float

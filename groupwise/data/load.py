@@ -34,6 +34,9 @@ def load_problems(
     split), a Hub id, a `datasets.Dataset` or a list of dicts. `split` is a name, a slice or both: `train`, `[:90%]`,
     `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
     `revision` are for the Hub.
+
+    Raises:
+        DataError: nothing of that name, no such split or column, no rows, or an object that is no data set.
     """
     wanted = _split_name(split)
     if (subset or revision) and not _is_hub_id(data):

@@ -30,7 +30,7 @@ class PoolRules:
 
 
 class Pools:
-    """Keeps for each problem its pool and its streak: visits in a row that spoke for easy (+) or for hard (-).
+    """Keeps for each problem its pool and its streak: visits in a row that were easy (+) or hard (-).
 
     `indices`: the problem's number in the data set, one a row of the order. Every problem starts in learning.
     """

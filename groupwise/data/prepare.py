@@ -79,6 +79,9 @@ def prepare(
     """Encode every prompt now, so that a row that cannot be used stops the run before it costs anything.
 
     Prompts over `max_prompt_length` tokens lose their beginning ("truncate") or are left out ("drop").
+
+    Raises:
+        DataError: a prompt that cannot be encoded, with its row, or no problem that is left.
     """
     rows, encoded, truncated, openings = [], [], [], []
     for problem in problems:

@@ -23,6 +23,9 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
     """Write `report/*.png` and `report/index.html` into the run folder; returns the page's path.
 
     A run that is still training, or has recorded nothing yet, gets the report of what there is.
+
+    Raises:
+        RunError: the folder holds no run, or a record is damaged.
     """
     reader = RunReader(run_folder)
     records = reader.metrics()

@@ -46,6 +46,9 @@ def resolve_rewards(
 
     `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
     one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
+
+    Raises:
+        ConfigError: a spec that names no reward, a setting that the reward does not have, weights that do not fit.
     """
     listed = list(specs) if isinstance(specs, Sequence) and not isinstance(specs, str) else [specs]
     tokenizers = _one_each(processing_classes, len(listed))

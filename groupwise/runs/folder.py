@@ -130,7 +130,11 @@ def checkpoint_name(step: int) -> str:
 
 
 def open_run(path: str | Path) -> RunFolder:
-    """The folder of an existing run; `RunError` when it is not one."""
+    """The folder of an existing run.
+
+    Raises:
+        RunError: there is no such folder, or it holds no run.
+    """
     folder = RunFolder(Path(os.path.expanduser(path)))
     if not folder.path.is_dir():
         raise RunError(
@@ -151,6 +155,9 @@ def create(
     A folder in which a run has finished a step is refused unless `overwrite` (its records, checkpoints and final model
     are deleted, nothing else) or `resume`. A start that failed before its first step leaves nothing to protect.
     Another trainer's folder that has the name of a checkpoint is refused too: a checkpoint would take its place.
+
+    Raises:
+        RunError: it is refused, in use by another process, cannot be written, or has less than `min_free_bytes` left.
     """
     assert not (overwrite and resume), "a run is either replaced or continued"
     folder = RunFolder(Path(output_dir))

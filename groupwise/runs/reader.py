@@ -14,7 +14,11 @@ from groupwise.runs.records import GroupRecord
 
 
 class RunReader:
-    """What a run has recorded so far. A last line without its end (a crash, a write under way) is not there yet."""
+    """What a run has recorded so far. A last line without its end (a crash, a write under way) is not there yet.
+
+    Raises:
+        RunError: the folder holds no run, or, when a record is read, the record is damaged or of a later version.
+    """
 
     def __init__(self, run: str | Path | RunFolder) -> None:
         self.folder = run if isinstance(run, RunFolder) else open_run(run)

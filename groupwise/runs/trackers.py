@@ -158,7 +158,8 @@ class Trackers:
 def open_trackers(report_to: str | Sequence[str], on_failure: Callable[[str, str], None]) -> Trackers:
     """The trackers that `report_to` names: names, "none", or "all" (those installed). Starts nothing yet.
 
-    `ConfigError` for an unknown name and for a package that is not installed.
+    Raises:
+        ConfigError: an unknown name, or a package that is not installed.
     """
     names = [report_to] if isinstance(report_to, str) else list(report_to)
     if "all" in names:
