@@ -50,9 +50,13 @@ def networks(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Polic
 
 
 def sampled(
-    policy_model: PolicyModel, max_tokens: int = 150, records: bool | None = None, **sampling: Any
+    policy_model: PolicyModel, max_tokens: int | None = None, records: bool | None = None, **sampling: Any
 ) -> list[Completion]:
-    """Completions of all prompts; fewer rows at a time than there are."""
+    """Completions of all prompts; fewer rows at a time than there are.
+
+    On a GPU they outgrow the first buffers; tests/equal/test_static.py shows that on a CPU.
+    """
+    max_tokens = max_tokens or (150 if policy_model.device.type == "cuda" else 40)
     engine = NativeEngine(policy_model.fused, max_concurrent=6, records=records)
     engine.load_weights(policy_model, version=0)
     settings = Sampling(max_tokens=max_tokens, stop_ids=(EOS,), **sampling)
