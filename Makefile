@@ -13,6 +13,9 @@ OTHER_VERSIONS := tests/equal tests/policy tests/train tests/checkpoint tests/te
   -W default::DeprecationWarning -W default::FutureWarning -W default::UserWarning -p no:cacheprovider \
   --numprocesses auto --dist loadscope
 
+# Files of tests/equal that compare no kernel: they compute as a GPU does, or by the slow path.
+NO_KERNELS := static flex caches slow_path
+
 SEED ?=
 RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
@@ -38,7 +41,7 @@ test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model no
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
 
 kernels: $(VENV)/installed-dev  ## what is fast is equal to what is slow, with kernels compiled here; skips where there is no C++ compiler
-	$(BIN)/python -m pytest tests/equal --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest tests/equal $(NO_KERNELS:%=--ignore tests/equal/test_%.py) --numprocesses auto --dist loadscope
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
 	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn

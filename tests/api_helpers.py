@@ -6,7 +6,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from ruamel.yaml import YAML
 from tiny import tiny_model, tiny_tokenizer
@@ -72,8 +71,3 @@ def write_recipe(path: Path, base: Path, /, **changes: Any) -> Path:
     keys = {**ingredients, "lora": {"r": 4}, "output_dir": str(path.with_name("run-of-recipe")), **SETTINGS, **changes}
     path.write_text(yaml_text({name: value for name, value in keys.items() if value is not None}))
     return path
-
-
-def draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing a report takes longer than training a tiny model."""
-    monkeypatch.setattr("groupwise.report.write_report", lambda folder: folder.report / "index.html")

@@ -6,7 +6,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -38,3 +38,19 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_report() -> Iterator[None]:
+    """Runs draw no report: that takes longer than to train a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("groupwise.report.write_report", lambda folder: folder.report / "index.html")
+        yield
+
+
+@pytest.fixture
+def real_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and commands of this test draw the report."""
+    from groupwise.report.write import write_report
+
+    monkeypatch.setattr("groupwise.report.write_report", write_report)

@@ -52,14 +52,12 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
             found.append(f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_code.co_qualname}")
 
-    with pytest.MonkeyPatch.context() as patch:
-        api_helpers.draw_no_report(patch)
-        before = sys.getprofile()
-        sys.setprofile(note)
-        try:
-            api_helpers.trainer(tmp_path_factory.mktemp("traced") / "run", max_steps=1).train()
-        finally:
-            sys.setprofile(before)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        api_helpers.trainer(tmp_path_factory.mktemp("traced") / "run", max_steps=1).train()
+    finally:
+        sys.setprofile(before)
     return found
 
 

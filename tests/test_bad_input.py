@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import transformers
-from api_helpers import CHATS, ROWS, config, draw_no_report, model_folder, short, trainer, write_recipe
+from api_helpers import CHATS, ROWS, config, model_folder, short, trainer, write_recipe
 from peft import LoraConfig
 from tiny import tiny_model, tiny_tokenizer, with_lora
 
@@ -23,11 +23,6 @@ from groupwise.cli import main
 from groupwise.errors import ConfigError, DataError, GroupwiseError, ModelError, RewardError, RunError
 
 TROUBLESHOOTING = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
-
-
-@pytest.fixture(autouse=True)
-def _draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 class Mistake(NamedTuple):

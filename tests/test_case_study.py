@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
-from api_helpers import draw_no_report, model_folder
+from api_helpers import model_folder
 from datasets import Dataset, DatasetDict
 from hub_stub import HubStub
 from safetensors.torch import load
@@ -108,7 +108,6 @@ def first_groups(run: Path) -> list[dict[str, Any]]:
 def test_the_short_form_runs_as_written(tmp_path: Path, hub: HubStub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    draw_no_report(monkeypatch)
     model = transformers.AutoModelForCausalLM.from_pretrained(str(model_folder(tmp_path / "base")))
     dataset = DatasetDict({"train": Dataset.from_list(POSTS)})
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import hub_stub
 import pytest
 import transformers
-from api_helpers import draw_no_report, model_folder, write_recipe
+from api_helpers import model_folder, write_recipe
 from peft import PeftModel
 
 from groupwise import __version__
@@ -53,10 +53,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def _draw_no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "report" not in request.node.name:
-        draw_no_report(monkeypatch)
-        monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
+def _export_draws_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model, a recipe for it, and a finished run of that recipe."""
     path = tmp_path_factory.mktemp("cli")
     recipe = write_recipe(path / "recipe.yaml", model_folder(path / "base"), output_dir=str(path / "run"))
-    with pytest.MonkeyPatch.context() as patch:
-        draw_no_report(patch)
-        with pytest.raises(SystemExit):
-            main(["train", str(recipe), "--quiet"])
+    with pytest.raises(SystemExit):
+        main(["train", str(recipe), "--quiet"])
     return path
 
 
@@ -444,6 +440,7 @@ def test_what_generate_cannot_do_is_said(place: Path, tmp_path: Path, run: Run) 
 # --- report and export ---
 
 
+@pytest.mark.usefixtures("real_report")
 def test_report_draws_and_says_what_happened(place: Path, run: Run) -> None:
     code, out, err = run("report", place / "run")
     assert (code, err) == (0, "")

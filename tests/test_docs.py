@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from api_helpers import draw_no_report, model_folder, trainer
+from api_helpers import model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
 
@@ -111,6 +111,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_report")
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tiny model and for one step; the rest as it is written."""
     model = model_folder(tmp_path / "tiny", max_position_embeddings=1024)
@@ -124,8 +125,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
 
 
-def test_the_callback_of_the_readme_stops_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
+def test_the_callback_of_the_readme_stops_a_resumed_run(tmp_path: Path) -> None:
     settings = {"max_steps": 4, "save_steps": 1, "rewards": lambda completions, **columns: [0.0] * len(completions)}
     first = trainer(tmp_path / "run", **settings)
     first.train(), shutil.rmtree(first.output_dir / "checkpoint-4")
@@ -166,6 +166,7 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_report")
 @pytest.mark.parametrize("verb", ["check", "train"])
 def test_the_recipe_of_the_readme_runs(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tiny model, for one step."""

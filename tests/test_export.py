@@ -15,7 +15,7 @@ import hub_stub
 import pytest
 import torch
 import transformers
-from api_helpers import draw_no_report, model_folder, short, trainer, write_recipe
+from api_helpers import model_folder, short, trainer, write_recipe
 from hub_stub import TOKEN, HubStub
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file
@@ -36,9 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds a base model and a finished run of an adapter on it, with its report."""
     path = tmp_path_factory.mktemp("export")
     recipe = load_recipe(write_recipe(path / "recipe.yaml", model_folder(path / "base"), output_dir=str(path / "run")))
-    with pytest.MonkeyPatch.context() as patch:
-        draw_no_report(patch)
-        GRPOTrainer.from_recipe(recipe).train()
+    GRPOTrainer.from_recipe(recipe).train()
     write_report(path / "run")
     return path
 
@@ -86,7 +84,6 @@ def test_without_merging_the_adapter_is_written(place: Path, tmp_path: Path) -> 
 
 
 def test_a_model_trained_in_full_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
     monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
     run = trainer(tmp_path / "run", max_steps=1)
     run.train()
@@ -142,10 +139,7 @@ LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM
 
 @pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|same adapter)")
 @pytest.mark.parametrize("name", ADAPTED)
-def test_every_export_of_a_trained_adapter_is_the_trained_model(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw_no_report(monkeypatch)
+def test_every_export_of_a_trained_adapter_is_the_trained_model(name: str, tmp_path: Path) -> None:
     base = model_folder(tmp_path / "base", tie_word_embeddings=True)
     model = ADAPTED[name](transformers.AutoModelForCausalLM.from_pretrained(base))
     before = logits(model)
@@ -161,7 +155,7 @@ def test_every_export_of_a_trained_adapter_is_the_trained_model(
         torch.testing.assert_close(logits(found), expected, atol=2e-5, rtol=0)
 
 
-def test_a_run_without_a_final_model_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_final_model_says_how_to_get_one(tmp_path: Path) -> None:
     def fail_late(completions: list[str], trainer_state: Any, **kwargs: Any) -> list[float]:
         if trainer_state.global_step == 1:
             raise KeyboardInterrupt
@@ -225,7 +219,6 @@ def finished_trainer(place: Path) -> GRPOTrainer:
 
 
 def test_a_run_uploads_itself_when_it_ends(tmp_path: Path, hub: HubStub, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
     monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
     settings = {"push_to_hub": True, "hub_model_id": "user/own", "hub_private_repo": True}
     trainer(tmp_path, model=with_lora(tiny_model()), max_steps=1, **settings).train()
@@ -248,7 +241,6 @@ def test_an_upload_that_fails_or_hangs_costs_a_finished_run_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One warning, one event with the way to push later; model and records are there and training has returned."""
-    draw_no_report(monkeypatch)
     monkeypatch.setattr("groupwise.export.write_report", lambda folder: None)
     released = threading.Event()
     with hub_stub.running(monkeypatch) as hub:
@@ -265,7 +257,7 @@ def test_an_upload_that_fails_or_hangs_costs_a_finished_run_nothing(
     assert TOKEN not in (tmp_path / "events.jsonl").read_text()
 
 
-def test_a_hub_that_cannot_be_reached_is_told_within_seconds(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_told_within_seconds(place: Path) -> None:
     began = time.monotonic()
     with pytest.raises(RunError, match=r"(?s)could not be uploaded.*switched off \(HF_HUB_OFFLINE\).*Nothing is lost"):
         finished_trainer(place).push_to_hub("user/short")

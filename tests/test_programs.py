@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import api_helpers
 import pytest
 import torch
 from api_helpers import ROWS, short, trainer
@@ -16,11 +15,6 @@ from histories import of_steps
 from transformers import TrainerCallback
 
 from groupwise.errors import ConfigError, RewardError
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    api_helpers.draw_no_report(monkeypatch)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

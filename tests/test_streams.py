@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import draw_no_report, trainer
+from api_helpers import trainer
 
 from groupwise.streams import lasting, lasting_output
 
@@ -98,7 +98,6 @@ def printing(completions: list[str], **columns: Any) -> list[float]:
 def test_a_run_goes_on_when_nobody_reads_what_it_and_its_rewards_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_no_report(monkeypatch)
     with a_pipe() as (stream, reading):
         os.close(reading)
         monkeypatch.setattr(sys, "stdout", stream)
@@ -112,7 +111,6 @@ def test_a_run_goes_on_when_nobody_reads_what_it_and_its_rewards_print(
 def test_prints_of_a_reward_stand_between_the_lines_of_the_screen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_no_report(monkeypatch)
     with a_pipe() as (stream, reading):
         monkeypatch.setattr(sys, "stdout", stream)
         print("before")

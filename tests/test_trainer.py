@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from api_helpers import CHATS, ROWS, config, draw_no_report, model_folder, short, trainer
+from api_helpers import CHATS, ROWS, config, model_folder, short, trainer
 from datasets import Dataset
 from histories import history, of_steps, timeless
 from peft import LoraConfig, PeftModel
@@ -27,11 +27,6 @@ from groupwise.runs.reader import RunReader
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
 IDS = torch.tensor([[5, 9, 12, 30, 7]])
-
-
-@pytest.fixture(autouse=True)
-def _draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from api_helpers import ROWS as SAID
-from api_helpers import draw_no_report, model_folder, write_recipe
+from api_helpers import model_folder, write_recipe
 
 from groupwise.check.check_page import page
 from groupwise.check.check_screen import show
@@ -170,9 +170,8 @@ def _louder(completion: Completion) -> Completion:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_command_checks_writes_its_page_and_leaves_the_folder_to_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw_no_report(monkeypatch)
     recipe = write_recipe(tmp_path / "recipe.yaml", model_folder(tmp_path / "base"))
     run = tmp_path / "run-of-recipe"
     with pytest.raises(SystemExit) as ended:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import draw_no_report, model_folder
+from api_helpers import model_folder
 from histories import completions, history
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
@@ -36,7 +36,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(RECORDED, tmp_path / "place")
     model_folder(tmp_path / "place/model")
     monkeypatch.chdir(tmp_path / "place")
-    draw_no_report(monkeypatch)
     return tmp_path / "place"
 
 

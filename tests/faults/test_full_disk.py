@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import draw_no_report
 from histories import completions, history
 
 from faults.recipes import letters, make_trainer
@@ -29,7 +28,6 @@ NAME = "full, mu 2 x 2"
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty disk of 4 MiB."""
-    draw_no_report(monkeypatch)
     monkeypatch.setattr(run_folder, "MIN_FREE_BYTES", 0)
     path = tmp_path / "disk"
     path.mkdir()
@@ -119,9 +117,8 @@ def shared() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def test_a_folder_that_may_not_be_written_any_more_ends_the_run_in_words(shared, monkeypatch):
+def test_a_folder_that_may_not_be_written_any_more_ends_the_run_in_words(shared):
     """Root, whom permissions do not stop, becomes somebody else in the middle of the third step."""
-    draw_no_report(monkeypatch)
     calls = 0
 
     def reward(completions: list[str], **columns: Any) -> list[float]:

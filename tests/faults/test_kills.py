@@ -29,9 +29,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path):
     assert figures["differing_runs"] == figures["lost_steps"] == figures["doubled_steps"] == 0
 
 
-def test_the_suite_sees_a_difference(tmp_path, monkeypatch):
-    monkeypatch.setattr("groupwise.report.write_report", lambda folder: folder.report / "index.html")
-
+def test_the_suite_sees_a_difference(tmp_path):
     def finished(name: str, **changes: Any) -> Path:
         make_trainer("full, mu 2 x 2", tmp_path / name, max_steps=2, **changes).train()
         return tmp_path / name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import draw_no_report, trainer
+from api_helpers import trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model, with_lora
@@ -105,7 +105,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A checkpoint, and a learner that it belongs to."""
     path = tmp_path_factory.mktemp("checkpoints")
     with pytest.MonkeyPatch.context() as patch:
-        draw_no_report(patch)
         made = trainer(path / "run", model=with_lora(tiny_model(), rank=2), max_steps=1, save_steps=1)
         kept: list[Any] = []
         patch.setattr("groupwise.checkpoint.store.read_state", read_state)

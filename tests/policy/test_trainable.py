@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from api_helpers import ROWS, config, draw_no_report, model_folder, short, trainer
+from api_helpers import ROWS, config, model_folder, short, trainer
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -143,7 +143,6 @@ def test_the_tokenizer_is_saved_once_for_all_checkpoints_and_once_at_the_end(
 def test_an_error_while_saving_at_the_end_is_recorded_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_no_report(monkeypatch)
     run = trainer(tmp_path / "run", max_steps=2)
 
     def fail(*_: Any, **__: Any) -> None:

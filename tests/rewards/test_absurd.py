@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from api_helpers import draw_no_report, trainer
+from api_helpers import trainer
 from torch import nn
 
 from groupwise.algo import advantages, process_advantages
@@ -131,11 +131,6 @@ def test_the_largest_rewards_have_finite_advantages_and_statistics(tmp_path: Pat
 # --- a run ---
 
 
-@pytest.fixture
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
-
-
 def test_a_run_stops_before_it_trains_or_records_one(tmp_path: Path) -> None:
     run = trainer(tmp_path, rewards=lambda completions, **_: [1e308] * len(completions))
     before = [p.detach().clone() for p in run.model.parameters()]
@@ -162,7 +157,6 @@ def test_a_reward_model_stops_too(tmp_path: Path) -> None:
         RewardScorer(rewards).score([make_group("p", ["x"])])
 
 
-@pytest.mark.usefixtures("_no_report")
 def test_logged_metrics_that_are_not_finite_break_no_record(tmp_path: Path) -> None:
     def logs(completions: list[str], log_metric: Any, **_: Any) -> list[float]:
         for name, value in (("inf", float("inf")), ("nan", float("nan")), ("huge", 1e308), ("huge", 1e308)):

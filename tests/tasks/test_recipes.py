@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import draw_no_report, model_folder
+from api_helpers import model_folder
 
 from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
@@ -21,11 +21,6 @@ from groupwise.runs.reader import RunReader
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ("max_steps=2", "prompts_per_step=2", "num_generations=2", "max_completion_length=8", "use_cpu=true",
          "dtype=float32", "lora.r=2", "save_strategy=no")  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def run(name: str, folder: Path, *changes: str) -> tuple[GRPOTrainer, list[dict[str, Any]]]:

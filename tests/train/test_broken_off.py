@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import ROWS, draw_no_report, trainer
+from api_helpers import ROWS, trainer
 from histories import completions, history
 from tiny import tiny_model
 
@@ -27,11 +27,6 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.02,
     "objective": {"preset": "grpo", "baseline": "ema", "scale": "none", "beta": 0.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def letters(completions: list[str], **columns: Any) -> list[float]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from api_helpers import draw_no_report, trainer
+from api_helpers import trainer
 
 from groupwise.runs import RunReader
 
 
-def test_a_run_records_what_counted(tmp_path, monkeypatch):
-    draw_no_report(monkeypatch)
+def test_a_run_records_what_counted(tmp_path):
 
     def longer(completions):
         return [float(len(text)) for text in completions]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import ROWS, draw_no_report, short, trainer
+from api_helpers import ROWS, short, trainer
 from histories import StopAfter
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -16,11 +16,6 @@ from groupwise.errors import GuardError
 from groupwise.runs.folder import RunFolder
 
 GOES_ON = "trainer.train(resume_from_checkpoint=True)"
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:

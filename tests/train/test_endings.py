@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import CHATS, ROWS, draw_no_report, trainer
+from api_helpers import CHATS, ROWS, trainer
 from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer
 
 from groupwise.generate import generate, load_trained
@@ -43,11 +43,8 @@ def _with_bias(model: Any, tokens: Sequence[int], by: float) -> Any:
     return model
 
 
-def sampled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, **settings: Any
-) -> tuple[list[Any], list[str]]:
+def sampled(tmp_path: Path, model: Any, **settings: Any) -> tuple[list[Any], list[str]]:
     """Every recorded completion of a run of two steps, and every text that its reward was handed."""
-    draw_no_report(monkeypatch)
     seen: list[str] = []
 
     def look(completions: list[str], **columns: Any) -> list[float]:
@@ -63,10 +60,8 @@ def sampled(
 
 
 @pytest.mark.parametrize("engine", ["auto", "transformers"])
-def test_a_stop_text_that_is_a_special_token_ends_a_completion_and_is_no_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
-    records, seen = sampled(tmp_path, monkeypatch, model_fond_of(END), stop=["<|im_end|>"], engine=engine)
+def test_a_stop_text_that_is_a_special_token_ends_a_completion_and_is_no_text(tmp_path: Path, engine: str) -> None:
+    records, seen = sampled(tmp_path, model_fond_of(END), stop=["<|im_end|>"], engine=engine)
     ended = [record for record in records if END in record["ids"]]
     assert ended
     assert all(record["ids"].index(END) == len(record["ids"]) - 1 for record in ended)
@@ -79,9 +74,9 @@ def test_a_stop_text_that_is_a_special_token_ends_a_completion_and_is_no_text(
     ("stop", "ids"), [("</answer>", [CLOSED]), ("</answer><|im_end|>", [CLOSED, END]), ("a<|call|>", [4, CALL])]
 )
 def test_a_stop_text_with_tags_ends_a_completion_and_stays_in_the_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, ids: list[int]
+    tmp_path: Path, stop: str, ids: list[int]
 ) -> None:
-    records, _ = sampled(tmp_path, monkeypatch, model_fond_of(*ids), stop=[stop])
+    records, _ = sampled(tmp_path, model_fond_of(*ids), stop=[stop])
     held = [record for record in records if stop in record["text"]]
     assert held
     assert all(record["text"].endswith(stop) and record["text"].count(stop) == 1 for record in held)
@@ -91,10 +86,8 @@ def test_a_stop_text_with_tags_ends_a_completion_and_stays_in_the_text(
         assert ids not in pairs[: -len(ids)], "none goes on after it"
 
 
-def test_rewards_records_and_evaluations_hold_the_tags_and_not_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records, seen = sampled(tmp_path, monkeypatch, model_fond_of(CALL, EOS, 0, 2), eval_on_start=True, eval_steps=1)
+def test_rewards_records_and_evaluations_hold_the_tags_and_not_the_end(tmp_path: Path) -> None:
+    records, seen = sampled(tmp_path, model_fond_of(CALL, EOS, 0, 2), eval_on_start=True, eval_steps=1)
     texts = [record["text"] for record in records]
     for record in records:
         assert record["text"].count("<|call|>") == record["ids"].count(CALL)
@@ -105,11 +98,11 @@ def test_rewards_records_and_evaluations_hold_the_tags_and_not_the_end(
 
 
 def test_a_run_answers_with_its_own_end_tokens_and_prints_its_tags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from groupwise.generate import make_streamer
 
-    sampled(tmp_path, monkeypatch, tiny_model(vocab_size=VOCABULARY + len(TAGS)), stop=["<|im_end|>"])
+    sampled(tmp_path, tiny_model(vocab_size=VOCABULARY + len(TAGS)), stop=["<|im_end|>"])
     trained, tokenizer = load_trained(str(tmp_path / "run"), device=torch.device("cpu"))
     assert trained.generation_config.eos_token_id == [EOS, END]
     _with_bias(trained, [END, CALL], 8.0)

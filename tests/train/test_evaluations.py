@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_helpers import ROWS, draw_no_report, trainer
+from api_helpers import ROWS, trainer
 from histories import StopAfter, history, timeless
 from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -15,11 +15,6 @@ from groupwise.errors import RewardError
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.trackers import Trackers
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 class Ear(TrainerCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from api_helpers import draw_no_report, trainer
+from api_helpers import trainer
 from histories import of_steps
 from tiny import tiny_model, with_lora
 
@@ -123,8 +123,7 @@ def test_an_optimizer_over_a_part_of_what_is_trained_is_noted():
     assert len(notes) == 1
 
 
-def test_an_optimizer_never_moves_what_is_frozen(tmp_path, monkeypatch):
-    draw_no_report(monkeypatch)
+def test_an_optimizer_never_moves_what_is_frozen(tmp_path):
     model = tiny_model()
     model.model.layers[0].requires_grad_(False)
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import ROWS, draw_no_report, trainer
+from api_helpers import ROWS, trainer
 from histories import StopAfter, completions, history
 from tiny import tiny_model, with_lora
 from transformers import EarlyStoppingCallback
@@ -62,11 +62,6 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "adafactor": (tiny_model, {"beta": 0.0, "optim": "adafactor"}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def letters(completions: list[str], **columns: Any) -> list[float]:

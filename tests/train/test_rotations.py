@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
-from api_helpers import draw_no_report, short, trainer
+from api_helpers import short, trainer
 from tiny import CONFIGS, tiny_model
 
 from groupwise.errors import ConfigError, GuardError
@@ -34,10 +34,7 @@ def mismatches(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("engine", ["auto", "transformers"])
-def test_completions_that_cross_the_bound_are_refused_and_others_train_exactly(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw_no_report(monkeypatch)
+def test_completions_that_cross_the_bound_are_refused_and_others_train_exactly(engine: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"rewards": letters, "engine": engine, "learning_rate": 1e-4}
     with pytest.raises(ConfigError, match=rf"rotation \(longrope\) changes beyond {BOUND} tokens.*need 29 tokens"):
         trainer(tmp_path / "across", model=phi3(), data=ROWS, max_completion_length=20, **settings)
@@ -56,7 +53,6 @@ def test_held_out_prompts_are_looked_at_too(tmp_path: Path) -> None:
 def test_without_the_refusal_the_guard_of_every_step_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_no_report(monkeypatch)
     monkeypatch.setattr(fits, "_check_rotation", lambda *_: None)
     run = trainer(tmp_path, model=phi3(), data=ROWS, rewards=letters, max_completion_length=40, max_steps=9)
     with pytest.raises(GuardError, match=r"Guard gap \(rollback\) at step 1"):
@@ -94,8 +90,7 @@ def test_the_bound_is_found_in_the_older_spelling() -> None:
     assert rotation_bound(config) == ("longrope", 40)
 
 
-def test_a_dynamic_rotation_within_its_bound_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
+def test_a_dynamic_rotation_within_its_bound_is_exact(tmp_path: Path) -> None:
     model = tiny_model(rope_parameters=DYNAMIC, max_position_embeddings=40)
     trainer(tmp_path, model=model, data=ROWS, rewards=letters, max_completion_length=30).train()
     assert max(mismatches(tmp_path)) < 1.00001
