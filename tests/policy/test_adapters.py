@@ -10,6 +10,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.peft_types import PeftType
 from tiny import random_rows, tiny_model, tiny_tokenizer
@@ -349,6 +351,12 @@ def test_a_merged_adapter_is_refused_until_it_is_unmerged() -> None:
     assert trainable_model(model, None, seed=0) is model
 
 
+@pytest.mark.xfail(
+    Version(transformers.__version__) >= Version("5.24") and Version(peft.__version__) < Version("0.22"),
+    reason="add_adapter of transformers 5.24 needs peft 0.22",
+    raises=ValueError,
+    strict=True,
+)
 def test_an_adapter_inside_a_transformers_model_is_refused() -> None:
     model = tiny_model()
     model.add_adapter(LoraConfig(r=2, target_modules=QV))
