@@ -127,7 +127,6 @@ def test_a_tokenizer_that_cannot_be_saved_is_found_too() -> None:
 def test_the_tokenizer_is_saved_once_for_all_checkpoints_and_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw_no_report(monkeypatch)
     tokenizer, folders = tiny_tokenizer(chat=True), []
     save = type(tokenizer).save_pretrained
     monkeypatch.setattr(
