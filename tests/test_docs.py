@@ -25,6 +25,8 @@ from groupwise.config import load_recipe
 from groupwise.lifecycle.inputs import read_inputs
 from groupwise.notes import shown_by
 
+pytestmark = pytest.mark.usefixtures("real_report")  # its docstring stands in the pages
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 CHECKED_ELSEWHERE = {"data.md", "rewards.md", "run-folder.md"}
