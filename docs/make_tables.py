@@ -8,10 +8,7 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of a page 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -24,14 +21,17 @@ from public_api import api_tables
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import groupwise.trl
 from groupwise import GRPOConfig
 from groupwise.algo import Objective
+from groupwise.config.compat.attributes import NAMES, REFUSED
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import LOSS_TYPES, WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
-from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
+from groupwise.config.compat.trl_names import RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import SECTIONS
 from groupwise.config.guards import GUARDS
+from groupwise.config.help_texts import meanings
 from groupwise.config.objective_keys import READ_BY
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
@@ -48,21 +48,12 @@ INGREDIENTS: dict[str, type[BaseModel]] = {
     "The ingredients: a reward": RewardSpec,
     "The ingredients: lora": LoraSpec,
 }
-DIFFERENCES: tuple[tuple[str, Any, str], ...] = (
-    ("beta", 0.0, "beta"),
-    ("loss_type", "dapo", "aggregation"),
-    ("use_bias_correction_kl", True, "kl"),
-    ("vllm_importance_sampling_mode", "sequence_mask, at most 3", "mismatch"),
-    ("per_device_train_batch_size", "8 completions", "prompts_per_step"),
-    ("num_train_epochs", 3.0, "num_train_epochs"),
-    ("learning_rate", 1e-6, "learning_rate"),
-    ("bf16", True, "dtype"),
-    ("gradient_checkpointing", True, "gradient_checkpointing"),
-    ("optim", "adamw_torch_fused", "optim"),
-    ("logging_steps", 10, "logging_steps"),
-    ("num_completions_to_print", None, "num_completions_to_print"),
+DIFFERENCES = (
+    *("objective", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
+    *("drop_incomplete_step", "beta", "loss_type", "use_bias_correction_kl", "mismatch", "mismatch_max"),
+    *("learning_rate", "optim", "gradient_checkpointing", "logging_steps", "num_completions_to_print", "output_dir"),
 )
-"""TRL's field, TRL's default, the key here."""
+"""Keys whose default depends on the import."""
 
 
 def main() -> None:
@@ -100,14 +91,12 @@ def config_tables() -> dict[str, str]:
 
 
 def from_trl_tables() -> dict[str, str]:
-    ours, theirs = GRPOConfig(), GRPOConfig(objective="trl_default")
+    ours, theirs = GRPOConfig(), groupwise.trl.GRPOConfig()
+    shown = partial(shown_default, ours), partial(shown_default, theirs)
     return {
         "defaults": table(
-            ("TRL 1.16", "its default", "here", "default", "with `objective: trl_default`"),
-            (
-                (f"`{field}`", value(default), f"`{key}`", value(getattr(ours, key)), value(getattr(theirs, key)))
-                for field, default, key in DIFFERENCES
-            ),
+            ("key", "`from groupwise import`", "`from groupwise.trl import`"),
+            ((f"`{key}`", *(each(key) for each in shown)) for key in DIFFERENCES),
         ),
         "loss-types": table(
             ("`loss_type`", "axes"),
@@ -118,6 +107,8 @@ def from_trl_tables() -> dict[str, str]:
             ((f"`{m.key}`", m.definition, m.difference) for m in TRL_METRICS),
         ),
         "trl": foreign(TRL_FIELDS),
+        "rloo": foreign(RLOO_FIELDS),
+        "attributes": attributes(),
         "transformers": foreign(TRANSFORMERS_FIELDS),
         "older": foreign((*TRL_LEGACY_FIELDS, *TRANSFORMERS_LEGACY_FIELDS)),
     }
@@ -163,15 +154,13 @@ def keys(model: type[BaseModel]) -> str:
     return table(("key", "default", "meaning"), rows)
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the string below it in the source, which pydantic would have to read at every start."""
-    texts: dict[str, str] = {}
-    for section in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
-        for field, below in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                texts[ast.unparse(field.target)] = " ".join(ast.literal_eval(below.value).split())
-    return texts
+def shown_default(config: GRPOConfig, key: str) -> str:
+    """What a configuration in which nothing is set has for a key."""
+    if key == "objective":
+        return value(config.preset)
+    if key == "learning_rate" and config.settings.learning_rate is None:
+        return "`1e-06`, with LoRA `1e-05`"
+    return value(getattr(config, key))
 
 
 def default(field: FieldInfo) -> str:
@@ -199,6 +188,12 @@ def readers(axis: str) -> str:
 def words(axis: str) -> str:
     """The ecosystem's words that set an axis."""
     return ", ".join(f"`{word}`" for word, axes in WORDS.items() if axis in axes)
+
+
+def attributes() -> str:
+    """Attributes and methods of TrainingArguments that are no fields."""
+    rows = ((f"`{name}`", "refused" if name in REFUSED else "there", REFUSED.get(name, "")) for name in sorted(NAMES))
+    return table(("attribute", "here", "instead"), rows)
 
 
 def foreign(fields: Iterable[Foreign]) -> str:

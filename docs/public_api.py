@@ -10,6 +10,7 @@ from typing import Any
 
 PUBLIC_MODULES = (
     "groupwise",
+    "groupwise.trl",
     "groupwise.config",
     "groupwise.data",
     "groupwise.tasks",

@@ -19,9 +19,13 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'groupwise' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if not name.startswith("_"):  # a script may have changed `trl` to `groupwise` in the line of all its imports
+        names = import_module("groupwise.trl.names")
+        if name in {*names.OTHER_NAMES, *names.HOMES}:
+            return getattr(import_module("groupwise.trl"), name)
+    raise AttributeError(f"module 'groupwise' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

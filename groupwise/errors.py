@@ -117,6 +117,11 @@ def words_of(error: BaseException, limit: int = 2000) -> str:
         return "(it cannot be put in words)"
 
 
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def did_you_mean(
     word: str,
     known: Iterable[str],
@@ -149,8 +154,7 @@ def near_path(path: str | os.PathLike[str]) -> str:
 def _question(names: Sequence[str]) -> str:
     """The names as a question, or an empty string without any."""
     quoted = [f'"{name}"' for name in names]
-    listed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-    return f" Did you mean {listed}?" if listed else ""
+    return f" Did you mean {listed(quoted, 'or')}?" if names else ""
 
 
 def nearest(word: str, known: Iterable[str], *, common: Collection[str] = ()) -> list[str]:

@@ -72,6 +72,8 @@ def resolve_model(spec: str | Path, *, cache_dir: Path | None = None, revision: 
     name = str(spec)
     path = Path(name).expanduser()
     is_pypi, is_path = name.startswith("pypi:"), isinstance(spec, Path) or _is_path(name)
+    if revision == "main" and (is_pypi or is_path):
+        revision = None  # the default of TRL's ModelConfig: it asks for nothing
     if revision is not None and (is_pypi or is_path):
         raise ModelError(f"revision = {revision!r} is for models on the Hub; {name!r} is not one. Leave it out.")
     if is_pypi:

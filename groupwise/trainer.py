@@ -96,6 +96,9 @@ class GRPOTrainer:
         ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
     """
 
+    config_class = GRPOConfig
+    """What is used where no `args` are given."""
+
     resume_with = "trainer.train(resume_from_checkpoint=True)"
     """What the last line on screen names to resume a run that has ended early."""
 
@@ -121,14 +124,15 @@ class GRPOTrainer:
         check_single_process()
         if peft_config is not None:
             require_trainable_adapter(peft_config)
-        self.args = args or GRPOConfig()
+        self.args: GRPOConfig = args if args is not None else self.config_class()
+        settings = self.args.checked()
         self.screen: Screen = screen or make_screen()
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
         if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
-        self._sandboxes = RunSandboxes.of(self.args)
+        self._sandboxes = RunSandboxes.of(settings)
         with self._own_state():
             with settings_of_program():  # a file or module of rewards is the program's
                 rewards = resolve_rewards(
@@ -138,8 +142,9 @@ class GRPOTrainer:
             problems = load_problems(train_dataset)
             eval_problems = None if eval_dataset is None else load_problems(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
-            inputs = RunInputs(self.args, problems, eval_problems, rewards, peft_config, model, tokenizer)
+            inputs = RunInputs(settings, problems, eval_problems, rewards, peft_config, model, tokenizer)
             self._set_up(inputs, callbacks or (), optimizers)
+        self.args.freeze()
 
     def _set_up(self, inputs: RunInputs, callbacks: Sequence[Any], optimizers: tuple[Any, Any]) -> None:
         """Check what needs no model, then build the run."""
@@ -160,7 +165,7 @@ class GRPOTrainer:
             config, self.parts.policy.name, problems, scorer, active_config(self.model)
         )
         self._recipe_folder: Path | None = None
-        self._callbacks = Callbacks(callbacks, config)
+        self._callbacks = Callbacks(callbacks, self.args)
         self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
         self._callbacks.call("on_init_end")
         self._writer: RunWriter | None = None
@@ -182,7 +187,7 @@ class GRPOTrainer:
         trainer = cls(
             inputs.model,
             inputs.rewards,
-            inputs.config,
+            GRPOConfig.of(inputs.config),
             inputs.problems,
             inputs.eval_problems,
             tokenizer,
@@ -271,7 +276,7 @@ class GRPOTrainer:
             given = load_problems(eval_dataset)
             check_held_out(self.scorer, given)
             self.scorer.check_rows(given.name, given)
-            problems = prepare_problems(given, self.processing_class, self.model, self.args)
+            problems = prepare_problems(given, self.processing_class, self.model, self.args.settings)
         evaluator = self.parts.evaluator(problems)
         if evaluator is None:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
@@ -332,7 +337,7 @@ class GRPOTrainer:
 
     def _make_run(self, folder: run_folder.RunFolder, writer: RunWriter, model_writer: ModelWriter) -> tuple[Run, str]:
         """Learner, order and hooks of one run, and the name of its optimizer: an earlier run has used up its own."""
-        parts, order = self.parts, make_order(self.parts.problems, self.args)
+        parts, order = self.parts, make_order(self.parts.problems, self.args.settings)
         schedule = parts.schedule()
         learner, optimizer = make_learner(parts, schedule, self._optimizers)
         self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}

@@ -20,8 +20,7 @@ from api_helpers import model_folder, trainer
 from peft import LoraConfig
 from typer.testing import CliRunner
 
-from groupwise import GRPOConfig
-from groupwise.config import load_recipe
+from groupwise.config import Settings, load_recipe
 from groupwise.lifecycle.inputs import read_inputs
 from groupwise.notes import shown_by
 
@@ -71,7 +70,7 @@ def test_the_tables_of_the_pages_are_those_of_the_code(make_tables: Any) -> None
 
 
 def test_every_key_of_a_configuration_is_explained(make_tables: Any) -> None:
-    for model in (GRPOConfig, *make_tables.INGREDIENTS.values()):
+    for model in (Settings, *make_tables.INGREDIENTS.values()):
         texts = make_tables.meanings(model)
         assert [name for name in model.model_fields if not texts.get(name)] == []
 

@@ -43,6 +43,7 @@ algo                 errors rounding algo                                    tor
 config               types errors config algo.axes algo.objective algo.presets \
     rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core ruamel
 world                errors torch_internals                                  torch
+config/compat/attributes.py  world                                           | transformers
 pip                  errors                                                  -
 sources              types errors hub quiet pip transformers_internals \
     | transformers tokenizers safetensors gguf filelock
@@ -78,6 +79,9 @@ testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
 export               *                                                       torch | huggingface_hub
 trainer              *                                                       torch | transformers peft
+trl/parser.py        errors config.yaml_file                                 transformers
+trl/trainers.py      trainer trl
+trl                  errors config rewards trl                               | transformers peft torch trl
 cli                  *                                                       typer | rich torch transformers
 __main__             cli                                                     -
 __init__             -                                                       -

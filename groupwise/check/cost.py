@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.check.sample import Sampled
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings, replaced
 from groupwise.config.guards import BY_NAME, Guard, GuardSetting
 from groupwise.guards.agreement import likely_cause
 from groupwise.lifecycle.build import RunParts, make_learner
@@ -102,7 +102,7 @@ def mismatch_limit(run: RunParts) -> float | None:
 
 def _learner_at_rest(run: RunParts, schedule: Schedule) -> Learner:
     """The run's own learner and optimizer, whose steps have length 0."""
-    optimizer, _ = make_optimizer(run.config.replace(learning_rate=0.0), run.policy.model)
+    optimizer, _ = make_optimizer(replaced(run.config, learning_rate=0.0), run.policy.model)
     learner, _ = make_learner(run, schedule, (optimizer, LambdaLR(optimizer, lambda update: 1.0)))
     return learner
 
@@ -112,7 +112,7 @@ def _with_some_advantage(batch: Batch) -> Batch:
     return batch if bool(batch.advantages.any()) else replace(batch, advantages=torch.ones_like(batch.advantages))
 
 
-def _num_evals(config: GRPOConfig, schedule: Schedule) -> int:
+def _num_evals(config: Settings, schedule: Schedule) -> int:
     steps = range(1, schedule.num_steps + 1)
     due = sum(schedule.is_due(step, config.eval_steps, config.eval_strategy) for step in steps)
     return due + bool(config.eval_on_start)

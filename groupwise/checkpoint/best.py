@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.train.step import Idle, StepRecord
 
@@ -16,7 +16,7 @@ class Best:
     `evaluation_of` gives the evaluation after a step, empty where there was none.
     """
 
-    def __init__(self, config: GRPOConfig, evaluation_of: Callable[[int], Mapping[str, Any]]) -> None:
+    def __init__(self, config: Settings, evaluation_of: Callable[[int], Mapping[str, Any]]) -> None:
         self._evaluation_of = evaluation_of
         self.metric = metric_name(config)
         self.is_higher_better = config.greater_is_better is not False
@@ -73,13 +73,13 @@ class FollowBest(Idle):
         return {}
 
 
-def metric_name(config: GRPOConfig) -> str:
+def metric_name(config: Settings) -> str:
     """As the record of an evaluation spells it; the ecosystem lets `eval_` be left out."""
     name = config.metric_for_best_model or "eval_reward"
     return name if name.startswith("eval_") else f"eval_{name}"
 
 
-def check_metric(config: GRPOConfig, functions: Sequence[str]) -> None:
+def check_metric(config: Settings, functions: Sequence[str]) -> None:
     """Raise `ConfigError` when no evaluation will ever have the metric."""
     known = ["eval_reward", "eval_greedy_reward", "eval_completions/mean_length"]
     known += [f"eval_rewards/{name}/mean" for name in functions]

@@ -11,7 +11,15 @@ from typing import Any
 
 AROUND = frozenset(
     {
-        *("output_dir", "run_name", "report_to", "logging_steps", "num_completions_to_print", "trust_remote_code"),
+        *(
+            "output_dir",
+            "conventions",
+            "run_name",
+            "report_to",
+            "logging_steps",
+            "num_completions_to_print",
+            "trust_remote_code",
+        ),
         *("save_strategy", "save_steps", "save_total_limit", "overwrite_output_dir"),
         *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
         *("eval_strategy", "eval_steps", "eval_on_start", "num_eval_problems", "num_generations_eval"),

@@ -65,6 +65,9 @@ class RunFields(Section):
     """Folder of the run: configuration, metrics, completions, checkpoints and the trained model; `~` is your home."""
     overwrite_output_dir: bool = False
     """Whether a run that `output_dir` holds already is deleted when training starts anew; resuming deletes nothing."""
+    conventions: Literal["groupwise", "trl"] = "groupwise"
+    """Whose defaults fill what is not set, and whose definitions the numbers of `log_history`, callbacks and trackers
+    follow (from-trl.md). The run folder has one definition of each number, whatever stands here."""
     run_name: str | None = None
     """Name of the run on screen and in trackers; null takes the name of the folder."""
     seed: NonNegativeInt = 42
@@ -125,6 +128,9 @@ class StepFields(Section):
     """Steps (rollouts) to train; -1 takes as many as `num_train_epochs` need."""
     shuffle_dataset: bool = True
     """Whether each epoch draws the problems in a new order."""
+    drop_incomplete_step: bool = False
+    """Whether the problems at the end of an epoch that are too few for a step are left out, so that no step crosses
+    epochs. Without it, none is left out, and the number of steps is rounded up."""
     dynamic_sampling: bool = False
     """Whether groups without signal are replaced by drawing more problems (DAPO)."""
     dynamic_sampling_max_draws: Count = 4

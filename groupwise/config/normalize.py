@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from groupwise.config import guards
+from groupwise.config.compat.hints import TRACKERS as ELSEWHERE
 from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
 from groupwise.errors import ConfigError, can_name_file, did_you_mean, shortened
 
@@ -43,6 +44,11 @@ def _trackers(value: Any) -> Any:
         specs = {name: importlib.util.find_spec(name) for name in TRACKERS}
         return [name for name, spec in specs.items() if spec is not None and spec.origin]  # a mere folder has none
     for name in names:
+        if callback := ELSEWHERE.get(str(name)):
+            raise ConfigError(
+                f'report_to names "{name}", which is a callback: from transformers.integrations import {callback}; '
+                f"GRPOTrainer(callbacks=[{callback}()])."
+            )
         if name not in TRACKERS:
             known = ", ".join(TRACKERS)
             near = did_you_mean(str(name), TRACKERS)

@@ -83,9 +83,12 @@ class Written:
     keys: dict[str, Any]
 
 
-def flatten(written: Mapping[str, Any], problems: Mistakes) -> Written:
-    """One preset and one flat mapping from a name, a mapping of axes, or an `Objective`, and single keys."""
-    chosen = written.get("objective") or "grpo"
+def flatten(written: Mapping[str, Any], problems: Mistakes, default: str = "grpo") -> Written:
+    """One preset and one flat mapping from a name, a mapping of axes, or an `Objective`, and single keys.
+
+    `default` is the preset where none is written.
+    """
+    chosen = written.get("objective") or default
     single = {key: value for key, value in written.items() if key != "objective"}
     if isinstance(chosen, Objective):
         chosen = {"preset": _nearest_preset(chosen), **dataclasses.asdict(chosen)}
@@ -99,7 +102,7 @@ def flatten(written: Mapping[str, Any], problems: Mistakes) -> Written:
         if key not in known:
             problems.add_unknown(f"objective.{key}", [f"objective.{name}" for name in known])
     inner = {key: value for key, value in chosen.items() if key in known and key != "preset"}
-    return Written(_preset(chosen.get("preset", "grpo"), problems), {**inner, **single})
+    return Written(_preset(chosen.get("preset", default), problems), {**inner, **single})
 
 
 def resolve(

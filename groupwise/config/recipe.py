@@ -9,29 +9,21 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
+from groupwise.config.compat.hints import RECIPE_KEYS, recipe_sentence
 from groupwise.config.compat.translate import COMMON_KEYS, ELSEWHERE, KNOWN_KEYS
 from groupwise.config.fields import Section
-from groupwise.config.grpo import GRPOConfig
+from groupwise.config.make_settings import make_settings
 from groupwise.config.mistakes import ConfigProblemsError, Mistakes
 from groupwise.config.names import GYM
 from groupwise.config.overrides import apply_overrides
+from groupwise.config.settings import Settings
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
 from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
 
 __all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
 
-
-_ELSEWHERE = {
-    **ELSEWHERE,
-    "dataset": "data",
-    "train_dataset": "data",
-    "reward": "rewards",
-    "reward_funcs": "rewards",
-    "adapter": "lora",
-    "peft_config": "lora",
-    "model_name_or_path": "model",
-}
+_ELSEWHERE = {**ELSEWHERE, **RECIPE_KEYS}
 
 
 class RecipeFields(Section):
@@ -60,7 +52,7 @@ class Recipe(RecipeFields):
 
     _folder: Path | None = PrivateAttr(default=None)
 
-    config: GRPOConfig
+    config: Settings
     """Everything else: the keys of `GRPOConfig`, which stand at the top level of the file."""
 
     def __init__(self, /, **written: Any) -> None:
@@ -68,12 +60,11 @@ class Recipe(RecipeFields):
         own = {name: written[name] for name in RecipeFields.model_fields if written.get(name) is not None}
         rest = {name: value for name, value in written.items() if name not in RecipeFields.model_fields}
         for name in [name for name in rest if name not in KNOWN_KEYS]:
-            own_keys = list(RecipeFields.model_fields)
-            problems.add_unknown(name, [*own_keys, *KNOWN_KEYS], common={*own_keys, *COMMON_KEYS}, elsewhere=_ELSEWHERE)
             del rest[name]
+            _answer_unknown(name, problems)
         config = _build_config(rest, problems)
         try:
-            super().__init__(**{**_in_full(own), "config": config or GRPOConfig()})
+            super().__init__(**{**_in_full(own), "config": config or make_settings({})})
         except (ValidationError, UnicodeEncodeError) as error:
             problems.add_invalid(error, Recipe)
         else:
@@ -125,9 +116,17 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise ConfigProblemsError(str(file), error.sentences) from None
 
 
-def _build_config(keys: Mapping[str, Any], problems: Mistakes) -> GRPOConfig | None:
+def _answer_unknown(name: str, problems: Mistakes) -> None:
+    own = list(RecipeFields.model_fields)
+    if sentence := recipe_sentence(name):
+        problems.add(sentence)
+    else:
+        problems.add_unknown(name, [*own, *KNOWN_KEYS], common={*own, *COMMON_KEYS}, elsewhere=_ELSEWHERE)
+
+
+def _build_config(keys: Mapping[str, Any], problems: Mistakes) -> Settings | None:
     try:
-        return GRPOConfig(**keys)
+        return make_settings(keys)
     except ConfigProblemsError as error:
         for sentence in error.sentences:
             problems.add(sentence)

@@ -1,6 +1,6 @@
-"""Every setting of a run as one value: the fields of all sections, the objective, and what follows from both.
+"""Every setting of a run as one immutable value: the fields of all sections, the objective, what follows from both.
 
-What checks or reads a configuration takes `Settings`; `GRPOConfig` builds one from what a user wrote.
+The package reads `Settings`; `make_settings.py` builds one from what a user wrote.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from groupwise.algo.objective import Objective
+from groupwise.config import guards
+from groupwise.config import objective_keys as objectives
 from groupwise.config.fields import (
+    SECTIONS,
     BesideFields,
     CurriculumFields,
     GuardFields,
@@ -41,6 +44,7 @@ class Settings(
     _as_written: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _preset: str = PrivateAttr(default="grpo")
     _objective: Objective = PrivateAttr()
+    _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def as_written(self) -> Mapping[str, Any]:
@@ -70,19 +74,56 @@ class Settings(
     @property
     def is_trl(self) -> bool:
         """Whether metrics have TRL's definitions in the log."""
-        return False
+        return self.conventions == "trl"
 
     @property
     def updates_per_step(self) -> int:
         """Optimizer steps that one rollout pays for."""
         return self.num_minibatches * self.num_iterations
 
+    def steps_per_epoch(self, num_problems: int) -> float:
+        """Steps of an epoch over that many problems; not a whole number where steps cross epochs."""
+        steps = num_problems / self.prompts_per_step
+        return float(math.floor(steps)) if self.drop_incomplete_step else steps
+
     def num_steps(self, num_problems: int) -> int:
         """Steps of a run over that many problems."""
-        epochs = self.num_train_epochs * num_problems / self.prompts_per_step
-        return self.max_steps if self.max_steps > 0 else math.ceil(epochs)
+        steps = self.num_train_epochs * self.steps_per_epoch(num_problems)
+        return self.max_steps if self.max_steps > 0 else math.ceil(steps)
 
     @property
     def completions_per_step(self) -> int:
         """Completions in one rollout."""
         return self.prompts_per_step * self.num_generations
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about keys that were ignored or counted differently."""
+        return self._notes
+
+    def describe(self) -> list[str]:
+        """The batch, the objective and every note, in plain words, one line each."""
+        prompts = _counted(self.prompts_per_step, "prompt")
+        completions = _counted(self.num_generations, "completion")
+        updates = _counted(self.updates_per_step, "update")
+        lines = [f"{prompts} x {completions} = {self.completions_per_step} completions a step, {updates}"]
+        lines.append(objectives.describe(self._preset, self._objective))
+        if self._objective.needs_forward:
+            lines.append("The objective's masks read the current policy: one more forward pass for each update.")
+        return [*lines, *self._notes]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field with its value and the objective with every axis, ready for JSON. Builds equal settings."""
+        fields = {name: getattr(self, name) for section in SECTIONS for name in section.model_fields}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        plain["guards"] = guards.resolved(self.guards)
+        return {**plain, "objective": objectives.as_mapping(self._preset, self._objective)}
+
+    def __eq__(self, other: object) -> bool:
+        return self.resolved() == other.resolved() if isinstance(other, Settings) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dicts
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -26,6 +26,9 @@ class Order:
 
     With a curriculum a row that comes up is drawn with its weight as probability, by a random number that follows from
     (seed, position) alone, and otherwise passed over.
+
+    `drop_incomplete_step` ends each permutation after its last whole step: an epoch is then a whole number of steps,
+    and leaves out rows that another epoch's order may hold.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Order:
         seed: int = 0,
         shuffle: bool = True,
         curriculum: Curriculum | None = None,
+        drop_incomplete_step: bool = False,
     ) -> None:
         if num_rows < prompts_per_step:
             raise DataError(
@@ -43,6 +47,7 @@ class Order:
             )
         assert prompts_per_step > 0
         self.num_rows = num_rows
+        self.rows_per_epoch = num_rows - num_rows % prompts_per_step if drop_incomplete_step else num_rows
         self.prompts_per_step = prompts_per_step
         self.seed = seed
         self.shuffle = shuffle
@@ -56,7 +61,7 @@ class Order:
     @property
     def epoch(self) -> float:
         """Epochs drawn so far, as a fraction."""
-        return self.num_drawn / self.num_rows
+        return self.num_drawn / self.rows_per_epoch
 
     @property
     def num_left_in_step(self) -> int:
@@ -84,6 +89,7 @@ class Order:
         return {
             "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
             "num_rows": self.num_rows,
+            "rows_per_epoch": self.rows_per_epoch,
             "seed": self.seed,
             "shuffle": self.shuffle,
             "num_drawn": self.num_drawn,
@@ -94,7 +100,8 @@ class Order:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; the data and the seed must be the same."""
-        for key in ("num_rows", "seed", "shuffle"):
+        state = {"rows_per_epoch": state["num_rows"], **state}  # older checkpoints have no other epochs
+        for key in ("num_rows", "rows_per_epoch", "seed", "shuffle"):
             if state[key] != getattr(self, key):
                 raise DataError(
                     f"The order of problems cannot be resumed: {key} was {state[key]} and is now {getattr(self, key)}. "
@@ -147,7 +154,7 @@ class Order:
                 return row
 
     def _row_at(self, position: int) -> int:
-        epoch, index = divmod(position, self.num_rows)
+        epoch, index = divmod(position, self.rows_per_epoch)
         if not self.shuffle:
             return index
         if self._permutation[0] != epoch:

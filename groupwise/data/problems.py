@@ -135,7 +135,8 @@ def _dropped_message(name: str, dropped: Sequence[str]) -> str:
     first = dropped[0]
     return (
         f"{name}: column {', '.join(map(repr, dropped))} does not reach the rewards, because the trainer uses that "
-        f"name itself. To hand it over under another name: columns: {{reference: {first}}}."
+        f'name itself. To hand it over, rename it: dataset.rename_column("{first}", "reference"), or in a recipe '
+        f"columns: {{reference: {first}}}."
     )
 
 

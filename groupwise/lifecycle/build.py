@@ -19,7 +19,7 @@ from torch import nn
 from groupwise.chat import pad_id, stop_ids
 from groupwise.checkpoint.best import check_metric
 from groupwise.checkpoint.store import require_saveable as require_saveable_optimizer
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data import Order
 from groupwise.data.prepare import PreparedProblems
 from groupwise.errors import ConfigError
@@ -78,7 +78,7 @@ class RunParts:
         return cls(inputs, policy, engine, scorer, problems, eval_problems)
 
     @property
-    def config(self) -> GRPOConfig:
+    def config(self) -> Settings:
         return self.inputs.config
 
     @cached_property
@@ -138,7 +138,7 @@ def make_scorer(inputs: RunInputs) -> RewardScorer:
     return scorer
 
 
-def _signal_of(config: GRPOConfig) -> SignalOf:
+def _signal_of(config: Settings) -> SignalOf:
     if config.process_rewards:
         return "steps"
     return "any_function" if config.objective.combine == "normalise_each" else "sum"
@@ -166,7 +166,7 @@ def _make_model(inputs: RunInputs) -> tuple[nn.Module, str]:
     return trainable_model(loaded, inputs.peft_config, config.seed), name
 
 
-def load_named_model(name: str, config: GRPOConfig, *, full: bool) -> nn.Module:
+def load_named_model(name: str, config: Settings, *, full: bool) -> nn.Module:
     """The model of that name on the device of the configuration; `full` trains its own weights."""
     return load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
@@ -199,7 +199,7 @@ def load_given_tokenizer(inputs: RunInputs) -> Any:
     return load_tokenizer(given, trust_remote_code=inputs.config.trust_remote_code)
 
 
-def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig) -> PolicyBundle:
+def make_policy(model: nn.Module, name: str, tokenizer: Any, config: Settings) -> PolicyBundle:
     """The model with its passes: the fast path where it agrees with the model's own.
 
     Raises:
@@ -227,14 +227,14 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: GRPOConfig)
     return PolicyBundle(model, name, tokenizer, policy_model, stops)
 
 
-def make_engine(policy: PolicyBundle, config: GRPOConfig) -> Engine:
+def make_engine(policy: PolicyBundle, config: Settings) -> Engine:
     """The engine that samples from the policy."""
     if policy.policy_model.fused is None:
         return PlainEngine(policy.model, policy.policy_model.dtype)
     return NativeEngine(policy.policy_model.fused, max_concurrent=config.max_concurrent_completions)
 
 
-def make_reference(policy: PolicyBundle, config: GRPOConfig) -> Reference | None:
+def make_reference(policy: PolicyBundle, config: Settings) -> Reference | None:
     """The reference, where the objective reads one or its KL is to be measured."""
     if "ref" not in config.objective.needs and config.kl_metric_steps is None:
         return None
@@ -246,10 +246,17 @@ def make_reference(policy: PolicyBundle, config: GRPOConfig) -> Reference | None
     return Reference(policy.policy_model, policy_model_of)
 
 
-def make_order(problems: PreparedProblems, config: GRPOConfig) -> Order:
+def make_order(problems: PreparedProblems, config: Settings) -> Order:
     """The order in which a run draws its problems, from the beginning."""
     curriculum = make_curriculum(problems, config)
-    return Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset, curriculum)
+    return Order(
+        len(problems),
+        config.prompts_per_step,
+        config.seed,
+        config.shuffle_dataset,
+        curriculum,
+        config.drop_incomplete_step,
+    )
 
 
 def make_learner(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from groupwise import __version__
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.problems import Problems
 from groupwise.lifecycle.build import RunParts
 from groupwise.policy.load_model import count_parameters
@@ -111,7 +111,7 @@ def machine(model: nn.Module) -> dict[str, Any]:
 
 
 def recipe_of(
-    config: GRPOConfig, model: str, problems: Problems, scorer: RewardScorer, peft_config: Any
+    config: Settings, model: str, problems: Problems, scorer: RewardScorer, peft_config: Any
 ) -> dict[str, Any]:
     """The recipe of a run that was written in Python: names where a file would have them."""
     lora = None if peft_config is None else {k: _plain(v) for k, v in peft_config.to_dict().items() if v is not None}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from groupwise.chat import decode_completion, turn_ends
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.prepare import PreparedProblems
 from groupwise.policy.bounds import num_logits
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def remark_on_endings(policy: PolicyBundle, problems: PreparedProblems, config: GRPOConfig) -> None:
+def remark_on_endings(policy: PolicyBundle, problems: PreparedProblems, config: Settings) -> None:
     """Remark on end tokens that cannot be sampled, on a model without one, and on turns that end in another token."""
     size, tokenizer = num_logits(policy.model), policy.tokenizer
     sampled = [token_id for token_id in policy.stop_ids if token_id < size]
@@ -42,7 +42,7 @@ def remark_on_endings(policy: PolicyBundle, problems: PreparedProblems, config: 
 
 
 def _other_turn_end(
-    stop_ids: Sequence[int], tokenizer: Any, problems: PreparedProblems, config: GRPOConfig
+    stop_ids: Sequence[int], tokenizer: Any, problems: PreparedProblems, config: Settings
 ) -> str | None:
     """The token that the chat template ends a turn with, where completions do not end at it."""
     if isinstance(problems.problems[0].prompt, str):

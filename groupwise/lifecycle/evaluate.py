@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.order import Draw
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.rewards import RewardScorer
@@ -24,7 +24,7 @@ from groupwise.types import ScoredGroup
 class Evaluator:
     """Evaluates the same held-out problems every time, with the same seeds."""
 
-    def __init__(self, sampler: GroupSampler, scorer: RewardScorer, config: GRPOConfig) -> None:
+    def __init__(self, sampler: GroupSampler, scorer: RewardScorer, config: Settings) -> None:
         self.sampler, self.scorer, self.config = sampler, scorer, config
         num_problems = len(sampler.problems)
         self.rows = range(min(num_problems, config.num_eval_problems or num_problems))

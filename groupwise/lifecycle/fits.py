@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from groupwise.chat import beyond_embedding
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data import prepare
 from groupwise.data.prepare import PreparedProblems
 from groupwise.data.problems import Problems
@@ -25,9 +25,7 @@ def check_head(model: nn.Module) -> None:
         )
 
 
-def prepare_problems(
-    problems: Problems, policy_tokenizer: Any, model: nn.Module, config: GRPOConfig
-) -> PreparedProblems:
+def prepare_problems(problems: Problems, policy_tokenizer: Any, model: nn.Module, config: Settings) -> PreparedProblems:
     """Encoded prompts that fit the model's context together with their completions."""
     prepared = prepare(
         problems,
@@ -55,7 +53,7 @@ def prepare_problems(
     return prepared
 
 
-def _check_rotation(prepared: PreparedProblems, model: nn.Module, config: GRPOConfig) -> None:
+def _check_rotation(prepared: PreparedProblems, model: nn.Module, config: Settings) -> None:
     """Refuse completions that grow past the length at which the model's rotation becomes another one."""
     kind, bound = rotation_bound(model.config) or ("", None)
     longest = prepared.max_prompt_tokens + config.max_completion_length

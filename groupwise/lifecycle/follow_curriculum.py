@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.curriculum import successes
 from groupwise.data.order import Order
 from groupwise.runs.writer import RunWriter
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class CurriculumHook(Idle):
     """Lets the curriculum learn from every step, dropped groups too, and reports what changed."""
 
-    def __init__(self, order: Order, config: GRPOConfig, writer: RunWriter) -> None:
+    def __init__(self, order: Order, config: Settings, writer: RunWriter) -> None:
         self._order, self._config, self._writer = order, config, writer
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:

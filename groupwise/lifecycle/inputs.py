@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from groupwise.config import GRPOConfig, LoraSpec, Recipe
+from groupwise.config import LoraSpec, Recipe, Settings, replaced
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
@@ -35,7 +35,7 @@ EVALUATION_DATA = "evaluation data set"
 class RunInputs:
     """What a run is built from."""
 
-    config: GRPOConfig
+    config: Settings
     problems: Problems
     eval_problems: Problems | None
     rewards: Sequence[RewardFunction]
@@ -88,12 +88,12 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
         rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
         problems, eval_problems = _read_data(recipe, folder)
         check_parts(recipe.config, rewards, problems, eval_problems)
-    config = recipe.config.replace(reward_weights=None) if recipe.config.reward_weights else recipe.config
+    config = replaced(recipe.config, reward_weights=None) if recipe.config.reward_weights else recipe.config
     return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
 
 
 def check_parts(
-    config: GRPOConfig, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
+    config: Settings, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
 ) -> None:
     """Whether rewards and curriculum can use the data, row by row, and there is something to evaluate on if need be.
 
@@ -105,7 +105,7 @@ def check_parts(
     check_curriculum(config, [reward.name for reward in rewards], problems)
 
 
-def check_evaluation(config: GRPOConfig, eval_problems: Problems | None) -> None:
+def check_evaluation(config: Settings, eval_problems: Problems | None) -> None:
     """Raise `ConfigError` where evaluations are asked for and there are no held-out problems."""
     asked = {
         f"eval_steps {config.eval_steps}": config.eval_strategy == "steps",

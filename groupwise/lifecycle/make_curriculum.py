@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.curriculum import Curriculum
 from groupwise.data.levels import COLUMN, LevelRules, Levels, check_levels
 from groupwise.data.pools import PoolRules, Pools
@@ -16,7 +16,7 @@ from groupwise.rewards.copies import without_arrays
 from groupwise.types import Problem
 
 
-def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculum | None:
+def make_curriculum(problems: PreparedProblems, config: Settings) -> Curriculum | None:
     """The curriculum of a run; None for the plain order.
 
     Raises:
@@ -32,7 +32,7 @@ def make_curriculum(problems: PreparedProblems, config: GRPOConfig) -> Curriculu
     return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
 
 
-def check_curriculum(config: GRPOConfig, names: Sequence[str], problems: Problems) -> None:
+def check_curriculum(config: Settings, names: Sequence[str], problems: Problems) -> None:
     """What can be wrong with a curriculum, before a model is loaded.
 
     Raises:
@@ -47,7 +47,7 @@ def _level(problem: Problem) -> Any:
     return without_arrays(problem.columns.get(COLUMN))
 
 
-def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:
+def check_reward(config: Settings, names: Sequence[str]) -> None:
     """Raise `ConfigError` when the curriculum reads a reward that the run does not have."""
     reward = config.curriculum_reward
     if reward is not None and reward not in names:
@@ -56,5 +56,5 @@ def check_reward(config: GRPOConfig, names: Sequence[str]) -> None:
         )
 
 
-def _settings(config: GRPOConfig, names: tuple[str, ...]) -> dict[str, Any]:
+def _settings(config: Settings, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(config, f"curriculum_{name}") for name in names}

@@ -32,10 +32,22 @@ _HOMES = {
 }
 """Public name -> its module, imported on first use: a configuration reads the rules of rewards and loads none."""
 
+TRLS = {
+    "accuracy_reward": 'reward_funcs=["math"]',
+    "reasoning_accuracy_reward": "groupwise.rewards.MathAccuracy(tag=...)",
+    "think_format_reward": 'reward_funcs=["format"]',
+    "get_soft_overlong_punishment": "GRPOConfig(overlong_cache=...)",
+    "get_cosine_scaled_reward": "groupwise.rewards.CosineLength(max_length=...)",
+    "get_repetition_penalty_reward": "groupwise.rewards.Repetition(ngram=...)",
+}
+"""Reward in `trl.rewards` -> the nearest one here, which is not the same function."""
+
 __all__ = [*_HOMES, "SHIPPED"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in TRLS:
+        raise ImportError(f"{name} is TRL's: from groupwise.trl.rewards import {name}, or use {TRLS[name]}.")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from groupwise.algo import objective_advantages, process_advantages
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.rewards.signal import weighted_steps
 from groupwise.train.batch import LogProbs, Samples
 
 
 def step_advantages(
-    config: GRPOConfig,
+    config: Settings,
     samples: Samples,
     logprobs: LogProbs,
     reward_weights: Sequence[float] | None,

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from groupwise.algo import AdaptiveEntropy, AdaptiveKL
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 
 
 class Coefficients:
     """`beta` and `entropy_coef` of the next optimizer step."""
 
-    def __init__(self, config: GRPOConfig) -> None:
+    def __init__(self, config: Settings) -> None:
         objective = config.objective
         self._fixed_beta, self._fixed_entropy_coef = objective.beta, objective.entropy_coef
         self._kl: AdaptiveKL | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data import Order
 from groupwise.data.order import Draw
 from groupwise.rewards import RewardScorer
@@ -74,7 +74,7 @@ class Collector:
         order: Order,
         sampler: GroupSampler,
         scorer: RewardScorer,
-        config: GRPOConfig,
+        config: Settings,
         on_progress: Progress = lambda phase, done, total: None,
     ) -> None:
         self.order, self.sampler, self.scorer, self.config = order, sampler, scorer, config

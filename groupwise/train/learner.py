@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
 from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Max, Mean, Min, Stats, Sum
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
 from groupwise.policy.policy_model import PolicyModel, Scoring, completion_mask
 from groupwise.policy.reference import Reference
@@ -68,7 +68,7 @@ class Learner:
         reference: Reference | None,
         optimizer: Optimizer,
         scheduler: LRScheduler,
-        config: GRPOConfig,
+        config: Settings,
         reward_weights: Sequence[float] | None = None,
     ) -> None:
         self.policy_model = policy_model

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.errors import ConfigError
 from groupwise.policy.adapter import named_trained
 from groupwise.policy.backend import backend_of
@@ -26,7 +26,7 @@ def default_learning_rate(model: nn.Module) -> float:
     return LORA_LEARNING_RATE if hasattr(model, "peft_config") else FULL_LEARNING_RATE
 
 
-def make_optimizer(config: GRPOConfig, model: nn.Module) -> tuple[Optimizer, str]:
+def make_optimizer(config: Settings, model: nn.Module) -> tuple[Optimizer, str]:
     """The optimizer over what is trained, and the name of the one really used."""
     lr = default_learning_rate(model) if config.learning_rate is None else config.learning_rate
     groups = _decay_groups(model, config.weight_decay)
@@ -94,7 +94,7 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     return [g for g in groups if g["params"]]
 
 
-def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -> LRScheduler:
+def make_scheduler(config: Settings, optimizer: Optimizer, num_updates: int) -> LRScheduler:
     """transformers' schedule of that name over `num_updates` optimizer steps."""
     from transformers import get_scheduler
 
@@ -107,7 +107,7 @@ def make_scheduler(config: GRPOConfig, optimizer: Optimizer, num_updates: int) -
     )
 
 
-def check_schedule(config: GRPOConfig, num_updates: int) -> None:
+def check_schedule(config: Settings, num_updates: int) -> None:
     """Raise `ConfigError` where the schedule cannot be set up; note a warm-up that is not over when the run is."""
     peak = FULL_LEARNING_RATE if config.learning_rate is None else config.learning_rate
     try:
@@ -127,5 +127,5 @@ def check_schedule(config: GRPOConfig, num_updates: int) -> None:
         )
 
 
-def _num_warmup_steps(config: GRPOConfig, num_updates: int) -> int:
+def _num_warmup_steps(config: Settings, num_updates: int) -> int:
     return config.warmup_steps or round(config.warmup_ratio * num_updates)

@@ -6,14 +6,14 @@ Only training has this penalty; evaluation keeps the rewards of the task.
 from __future__ import annotations
 
 from groupwise.algo import overlong_penalty
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction
 
 NAME = "overlong"
 
 
-def with_overlong_penalty(scorer: RewardScorer, config: GRPOConfig) -> RewardScorer:
+def with_overlong_penalty(scorer: RewardScorer, config: Settings) -> RewardScorer:
     """The scorer; where `overlong_cache` is set, the penalty is its last function."""
     if config.overlong_cache is None:
         return scorer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from groupwise.chat import completion_decoder
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.data.order import Draw
 from groupwise.data.prepare import PreparedProblems
 from groupwise.rollout.engine import Engine
@@ -38,7 +38,7 @@ class GroupSampler:
         cls,
         engine: Engine,
         problems: PreparedProblems,
-        config: GRPOConfig,
+        config: Settings,
         tokenizer: Any,
         stop_ids: tuple[int, ...],
     ) -> GroupSampler:
@@ -97,7 +97,7 @@ class GroupSampler:
         return Group(draw.number, prepared.problem, prepared.prompt_ids, texts, prepared.opening)
 
 
-def make_sampling(config: GRPOConfig, stop_ids: tuple[int, ...]) -> Sampling:
+def make_sampling(config: Settings, stop_ids: tuple[int, ...]) -> Sampling:
     """How the policy is sampled while it trains."""
     return Sampling(
         temperature=config.temperature,

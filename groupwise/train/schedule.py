@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from groupwise.config import GRPOConfig
+from groupwise.config import Settings
 from groupwise.policy.reference import Reference
 
 
 class Schedule:
     """Counts steps. `stop` ends the run after the step under way, and keeps who asked for it."""
 
-    def __init__(self, config: GRPOConfig, num_rows: int, reference: Reference | None) -> None:
+    def __init__(self, config: Settings, num_rows: int, reference: Reference | None) -> None:
         self.config = config
         self.reference = reference
-        self.steps_per_epoch = num_rows / config.prompts_per_step
+        self.steps_per_epoch = config.steps_per_epoch(num_rows)
         self.num_steps = config.num_steps(num_rows)
         self.step = 0
         """Finished steps."""

@@ -22,7 +22,10 @@ def test_nothing_set_is_deepseekmath() -> None:
     assert (config.num_iterations, config.num_minibatches, config.updates_per_step) == (1, 1, 1)
     assert (config.sync_ref_model, config.ref_model_mixup_alpha, config.ref_model_sync_steps) == (False, 0.6, 512)
     assert config.ref_model_reset_steps is None
-    assert config.learning_rate is None, "1e-6 for full fine-tuning and 1e-5 for LoRA, decided when that is known"
+    assert config.settings.learning_rate is None, (
+        "1e-6 for full fine-tuning and 1e-5 for LoRA, decided when that is known"
+    )
+    assert config.learning_rate == 1e-6, "read as without an adapter"
     assert (config.lr_scheduler_type, config.max_grad_norm) == ("linear", 1.0)
     assert (config.num_generations, config.max_completion_length, config.temperature) == (8, 512, 1.0)
     assert (config.top_p, config.top_k, config.min_p, config.repetition_penalty) == (1.0, 0, 0.0, 1.0)
@@ -46,7 +49,10 @@ def test_the_case_study() -> None:
         remove_unused_columns=False,
         logging_steps=1,
     )
-    assert config.describe() == ["2 prompts x 4 completions = 8 completions a step, 1 update", "objective grpo"]
+    assert config.settings.describe() == [
+        "2 prompts x 4 completions = 8 completions a step, 1 update",
+        "objective grpo",
+    ]
     assert (config.optim, config.dtype, config.report_to) == ("adamw_8bit", "auto", ["wandb"])
     assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (4, 2)
     assert config.as_written["optim"] == "adamW_8bit"
@@ -85,7 +91,7 @@ def test_replace_writes_some_keys_differently() -> None:
 
 def test_a_copy_is_equal() -> None:
     config = GRPOConfig(objective="dapo", per_device_train_batch_size=8, optim="AdamW_8bit")
-    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.model_copy()):
+    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.replace()):
         assert twin == config
         assert twin.as_written == config.as_written
 

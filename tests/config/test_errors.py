@@ -124,7 +124,6 @@ def test_all_problems_come_together() -> None:
         ({"dtype": "float16"}, "use bfloat16"),
         ({"dtype": "int4"}, "expected auto, bfloat16 or float32"),
         ({"fp16": True}, "use bf16=True"),
-        ({"use_vllm": True}, "groupwise's own engine"),
         ({"hub_token": "secret"}, "hf auth login"),
         ({"warmup_steps": 5, "warmup_ratio": 0.1}, "Keep one of them."),
         ({"sync_ref_model": True, "beta": 0}, "sync_ref_model needs a reference"),
@@ -159,11 +158,13 @@ def test_a_name_that_is_also_a_type_keeps_its_place(name: str) -> None:
         Recipe(rewards=[{"name": "length", "target": 4, "when": {name: "x"}}])
 
 
-def test_a_configuration_is_read_only() -> None:
+def test_a_configuration_that_a_trainer_has_is_read_only() -> None:
     config = GRPOConfig()
-    with pytest.raises(ConfigError, match=r"use config.replace\(seed=3\)"):
+    config.freeze()
+    with pytest.raises(ConfigError, match=r"a trainer has this .*: args = args.replace\(seed=3\)"):
         config.seed = 3
     assert config.seed == 42
+    assert config.replace(seed=3).seed == 3
 
 
 def test_one_completion_a_group_is_explained_in_plain_words() -> None:
@@ -176,3 +177,60 @@ def test_one_completion_a_group_is_explained_in_plain_words() -> None:
 def test_another_librarys_word_for_a_key_of_the_adapter_is_understood(word: str, key: str) -> None:
     with pytest.raises(ConfigError, match=f'lora: unknown key "{word}". Did you mean "{key}"'):
         Recipe(lora={word: 8})
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs.no_repeat_ngram_size is not supported"),
+        ({"generation_kwargs": {"length_penalty": 1.2}}, "beam search looks for one likely text"),
+        ({"generation_kwargs": {"max_tokens": 9}}, "set max_completion_length"),
+        ({"report_to": "mlflow"}, "GRPOTrainer(callbacks=[MLflowCallback()])"),
+        ({"report_to": ["swanlab"]}, "from transformers.integrations import SwanLabCallback"),
+    ],
+)
+def test_a_known_word_of_another_library_has_its_own_answer(written: dict[str, object], sentence: str) -> None:
+    text = message(**written)
+    assert sentence in text
+    assert "Did you mean" not in text
+
+
+def test_the_callbacks_that_stand_in_for_trackers_exist() -> None:
+    from transformers import integrations
+
+    from groupwise.config.compat.hints import TRACKERS
+
+    assert [name for name in TRACKERS.values() if not hasattr(integrations, name)] == []
+
+
+def test_generation_arguments_that_ask_for_nothing_are_taken() -> None:
+    asks_for_nothing = {"do_sample": True, "num_beams": 1, "no_repeat_ngram_size": 0, "use_cache": True}
+    assert GRPOConfig(generation_kwargs=asks_for_nothing) == GRPOConfig()
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("dataset_name", 'Did you mean "data"?'),
+        ("use_peft", 'Did you mean "lora"?'),
+        ("lora_r", 'Did you mean "lora.r"?'),
+        ("model_name_or_path", 'Did you mean "model"?'),
+        ("base_model", 'Did you mean "model"?'),
+        ("wandb_project", "set WANDB_PROJECT in the environment"),
+        ("load_in_4bit", "trained in the precision of its weights"),
+    ],
+)
+def test_keys_of_other_libraries_files(key: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=f'unknown key "{key}"') as caught:
+        Recipe(**{key: "x"})
+    assert answer in str(caught.value)
+
+
+def test_every_hint_names_a_key() -> None:
+    from groupwise.config.compat.hints import RECIPE_KEYS
+    from groupwise.config.compat.translate import KNOWN_KEYS
+    from groupwise.config.recipe import RecipeFields
+
+    known = {*KNOWN_KEYS, *RecipeFields.model_fields}
+    assert {hint.partition(".")[0] for hint in RECIPE_KEYS.values()} <= known
+    assert not RECIPE_KEYS.keys() & known

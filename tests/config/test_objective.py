@@ -79,7 +79,7 @@ def test_the_ecosystems_words(written: dict[str, Any], axes: dict[str, Any]) -> 
 @pytest.mark.parametrize("word", ["loss_type", "scale_rewards", "use_bias_correction_kl", "top_entropy_quantile"])
 def test_words_can_be_read_back_from_axes(word: str) -> None:
     written = {
-        "loss_type": "bnpo",
+        "loss_type": "dapo",  # bnpo is the same here
         "scale_rewards": "batch",
         "use_bias_correction_kl": True,
         "top_entropy_quantile": 0.2,

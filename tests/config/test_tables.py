@@ -44,7 +44,7 @@ def test_the_recipe_on_the_page_is_one() -> None:
 
     page = (DOCS / "config.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert Recipe(**parse(text)).config.epsilon_high == 0.3
+    assert Recipe(**parse(text)).config.objective.epsilon_high == 0.3
 
 
 def test_loading_the_configuration_is_quick() -> None:

@@ -13,7 +13,7 @@ from api_helpers import CHATS, model_folder, write_recipe
 from tiny import tiny_tokenizer
 
 from groupwise import GRPOTrainer
-from groupwise.config import load_recipe
+from groupwise.config import load_recipe, replaced
 from groupwise.lifecycle.build import RunParts, build, make_order
 from groupwise.lifecycle.inputs import read_inputs
 from groupwise.policy.policy_model import Scoring
@@ -79,6 +79,6 @@ def test_a_tokenizer_of_its_own_name_is_trusted_as_the_model_is(
 
     monkeypatch.setattr("groupwise.lifecycle.build.load_tokenizer", load)
     inputs = read_inputs(recipe, tmp_path)
-    trusting = inputs.config.replace(trust_remote_code=True)
+    trusting = replaced(inputs.config, trust_remote_code=True)
     build(replace(inputs, config=trusting, tokenizer="owner/tokenizer"))
     assert seen == [("owner/tokenizer", True, None)], "the model's revision is not the tokenizer's"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
+from groupwise.config.compat.conventions import DEFAULT_BATCH
 from groupwise.config.compat.translate import Translation
 from groupwise.config.normalize import whole
 
@@ -28,6 +29,8 @@ def translate_batch(state: Translation) -> Translation:
     if (legacy := state.written.get("per_gpu_train_batch_size")) is not None:
         state = replace(state, written={"per_device_train_batch_size": legacy, **state.written})
     words = {word: whole(state.written[word]) for word in WORDS if state.written.get(word) is not None}
+    if not words and "prompts_per_step" not in state.fields:
+        words = dict(DEFAULT_BATCH[state.conventions])
     generations = state.fields.get("num_generations", 8)
     if not words or not _are_counts(state, {**words, **_ours(state), "num_generations": generations}):
         return state

@@ -18,10 +18,13 @@ class Foreign:
     """The other library's default: accepted without a note, and returned where the key was not written."""
     sentence: str
     """For a translated key what it becomes; for an ignored one why; for a refused one what to use instead."""
+    met: tuple[Any, ...] = ()
+    """Values of an ignored key that ask for what groupwise does anyway: accepted without a note."""
 
     def asks_for_nothing(self, value: Any) -> bool:
         """Whether writing this value is the same as not writing the key."""
-        return value is None or value is False or value == self.default or value in ("", [], {}, ())
+        is_empty = value is None or value is False or value in ("", [], {}, ())
+        return is_empty or value == self.default or value in self.met
 
 
 def same(name: str, sentence: str = "") -> Foreign:
@@ -34,9 +37,9 @@ def translated(name: str, default: Any, sentence: str) -> Foreign:
     return Foreign(name, "translated", default, sentence)
 
 
-def ignored(name: str, default: Any, sentence: str) -> Foreign:
-    """Without an effect here, and without harm; noted when the value is not the default."""
-    return Foreign(name, "ignored", default, sentence)
+def ignored(name: str, default: Any, sentence: str, *, met: tuple[Any, ...] = ()) -> Foreign:
+    """Without an effect here, and without harm; noted when the value is neither the default nor one of `met`."""
+    return Foreign(name, "ignored", default, sentence, met)
 
 
 def all_ignored(sentence: str, **defaults: Any) -> tuple[Foreign, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from groupwise.config.compat.loss_aliases import CHOICES, LOSS_TYPES, MISMATCHES
-from groupwise.config.compat.translate import FOREIGN
+from groupwise.config.compat.translate import FIELDS, FOREIGN
 from groupwise.config.objective_keys import AXES
 from groupwise.config.settings import Settings
 
@@ -28,6 +28,7 @@ _DERIVED: dict[str, Callable[[Settings], Any]] = {
     "top_entropy_quantile": lambda config: config.objective.top_entropy or 1.0,
     "off_policy_mask_threshold": lambda config: config.objective.off_policy_threshold,
     "use_bias_correction_kl": lambda config: config.objective.kl == "k3_corrected",
+    "normalize_advantages": lambda config: config.objective.scale == "batch_std_centred",
     "sapo_temperature_pos": lambda config: config.objective.tau_pos,
     "sapo_temperature_neg": lambda config: config.objective.tau_neg,
     "vespo_k_pos": lambda config: config.objective.gamma_pos[0],
@@ -39,14 +40,17 @@ _DERIVED: dict[str, Callable[[Settings], Any]] = {
     "vllm_importance_sampling_clip_max": lambda config: config.objective.mismatch_max,
     "vllm_importance_sampling_clip_min": lambda config: config.objective.mismatch_min,
 }
-ONE_PROCESS = {"process_index": 0, "local_process_index": 0, "world_size": 1, "should_log": True, "should_save": True}
-"""Attributes that callbacks read about the process they run in."""
 
 
-def read_foreign(config: Settings, name: str) -> Any:
-    """An axis from the objective; another key as it was written, else as it follows from the fields."""
-    if name in ONE_PROCESS:
-        return ONE_PROCESS[name]
+def read(config: Settings, name: str) -> Any:
+    """A key as it is used: a field, the objective or an axis of it; another library's as it was written, else derived.
+
+    The learning rate that nobody has set is that of full fine-tuning.
+    """
+    if name == "learning_rate" and config.learning_rate is None:
+        return 1e-6
+    if name in FIELDS or name == "objective":
+        return getattr(config, name)
     if name in AXES:
         return getattr(config.objective, name)
     if config.as_written.get(name) is not None:
@@ -55,12 +59,10 @@ def read_foreign(config: Settings, name: str) -> Any:
 
 
 def _loss_type(config: Settings) -> str:
-    """TRL's name of the loss, or the name of the algorithm where TRL has none."""
+    """TRL's name of the loss (dapo where bnpo is the same one here), or that of the algorithm where TRL has none."""
     objective = config.objective
-    for name, axes in LOSS_TYPES.items():
-        if all(getattr(objective, axis) == value for axis, value in axes.items()):
-            return name
-    return config.preset
+    fitting = [n for n, axes in LOSS_TYPES.items() if all(getattr(objective, a) == v for a, v in axes.items())]
+    return fitting[-1] if fitting else config.preset
 
 
 def _named(config: Settings, word: str) -> str:

@@ -63,6 +63,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "vespo_lambda_pos": ("gamma_pos",),
     "vespo_k_neg": ("gamma_neg",),
     "vespo_lambda_neg": ("gamma_neg",),
+    "normalize_advantages": ("scale",),
     "vllm_importance_sampling_correction": ("mismatch",),
     "vllm_importance_sampling_mode": ("mismatch",),
     "vllm_importance_sampling_clip_max": ("mismatch_max",),
@@ -141,6 +142,10 @@ def _vespo(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     return axes
 
 
+def _rloo(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
+    return {"scale": "batch_std_centred"} if words.get("normalize_advantages") else {}
+
+
 def _mismatch(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     """TRL corrects for the sampler unless it is switched off, by default with a sequence mask at 3."""
     names = {name: f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "cap", "clip_min")}
@@ -164,5 +169,6 @@ TOPICS: tuple[Callable[[Mapping[str, Any], Objective], dict[str, Any]], ...] = (
     _kl,
     _sapo,
     _vespo,
+    _rloo,
     _mismatch,
 )

@@ -7,6 +7,7 @@ decide.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -16,14 +17,16 @@ from typing import Any
 
 from groupwise.config import guards
 from groupwise.config import objective_keys as objective
+from groupwise.config.compat import hints
+from groupwise.config.compat.conventions import DEFAULT_FIELDS
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
-from groupwise.config.compat.trl_names import TRL_FIELDS, TRL_LEGACY_FIELDS
+from groupwise.config.compat.trl_names import RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.mistakes import Mistakes, shown
 from groupwise.config.normalize import tidy
 from groupwise.config.settings import Settings
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, listed
 
 _FIELDS = tuple(Settings.model_fields)
 FIELDS = frozenset(_FIELDS)
@@ -31,7 +34,7 @@ FIELDS = frozenset(_FIELDS)
 
 FOREIGN: dict[str, Foreign] = {
     entry.name: entry
-    for table in (TRL_FIELDS, TRANSFORMERS_FIELDS, TRL_LEGACY_FIELDS, TRANSFORMERS_LEGACY_FIELDS)
+    for table in (TRL_FIELDS, RLOO_FIELDS, TRANSFORMERS_FIELDS, TRL_LEGACY_FIELDS, TRANSFORMERS_LEGACY_FIELDS)
     for entry in table
 }
 """Every key of TRL's GRPOConfig and of TrainingArguments, present or past."""
@@ -81,6 +84,23 @@ class Translation:
     fields: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Why a key has no effect -> the keys that were written and are ignored for that reason."""
+
+    @property
+    def conventions(self) -> str:
+        """Whose defaults fill what was not written."""
+        chosen = self.fields.get("conventions", "groupwise")
+        return chosen if chosen in tuple(DEFAULT_FIELDS) else "groupwise"
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The fields with another default than in `Settings`, for those that are not set."""
+        return DEFAULT_FIELDS[self.conventions]
+
+    def value(self, name: str) -> Any:
+        """A field as it is set so far, or its default under the conventions; None where it is that of `Settings`."""
+        return self.fields.get(name, self.defaults.get(name))
 
     def asked(self, name: str) -> Any:
         """The value of a key that was written and is not None, else None."""
@@ -106,18 +126,40 @@ class Translation:
     def with_note(self, sentence: str) -> Translation:
         return replace(self, notes=(*self.notes, sentence))
 
+    def with_ignored(self, entry: Foreign) -> Translation:
+        """With one more key that has no effect."""
+        names = (*self.ignored.get(entry.sentence, ()), entry.name)
+        return replace(self, ignored={**self.ignored, entry.sentence: names})
+
 
 def translate(written: Mapping[str, Any], problems: Mistakes) -> Translation:
     """Sort the keys, then translate topic by topic."""
+    written = {name: _mapping_of(value) if name in _MAPPINGS else value for name, value in written.items()}
     odd = {name: value for name, value in written.items() if _is_no_word(name, value)}
     for name, value in odd.items():
         problems.add(f"{name} is {shown(value)}; expected a word, a number or a switch.")
     state = Translation({name: value for name, value in written.items() if name not in odd}, problems)
     for name, value in state.written.items():
         state = _sort(state, name, value)
+    for reason, names in state.ignored.items():
+        state = state.with_note(f"{listed(names)} {'is' if len(names) == 1 else 'are'} ignored: {reason}.")
     for topic in (_renamed, _generation, _model_arguments, _precision, _schedule, _best, _order):
         state = topic(state)
     return state
+
+
+_MAPPINGS = {"objective", "guards", "generation_kwargs"}
+_MAPPINGS |= {name for name in (*_FIELDS, *FOREIGN) if name.endswith("_kwargs")}
+
+
+def _mapping_of(value: Any) -> Any:
+    """The mapping in a text of JSON, as a command line has it; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 _WITH_PARTS = {"objective", "gamma_pos", "gamma_neg", "generation_kwargs"}
@@ -156,14 +198,17 @@ def _meet(state: Translation, entry: Foreign) -> Translation:
     if entry.kind == "refused":
         state.problems.add(f"{entry.name} is not supported: {entry.sentence}.")
     elif entry.kind == "ignored":
-        return state.with_note(f"{entry.name} is ignored: {entry.sentence}.")
+        return state.with_ignored(entry)
     return state
 
 
 def _renamed(state: Translation) -> Translation:
     """Another name for the same thing."""
     for old, new in _RENAMED.items():
-        if (value := state.asked(old)) is not None:
+        value = state.asked(old)
+        if value is None and isinstance(state.written.get(old), bool):
+            value = state.written[old]
+        if value is not None:
             state = state.with_key(new, value, old)
     return state
 
@@ -178,7 +223,11 @@ def _generation(state: Translation) -> Translation:
         if key in _GENERATION_KEYS:
             if value is not None:
                 state = state.with_key(_GENERATION_KEYS[key], value, f"generation_kwargs.{key}")
-        elif key != "do_sample" or value is not True:
+        elif key in hints.GENERATION:
+            nothing, instead = hints.GENERATION[key]
+            if value is not None and value != nothing:
+                state.problems.add(f"generation_kwargs.{key} is not supported: {instead}.")
+        else:
             known = [f"generation_kwargs.{name}" for name in _GENERATION_KEYS]
             state.problems.add_unknown(f"generation_kwargs.{key}", known, "unsupported key")
     return state
@@ -192,9 +241,18 @@ def _model_arguments(state: Translation) -> Translation:
     moved = {"dtype": "dtype", "torch_dtype": "dtype"}
     moved |= {name: name for name in ("attn_implementation", "trust_remote_code")}
     for key, name in moved.items():
+        if name == "dtype" and _is_of_weights(state, arguments.get(key)):
+            continue
         if arguments.get(key) is not None:
             state = state.with_key(name, arguments[key], f"model_init_kwargs.{key}")
     return state.with_fields(model_init_kwargs={key: value for key, value in arguments.items() if key not in moved})
+
+
+def _is_of_weights(state: Translation, dtype: Any) -> bool:
+    """Whether float32 is only what the weights are loaded in, as TRL means it, and the products follow `bf16`."""
+    is_float32 = str(dtype).removeprefix("torch.") in ("float32", "fp32")
+    bf16 = state.written.get("bf16")
+    return is_float32 and (bool(bf16) or (bf16 is None and state.conventions == "trl"))
 
 
 def _precision(state: Translation) -> Translation:
@@ -228,7 +286,7 @@ def _evaluation(state: Translation) -> Translation:
         return state.with_fields(eval_strategy=fields.get("eval_strategy", "steps"))
     if fields.get("eval_strategy") != "steps":
         return state
-    steps = fields.get("logging_steps") or 500
+    steps = state.value("logging_steps") or 500
     return state.with_fields(eval_steps=steps).with_note(
         f"eval_strategy steps without eval_steps: every {steps} steps."
     )
@@ -244,7 +302,9 @@ def _best(state: Translation) -> Translation:
 
 
 def _order(state: Translation) -> Translation:
-    """`train_sampling_strategy`: whether the order is shuffled."""
+    """Whether the order is shuffled, and whether what is too little for a step is left out."""
+    if state.asked("dataloader_drop_last"):
+        state = state.with_key("drop_incomplete_step", True, "dataloader_drop_last")
     strategy = state.asked("train_sampling_strategy")
     if strategy == "sequential":
         return state.with_key("shuffle_dataset", False, "train_sampling_strategy")

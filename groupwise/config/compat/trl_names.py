@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
 
-_VLLM = "there is no vLLM engine yet; groupwise's own engine samples, so leave it out"
+_VLLM = "groupwise's own engine samples until servers are given"
 _BATCHES = "groupwise's own engine always batches continuously"
 
 TRL_FIELDS: tuple[Foreign, ...] = (
-    same("learning_rate", "unset: 1e-6 for full fine-tuning, 1e-5 for LoRA"),
-    same("model_init_kwargs", "dtype, attn_implementation and trust_remote_code in it become the fields of that name"),
+    same("learning_rate", "unset: 1e-6 for full fine-tuning, 1e-5 for LoRA; with `groupwise.trl` 1e-6 for both"),
+    same(
+        "model_init_kwargs",
+        "dtype, attn_implementation and trust_remote_code in it become the fields of that name; beside bf16=True a "
+        "dtype of float32 is that of the weights, which are float32 always",
+    ),
     same("trust_remote_code"),
     refused(
         "router_aux_loss_coef",
         None,
         "no auxiliary loss is added for mixture-of-experts models; leave it out, or train with the router frozen",
     ),
-    ignored("disable_dropout", False, "dropout is 0 in every pass already"),
-    ignored("cast_lm_head_to_fp32", False, "the logits are kept in float32 already"),
+    ignored("disable_dropout", False, "dropout is 0 in every pass already", met=(True,)),
+    ignored("cast_lm_head_to_fp32", False, "the logits are kept in float32 already", met=(True,)),
     ignored("remove_unused_columns", False, "the reward functions always get every column"),
     same("num_generations"),
     same("num_generations_eval"),
@@ -35,7 +39,7 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("chat_template_kwargs"),
     same("repetition_penalty"),
     ignored("cache_implementation", None, "the engine has its own cache"),
-    refused("use_vllm", False, "there is no vLLM engine yet; leave it out, and groupwise's own engine samples"),
+    *all_ignored(_VLLM, use_vllm=False),
     *all_ignored(_VLLM, vllm_mode="colocate", vllm_model_impl="vllm", vllm_enable_sleep_mode=False),
     refused("vllm_structured_outputs_regex", None, "completions cannot be constrained; reward the format instead"),
     *all_ignored(_VLLM, vllm_server_base_url=None, vllm_server_host="0.0.0.0", vllm_server_port=8000),
@@ -88,14 +92,21 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("num_completions_to_print"),
     ignored("log_unique_prompts", False, "the run folder has every group once"),
     refused("log_completions_hub_repo", None, "completions stay in the run folder; upload its `completions` folder"),
-    *all_ignored(_BATCHES, use_transformers_continuous_batching=False, transformers_continuous_batching_config=None),
-    *all_ignored(_BATCHES, use_transformers_paged=False),
-    translated("vllm_importance_sampling_cap", 3.0, "`mismatch_max`"),
+    ignored("use_transformers_continuous_batching", False, _BATCHES, met=(True,)),
+    ignored("transformers_continuous_batching_config", None, _BATCHES),
+    ignored("use_transformers_paged", False, _BATCHES, met=(True,)),
+    translated("vllm_importance_sampling_cap", None, "`mismatch_max`"),
 )
+
+RLOO_FIELDS: tuple[Foreign, ...] = (
+    translated("normalize_advantages", False, "`scale`: batch_std_centred"),
+    refused("reward_clip_range", None, "let the reward functions return values within it"),
+)
+"""What RLOOConfig has and GRPOConfig does not."""
 
 TRL_LEGACY_FIELDS: tuple[Foreign, ...] = (
     same("max_prompt_length", "TRL removed it; here it still cuts or drops (`overlong_prompts`)"),
-    ignored("use_liger_loss", False, "the loss never holds the full logits already"),
+    ignored("use_liger_loss", False, "the loss never holds the full logits already", met=(True,)),
     ignored("wandb_log_unique_prompts", False, "the run folder has every group once"),
     *all_ignored(_VLLM, vllm_device="auto", vllm_dtype="auto", vllm_max_model_len=None),
     *all_ignored(_VLLM, vllm_enable_prefix_caching=True),
