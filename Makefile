@@ -21,7 +21,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized layers lint types format bench docs wheel oldest newest clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl layers lint types format bench docs wheel oldest newest clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -51,6 +51,10 @@ fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, chec
 
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
+
+trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the environment that has it
+	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
+	.venv-trl/bin/python -m pytest tests/config/test_beside_trl_itself.py tests/algo/test_beside_trl.py -p no:cacheprovider
 
 gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py
@@ -117,7 +121,7 @@ install: $(VENV)/installed  ## only create .venv and install groupwise into it
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized .venv-trl build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

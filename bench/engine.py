@@ -226,7 +226,7 @@ def measure(model: str, sizes: Sizes) -> dict[str, Any]:
     """Everything, rollout first."""
     from groupwise import GRPOConfig
 
-    policy = load_policy(model, GRPOConfig(report_to=[]))
+    policy = load_policy(model, GRPOConfig(report_to=[]).settings)
     assert policy.policy_model.fused is not None, policy.policy_model.why_plain
     products = Products(policy.model.get_base_model(), policy.policy_model.dtype)
     result: dict[str, Any] = {"dtype": str(policy.policy_model.dtype).removeprefix("torch."), "rollout": {}}

@@ -86,6 +86,9 @@ class _Metadata(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys:
             raise KeyError(key)

@@ -66,7 +66,7 @@ class Order:
     @property
     def num_left_in_step(self) -> int:
         """How many more rows the running step can draw."""
-        return self.num_rows - len(self._drawn_in_step)
+        return self.rows_per_epoch - len(self._drawn_in_step)
 
     def draw(self, num: int | None = None, *, same_step: bool = False) -> list[Draw]:
         """The next `num` problems (default: one step's). `same_step` draws further ones for the step under way."""
@@ -75,7 +75,7 @@ class Order:
             self._drawn_in_step = set()
         if num > self.num_left_in_step:
             raise DataError(
-                f"A step asked for {num} more problems, but only {self.num_left_in_step} of the {self.num_rows} rows "
+                f"A step asked for {num} more problems, but only {self.num_left_in_step} of {self.rows_per_epoch} rows "
                 "have not been drawn in it yet. Use more data, or draw fewer problems a step."
             )
         return [self._draw_one() for _ in range(num)]

@@ -49,7 +49,7 @@ def right(completions: Sequence[str], answer: Sequence[str]) -> list[float]:
 @cache
 def policy() -> PolicyBundle:
     """One for all tests: no check changes it."""
-    config = GRPOConfig(**SETTINGS)
+    config = GRPOConfig(**SETTINGS).settings
     model = with_lora(tiny_model(max_position_embeddings=512), is_learnt=False)
     return make_policy(model, "tiny", tiny_tokenizer(), config)
 
@@ -80,7 +80,7 @@ def checked(
     **settings: Any,
 ) -> Result:
     """The check of a recipe with these parts, through the front door; only loading is replaced."""
-    config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings})
+    config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings}).settings
     eval_problems = None if held_out is None else load_problems(list(held_out))
     inputs = RunInputs(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
 

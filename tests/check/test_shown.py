@@ -24,7 +24,7 @@ from groupwise.check.finding import Finding, worst_first
 from groupwise.check.result import Result
 from groupwise.check.wording import agreement_line
 from groupwise.cli import main
-from groupwise.config import GRPOConfig
+from groupwise.config import GRPOConfig, Settings
 from groupwise.lifecycle.build import make_engine, make_order
 from groupwise.rollout.engine import Capabilities
 from groupwise.rollout.native import NativeEngine
@@ -131,7 +131,9 @@ def test_the_agreement_is_told_with_its_limit(mismatch: float, limit: float | No
 )
 def test_the_limit_is_that_of_the_guards_that_are_on(guards: dict[str, str], limit: float | None) -> None:
     policy_model = SimpleNamespace(dtype=torch.bfloat16)
-    run: Any = SimpleNamespace(policy=SimpleNamespace(policy_model=policy_model), config=GRPOConfig(guards=guards))
+    run: Any = SimpleNamespace(
+        policy=SimpleNamespace(policy_model=policy_model), config=GRPOConfig(guards=guards).settings
+    )
     assert mismatch_limit(run) == limit
 
 
@@ -160,8 +162,8 @@ def test_an_engine_that_disagrees_is_refused(tmp_path: Path) -> None:
     assert "engines_disagree" in names(result, "fail")
 
 
-def policy_config(tmp_path: Path) -> GRPOConfig:
-    return GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path)})
+def policy_config(tmp_path: Path) -> Settings:
+    return GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path)}).settings
 
 
 def _louder(completion: Completion) -> Completion:

@@ -87,6 +87,25 @@ def test_an_ignored_field_changes_nothing_and_is_noted(entry: Foreign) -> None:
     assert config.notes == (f"{entry.name} is ignored: {entry.sentence}.",)
 
 
+def test_a_value_that_asks_for_what_happens_anyway_is_no_news() -> None:
+    met = {entry.name: value for entry in FOREIGN.values() for value in entry.met}
+    assert met["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
+    assert met.keys() >= {"disable_dropout", "cast_lm_head_to_fp32", "use_liger_kernel", "logging_first_step"}
+    assert GRPOConfig(**met) == GRPOConfig()
+    assert GRPOConfig(**met).notes == ()
+
+
+def test_vllm_is_one_note_and_changes_nothing() -> None:
+    config = GRPOConfig(use_vllm=True, vllm_mode="server", vllm_gpu_memory_utilization=0.9)
+    assert config == GRPOConfig()
+    assert config.notes == (
+        "use_vllm, vllm_mode and vllm_gpu_memory_utilization are ignored: groupwise's own engine samples until servers "
+        "are given.",
+    )
+    with pytest.raises(ConfigError, match="vllm_structured_outputs_regex is not supported"):
+        GRPOConfig(use_vllm=True, vllm_structured_outputs_regex="a+")
+
+
 def test_every_known_name_can_be_read() -> None:
     config = GRPOConfig()
     assert all(hasattr(config, name) for name in KNOWN_KEYS)
@@ -113,6 +132,12 @@ def test_an_unknown_name_cannot_be_read() -> None:
         ({"logging_strategy": "no"}, {"logging_steps": 0}),
         ({"save_strategy": False}, {"save_strategy": "no"}),
         ({"activation_checkpointing": True}, {"gradient_checkpointing": True}),
+        ({"dataloader_drop_last": True}, {"drop_incomplete_step": True}),
+        ({"dataloader_drop_last": False}, {}),
+        ({"chat_template_kwargs": '{"a": 1}'}, {"chat_template_kwargs": {"a": 1}}),
+        ({"objective": '{"preset": "dapo", "delta": 3}'}, {"objective": {"preset": "dapo", "delta": 3}}),
+        ({"model_init_kwargs": {"dtype": "float32"}, "bf16": True}, {"dtype": "auto"}),
+        ({"model_init_kwargs": {"dtype": "float32"}}, {"dtype": "float32"}),
         ({"train_sampling_strategy": "sequential"}, {"shuffle_dataset": False}),
         ({"per_gpu_train_batch_size": 16}, {"prompts_per_step": 2}),
         ({"push_to_hub_model_id": "me/it"}, {"hub_model_id": "me/it"}),

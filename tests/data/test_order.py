@@ -99,7 +99,7 @@ def test_further_draws_of_a_step_bring_new_rows(seed: int) -> None:
     step = order.draw() + order.draw(2, same_step=True) + order.draw(2, same_step=True)
     assert {draw.row for draw in step} == set(range(7))
     assert order.num_left_in_step == 0
-    with pytest.raises(DataError, match="1 more problems, but only 0 of the 7"):
+    with pytest.raises(DataError, match="1 more problems, but only 0 of 7"):
         order.draw(1, same_step=True)
 
 
@@ -127,3 +127,49 @@ def test_fewer_rows_than_a_step_needs_is_an_error() -> None:
 def test_another_data_set_cannot_be_resumed(other: Order) -> None:
     with pytest.raises(DataError, match="cannot be resumed"):
         other.load_state_dict(Order(8, 2).state_dict())
+
+
+@given(sizes, st.booleans())
+def test_an_epoch_without_its_incomplete_step_is_whole_steps_of_different_rows(
+    size: tuple[int, int], shuffle: bool
+) -> None:
+    num_rows, prompts = size
+    order = Order(*size, seed=3, shuffle=shuffle, drop_incomplete_step=True)
+    num_steps = num_rows // prompts
+    for epoch in range(1, 4):
+        drawn = list(chain.from_iterable(rows_of(order, num_steps)))
+        assert len(set(drawn)) == len(drawn) == num_steps * prompts
+        assert order.epoch == epoch
+        expected = permutation(num_rows, 3, epoch - 1) if shuffle else list(range(num_rows))
+        assert drawn == expected[: num_steps * prompts]
+
+
+def test_the_rows_that_are_left_out_change_with_the_epoch() -> None:
+    order = Order(9, 2, seed=1, drop_incomplete_step=True)
+    left_out = {(set(range(9)) - set(chain.from_iterable(rows_of(order, 4)))).pop() for _ in range(20)}
+    assert len(left_out) > 3
+
+
+@given(sizes, st.integers(0, 15))
+def test_resumed_is_uninterrupted_where_incomplete_steps_are_dropped(size: tuple[int, int], steps_before: int) -> None:
+    whole = Order(*size, seed=1, drop_incomplete_step=True)
+    rows_of(whole, steps_before)
+    resumed = Order(*size, seed=1, drop_incomplete_step=True)
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert rows_of(resumed, 15) == rows_of(whole, 15)
+
+
+def test_a_step_that_draws_further_rows_ends_where_only_left_out_ones_remain() -> None:
+    order = Order(5, 2, shuffle=False, drop_incomplete_step=True)
+    order.draw()
+    order.draw(2, same_step=True)
+    with pytest.raises(DataError, match="1 more problems, but only 0 of 4 rows"):
+        order.draw(1, same_step=True)
+
+
+def test_a_checkpoint_of_before_resumes_and_one_of_other_epochs_does_not() -> None:
+    state = Order(9, 2).state_dict()
+    del state["rows_per_epoch"]
+    Order(9, 2).load_state_dict(state)
+    with pytest.raises(DataError, match="rows_per_epoch was 9 and is now 8"):
+        Order(9, 2, drop_incomplete_step=True).load_state_dict(state)

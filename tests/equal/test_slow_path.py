@@ -67,6 +67,6 @@ def test_a_wrong_fast_path_is_found_out(monkeypatch):
 
 
 def test_engine_native_refuses_a_model_without_a_fast_path():
-    config = GRPOConfig(engine="native", dtype="float32")
+    config = GRPOConfig(engine="native", dtype="float32").settings
     with pytest.raises(ConfigError, match="engine: native cannot run this model: packed log-probs differ"):
         make_policy(tiny_model("lfm2"), "lfm2", tiny_tokenizer(), config)

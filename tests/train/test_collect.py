@@ -34,7 +34,9 @@ def say_as(request: Request, index: int) -> list[int]:
 def make_collector(
     prompts: list[str], script: Callable[[Request, int], list[int]] = say_as, **settings: Any
 ) -> Collector:
-    config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": G, "seed": 7, "shuffle_dataset": False} | settings)
+    config = GRPOConfig(
+        **{"prompts_per_step": 4, "num_generations": G, "seed": 7, "shuffle_dataset": False} | settings
+    ).settings
     problems = prepare(load_problems([{"prompt": p} for p in prompts]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), config.prompts_per_step, config.seed, config.shuffle_dataset)
     sampler = GroupSampler.of(ScriptedEngine(script), problems, config, TOKENIZER, (EOS,))

@@ -39,7 +39,7 @@ def at_most_four(completions: list[str], **columns: Any) -> list[float | None]:
 
 def evaluate(rewards: Any, **settings: Any) -> dict[str, float | None]:
     asked.clear()
-    config = GRPOConfig(num_generations=2, temperature=0.9, top_k=5, seed=3, **settings)
+    config = GRPOConfig(num_generations=2, temperature=0.9, top_k=5, seed=3, **settings).settings
     problems = prepare(load_problems([{"prompt": p} for p in LENGTHS]), TOKENIZER)
     scorer = RewardScorer(resolve_rewards(rewards))
     sampler = GroupSampler.of(ScriptedEngine(script), problems, config, TOKENIZER, (EOS,))

@@ -109,7 +109,7 @@ def test_the_entropy_coefficient_rises_below_its_target_and_acts_there_alone():
 
 
 def test_coefficients_go_on_where_a_checkpoint_was():
-    config = GRPOConfig(kl_target=0.1, use_adaptive_entropy=True, entropy_target=1.0)
+    config = GRPOConfig(kl_target=0.1, use_adaptive_entropy=True, entropy_target=1.0).settings
     one, other = Coefficients(config), Coefficients(config)
     for kl, entropy in ((0.5, 0.2), (0.01, 0.3)):
         one.after_rollout(kl, 500)
@@ -122,7 +122,7 @@ def test_coefficients_go_on_where_a_checkpoint_was():
 
 
 def collect(rewards: Any, say: Callable[[Request, int], list[int]] = say_as, **settings: Any) -> Any:
-    config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": 3, "shuffle_dataset": False} | settings)
+    config = GRPOConfig(**{"prompts_per_step": 4, "num_generations": 3, "shuffle_dataset": False} | settings).settings
     problems = prepare(load_problems([{"prompt": p} for p in MIXED]), TOKENIZER, max_prompt_length=5)
     order = Order(len(problems), 4, 0, False)
     sampler = GroupSampler.of(ScriptedEngine(say), problems, config, TOKENIZER, (EOS,))

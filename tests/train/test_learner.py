@@ -62,7 +62,7 @@ def make_learner(model: Any, *, lr: float = 0.0, policy_model: PolicyModel | Non
     """A learner with plain SGD, so that weights show gradients."""
     policy_model = policy_model or build_policy_model(model, torch.float32)
     settings = {"num_generations": SIZE, "prompts_per_step": 4, "max_grad_norm": 0, "beta": 0.0} | settings
-    config = GRPOConfig(dtype="float32", **settings)
+    config = GRPOConfig(dtype="float32", **settings).settings
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=lr)
     reference = None

@@ -19,7 +19,7 @@ from groupwise.train.optim import check_own_optimizer, check_schedule, make_opti
 def make(model=None, notes=None, **settings):
     notes = [] if notes is None else notes
     with shown_by(notes.append):
-        return make_optimizer(GRPOConfig(**settings), model or tiny_model())
+        return make_optimizer(GRPOConfig(**settings).settings, model or tiny_model())
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_learning_rate_defaults_by_what_is_trained():
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup", "polynomial"])
 @pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_ratio": 0.3}])
 def test_a_schedule_is_that_of_transformers(name, warmup):
-    config = GRPOConfig(lr_scheduler_type=name, learning_rate=1.0, **warmup)
+    config = GRPOConfig(lr_scheduler_type=name, learning_rate=1.0, **warmup).settings
     found = make_scheduler(config, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 10)
     expected = transformers.get_scheduler(
         name, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 3 if warmup else 0, 10
@@ -94,7 +94,7 @@ def test_a_schedule_is_that_of_transformers(name, warmup):
 def test_a_schedule_takes_its_own_arguments():
     config = GRPOConfig(
         lr_scheduler_type="cosine_with_min_lr", learning_rate=1.0, lr_scheduler_kwargs={"min_lr_rate": 0.25}
-    )
+    ).settings
     scheduler = make_scheduler(config, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 4)
     for _ in range(4):
         scheduler.optimizer.step()
@@ -156,7 +156,7 @@ def test_every_schedule_can_be_set_up(tmp_path):
     for name in SCHEDULERS:
         kwargs = needed.get(name, {"min_lr": 1e-7} if "min_lr" in name else {})
         for warmup in (0, 3, 6, 9):
-            config = GRPOConfig(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, warmup_steps=warmup)
+            config = GRPOConfig(lr_scheduler_type=name, lr_scheduler_kwargs=kwargs, warmup_steps=warmup).settings
             check_schedule(config, 7)
 
 

@@ -21,7 +21,7 @@ class Mixes:
 
 
 def make(num_rows: int = 10, reference: Any = None, **settings: Any) -> Schedule:
-    return Schedule(GRPOConfig(**{"prompts_per_step": 4} | settings), num_rows, reference)
+    return Schedule(GRPOConfig(**{"prompts_per_step": 4} | settings).settings, num_rows, reference)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 5), (0.1, 1), (4, 10)])
@@ -30,6 +30,13 @@ def test_epochs_are_rounded_up_to_steps(epochs, steps):
     assert schedule.num_steps == steps
     assert list(schedule.steps()) == list(range(1, steps + 1))
     assert schedule.step == steps
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (3, 6), (0.5, 1), (0.1, 1)])
+def test_without_incomplete_steps_an_epoch_is_a_whole_number_of_them(epochs, steps):
+    schedule = make(num_train_epochs=epochs, drop_incomplete_step=True)
+    assert (schedule.num_steps, schedule.steps_per_epoch) == (steps, 2)
+    assert [step for step in range(1, 7) if schedule.is_due(step, None, "epoch")] == [2, 4, 6]
 
 
 def test_max_steps_wins_and_updates_are_counted():
