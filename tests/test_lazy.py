@@ -24,7 +24,7 @@ def heavy_after(program: str) -> set[str]:
     [
         "import groupwise; dir(groupwise); groupwise.__version__",
         "from groupwise import GRPOConfig, GroupwiseError; GRPOConfig(objective='dapo').describe()",
-        "from groupwise.trl import GRPOConfig, ModelConfig, RLOOConfig; GRPOConfig().describe(), RLOOConfig().to_dict()",
+        "from groupwise.trl import GRPOConfig, ModelConfig, RLOOConfig; GRPOConfig().describe(), RLOOConfig()",
         "from groupwise import GRPOConfig; GRPOConfig().learning_rate, GRPOConfig().world_size",
         "import groupwise.algo.objective as o; o.Objective.preset('grpo')",
         "import groupwise.algo, groupwise.types, groupwise.errors, groupwise.chat, groupwise.sources",
