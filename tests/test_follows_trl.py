@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from api_helpers import ROWS, SETTINGS, config, draw_no_report, short
+from api_helpers import ROWS, SETTINGS, config, short
 from histories import StopAfter
 from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
@@ -15,11 +15,6 @@ from transformers import TrainerCallback
 from groupwise import GRPOConfig, GRPOTrainer
 from groupwise.errors import ConfigError, DataError
 from groupwise.runs.reader import RunReader
-
-
-@pytest.fixture(autouse=True)
-def _draw_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw_no_report(monkeypatch)
 
 
 def test_a_trainer_that_follows_trl_records_it_and_resumes_exactly(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ class GRPOConfig(metaclass=_Checked):
     """Settings of a GRPO run. Nothing set is DeepSeekMath's GRPO.
 
     Keyword arguments are the fields (docs/config.md), the axes of the objective, and the ecosystem's names for both
-    (docs/from-trl.md). Attributes may be assigned until a trainer takes the configuration, which checks the whole again;
-    then `replace` makes a changed one. What was not written reads as what is used; the learning rate, as without an
+    (docs/from-trl.md). Attributes may be assigned until a trainer takes the configuration and checks it again; then
+    `replace` makes a changed one. What was not written reads as what is used; the learning rate, as without an
     adapter. Lengths are tokens, steps are rollouts.
 
     Raises:
