@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 import groupwise.trl
 from groupwise import GRPOConfig
 from groupwise.algo import Objective
+from groupwise.config.compat import trainer_names
 from groupwise.config.compat.attributes import NAMES, REFUSED
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import LOSS_TYPES, WORDS
@@ -106,9 +107,14 @@ def from_trl_tables() -> dict[str, str]:
             ("key in TRL's log", "what TRL 1.16 logs for a rollout", "difference"),
             ((f"`{m.key}`", m.definition, m.difference) for m in TRL_METRICS),
         ),
+        "arguments": foreign(trainer_names.ARGUMENTS, "argument"),
+        "methods": foreign(trainer_names.METHODS, "method"),
+        "attributes": foreign(trainer_names.ATTRIBUTES, "attribute"),
+        "hooks": foreign(trainer_names.HOOKS, "method"),
+        "callback-keywords": foreign(trainer_names.CALLBACK_KEYWORDS, "keyword"),
         "trl": foreign(TRL_FIELDS),
         "rloo": foreign(RLOO_FIELDS),
-        "attributes": attributes(),
+        "argument-attributes": attributes(),
         "transformers": foreign(TRANSFORMERS_FIELDS),
         "older": foreign((*TRL_LEGACY_FIELDS, *TRANSFORMERS_LEGACY_FIELDS)),
     }
@@ -196,10 +202,10 @@ def attributes() -> str:
     return table(("attribute", "here", "instead"), rows)
 
 
-def foreign(fields: Iterable[Foreign]) -> str:
-    """Fields of another library: name, kind, what becomes of it."""
+def foreign(fields: Iterable[Foreign], what: str = "field") -> str:
+    """Names of another library: name, kind, what becomes of it."""
     rows = ((f"`{entry.name}`", entry.kind, entry.sentence) for entry in fields)
-    return table(("field", "here", "what becomes of it"), rows)
+    return table((what, "here", "what becomes of it"), rows)
 
 
 if __name__ == "__main__":

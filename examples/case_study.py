@@ -58,7 +58,8 @@ wandb.init(project="GRPO")
 trainer.train()
 
 # The result: a plain transformers model, published and asked for a summary. Here the sum of weights and adapter has the
-# weights' number format; trainer.push_to_hub(PUBLISH_AS, merge=True) publishes it in float32, with tokenizer and card.
+# weights' number format; trainer.push_to_hub(merge=True) publishes it in float32, with tokenizer and card, as the name
+# in GRPOConfig(hub_model_id=PUBLISH_AS).
 merged = trainer.model.merge_and_unload()
 merged.push_to_hub(PUBLISH_AS, private=False)
 

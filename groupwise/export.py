@@ -8,23 +8,22 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
 from groupwise.errors import RunError
 from groupwise.generate import load_trained, recorded_model
 from groupwise.hub import why_unreachable
-from groupwise.policy.save import read_in_float32, save_merged, save_policy
+from groupwise.policy.save import read_in_float32, save_merged
 from groupwise.report import model_card, write_report
 from groupwise.report.about import origin, public
+from groupwise.report.card import CardWords
 from groupwise.runs.folder import RunFolder, open_run
 from groupwise.waiting import within
 
 _log = logging.getLogger(__name__)
 
-CURVE = "reward.png"
+CARD, CURVE = "README.md", "reward.png"
 
 UPLOAD_S, MIN_BYTES_PER_S = 300.0, 128 * 1024
 """An upload that takes longer than this and its bytes at this rate hangs: it is given up."""
@@ -56,17 +55,35 @@ def export_run(
     return target
 
 
-def push(
-    model: Any, tokenizer: Any, run_folder: str | Path, name: str, *, merge: bool, private: bool | None = None
-) -> str:
-    """Upload a model with tokenizer, card and curve to the Hub repository `name`; returns its address."""
-    with TemporaryDirectory() as scratch:
-        (save_merged if merge else save_policy)(model, tokenizer, scratch)
-        _describe(RunFolder(Path(run_folder)), Path(scratch), name)
-        return upload(scratch, name, private=private)
+def write_card_of_run(run_folder: Path, name: str, words: CardWords, *, is_adapter: bool) -> bool:
+    """Write the card of a run as README.md into its own folder; False where no run has been started there.
+
+    `name` is the Hub name that the card's example loads; `is_adapter`: what is published is an adapter.
+    """
+    folder = RunFolder(run_folder)
+    if folder.recorded_start is None:
+        return False
+    curve = _curve(folder).relative_to(folder.path).as_posix() if _curve(folder).is_file() else None
+    card = model_card(folder, curve=curve, name=name, is_adapter=is_adapter, words=words)
+    (folder.path / CARD).write_text(card, encoding="utf-8")
+    return True
 
 
-def push_or_tell(push: Callable[[], str], record: Callable[..., None]) -> None:
+def prepare_upload(run_folder: Path, target: Path) -> None:
+    """Give a saved model what belongs to its upload: the card in the run's folder, its picture, the base's name."""
+    folder = RunFolder(run_folder)
+    _name_the_base(target, folder)
+    (target / CARD).unlink(missing_ok=True)  # peft's own card names local paths
+    if not (folder.path / CARD).is_file():
+        return
+    shutil.copyfile(folder.path / CARD, target / CARD)
+    picture = folder.report / CURVE
+    if picture.is_file():
+        (target / picture.relative_to(folder.path)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(picture, target / picture.relative_to(folder.path))
+
+
+def push_or_tell(push: Callable[[], object], record: Callable[..., None]) -> None:
     """Upload at the end of a run, which is complete without it: a failure is recorded and logged, not raised."""
     try:
         address = push()
@@ -79,14 +96,27 @@ def push_or_tell(push: Callable[[], str], record: Callable[..., None]) -> None:
         _log.info(f"Uploaded to {address}.")
 
 
-def upload(folder: str | Path, name: str, *, private: bool | None = None) -> str:
-    """Create the Hub repository if there is none, and upload the files of `folder` to it; returns its address."""
+def upload(
+    folder: str | Path,
+    name: str,
+    *,
+    private: bool | None = None,
+    message: str = "Upload a model of groupwise",
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Create the Hub repository if there is none, and commit the files of `folder` to it; returns its address.
+
+    `revision` is a branch, which is made where there is none; by default the main one.
+    """
     from huggingface_hub import HfApi
 
     def send() -> str:
-        api = HfApi()
+        api = HfApi(token=token)
         repository = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(folder_path=folder, repo_id=repository.repo_id, commit_message="Upload a model of groupwise")
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository.repo_id, commit_message=message, revision=revision)
         return str(repository)
 
     try:
@@ -111,21 +141,26 @@ def _describe(folder: RunFolder, target: Path, hub_name: str | None) -> None:
     """The base's name as the user gave it, where the files go to the Hub, and the card of the run."""
     if hub_name is not None:
         _name_the_base(target, folder)
-    (target / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
+    (target / CARD).unlink(missing_ok=True)  # peft's own card names local paths
     if folder.recorded_start is not None:
         _write_card(folder, target, hub_name)
 
 
-def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
-    curve = folder.report / CURVE
-    if not curve.is_file():
+def _curve(folder: RunFolder) -> Path:
+    """The picture of the reward, drawn where there is none yet; a run without a finished step has none."""
+    if not (curve := folder.report / CURVE).is_file():
         write_report(folder)
+    return curve
+
+
+def _write_card(folder: RunFolder, target: Path, hub_name: str | None) -> None:
+    curve = _curve(folder)
     has_curve = curve.is_file()  # a run without a finished step has none
     if has_curve:
         shutil.copyfile(curve, target / CURVE)
     is_adapter = (target / "adapter_config.json").is_file()
     card = model_card(folder, curve=CURVE if has_curve else None, name=hub_name, is_adapter=is_adapter)
-    (target / "README.md").write_text(card, encoding="utf-8")
+    (target / CARD).write_text(card, encoding="utf-8")
 
 
 def _name_the_base(target: Path, folder: RunFolder) -> None:

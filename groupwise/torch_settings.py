@@ -68,6 +68,9 @@ _of_program: ContextVar[TorchSettings | None] = ContextVar("settings of the prog
 @contextmanager
 def settings_of_training() -> Iterator[None]:
     """Inside, torch computes as training needs it; afterwards, as the program has set it."""
+    if _of_program.get() is not None and TorchSettings.now() == _OF_TRAINING:  # inside already
+        yield
+        return
     before = _of_program.set(TorchSettings.now())
     try:
         with _OF_TRAINING.set():

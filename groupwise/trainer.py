@@ -19,8 +19,9 @@ from torch import nn
 
 from groupwise.chat import as_tokenizer
 from groupwise.checkpoint.fingerprint import origin_of
-from groupwise.config import GRPOConfig, Recipe
-from groupwise.data import Order, load_problems
+from groupwise.config import GRPOConfig, Recipe, Settings
+from groupwise.data import Order, PreparedProblems, Problems, load_problems
+from groupwise.data.load import load_held_out
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
 from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects
@@ -43,7 +44,7 @@ from groupwise.lifecycle.signals import finish_step_first
 from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
-from groupwise.policy.save import ModelWriter, save_merged, save_policy
+from groupwise.policy.save import ModelWriter
 from groupwise.redact import redact, without_secrets
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes, sandbox_notes
@@ -58,6 +59,7 @@ from groupwise.torch_settings import settings_of_program, settings_of_training
 from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
+from groupwise.trainer_members import TrainerMembers, note_keywords
 from groupwise.world import check_single_process
 
 _log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def with_own_state(method: Method) -> Method:
     return cast(Method, call)
 
 
-class GRPOTrainer:
+class GRPOTrainer(TrainerMembers):
     """Trains a language model with GRPO.
 
     Args:
@@ -84,13 +86,19 @@ class GRPOTrainer:
         reward_funcs: one or several: callables `f(prompts, completions, **columns)`, names of shipped rewards,
             `module:function`, `file.py:function`, reward models.
         args: the `GRPOConfig`.
-        train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name.
+        train_dataset, eval_dataset: a `datasets.Dataset`, a list of dicts, a file, a Hub id, a packaged name; a stream
+            (`IterableDataset`), of which the rows of `max_steps` are read; to evaluate on also a dict of several.
         processing_class: the tokenizer, or a processor with one; by default the model's own.
         reward_processing_classes: tokenizers of reward models, or processors.
         callbacks: `transformers.TrainerCallback`s.
         optimizers: (optimizer, scheduler) to use instead of those that `args` names; either may be None.
         peft_config: wraps the model with a fresh adapter.
         screen: where progress is shown; by default the terminal.
+        policy_loss: a loss in the place of the objective's, called as `groupwise.algo.policy_loss` (docs/from-trl.md).
+
+    A subclass may extend `train`, `evaluate`, `log`, `save_model`, `create_model_card` and `push_to_hub`: they are
+    called wherever a run evaluates, logs, saves its last model or uploads it. Overriding anything else that the
+    ecosystem's trainers have is an error (docs/from-trl.md).
 
     Raises:
         ConfigError, DataError, ModelError, RewardError: what is wrong, before anything has been trained.
@@ -116,10 +124,11 @@ class GRPOTrainer:
         optimizers: tuple[Any, Any] = (None, None),
         peft_config: Any = None,
         screen: Screen | None = None,
+        policy_loss: Callable[..., Any] | None = None,
         **unknown: Any,
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
-        check_objects(callbacks, optimizers, screen)
+        check_objects(callbacks, optimizers, screen, policy_loss)
         tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         check_single_process()
         if peft_config is not None:
@@ -132,6 +141,8 @@ class GRPOTrainer:
         if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
+        self.hub_model_id = self.args.hub_model_id
+        self._data_sets = train_dataset, eval_dataset
         self._sandboxes = RunSandboxes.of(settings)
         with self._own_state():
             with settings_of_program():  # a file or module of rewards is the program's
@@ -139,10 +150,13 @@ class GRPOTrainer:
                     reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
                 )
             check_sandboxes(rewards)
-            problems = load_problems(train_dataset)
-            eval_problems = None if eval_dataset is None else load_problems(eval_dataset)
+            problems = load_problems(train_dataset, num_streamed=num_drawn(settings))
+            held_out = {} if eval_dataset is None else self._load_held_out(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
-            inputs = RunInputs(settings, problems, eval_problems, rewards, peft_config, model, tokenizer)
+            unnamed = held_out.pop("", None)
+            inputs = RunInputs(
+                settings, problems, unnamed, rewards, peft_config, model, tokenizer, held_out, policy_loss
+            )
             self._set_up(inputs, callbacks or (), optimizers)
         self.args.freeze()
 
@@ -153,7 +167,7 @@ class GRPOTrainer:
         if optimizers[1] is None:
             check_schedule(config, Schedule(config, len(problems), None).num_updates)
         scorer = make_scorer(inputs)
-        check_parts(config, scorer.functions, problems, inputs.eval_problems)
+        check_parts(config, scorer.functions, problems, inputs.held_out.values())
         self.trackers = open_trackers(config.report_to, self._on_tracker_failure)
         self._optimizers = optimizers
         self.parts: RunParts = build(inputs, scorer)
@@ -189,7 +203,7 @@ class GRPOTrainer:
             inputs.rewards,
             GRPOConfig.of(inputs.config),
             inputs.problems,
-            inputs.eval_problems,
+            inputs.held_out or None,
             tokenizer,
             peft_config=inputs.peft_config,
             screen=screen,
@@ -199,35 +213,17 @@ class GRPOTrainer:
         return trainer
 
     @property
-    def model(self) -> nn.Module:
-        """The model that is trained, under its adapter."""
-        return self.parts.policy.model
-
-    @property
     def scorer(self) -> RewardScorer:
         """The reward functions."""
         return self.parts.scorer
-
-    @property
-    def processing_class(self) -> Any:
-        """The tokenizer."""
-        return self.parts.policy.tokenizer
-
-    @property
-    def state(self) -> Any:
-        """The ecosystem's `TrainerState`: `global_step`, `epoch`, `log_history`, ..."""
-        return self._callbacks.state
-
-    def add_callback(self, callback: Any) -> None:
-        """Add a `transformers.TrainerCallback`, an object or a class."""
-        check_objects([callback], (None, None))
-        self._callbacks.add(callback)
 
     @with_own_state
     @settings_of_training()
     def train(
         self,
         resume_from_checkpoint: bool | str | Path | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: Any = None,
         *,
         overwrite: bool = False,
         allow_changes: bool = False,
@@ -238,11 +234,12 @@ class GRPOTrainer:
         that one; `allow_changes` goes on although the recipe is no longer the same (docs/reproducibility.md).
         `overwrite` deletes the run that `output_dir` holds. Ctrl-C ends the run after the step under way, with a
         checkpoint and the model saved; a second one raises KeyboardInterrupt at once. A guard that ends the run raises
-        GuardError when everything is saved (docs/guards.md).
+        GuardError when everything is saved (docs/guards.md). `trial` and `ignore_keys_for_eval` are transformers'.
         """
         from transformers.trainer_utils import TrainOutput
 
         check_checkpoint(resume_from_checkpoint)
+        note_keywords("train", trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
         model_writer = require_trainable(self.model, self.processing_class)  # a script may have changed it since
         warn_of_dropout(self.model)
         self.parts.policy.policy_model.refresh()
@@ -269,25 +266,55 @@ class GRPOTrainer:
 
     @with_own_state
     @settings_of_training()
-    def evaluate(self, eval_dataset: Any = None) -> dict[str, float | None]:
-        """Rewards on the held-out problems, greedy and sampled, with standard errors."""
-        problems = None
-        if eval_dataset is not None:
-            given = load_problems(eval_dataset)
-            check_held_out(self.scorer, given)
-            self.scorer.check_rows(given.name, given)
-            problems = prepare_problems(given, self.processing_class, self.model, self.args.settings)
-        evaluator = self.parts.evaluator(problems)
-        if evaluator is None:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float | None]:
+        """Rewards on the held-out problems, greedy and sampled, with standard errors; logged, and returned.
+
+        Of a dict of data sets each is evaluated under its name: `eval_<name>_reward`. `metric_key_prefix` stands in the
+        place of `eval`; `ignore_keys` is transformers'.
+        """
+        note_keywords("evaluate", ignore_keys=ignore_keys)
+        evaluators = self.parts.evaluators
+        if eval_dataset is not None or metric_key_prefix != "eval":
+            held_out = self.parts.inputs.held_out if eval_dataset is None else self._load_held_out(eval_dataset)
+            evaluators = self.parts.evaluators_of(self._prepare_held_out(held_out), metric_key_prefix)
+        if not evaluators:
             raise ConfigError("There is nothing to evaluate on. Give eval_dataset here or to the trainer.")
-        with closing(self.parts.engine) as engine:
-            engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
-            metrics = evaluator.evaluate(self.state)
-        self._callbacks.evaluated(metrics, self._open_trackers)
+        metrics: dict[str, float | None] = {}
+        with self._engine_loaded():
+            for evaluator in evaluators:
+                found = evaluator.evaluate(self.state)
+                self._callbacks.evaluated(found, self.log)
+                metrics |= found
         return metrics
 
-    def log(self, logs: Mapping[str, float]) -> None:
-        """Add numbers to `state.log_history`, the trackers and the callbacks' log."""
+    def _load_held_out(self, eval_dataset: Any) -> dict[str, Problems]:
+        return load_held_out(eval_dataset, num_streamed=self.args.num_eval_problems)
+
+    def _prepare_held_out(self, held_out: Mapping[str, Problems]) -> dict[str, PreparedProblems]:
+        """Encode the prompts of evaluation sets, once the reward functions have found what they need in every row."""
+        for name, given in held_out.items():
+            check_held_out(self.scorer, given, name)
+            self.scorer.check_rows(given.name, given)
+        return {
+            name: prepare_problems(given, self.processing_class, self.model, self.args.settings)
+            for name, given in held_out.items()
+        }
+
+    @contextmanager
+    def _engine_loaded(self) -> Iterator[None]:
+        """Inside, the engine samples from the policy as it is; during a run it does so anyway."""
+        if self._writer is not None:
+            yield
+            return
+        with closing(self.parts.engine) as engine:
+            engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
+            yield
+
+    def log(self, logs: Mapping[str, float | None], start_time: float | None = None) -> None:
+        """Add numbers to `state.log_history`, the trackers and the callbacks' log; `start_time` is transformers'."""
+        note_keywords("log", start_time=start_time)
         self._callbacks.log(logs, self._open_trackers)
 
     @property
@@ -295,30 +322,10 @@ class GRPOTrainer:
         """The trackers while a run is under way: before and after it there is nothing to send to."""
         return None if self._writer is None else self.trackers
 
-    def save_model(
-        self, output_dir: str | Path | None = None, _internal_call: bool = False, *, merge: bool = False
-    ) -> Path:
-        """Write adapter (or model) and tokenizer to `output_dir`, by default the run's own; returns the folder.
-
-        `merge` writes a plain model with the adapter multiplied in. `train` writes the model into the folder `final`
-        of the run without a call; the files of a run and those of a model never have the same name.
-        `_internal_call` is transformers' and has no effect.
-        """
-        save = save_merged if merge else save_policy
-        return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
-
     def _save_final(self) -> None:
         final = run_folder.RunFolder(self.output_dir).final
         with disk.whole_folder(final, 4 * count_parameters(self.model).trainable) as scratch:
-            save_policy(self.model, self.processing_class, scratch)
-
-    def push_to_hub(self, name: str | None = None, *, merge: bool = False, private: bool | None = None) -> str:
-        """Upload model, tokenizer and model card to the Hub; returns the address. `merge` uploads a plain model."""
-        from groupwise.export import push
-
-        target = name or self.args.hub_model_id or self.output_dir.resolve().name
-        is_private = self.args.hub_private_repo if private is None else private
-        return push(self.model, self.processing_class, self.output_dir, target, merge=merge, private=is_private)
+            self.save_model(scratch, _internal_call=True)
 
     @contextmanager
     def _own_state(self) -> Iterator[None]:
@@ -349,8 +356,11 @@ class GRPOTrainer:
             self.model,
             own_optimizer,
             machine(self.model),
+            parts.inputs.loss_name,
         )
-        outputs = Outputs(folder, writer, model_writer, self.screen, self.trackers, self._callbacks)
+        outputs = Outputs(
+            folder, writer, model_writer, self.screen, self.trackers, self._callbacks, self.log, self.evaluate
+        )
         return start_run(parts, order, schedule, learner, origin, outputs), optimizer
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
@@ -392,6 +402,12 @@ class GRPOTrainer:
 
     def __repr__(self) -> str:
         return f"GRPOTrainer({self.parts.policy.name}, {count_parameters(self.model)})"
+
+
+def num_drawn(config: Settings) -> int | None:
+    """How many problems a run of `max_steps` draws at most; None where epochs decide."""
+    draws = config.dynamic_sampling_max_draws if config.dynamic_sampling else 1
+    return config.max_steps * config.prompts_per_step * draws if config.max_steps > 0 else None
 
 
 def _bytes_to_save(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 TOKEN = "hf_aTokenThatMustStandInNoFile00000"
+OTHER_TOKEN = TOKEN.replace("00000", "11111")
 
 
 class HubStub:
@@ -22,6 +23,10 @@ class HubStub:
         self.url = ""
         self.private: dict[str, bool | None] = {}
         self.files: dict[str, dict[str, bytes]] = {}
+        self.commits: list[tuple[str, str, str]] = []
+        """(repository, branch, message) of every commit."""
+        self.tokens: set[str] = set()
+        """Those that requests came with."""
         self.large: dict[str, bytes] = {}
         """Uploads beside a commit, by their sha256."""
 
@@ -69,17 +74,19 @@ def _handler(hub: HubStub) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self._body()
-            if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            hub.tokens.add(str(self.headers.get("authorization")).removeprefix("Bearer "))
+            if not hub.tokens <= {TOKEN, OTHER_TOKEN}:
                 self._answer({"error": "Invalid username or password."}, status=401)
             elif self.path == "/api/repos/create":
                 self._create(json.loads(body))
-            elif self.path.endswith("/preupload/main"):
+            elif "/preupload/" in self.path:
                 modes = [(file["path"], _mode(file["path"])) for file in json.loads(body)["files"]]
                 self._answer({"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes]})
             elif self.path.endswith("/info/lfs/objects/batch"):
                 self._offer_uploads(json.loads(body)["objects"])
             elif "/commit/" in self.path:
-                self._commit(self.path.removeprefix("/api/models/").partition("/commit/")[0], body)
+                repository, _, branch = self.path.removeprefix("/api/models/").partition("/commit/")
+                self._commit(repository, branch, body)
             else:
                 self._answer({})
 
@@ -100,9 +107,11 @@ def _handler(hub: HubStub) -> type[BaseHTTPRequestHandler]:
             ]
             self._answer({"transfer": "basic", "objects": offers})
 
-        def _commit(self, repository: str, body: bytes) -> None:
+        def _commit(self, repository: str, branch: str, body: bytes) -> None:
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
+                if line["key"] == "header":
+                    hub.commits.append((repository, branch, value["summary"]))
                 if line["key"] == "file":
                     hub.files[repository][value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":

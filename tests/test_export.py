@@ -15,15 +15,15 @@ import hub_stub
 import pytest
 import torch
 import transformers
-from api_helpers import model_folder, short, trainer, write_recipe
-from hub_stub import TOKEN, HubStub
+from api_helpers import ROWS, config, model_folder, short, trainer, write_recipe
+from hub_stub import OTHER_TOKEN, TOKEN, HubStub
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file
 from tiny import tiny_model, tiny_tokenizer, with_lora
 
 from groupwise import GRPOTrainer
 from groupwise.config import load_recipe
-from groupwise.errors import RunError
+from groupwise.errors import ConfigError, RunError
 from groupwise.export import export_run
 from groupwise.report import write_report
 
@@ -190,11 +190,12 @@ def test_a_stranger_loads_it_without_groupwise(place: Path, tmp_path: Path) -> N
 
 
 def test_pushing_a_merged_model_sends_everything_a_stranger_needs(place: Path, hub: HubStub) -> None:
-    run = finished_trainer(place)
-    assert run.push_to_hub("user/short", merge=True, private=True) == f"{hub.url}/user/short"
+    run = finished_trainer(place, "user/short")
+    assert run.push_to_hub("all", merge=True, private=True) == f"{hub.url}/user/short"
     files = hub.files["user/short"]
     assert hub.private == {"user/short": True}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "reward.png"} <= set(files)
+    wanted = {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "report/reward.png"}
+    assert wanted <= set(files)
     expected = run.model.merge_and_unload().state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load(files["model.safetensors"]).items())
     assert 'model="user/short"' in hub.text("user/short", "README.md")
@@ -203,7 +204,7 @@ def test_pushing_a_merged_model_sends_everything_a_stranger_needs(place: Path, h
 
 
 def test_pushing_an_adapter_names_its_base_as_the_user_did(place: Path, hub: HubStub) -> None:
-    finished_trainer(place).push_to_hub("short")
+    finished_trainer(place, "short").push_to_hub()
     files = hub.files["user/short"]
     assert "model.safetensors" not in files
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "base"
@@ -213,9 +214,72 @@ def test_pushing_an_adapter_names_its_base_as_the_user_did(place: Path, hub: Hub
     )
 
 
-def finished_trainer(place: Path) -> GRPOTrainer:
-    """A trainer whose output folder holds the finished run."""
-    return trainer(place / "run", model=trained(place))
+def test_a_push_means_what_it_means_in_the_ecosystem(place: Path, hub: HubStub) -> None:
+    """The first argument is the message; the other keywords are the Hub's and those of the card."""
+    run = finished_trainer(place, "user/short")
+    assert run.push_to_hub("final checkpoint") == f"{hub.url}/user/short"
+    run.push_to_hub()
+    run.push_to_hub(commit_message="a branch", token=OTHER_TOKEN, revision="dev", private=True, blocking=True)
+    messages = ["final checkpoint", "End of training", "a branch"]
+    branches = ["main", "main", "dev"]
+    assert hub.commits == [("user/short", b, m) for b, m in zip(branches, messages, strict=True)]
+    assert hub.files.keys() == {"user/short"}, "nothing is published under another name"
+    assert OTHER_TOKEN in hub.tokens
+    waiting = run.push_to_hub(
+        "in the background", blocking=False, model_name="A short one", dataset_name="me/data", tags=["mine", "grpo"]
+    )
+    assert waiting.result(30) == f"{hub.url}/user/short"
+    card = hub.text("user/short", "README.md")
+    assert "# A short one\n" in card
+    assert 'tags:\n- grpo\n- groupwise\n- "mine"\ndatasets' in card
+    assert 'datasets:\n- "me/data"' in card
+    assert "![Reward at each step](report/reward.png)" in card
+    with pytest.raises(ConfigError, match=r"create_model_card\(language\) is not supported"):
+        run.push_to_hub(language="en")
+    with pytest.raises(ConfigError, match=r"create_model_card\(langage\) is not known"):
+        run.push_to_hub(langage="en")
+
+
+def test_without_a_name_the_repository_is_called_as_the_folder(place: Path, hub: HubStub) -> None:
+    run = trainer(place / "run", model=trained(place))
+    run.push_to_hub("me/other")
+    assert hub.files.keys() == {"user/run"}
+    run.hub_model_id = "user/later"
+    run.push_to_hub()
+    assert hub.files.keys() == {"user/run", "user/later"}
+
+
+def test_a_subclass_writes_its_own_card_and_files(place: Path, hub: HubStub) -> None:
+    class Mine(GRPOTrainer):
+        _tag_names = ("mine",)
+
+        def create_model_card(self, model_name: Any = None, dataset_name: Any = None, tags: Any = None) -> None:
+            super().create_model_card(model_name, dataset_name, tags)
+            card = self.output_dir / "README.md"
+            card.write_text(card.read_text() + "More of mine.\n")
+
+        def save_model(self, output_dir: Any = None, _internal_call: bool = False) -> Path:
+            folder = super().save_model(output_dir, _internal_call)
+            (folder / "mine.txt").write_text("mine")
+            return folder
+
+    settings = config(place / "run", hub_model_id="user/mine")
+    Mine(trained(place), short, settings, ROWS, processing_class=tiny_tokenizer(chat=True)).push_to_hub()
+    assert hub.text("user/mine", "README.md").endswith("More of mine.\n")
+    assert '- "mine"' in hub.text("user/mine", "README.md")
+    assert hub.text("user/mine", "mine.txt") == "mine"
+
+
+def test_before_a_run_there_is_no_card(tmp_path: Path, hub: HubStub, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        trainer(tmp_path / "new", model=with_lora(tiny_model())).push_to_hub()
+    assert "There is no run to describe yet" in caplog.text
+    assert "README.md" not in hub.files["user/new"]
+
+
+def finished_trainer(place: Path, name: str) -> GRPOTrainer:
+    """A trainer whose output folder holds the finished run, which is uploaded under that name."""
+    return trainer(place / "run", model=trained(place), hub_model_id=name)
 
 
 def test_a_run_uploads_itself_when_it_ends(tmp_path: Path, hub: HubStub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +297,7 @@ def test_who_may_not_write_is_told_what_to_do(place: Path, monkeypatch: pytest.M
         hub_stub.running(monkeypatch, token=None) as hub,
         pytest.raises(RunError, match=r'(?s)as "user/short": .*401.*Nothing is lost.*hf auth login'),
     ):
-        finished_trainer(place).push_to_hub("user/short", merge=True)
+        finished_trainer(place, "user/short").push_to_hub(merge=True)
     assert hub.files == {}
 
 
@@ -260,10 +324,10 @@ def test_an_upload_that_fails_or_hangs_costs_a_finished_run_nothing(
 def test_a_hub_that_cannot_be_reached_is_told_within_seconds(place: Path) -> None:
     began = time.monotonic()
     with pytest.raises(RunError, match=r"(?s)could not be uploaded.*switched off \(HF_HUB_OFFLINE\).*Nothing is lost"):
-        finished_trainer(place).push_to_hub("user/short")
+        finished_trainer(place, "user/short").push_to_hub()
     assert time.monotonic() - began < 5
 
 
 def test_a_name_that_is_none_is_refused(place: Path, hub: HubStub) -> None:
     with pytest.raises(RunError, match=r'could not be uploaded to the Hub as "my model"'):
-        finished_trainer(place).push_to_hub("my model")
+        finished_trainer(place, "my model").push_to_hub()

@@ -82,6 +82,7 @@ trainer              *                                                       tor
 trl/parser.py        errors config.yaml_file                                 transformers
 trl/trainers.py      trainer trl
 trl                  errors config rewards trl                               | transformers peft torch trl
+trainer_members      *                                                       torch | transformers peft
 cli                  *                                                       typer | rich torch transformers
 __main__             cli                                                     -
 __init__             -                                                       -

@@ -79,12 +79,17 @@ def metric_name(config: Settings) -> str:
     return name if name.startswith("eval_") else f"eval_{name}"
 
 
-def check_metric(config: Settings, functions: Sequence[str]) -> None:
-    """Raise `ConfigError` when no evaluation will ever have the metric."""
-    known = ["eval_reward", "eval_greedy_reward", "eval_completions/mean_length"]
-    known += [f"eval_rewards/{name}/mean" for name in functions]
-    if metric_name(config) not in known:
+def check_metric(config: Settings, functions: Sequence[str], prefixes: Sequence[str] = ("eval",)) -> None:
+    """Raise `ConfigError` when no evaluation will ever have the metric.
+
+    `prefixes`: how the metrics of each evaluation set begin.
+    """
+    measured = ["reward", *(["greedy_reward"] if config.eval_greedy else []), "completions/mean_length"]
+    measured += [f"rewards/{name}/mean" for name in functions]
+    known = [f"{prefix}_{name}" for prefix in prefixes for name in measured]
+    is_needed = config.metric_for_best_model is not None or config.load_best_model_at_end
+    if is_needed and metric_name(config) not in known:
         raise ConfigError(
-            f'metric_for_best_model is "{config.metric_for_best_model}", which no evaluation measures; expected one of '
+            f'metric_for_best_model is "{metric_name(config)}", which no evaluation measures; expected one of '
             f"{', '.join(known)}.{did_you_mean(metric_name(config), known)}"
         )

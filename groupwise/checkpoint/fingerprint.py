@@ -30,8 +30,10 @@ def origin_of(
     model: nn.Module,
     own_optimizer: Optimizer | None,
     machine: Mapping[str, Any],
+    own_loss: str | None = None,
 ) -> Origin:
-    """Plain JSON; `recipe` holds no secrets; `own_optimizer` is one that the user built, unknown to the recipe."""
+    """Plain JSON; `recipe` holds no secrets; `own_optimizer` is one that the user built, unknown to the recipe, and
+    `own_loss` the name of a loss of that kind."""
     groups = [] if own_optimizer is None else own_optimizer.param_groups
     settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
     origin = {
@@ -39,6 +41,7 @@ def origin_of(
         "num_steps": num_steps,
         "fingerprints": {"data": of_data(problems), "frozen weights": of_frozen_weights(model)},
         "optimizer": None if own_optimizer is None else {"name": type(own_optimizer).__name__, "groups": settings},
+        "own_loss": own_loss,
         "machine": dict(machine),
     }
     plain: Origin = json.loads(json.dumps(plain_value(origin, {})))
@@ -51,6 +54,7 @@ def compare(then: Origin, now: Origin) -> list[Change]:
     for name, mark in now["fingerprints"].items():
         found.append(Change(f"the {name}", then["fingerprints"][name], mark))
     found.append(Change("the optimizer", then["optimizer"], now["optimizer"]))
+    found.append(Change("policy_loss", then.get("own_loss"), now["own_loss"]))
     return [change for change in found if change.old != change.new]
 
 

@@ -22,7 +22,7 @@ AROUND = frozenset(
         ),
         *("save_strategy", "save_steps", "save_total_limit", "overwrite_output_dir"),
         *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-        *("eval_strategy", "eval_steps", "eval_on_start", "num_eval_problems", "num_generations_eval"),
+        *("eval_strategy", "eval_steps", "eval_on_start", "eval_greedy", "num_eval_problems", "num_generations_eval"),
         *("data.eval_split", "data.eval_path"),
         *("push_to_hub", "hub_model_id", "hub_private_repo"),
         *("sandbox", "run_untrusted_code_without_sandbox"),

@@ -95,6 +95,9 @@ class RunFields(Section):
     eval_steps: Count | None = None
     """Steps between evaluations. Setting it alone sets `eval_strategy` to "steps". Each is scored twice: sampled as in
     training, and greedy (the likeliest token each time, one completion a problem), which has no luck in it."""
+    eval_greedy: bool = True
+    """Whether an evaluation scores greedy completions too. Reward functions that compare the completions of a prompt
+    get one at a time there; they make no greedy reward."""
     eval_on_start: bool = False
     """Whether to evaluate once before the first step, so that the curve starts at the untrained model."""
     num_eval_problems: Count | None = None

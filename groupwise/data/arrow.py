@@ -16,6 +16,9 @@ from groupwise.errors import DataError
 
 Clean = Callable[[Any], Any]
 
+_CELLS = 100
+"""Cells of a column that are held at once: pictures are large."""
+
 _TABLES = ("arrow", "pandas", "polars")
 """Formats whose rows are tables of their own; these are read as plain Python values."""
 
@@ -39,6 +42,13 @@ class ArrowRows(Sequence[Mapping[str, Any]]):
         """The cells of one column in Python's own types, read without decoding the others."""
         clean = self._clean.get(name, _as_it_is)
         return (clean(row[name]) for row in self._data.with_format(None).select_columns([name]))
+
+    def filled(self, name: str) -> Iterator[bool]:
+        """Whether each cell of one column holds something, read without decoding it."""
+        for batch in self._data.with_format("arrow").select_columns([name]).iter(_CELLS):
+            for cell in batch.column(0):
+                is_list = hasattr(cell, "values") and cell.is_valid
+                yield cell.is_valid and not (is_list and len(cell) == 0)
 
     def __len__(self) -> int:
         return len(self._rows)

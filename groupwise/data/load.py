@@ -27,13 +27,14 @@ def load_problems(
     columns: Mapping[str, str] | None = None,
     subset: str | None = None,
     revision: str | None = None,
+    num_streamed: int | None = None,
 ) -> Problems:
     """The problems of a data set.
 
     `data` is a packaged name (`python-docs`), a local JSONL, JSON, CSV or Parquet file (or a folder of them, one a
     split), a Hub id, a `datasets.Dataset` or a list of dicts. `split` is a name, a slice or both: `train`, `[:90%]`,
     `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
-    `revision` are for the Hub.
+    `revision` are for the Hub. `num_streamed`: how many rows of a stream (`IterableDataset`) are read, its first ones.
 
     Raises:
         DataError: nothing of that name, no such split or column, no rows, or an object that is no data set.
@@ -49,8 +50,52 @@ def load_problems(
         rows, info = _read(str(data), split, subset, revision)
         return Problems(rows, name=str(data), columns=columns, info=info)
     name = f"the {type(data).__name__} given as data"
+    if _is_stream(data):
+        rows = _first_rows(data, num_streamed, wanted)
+        return Problems(rows, name=name, columns=columns, info={"split": split, "num_streamed": num_streamed})
     rows = _cut(_from_object(data, wanted), split, name)
     return Problems(rows, name=name, columns=columns, info={"split": split})
+
+
+def load_held_out(data: Any, *, num_streamed: int | None = None) -> dict[str, Problems]:
+    """The evaluation sets of a data set by their names: those of a dict or `DatasetDict`, or one whose name is "".
+
+    Raises:
+        DataError: a set that cannot be used, or names whose metrics would be called the same.
+    """
+    if not isinstance(data, Mapping):
+        return {"": load_problems(data, num_streamed=num_streamed)}
+    if not data:
+        raise DataError("The evaluation data is an empty dict. Give one data set, or a dict of several by their names.")
+    for name in data:
+        if not isinstance(name, str) or not name or name.rpartition("_")[2] == "greedy":
+            raise DataError(
+                f"{name!r} is no name for an evaluation set: its metrics are called eval_NAME_reward and, for greedy "
+                'completions, eval_NAME_greedy_reward. Choose a word that does not end in "greedy".'
+            )
+    return {name: load_problems(rows, num_streamed=num_streamed) for name, rows in data.items()}
+
+
+def _is_stream(data: Any) -> bool:
+    datasets = sys.modules.get("datasets")  # if it was never imported, this is none of its objects
+    return datasets is not None and isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict)
+
+
+def _first_rows(data: Any, num_rows: int | None, split_name: str | None) -> Rows:
+    """The first rows of a stream, which has no length and no order but its own, in Python's own types."""
+    if num_rows is None:
+        raise DataError(
+            "A streamed data set (IterableDataset) has no length, so no epochs can be drawn from it. Set max_steps "
+            "(num_eval_problems for evaluation data), and as many rows as are needed are read; or load it without "
+            "streaming=True."
+        )
+    rows = _pick_split(data, split_name or "train") if isinstance(data, Mapping) else data
+    if rows.features is None:  # as a generator has made them
+        return list(rows.take(num_rows))
+    import datasets
+
+    taken = list(rows.with_format(None).take(num_rows))
+    return datasets.Dataset.from_list(taken, features=rows.features)  # type: ignore[no-any-return]
 
 
 def _read(name: str, split: str | None, subset: str | None, revision: str | None) -> tuple[Rows, dict[str, Any]]:
@@ -94,14 +139,9 @@ def _from_hub(name: str, split: str, subset: str | None, revision: str | None) -
 def _from_object(data: Any, split_name: str | None) -> Rows:
     """Rows of what a user hands over in Python; refuses with a sentence what cannot be indexed."""
     datasets = sys.modules.get("datasets")  # if it was never imported, this is none of its objects
-    if datasets is not None:
-        if isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict):
-            raise DataError(
-                "A streamed data set (IterableDataset) cannot be drawn from in shuffled epochs. Load it without "
-                "streaming=True, or take a part: datasets.Dataset.from_list(list(dataset.take(10_000)))."
-            )
-        if isinstance(data, datasets.DatasetDict):
-            return _pick_split(data, split_name or "train")
+    if datasets is not None and isinstance(data, datasets.DatasetDict):
+        rows: Rows = _pick_split(data, split_name or "train")
+        return rows
     if isinstance(data, list | tuple) or (datasets is not None and isinstance(data, datasets.Dataset)):
         if split_name not in (None, "train"):
             raise DataError(
@@ -114,7 +154,7 @@ def _from_object(data: Any, split_name: str | None) -> Rows:
     raise DataError(f"Cannot use a {type(data).__name__} as data. Expected {_KINDS}.{columns}")
 
 
-def _pick_split(splits: Mapping[str, Rows], name: str) -> Rows:
+def _pick_split(splits: Mapping[str, Any], name: str) -> Any:
     if name not in splits:
         hint = did_you_mean(name, splits)
         raise DataError(f"The data set has no split {name!r}; it has: {', '.join(splits)}.{hint}")

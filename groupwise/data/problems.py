@@ -15,6 +15,9 @@ from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 RESERVED_COLUMNS = frozenset({"completion", *REWARD_KEYWORDS})
 """Keywords that a reward function gets from the trainer; a column of such a name cannot reach it."""
 
+MEDIA_COLUMNS = ("image", "images")
+"""Columns whose content the ecosystem's trainers give to the model beside the prompt."""
+
 _USUAL_PROMPT_COLUMNS = ("messages", "question", "query", "instruction", "problem", "input", "text")
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Problems(Sequence[Problem]):
         shown = f"{name}, as its transform gives it," if is_transformed else name
         self._sources = _name_columns(_column_names(found, name), columns or {}, shown)
         self._rows = found.with_text(self._sources["prompt"]) if isinstance(found, ArrowRows) else found
+        self._check_media()
         self.dropped_columns = tuple(sorted(RESERVED_COLUMNS & self._sources.keys()))
         self.column_names = tuple(n for n in self._sources if n != "prompt" and n not in RESERVED_COLUMNS)
         self.info = {"name": name, "num_rows": len(rows), "fingerprint": self._check_prompts(), **(info or {})}
@@ -66,6 +70,21 @@ class Problems(Sequence[Problem]):
 
     def __iter__(self) -> Iterator[Problem]:
         return (self[i] for i in range(len(self)))
+
+    def _check_media(self) -> None:
+        """Refuse what the ecosystem would show to a model that sees: here it would reach the rewards alone."""
+        for name in (name for name in MEDIA_COLUMNS if name in self._sources):
+            source = self._sources[name]
+            if isinstance(self._rows, ArrowRows):
+                filled = self._rows.filled(source)
+            else:
+                filled = (_is_filled(row.get(source)) for row in self._rows)
+            if (number := next((n for n, is_set in enumerate(filled, start=1) if is_set), None)) is not None:
+                raise DataError(
+                    f"Row {number} of {self.name} has something in the column {source!r}, which cannot reach the "
+                    "model: groupwise trains on text. Remove the column "
+                    f"(dataset.remove_columns({source!r})), or rename it where only the rewards need it."
+                )
 
     def _prompts(self) -> Iterator[Any]:
         source = self._sources["prompt"]
@@ -151,7 +170,23 @@ def _complaint(prompt: Any) -> str | None:
     for message in prompt:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             return f'a message looks like {{"role": "user", "content": "..."}}, not {str(message)[:80]}.'
+        if (kind := _medium(message["content"])) is not None:
+            return (
+                f"a message has a part of type {kind!r}, which cannot reach the model: groupwise trains on text. Leave "
+                "such parts out."
+            )
     return None if any(message["content"] for message in prompt) else "the prompt is empty: no message has text."
+
+
+def _medium(content: Any) -> str | None:
+    """The type of the first part of a message that is no text; None where all are."""
+    parts = content if isinstance(content, list | tuple) else ()
+    kinds = (str(part.get("type") or "text") for part in parts if isinstance(part, Mapping))
+    return next((kind for kind in kinds if kind != "text"), None)
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str | list | tuple | Mapping) and not value)
 
 
 def _copy_prompt(prompt: Any) -> Prompt:

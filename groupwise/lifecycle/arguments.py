@@ -9,11 +9,12 @@ from typing import Any
 from transformers import TrainerCallback
 
 from groupwise.config import GRPOConfig
-from groupwise.errors import ConfigError, did_you_mean, named, shortened
+from groupwise.config.compat.trainer_names import check_argument
+from groupwise.errors import ConfigError, named, shortened
 
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
-    "callbacks", "optimizers", "peft_config", "screen",
+    "callbacks", "optimizers", "peft_config", "screen", "policy_loss",
 )  # fmt: skip
 
 
@@ -22,8 +23,8 @@ EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 
 def check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for an argument that is missing, unknown, or a configuration of another library."""
-    for name in unknown:
-        raise ConfigError(f'GRPOTrainer has no argument "{name}".{did_you_mean(name, _NAMES)}')
+    for name, value in unknown.items():
+        check_argument(name, value, _NAMES)
     if args is not None and not isinstance(args, GRPOConfig):
         raise ConfigError(f"args is {named(args)}; expected groupwise.GRPOConfig{_way_to_config(args)}")
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
@@ -42,8 +43,13 @@ def _way_to_config(args: Any) -> str:
     return ". It takes the same arguments: change the import."
 
 
-def check_objects(callbacks: Any, optimizers: Any, screen: Any = None) -> None:
-    """Raise `ConfigError` for callbacks that hear of no event, and for optimizers or a screen that are none."""
+def check_objects(callbacks: Any, optimizers: Any, screen: Any = None, policy_loss: Any = None) -> None:
+    """Raise `ConfigError` for callbacks that hear of no event, and for optimizers, a screen or a loss that are none."""
+    if policy_loss is not None and (isinstance(policy_loss, type) or not callable(policy_loss)):
+        raise ConfigError(
+            f"policy_loss is {shortened(repr(policy_loss))}; expected a function that is called like "
+            "groupwise.algo.policy_loss and returns a tensor of one number."
+        )
     if not isinstance(callbacks or (), list | tuple):
         raise ConfigError(f"callbacks is {shortened(repr(callbacks))}; expected a list of TrainerCallbacks.")
     for number, callback in enumerate(callbacks or ()):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,20 @@ class RunParts:
     """The reward functions of the recipe."""
     problems: PreparedProblems
     eval_problems: PreparedProblems | None
+    eval_sets: Mapping[str, PreparedProblems] = field(default_factory=dict)
+    """Named evaluation sets, beside or instead of the one above."""
 
     @classmethod
     def of(cls, inputs: RunInputs, policy: PolicyBundle, engine: Engine, scorer: RewardScorer) -> RunParts:
         """Encode the prompts; everything else is there."""
-        config, held_out = inputs.config, inputs.eval_problems
+        config = inputs.config
         problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config)
         remark_on_endings(policy, problems, config)
-        eval_problems = None if held_out is None else prepare_problems(held_out, policy.tokenizer, policy.model, config)
-        return cls(inputs, policy, engine, scorer, problems, eval_problems)
+        sets = {
+            name: prepare_problems(held_out, policy.tokenizer, policy.model, config)
+            for name, held_out in inputs.held_out.items()
+        }
+        return cls(inputs, policy, engine, scorer, problems, sets.pop("", None), sets)
 
     @property
     def config(self) -> Settings:
@@ -100,10 +106,18 @@ class RunParts:
         """The steps of a run, counted from 0."""
         return Schedule(self.config, len(self.problems), self.reference)
 
-    def evaluator(self, problems: PreparedProblems | None = None) -> Evaluator | None:
-        """Evaluates on `problems`, by default the run's held-out ones; None where there are none."""
-        problems = self.eval_problems if problems is None else problems
-        return None if problems is None else Evaluator(self._sampler_of(problems), self.scorer, self.config)
+    @cached_property
+    def evaluators(self) -> list[Evaluator]:
+        """One for each evaluation set of the run."""
+        unnamed = {} if self.eval_problems is None else {"": self.eval_problems}
+        return self.evaluators_of({**unnamed, **self.eval_sets})
+
+    def evaluators_of(self, sets: Mapping[str, PreparedProblems], prefix: str = "eval") -> list[Evaluator]:
+        """Evaluate each set under its name; "" is a set without one."""
+        return [
+            Evaluator(self._sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix)
+            for name, found in sets.items()
+        ]
 
     def _sampler_of(self, problems: PreparedProblems) -> GroupSampler:
         return GroupSampler.of(self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)
@@ -249,14 +263,9 @@ def make_reference(policy: PolicyBundle, config: Settings) -> Reference | None:
 def make_order(problems: PreparedProblems, config: Settings) -> Order:
     """The order in which a run draws its problems, from the beginning."""
     curriculum = make_curriculum(problems, config)
-    return Order(
-        len(problems),
-        config.prompts_per_step,
-        config.seed,
-        config.shuffle_dataset,
-        curriculum,
-        config.drop_incomplete_step,
-    )
+    shuffle = config.shuffle_dataset and "num_streamed" not in problems.problems.info  # a stream has its own order
+    drop = config.drop_incomplete_step
+    return Order(len(problems), config.prompts_per_step, config.seed, shuffle, curriculum, drop)
 
 
 def make_learner(
@@ -266,7 +275,7 @@ def make_learner(
     config, policy = parts.config, parts.policy
     names = [function.name for function in parts.scorer.functions]
     check_reward(config, names)
-    check_metric(config, names)
+    check_metric(config, names, [evaluator.prefix for evaluator in parts.evaluators] or ["eval"])
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:
@@ -275,6 +284,7 @@ def make_learner(
         check_own_optimizer(optimizer, policy.model)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = parts.training_scorer.weights
-    learner = Learner(policy.policy_model, schedule.reference, optimizer, scheduler, config, weights)
+    own_loss = parts.inputs.policy_loss
+    learner = Learner(policy.policy_model, schedule.reference, optimizer, scheduler, config, weights, own_loss)
     require_saveable_optimizer(learner)
     return learner, name

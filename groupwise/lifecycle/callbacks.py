@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -16,6 +16,9 @@ from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
+
+Log = Callable[[Mapping[str, float | None]], None]
+"""Adds an entry to every log: a trainer's own method, which a subclass may extend."""
 
 _PLACE = ("epoch", "num_input_tokens_seen", "best_metric", "best_global_step", "best_model_checkpoint")
 """Fields of the ecosystem's state that belong to a checkpoint, beside step and log."""
@@ -40,6 +43,18 @@ class Callbacks:
 
     def add(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         self._callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    @property
+    def listed(self) -> list[TrainerCallback]:
+        """All of them, in the order of their calls."""
+        return list(self._callbacks)
+
+    def pop(self, wanted: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
+        """Take out a callback, or the first of that class; None where there is none."""
+        for place, callback in enumerate(self._callbacks):
+            if callback is wanted or (isinstance(wanted, type) and isinstance(callback, wanted)):
+                return self._callbacks.pop(place)
+        return None
 
     def begin_run(self) -> None:
         """Forget what an earlier run of the same trainer has left: its place, its log, and a wish to stop."""
@@ -79,16 +94,19 @@ class Callbacks:
             trackers.log(numbers, step)
         self.call("on_log", logs=dict(numbers))
 
-    def evaluated(self, metrics: Mapping[str, Any], trackers: Trackers | None = None) -> None:
-        """Log an evaluation as an entry of its own, independent of `logging_steps`, then call `on_evaluate`."""
+    def evaluated(self, metrics: Mapping[str, Any], log: Log | None = None) -> None:
+        """Log an evaluation as an entry of its own, independent of `logging_steps`, then call `on_evaluate`.
+
+        `log` adds the entry to every log, by default to `log_history` and `on_log`.
+        """
         numbers = evaluation_entry(metrics, float(self.state.epoch or 0))
-        self.log(numbers, trackers)
+        (log or self.log)(numbers)
         self.call("on_evaluate", metrics=numbers)
 
-    def close_log(self, numbers: Mapping[str, float | None], trackers: Trackers) -> None:
+    def close_log(self, numbers: Mapping[str, float | None], log: Log) -> None:
         """Log the last entry of a run, and keep it for the result of training."""
         self.closing = dict(numbers)
-        self.log(numbers, trackers)
+        log(numbers)
 
     def take(self, wish: str) -> bool:
         """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""

@@ -62,7 +62,12 @@ def record_of_start(
             "num_truncated": problems.num_truncated,
             "num_dropped": problems.num_dropped,
         },
-        "used": {"optimizer": optimizer, "engine": parts.engine.capabilities.name, "stop_ids": list(policy.stop_ids)},
+        "used": {
+            "optimizer": optimizer,
+            "engine": parts.engine.capabilities.name,
+            "stop_ids": list(policy.stop_ids),
+            **({} if parts.inputs.policy_loss is None else {"policy_loss": parts.inputs.loss_name}),
+        },
         "versions": versions(),
         "git": git_state(),
         "hardware": hardware(policy.policy_model.device),

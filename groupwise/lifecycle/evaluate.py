@@ -2,49 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
 
 from groupwise.config import Settings
 from groupwise.data.order import Draw
+from groupwise.errors import RewardError
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.rewards import RewardScorer
 from groupwise.runs.log_entries import finite
 from groupwise.runs.screen import Screen
-from groupwise.runs.trackers import Trackers
 from groupwise.train.collect import score_as_the_program
 from groupwise.train.sampler import EVALUATION, GroupSampler
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
-from groupwise.types import ScoredGroup
+from groupwise.types import Group, ScoredGroup
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Evaluates the same held-out problems every time, with the same seeds."""
+    """Evaluates the same held-out problems every time, with the same seeds.
 
-    def __init__(self, sampler: GroupSampler, scorer: RewardScorer, config: Settings) -> None:
-        self.sampler, self.scorer, self.config = sampler, scorer, config
+    The metrics are called `<prefix>_reward`, ...: `eval_math_reward` for the evaluation set `math`.
+    """
+
+    def __init__(self, sampler: GroupSampler, scorer: RewardScorer, config: Settings, prefix: str = "eval") -> None:
+        self.sampler, self.scorer, self.config, self.prefix = sampler, scorer, config, prefix
+        self._scores_singles: bool | None = None
+        """Whether the reward functions can score a completion without others of its prompt; None until it is tried."""
         num_problems = len(sampler.problems)
         self.rows = range(min(num_problems, config.num_eval_problems or num_problems))
 
     def evaluate(self, trainer_state: Any = None) -> dict[str, float | None]:
         """The `eval_...` metrics. A problem's completions are averaged first: errors are of the mean over problems."""
-        start = perf_counter()
+        start, prefix = perf_counter(), self.prefix
         count = self.config.num_generations_eval or self.config.num_generations
-        sampled = self._scored(self.sampler, count, trainer_state)
-        greedy = self._scored(self.sampler.greedy, 1, trainer_state)
-        metrics = {**mean_and_error("eval_reward", sampled), **mean_and_error("eval_greedy_reward", greedy)}
+        sampled = self._scored(self._groups(self.sampler, count), trainer_state)
+        metrics = mean_and_error(f"{prefix}_reward", sampled)
+        if self.config.eval_greedy:
+            metrics |= mean_and_error(f"{prefix}_greedy_reward", self._greedy(trainer_state))
         for name in sampled[0].rewards:
             scored = [r for g in sampled for r in g.rewards[name] if r is not None]
-            metrics[f"eval_rewards/{name}/mean"] = fmean(scored) if scored else None
-        metrics["eval_completions/mean_length"] = fmean(len(c.token_ids) for g in sampled for c in g.completions)
-        metrics["time/eval"] = perf_counter() - start
+            metrics[f"{prefix}_rewards/{name}/mean"] = fmean(scored) if scored else None
+        metrics[f"{prefix}_completions/mean_length"] = fmean(len(c.token_ids) for g in sampled for c in g.completions)
+        metrics[f"time/{prefix}"] = perf_counter() - start
         return metrics
 
-    def _scored(self, sampler: GroupSampler, count: int, trainer_state: Any) -> tuple[ScoredGroup, ...]:
-        groups = sampler.sample([Draw(row, row) for row in self.rows], count, EVALUATION)
+    def _greedy(self, trainer_state: Any) -> tuple[ScoredGroup, ...]:
+        """One greedy completion a problem with its reward; empty where a reward function needs several a prompt.
+
+        The first evaluation finds out by scoring one completion alone: a function that cuts its completions into groups
+        fails there, and would not where the number of problems happens to be a multiple of the group's size.
+        """
+        if self._scores_singles is False:
+            return ()
+        groups = self._groups(self.sampler.greedy, 1)
+        if self._scores_singles is None:
+            first = self._tried(groups[:1], trainer_state)
+            self._scores_singles = bool(first)
+            if len(groups) == 1 or not first:
+                return first
+        return self._scored(groups, trainer_state)
+
+    def _tried(self, groups: Sequence[Group], trainer_state: Any) -> tuple[ScoredGroup, ...]:
+        try:
+            return self._scored(groups, trainer_state)
+        except RewardError as error:  # the sampled groups were scored a moment ago
+            _log.warning(
+                f"Greedy completions, one a problem, stay without a reward: {error} A function that compares the "
+                "completions of a prompt needs several; eval_greedy=False leaves them out."
+            )
+            return ()
+
+    def _groups(self, sampler: GroupSampler, count: int) -> list[Group]:
+        return sampler.sample([Draw(row, row) for row in self.rows], count, EVALUATION)
+
+    def _scored(self, groups: Sequence[Group], trainer_state: Any) -> tuple[ScoredGroup, ...]:
         return score_as_the_program(self.scorer, groups, trainer_state).groups
 
 
@@ -53,14 +90,14 @@ class EvaluationHook(Idle):
 
     def __init__(
         self,
-        evaluator: Evaluator | None,
+        evaluators: Sequence[Evaluator],
+        evaluate: Callable[[], Mapping[str, Any] | None],
         schedule: Schedule,
         callbacks: Callbacks,
-        trackers: Trackers,
         screen: Screen,
     ) -> None:
-        self._evaluator, self._schedule = evaluator, schedule
-        self._callbacks, self._trackers, self._screen = callbacks, trackers, screen
+        self._evaluators, self._evaluate = evaluators, evaluate
+        self._schedule, self._callbacks, self._screen = schedule, callbacks, screen
         self.at_start: Mapping[str, float] = {}
         """The evaluation before the first step, which is recorded with that step."""
         self._latest: tuple[int, Mapping[str, Any]] = (0, {})
@@ -80,14 +117,18 @@ class EvaluationHook(Idle):
         """The evaluation after that step; empty where there was none."""
         return self._latest[1] if self._latest[0] == step else {}
 
-    def evaluate(self) -> dict[str, float | None]:
-        """Evaluate now; empty without held-out problems."""
-        if self._evaluator is None:
+    @property
+    def prefixes(self) -> list[str]:
+        """How the keys of each evaluation set begin."""
+        return [evaluator.prefix for evaluator in self._evaluators]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate and log now; empty without held-out problems."""
+        if not self._evaluators:
             return {}
-        self._screen.progress("evaluate", 0, len(self._evaluator.rows))
-        metrics = self._evaluator.evaluate(self._callbacks.state)
+        self._screen.progress("evaluate", 0, sum(len(evaluator.rows) for evaluator in self._evaluators))
+        metrics = dict(self._evaluate() or {})
         self._screen.evaluation({**metrics, "step": self._callbacks.state.global_step})
-        self._callbacks.evaluated(metrics, self._trackers)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

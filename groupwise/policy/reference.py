@@ -43,6 +43,11 @@ class Reference:
     def is_copy(self) -> bool:
         return self._frozen is not None
 
+    @property
+    def own_model(self) -> nn.Module | None:
+        """The frozen copy; None while the reference is the policy without its adapter."""
+        return None if self._frozen is None else self._frozen.model
+
     def score(self, rows: CompletionRows, scoring: Scoring) -> TokenScores:
         """Log-probs under the reference, without gradient."""
         if self._frozen is not None:

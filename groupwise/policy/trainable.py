@@ -83,6 +83,10 @@ def require_causal_lm(model: Any) -> None:
         raise ModelError(f"{name} is not a transformers model: it has no config or no output layer. {_EXPECTED}")
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder, which reads its prompt elsewhere. {_EXPECTED}")
+    if (part := _medium_of(model.config)) is not None:
+        raise ModelError(
+            f"{name} has a part that reads no text ({part}), and groupwise trains on text. {_text_model(model)}"
+        )
     if any(p.is_meta for p in model.parameters()):
         raise ModelError(
             f"The weights of the {name} are not in memory (device meta). Load it without offloading and not under "
@@ -96,3 +100,23 @@ def require_causal_lm(model: Any) -> None:
     base = base_of(model)
     if base.get_output_embeddings() is None or not getattr(base, "can_generate", lambda: True)():
         raise ModelError(f"{type(base).__name__} gives no next-token probabilities. {_EXPECTED}")
+
+
+def _medium_of(config: Any) -> str | None:
+    """The configuration of a vision or audio tower, by its name; None for a model of text."""
+    names = ("vision_config", "audio_config", "vq_config", "thinker_config")
+    return next((name for name in names if getattr(config, name, None) is not None), None)
+
+
+def _text_model(model: Any) -> str:
+    """How the text model inside can be trained, where transformers has a class for it alone."""
+    from transformers import AutoModelForCausalLM
+
+    text, inner = type(model.config.get_text_config()), getattr(base_of(model), "model", None)
+    if text not in AutoModelForCausalLM._model_mapping or not hasattr(inner, "language_model"):
+        return "Give a model of text."
+    return (
+        "To train the text model inside it: text = AutoModelForCausalLM.from_config(model.config.get_text_config()); "
+        "text.model, text.lm_head = model.model.language_model, model.lm_head; and give text with its tokenizer as "
+        "processing_class."
+    )

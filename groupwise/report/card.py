@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,36 @@ SETTINGS = (
 LORA = ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "use_dora")
 
 
+@dataclass(frozen=True)
+class CardWords:
+    """What the user adds to a model card."""
+
+    title: str | None = None
+    data_set: str | None = None
+    """Hub id of the data set."""
+    tags: tuple[str, ...] = ()
+
+
 def model_card(
-    run: str | Path | RunFolder, *, curve: str | None = None, name: str | None = None, is_adapter: bool = False
+    run: str | Path | RunFolder,
+    *,
+    curve: str | None = None,
+    name: str | None = None,
+    is_adapter: bool = False,
+    words: CardWords = CardWords(),
 ) -> str:
     """The text of README.md for the model that `run` trained.
 
     `curve` is the path of the reward picture relative to the card, `name` the Hub name that the card's example loads;
-    `is_adapter`: the folder of the card holds an adapter, not a whole model.
+    `is_adapter`: the folder of the card holds an adapter, not a whole model. `words` are the user's own.
     """
     reader = RunReader(run)
     config, records = without_secrets(reader.config), reader.metrics()
     ingredients = about(config, reader.folder.path.resolve().name)
     change = reward_change(records)
     sections = [
-        _front_matter(ingredients, config, is_adapter=is_adapter),
-        f"# {public(ingredients.run_name)}",
+        _front_matter(ingredients, config, words, is_adapter=is_adapter),
+        f"# {words.title or public(ingredients.run_name)}",
         f"{_base(ingredients.model)}, trained with {ingredients.algorithm} by groupwise {__version__}.",
         "## What was trained\n\n" + _table(("", ""), _ingredients(ingredients)),
         "## What it learned\n\n" + (f"{change.verdict}\n\n" if change else "") + _table(("", ""), in_short(records)),
@@ -65,16 +81,18 @@ def model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(ingredients: About, config: Mapping[str, Any], *, is_adapter: bool) -> str:
+def _front_matter(ingredients: About, config: Mapping[str, Any], words: CardWords, *, is_adapter: bool) -> str:
     """YAML that the Hub reads; values are JSON strings, which YAML takes as they are."""
     library = "peft" if is_adapter else "transformers"
-    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- grpo", "- groupwise"]
+    tags = ["grpo", "groupwise"]
+    tags += [json.dumps(tag) for tag in dict.fromkeys(words.tags) if tag not in tags]
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:", *(f"- {t}" for t in tags)]
     known = origin(ingredients.model)
     if known is not None:
         lines += [f"base_model: {json.dumps(known.hub_id)}", f"license: {known.licence}"]
     elif is_hub_name(ingredients.model):
         lines.append(f"base_model: {json.dumps(ingredients.model)}")
-    data_set = _hub_data_set(config)
+    data_set = words.data_set or _hub_data_set(config)
     if data_set:
         lines += ["datasets:", f"- {json.dumps(data_set)}"]
     return "\n".join([*lines, "---"])

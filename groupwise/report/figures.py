@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from groupwise.report.history import PARTS, Record, Series, function_names, series
 from groupwise.report.style import Theme, legend, new_figure
+from groupwise.runs.metrics import held_out_rewards
 
 Draw = Callable[[Sequence[Record], Theme], Figure | None]
 
@@ -138,8 +140,13 @@ def time_split(records: Sequence[Record], theme: Theme) -> Figure | None:
 
 
 def evaluation(records: Sequence[Record], theme: Theme) -> Figure | None:
-    lines = (("eval_reward", "sampled", theme.cycle[0]), ("eval_greedy_reward", "greedy", theme.cycle[1]))
-    if not any(series(records, key) for key, _, _ in lines):
+    rewards = held_out_rewards(key for record in records for key in record)
+    lines = [
+        (key, label, color)
+        for (label, key), color in zip(rewards, cycle(theme.cycle), strict=False)
+        if series(records, key)
+    ]
+    if not lines:
         return None
     caption = "Problems it was not trained on, with one standard error up and down."
     figure, (panel,) = new_figure("Held-out reward", caption, theme)

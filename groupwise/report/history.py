@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.text import duration, moving_average, number
 
 Record = Mapping[str, Any]
@@ -102,7 +103,7 @@ def last(records: Sequence[Record], key: str) -> float | None:
 
 
 def seconds_trained(records: Sequence[Record]) -> float:
-    return total(records, "step_time") + total(records, "time/eval")
+    return total(records, "step_time") + evaluation_seconds(records)
 
 
 def in_short(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -133,10 +134,16 @@ def _mean_of(count: int, which: str) -> str:
     return f"{which} step" if count == 1 else f"mean of the {which} {count} steps"
 
 
+def evaluation_seconds(records: Sequence[Record]) -> float:
+    """Seconds of all evaluations."""
+    keys = dict.fromkeys(key for record in records for key in record if key.startswith("time/eval"))
+    return sum(total(records, key) for key in keys)
+
+
 def evaluation_rows(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     """(which, first evaluation, last evaluation), each with its standard error."""
     rows = []
-    for label, key in (("sampled", "eval_reward"), ("greedy", "eval_greedy_reward")):
+    for label, key in held_out_rewards(key for record in records for key in record):
         found = [record for record in records if record.get(key) is not None]
         if found:
             rows.append((label, _with_error(found[0], key), _with_error(found[-1], key)))

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groupwise.report.about import About, formulas
-from groupwise.report.history import PARTS, Record, evaluation_rows, in_short, reward_change, total
+from groupwise.report.history import (
+    PARTS,
+    Record,
+    evaluation_rows,
+    evaluation_seconds,
+    in_short,
+    reward_change,
+    total,
+)
 from groupwise.report.render import cut, environment
 from groupwise.report.samples import Excerpt
 from groupwise.runs.progress import prompt_text
@@ -43,7 +51,7 @@ def page(
         pictures=pictures,
         pairs=pairs,
         times=_times(records),
-        evaluated=total(records, "time/eval"),
+        evaluated=evaluation_seconds(records),
         events=[_event(event) for event in events[-MAX_EVENTS:]],
         num_events=len(events),
         footer=footer,

@@ -2,8 +2,8 @@
 
     f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
 
-Everything is passed by keyword, and only what the signature accepts: any of the above, any column of the data set, and
-`trainer_state`, `log_metric`, `log_extra`, `log_why` when they are named. `**columns` receives every column.
+Everything is passed by keyword, and only what the signature accepts: any of the above, any column of the data set,
+`trainer_state`, `log_metric` and `log_extra`; `**kwargs` receives all of these. `log_why` comes when it is named.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from groupwise.rewards.spec_rules import unique_names
 from groupwise.rounding import LARGEST
 from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
 
-ON_REQUEST = frozenset(REWARD_KEYWORDS) - {*SAMPLED_KEYWORDS}
-"""Passed to a function that names them, never through `**columns`, whose values are one per completion."""
+ON_REQUEST = frozenset({"log_why"})
+"""Passed to a function that names it, not through `**kwargs`, whose names are those of the ecosystem."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,13 @@ class RewardModel:
         assert self._loaded is not None
         return self._loaded[0]
 
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded."""
+        self.load()
+        assert self._loaded is not None
+        return self._loaded[1]
+
     def logits(self, prompts: Sequence[Prompt], completions: Sequence[CompletionValue]) -> Tensor:
         """The same scores with their gradient, N, in one pass without dropout: for training the reward model."""
         self.load()

@@ -45,7 +45,7 @@ def resolve_rewards(
     the fields of `Shaping` and `CallLimits`. A function named by its file or module may be `isolated`.
 
     `weights`: one a spec, instead of those in the mappings. `processing_classes`: the tokenizers of the reward models,
-    one a spec (None elsewhere) or one for all. `device`: where reward models given by name are loaded.
+    one a spec (None elsewhere). `device`: where reward models given by name are loaded.
 
     Raises:
         ConfigError: a spec that names no reward, a setting that the reward does not have, weights that do not fit.
@@ -151,8 +151,10 @@ def _with_weights(
 
 def _one_each(processing_classes: Any, count: int) -> list[Any]:
     """A tokenizer, the name of one, or None for each reward."""
+    if processing_classes is None:
+        return [None] * count
     if not isinstance(processing_classes, list | tuple):
-        return [_tokenizer(processing_classes)] * count
+        processing_classes = [processing_classes]
     if len(processing_classes) != count:
         raise ConfigError(
             f"reward_processing_classes has {len(processing_classes)} entries for {count} reward functions; give "

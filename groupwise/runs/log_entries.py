@@ -40,7 +40,8 @@ def entry(records: Sequence[Mapping[str, Any]], *, is_trl: bool = False) -> Entr
 
 def evaluation_entry(metrics: Mapping[str, Any], epoch: float) -> Entry:
     """The entry of an evaluation, with `eval_runtime` as transformers names its seconds."""
-    runtime = {"eval_runtime": metrics[_TIME]} if _TIME in metrics else {}
+    seconds = {key: value for key, value in metrics.items() if key.startswith("time/")}
+    runtime = {f"{key.removeprefix('time/')}_runtime": value for key, value in seconds.items()}
     return {**finite({**metrics, **runtime}), "epoch": epoch}
 
 
@@ -51,28 +52,43 @@ def history(
     at_start: Mapping[str, float],
     *,
     is_trl: bool = False,
+    prefixes: Sequence[str] = ("eval",),
 ) -> History:
     """Everything that was logged when these records were written.
 
     An entry is made every `every` steps (None or 0: never) and at the steps `asked`; `at_start` is an evaluation before
-    step 1, which the record of step 1 repeats.
+    step 1, which the record of step 1 repeats. `prefixes`: how the keys of each evaluation set begin.
     """
-    entries: list[Entry] = [{**evaluation_entry(at_start, 0.0), "step": 0}] if at_start else []
+    before = evaluations_of(at_start, prefixes)
+    entries: list[Entry] = [{**evaluation_entry(evaluated, 0.0), "step": 0} for evaluated in before]
     since: list[Mapping[str, Any]] = []
     for record in records:
-        step, evaluated = record["step"], finite(evaluation_of(record))
+        step = record["step"]
         since.append(record)
         if step in asked or (every and step % every == 0):
             entries.append({**entry(since, is_trl=is_trl), "step": step})
             since = []
-        if evaluated and evaluated != at_start:
-            entries.append({**evaluation_entry(evaluated, record["epoch"]), "step": step})
+        for evaluated in evaluations_of(finite(record), prefixes):
+            if evaluated not in before:
+                entries.append({**evaluation_entry(evaluated, record["epoch"]), "step": step})
     return History(entries, since)
 
 
 def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics of the evaluation after a step; empty where there was none."""
-    return {k: v for k, v in metrics.items() if k.startswith("eval_") or k == _TIME}
+    return {k: v for k, v in metrics.items() if k.startswith(("eval_", _TIME))}
+
+
+def evaluations_of(metrics: Mapping[str, Any], prefixes: Sequence[str]) -> list[dict[str, Any]]:
+    """The same cut into the evaluation sets whose keys begin with these prefixes, in their order."""
+    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    for key, value in evaluation_of(metrics).items():
+        words = key.removeprefix("time/")
+        prefix = next((p for p in longest_first if words == p or words.startswith(f"{p}_")), None)
+        if prefix is not None:
+            found[prefix][key] = value
+    return [each for each in found.values() if each]
 
 
 def without_evaluation(metrics: Mapping[str, Any]) -> dict[str, Any]:

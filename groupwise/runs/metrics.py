@@ -360,6 +360,13 @@ _EVALUATION = (
     Metric("eval_greedy_reward_stderr", "reward", "Its standard error over problems."),
     Metric("eval_rewards/<function>/mean", "reward", "Mean of one reward function on held-out problems.", "up"),
     Metric("eval_completions/mean_length", "tokens", "Mean length of the sampled held-out completions.", "steady"),
+    Metric("eval_<set>_reward", "reward", "The same of one of several evaluation sets; and so on for each key.", "up"),
+    Metric("eval_<set>_reward_stderr", "reward", "Its standard error over problems."),
+    Metric("eval_<set>_greedy_reward", "reward", "The same with greedy completions of that set.", "up"),
+    Metric("eval_<set>_greedy_reward_stderr", "reward", "Its standard error over problems."),
+    Metric("eval_<set>_rewards/<function>/mean", "reward", "Mean of one reward function on that set.", "up"),
+    Metric("eval_<set>_completions/mean_length", "tokens", "Mean length of that set's sampled completions.", "steady"),
+    Metric("time/eval_<set>", "s", "The evaluation of that set after this step, beside step_time.", "down"),
 )
 
 _OWN = (Metric("extra/<name>", "-", "Whatever a reward function logged under that name with `log_metric`."),)
@@ -377,6 +384,20 @@ SECTIONS = {
 }
 
 METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
+
+
+def held_out_rewards(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """(label, key) of every mean reward of an evaluation among the keys of records, in their order."""
+    found = {}
+    for key in dict.fromkeys(keys):
+        match = _HELD_OUT.fullmatch(key)
+        if match is not None:
+            kind = "greedy" if match["greedy"] else "sampled"
+            found[key] = f"{match['set']}, {kind}" if match["set"] else kind
+    return [(label, key) for key, label in found.items()]
+
+
+_HELD_OUT = re.compile("eval_(?:(?P<set>.+?)_)??(?P<greedy>greedy_)?reward")
 
 
 def find(key: str) -> Metric | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.progress import Progress
 from groupwise.runs.text import clean, duration, number
 from groupwise.streams import Stream, lasting_output
@@ -95,7 +96,7 @@ class PlainScreen:
 def evaluation_text(metrics: Mapping[str, Any]) -> str:
     """The rewards of an evaluation with their standard errors."""
     parts = []
-    for label, key in (("sampled", "eval_reward"), ("greedy", "eval_greedy_reward")):
+    for label, key in held_out_rewards(metrics):
         if metrics.get(key) is not None:
             parts.append(f"{label} {number(metrics[key])} +/- {number(metrics.get(f'{key}_stderr'))}")
     return clean(", ".join(parts)) or "nothing measured"

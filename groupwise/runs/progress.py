@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.text import moving_average
 from groupwise.types import StepGroup
 
@@ -59,7 +60,7 @@ class Progress:
         self.metrics = metrics
         self.rewards.append(metrics.get("reward"))
         self.lengths.append(metrics.get("completions/mean_length"))
-        if metrics.get("eval_reward") is not None:
+        if any(metrics[key] is not None for _, key in held_out_rewards(metrics)):
             self.evaluation = metrics
 
     @property

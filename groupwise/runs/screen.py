@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groupwise.forks import not_in_children
+from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.plain_screen import PlainScreen
 from groupwise.runs.progress import PARTS, WINDOW, Progress, ShownCompletion, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
@@ -303,8 +304,10 @@ class Picture:
         state, m = self._progress, self._progress.metrics
         figures = [("reward", _trend(m.get("reward"), state.averages))]
         figures += [(f"  {clean(name)}", Text(number(mean))) for name, mean in [*state.functions.items()][:6]]
-        if state.evaluation.get("eval_reward") is not None:
-            figures.append(("held out", Text(_with_error(state.evaluation, "eval_reward"), style="yellow")))
+        for label, key in held_out_rewards(state.evaluation):
+            if not label.endswith("greedy") and state.evaluation[key] is not None:
+                name = clean(label.removesuffix("sampled").rstrip(", ")) or "held out"
+                figures.append((name, Text(_with_error(state.evaluation, key), style="yellow")))
         figures += [
             ("KL", Text(number(m.get("kl"), 4))),
             ("length", Text(f"{number(m.get('completions/mean_length')):8}{sparkline(state.lengths[-9:], 9)}")),

@@ -37,7 +37,7 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": [USER, call("say", text="hi"), USER], "tools": [schema(t={"type": "str"})], "meta": {"a": [{"c": [2]}]}},
     {"prompt": [USER, {"role": "tool", "name": "say", "content": "ok"}], "tools": [], "meta": {}},
     {"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "tools": None, "meta": None},
-    {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image", "image": "b"}]}]},
+    {"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "cite": "b"}]}]},
 ]
 TOOLS, PARTS = ROWS[:3], ROWS[3:]
 
@@ -83,8 +83,8 @@ def seen_by_a_reward(problems: Problems) -> list[dict[str, Any]]:
     """The rows as a reward function is given them."""
     seen: list[dict[str, Any]] = []
 
-    def reward(prompts: Any, completions: Any, **columns: Any) -> list[float]:
-        seen.append({"prompt": prompts[0]} | {name: values[0] for name, values in columns.items()})
+    def reward(prompts: Any, completions: Any, **kwargs: Any) -> list[float]:
+        seen.append({"prompt": prompts[0]} | {name: kwargs[name][0] for name in problems.column_names})
         return [0.0]
 
     scorer = RewardScorer(resolve_rewards(reward), problems.column_names)
@@ -234,12 +234,14 @@ def test_a_renamed_prompt_is_text_too() -> None:
     assert [type(p.prompt) for p in problems] == [str] * 3
 
 
-def test_streams_stay_refused_and_the_way_out_gives_clean_rows() -> None:
+def test_of_a_stream_the_first_rows_are_read_where_their_number_is_known() -> None:
     stream = datasets.Dataset.from_list(TOOLS).to_iterable_dataset()
-    with pytest.raises(DataError, match=r"IterableDataset.*from_list"):
+    with pytest.raises(DataError, match=r"IterableDataset.*max_steps"):
         load_problems(stream)
-    taken = datasets.Dataset.from_list(list(stream.take(2)))
-    assert [p.prompt for p in load_problems(taken)] == [row["prompt"] for row in TOOLS[:2]]
+    for source in (stream, datasets.IterableDatasetDict(train=stream)):
+        taken = load_problems(source, num_streamed=2)
+        assert [p.prompt for p in taken] == [row["prompt"] for row in TOOLS[:2]]
+        assert taken.info["num_streamed"] == 2
 
 
 def test_the_users_data_set_keeps_its_format() -> None:

@@ -6,10 +6,12 @@ import asyncio
 import functools
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,7 @@ def test_chats_give_message_lists_so_len_counts_messages():
 def test_a_function_sees_aligned_lists_of_everything():
     seen: dict[str, Any] = {}
 
-    def look(prompts, completions, completion_ids, **columns):
+    def look(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns):
         seen.update(prompts=prompts, completions=completions, completion_ids=completion_ids, columns=columns)
         return [0.0] * len(prompts)
 
@@ -75,23 +77,27 @@ def test_a_function_gets_only_what_its_signature_accepts():
     assert score(picky, make_group("p", ["yes", "no"], answer="yes", other=1)).groups[0].reward == (1.0, 0.0)
 
 
-def test_state_and_logs_go_only_to_functions_that_name_them():
+def test_state_and_logs_go_to_functions_that_name_them_or_take_every_keyword():
     def asks(completions, trainer_state, log_metric, log_extra, **columns):
         log_metric("half", 1.0)
         log_metric("half", 2.0)
         log_extra("shout", [text.upper() for text in completions])
         return [trainer_state.step] * len(completions)
 
-    def takes_columns(completions, **columns):
-        assert set(columns) == {"prompts", "completion_ids", "answer"}
+    def takes_all(completions, **kwargs):
+        assert set(kwargs) == {"prompts", "completion_ids", "answer", "trainer_state", "log_metric", "log_extra"}
+        kwargs["log_metric"]("state", kwargs["trainer_state"].step)
+        pickle.dumps(kwargs)  # to a worker process
         return [0.0] * len(completions)
 
-    class State:
-        step = 7
+    def takes_columns(completions, answer):
+        return [0.0] * len(completions)
 
-    scored = RewardScorer(resolve_rewards([asks, takes_columns])).score([THREE], trainer_state=State())
-    assert scored.groups[0].rewards == {"asks": (7.0, 7.0, 7.0), "takes_columns": (0.0, 0.0, 0.0)}
-    assert scored.logged == {"half": 1.5}
+    scored = RewardScorer(resolve_rewards([asks, takes_all, takes_columns])).score(
+        [THREE], trainer_state=SimpleNamespace(step=7)
+    )
+    assert scored.groups[0].rewards["asks"] == (7.0, 7.0, 7.0)
+    assert scored.logged == {"half": 1.5, "state": 7.0}
     assert scored.extras == {"shout": ["A B", "C", "D E F"]}
 
 

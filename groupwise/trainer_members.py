@@ -1,0 +1,426 @@
+"""The members of the ecosystem's trainers that `GRPOTrainer` has beside its own: a base class without a run of its own.
+
+`config/compat/trainer_names.py` is the table of all of them, and speaks for those that are not here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from groupwise.config import GRPOConfig
+from groupwise.config.compat.trainer_names import CALLED, KEPT, MEMBERS, check_override, keyword_note, why_no_member
+from groupwise.errors import ConfigError
+from groupwise.lifecycle.build import RunParts
+from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.rewards.model import RewardModel
+from groupwise.runs.writer import RunWriter
+
+_log = logging.getLogger(__name__)
+
+_SCREEN = ("ProgressCallback", "PrinterCallback", "NotebookProgressCallback", "RichProgressCallback")
+_TRACKERS = ("WandbCallback", "TensorBoardCallback", "TrackioCallback")
+"""Callbacks of transformers that stand for something that is no callback here."""
+
+
+class TrainerMembers:
+    """What scripts read and call on a trainer of the ecosystem."""
+
+    args: GRPOConfig
+    parts: RunParts
+    output_dir: Path
+    hub_model_id: str | None
+    _callbacks: Callbacks
+    _optimizers: tuple[Any, Any]
+    _data_sets: tuple[Any, Any]
+    _writer: RunWriter | None
+    _tag_names: Sequence[str] = ()
+    """More tags of the model card."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse what is never called.
+
+        Raises:
+            ConfigError: a subclass overrides something that the ecosystem's trainers call and this one does not.
+        """
+        super().__init_subclass__(**kwargs)
+        bases = list(cls.__mro__)
+        ours = [base for base in bases if base.__module__.startswith("groupwise.")]
+        own = {name for base in ours for name in vars(base) if not name.startswith("__")}
+        for base in bases[: bases.index(ours[0])] if ours and ours[0] is not cls else ():
+            for name in vars(base):
+                if (note := check_override(base.__name__, name)) is not None:
+                    _log.warning(note)
+                if name in own and name not in CALLED and name.startswith("_"):
+                    raise ConfigError(f"{base.__name__} defines {name}, which groupwise needs itself: rename it.")
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes that the ecosystem copies from `args`, and constants; a sentence for what does not exist."""
+        entry = MEMBERS.get(name)
+        if entry is not None and entry.kind == "translated":
+            return getattr(self.args, name)
+        if entry is not None and entry.kind == "ignored":
+            return entry.default
+        raise AttributeError(why_no_member(name) or f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set what would have no effect."""
+        if name in MEMBERS and name not in KEPT:
+            current = getattr(self, name, None)
+            if current is value or (isinstance(value, bool | int | float | str) and current == value):
+                return
+            if (note := check_override(type(self).__name__, name)) is not None:
+                _log.warning(note)
+        super().__setattr__(name, value)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, under its adapter."""
+        return self.parts.policy.model
+
+    @property
+    def model_wrapped(self) -> nn.Module:
+        """The same: nothing wraps it."""
+        return self.model
+
+    @property
+    def ref_model(self) -> nn.Module | None:
+        """The reference; None where there is none, or it is the model without its adapter."""
+        reference = self.parts.reference
+        return None if reference is None else reference.own_model
+
+    @property
+    def processing_class(self) -> Any:
+        """The tokenizer."""
+        return self.parts.policy.tokenizer
+
+    @property
+    def tokenizer(self) -> Any:
+        """The same under its older name."""
+        return self.processing_class
+
+    @property
+    def train_dataset(self) -> Any:
+        """What was given to train on."""
+        return self._data_sets[0]
+
+    @property
+    def eval_dataset(self) -> Any:
+        """What was given to evaluate on."""
+        return self._data_sets[1]
+
+    @property
+    def reward_funcs(self) -> list[Any]:
+        """The reward functions and reward models."""
+        calls = [function.call for function in self.parts.scorer.functions]
+        return [call.model if isinstance(call, RewardModel) else call for call in calls]
+
+    @property
+    def reward_func_names(self) -> list[str]:
+        """Their names in the records."""
+        return [function.name for function in self.parts.scorer.functions]
+
+    @property
+    def reward_weights(self) -> torch.Tensor:
+        """One for each reward function, float32."""
+        return torch.tensor(self.parts.scorer.weights, dtype=torch.float32)
+
+    @property
+    def reward_processing_classes(self) -> list[Any]:
+        """The tokenizer of each reward model, None for a function."""
+        calls = [function.call for function in self.parts.scorer.functions]
+        return [call.tokenizer if isinstance(call, RewardModel) else None for call in calls]
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer of the run under way or last made; before it the one that was given, or None."""
+        return self._callbacks.context.get("optimizer", self._optimizers[0])
+
+    @property
+    def lr_scheduler(self) -> Any:
+        """The schedule of its learning rate; None before a run unless one was given."""
+        return self._callbacks.context.get("lr_scheduler", self._optimizers[1])
+
+    @property
+    def state(self) -> Any:
+        """The ecosystem's `TrainerState`: `global_step`, `epoch`, `log_history`, ..."""
+        return self._callbacks.state
+
+    @property
+    def control(self) -> Any:
+        """The ecosystem's `TrainerControl`, which callbacks set."""
+        return self._callbacks.control
+
+    @property
+    def callback_handler(self) -> CallbackHandlerView:
+        """The callbacks as a list, and the calls that change it."""
+        return CallbackHandlerView(self)
+
+    @property
+    def accelerator(self) -> OneProcess:
+        """What scripts ask an `accelerate.Accelerator`, for the one process that trains."""
+        return OneProcess(self.parts.policy.policy_model.device)
+
+    @property
+    def is_in_train(self) -> bool:
+        """Whether a run is under way."""
+        return self._writer is not None
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process writes files: the one that trains does."""
+        return True
+
+    def is_local_process_zero(self) -> bool:
+        """Whether this process prints: the one that trains does."""
+        return True
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a `transformers.TrainerCallback`, an object or a class."""
+        from groupwise.lifecycle.arguments import check_objects
+
+        check_objects([callback], (None, None))
+        self._callbacks.add(callback)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Take out a callback, or the first of that class, and return it; None where there is none."""
+        found = self._callbacks.pop(callback)
+        name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+        if found is None and name in (*_SCREEN, *_TRACKERS):
+            what = "report_to chooses the trackers" if name in _TRACKERS else "GRPOTrainer(screen=...) the screen"
+            _log.warning(f"There is no {name} to remove: {what}.")
+        return found
+
+    def remove_callback(self, callback: Any) -> None:
+        """Take out a callback, or the first of that class; nothing happens where there is none."""
+        self.pop_callback(callback)
+
+    def get_learning_rates(self) -> list[float]:
+        """The learning rate of every group of the optimizer."""
+        return [group["lr"] for group in self._made_optimizer().param_groups]
+
+    def get_optimizer_group(self, param: Any = None) -> Any:
+        """The optimizer's group that holds a parameter, or all groups."""
+        groups = self._made_optimizer().param_groups
+        if param is None:
+            return [group["params"] for group in groups]
+        return next((group for group in groups if any(param is held for held in group["params"])), None)
+
+    def _made_optimizer(self) -> Any:
+        if self.optimizer is None:
+            raise ConfigError("There is no optimizer yet: train() makes it, or give GRPOTrainer(optimizers=...).")
+        return self.optimizer
+
+    def get_num_trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @staticmethod
+    def metrics_format(metrics: dict[str, Any]) -> dict[str, Any]:
+        """Metrics as `log_metrics` prints them: rounded, seconds as times."""
+        from transformers.trainer_pt_utils import metrics_format
+
+        formatted: dict[str, Any] = metrics_format(metrics)
+        return formatted
+
+    def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
+        """Print the metrics of a split ("train", "eval", "test"), one a line."""
+        shown = {name: str(value) for name, value in self.metrics_format(dict(metrics)).items()}
+        names, values = max(map(len, shown), default=0), max(map(len, shown.values()), default=0)
+        print(f"***** {split} metrics *****")
+        for name in sorted(shown):
+            print(f"  {name: <{names}} = {shown[name]:>{values}}")
+
+    def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
+        """Write `<split>_results.json` into `output_dir`; `combined` adds the metrics to `all_results.json` too."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        _write_json(self.output_dir / f"{split}_results.json", metrics)
+        if combined:
+            path = self.output_dir / "all_results.json"
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            _write_json(path, {**earlier, **metrics})
+
+    def save_state(self) -> None:
+        """Write `trainer_state.json` into `output_dir`."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.state.save_to_json(str(self.output_dir / "trainer_state.json"))
+
+    def save_model(
+        self, output_dir: str | Path | None = None, _internal_call: bool = False, *, merge: bool = False
+    ) -> Path:
+        """Write adapter (or model) and tokenizer to `output_dir`, by default the run's own; returns the folder.
+
+        `merge` writes a plain model with the adapter multiplied in. `train` writes the model into the folder `final`
+        of the run without a call; the files of a run and those of a model never have the same name.
+        `_internal_call` is transformers' and has no effect.
+        """
+        from groupwise.policy.save import save_merged, save_policy
+
+        save = save_merged if merge else save_policy
+        return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        *,
+        merge: bool = False,
+        **others: Any,
+    ) -> None:
+        """Write the card of the run as `README.md` into `output_dir`; before a run there is nothing to describe.
+
+        `merge`: the card belongs to a plain model with the adapter multiplied in. `others` are transformers', refused.
+        """
+        note_keywords("create_model_card", **others)
+        from groupwise.export import write_card_of_run
+        from groupwise.policy.adapter import has_adapter
+        from groupwise.report.card import CardWords
+
+        own = (tags,) if isinstance(tags, str) else tuple(tags or ())
+        words = CardWords(model_name, dataset_name, (*own, *self._tag_names))
+        is_adapter = has_adapter(self.model) and not merge
+        if not write_card_of_run(self.output_dir, self._repository, words, is_adapter=is_adapter):
+            _log.warning("There is no run to describe yet, so no model card is written: call train() first.")
+
+    @property
+    def _repository(self) -> str:
+        """The name of the Hub repository that is uploaded to."""
+        return self.hub_model_id or self.output_dir.resolve().name
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        *,
+        merge: bool = False,
+        **card: Any,
+    ) -> str | Future[str]:
+        """Upload model, tokenizer and model card to the Hub repository `hub_model_id`; returns its address.
+
+        Without a `hub_model_id` the repository has the name of `output_dir`. `blocking=False` uploads in the background
+        and returns a Future of the address. `token`, `private` and `revision` (a branch) are the Hub's; `private` is by
+        default `args.hub_private_repo`. `merge` uploads a plain model. `card` goes to `create_model_card`.
+        """
+        from groupwise.export import prepare_upload, upload
+
+        more: dict[str, Any] = {"merge": True} if merge else {}
+        self.create_model_card(**{"model_name": self._repository.rpartition("/")[2]} | card, **more)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(TemporaryDirectory())
+            self.save_model(scratch, _internal_call=True, **more)
+            prepare_upload(self.output_dir, Path(scratch))
+            is_private = self.args.hub_private_repo if private is None else private
+            keep = stack.pop_all()
+
+        def send() -> str:
+            with keep:
+                message = commit_message or "End of training"
+                return upload(
+                    scratch, self._repository, private=is_private, message=message, token=token, revision=revision
+                )
+
+        return send() if blocking else _in_background(send)
+
+
+class OneProcess:
+    """The parts of an `accelerate.Accelerator` that have a meaning where one process trains."""
+
+    is_main_process = is_local_main_process = is_last_process = True
+    process_index = local_process_index = 0
+    num_processes = 1
+    sync_gradients = True
+    use_distributed = False
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def print(self, *values: Any, **kwargs: Any) -> None:
+        """Print, in the one process that prints."""
+        print(*values, **kwargs)
+
+    def wait_for_everyone(self) -> None:
+        """Nobody else is waited for."""
+
+    def unwrap_model(self, model: Any, *_: Any, **__: Any) -> Any:
+        """The model itself: nothing wraps it."""
+        return model
+
+    def gather(self, tensor: Any) -> Any:
+        """What all processes have: this one's."""
+        return tensor
+
+    gather_for_metrics = gather
+
+    def __getattr__(self, name: str) -> Any:
+        known = ", ".join(sorted(each for each in dir(type(self)) if not each.startswith("_")))
+        raise AttributeError(
+            f"trainer.accelerator has no {name}: training runs in one process, and there is no Accelerator. It has "
+            f"device, {known}."
+        )
+
+
+class CallbackHandlerView:
+    """The list of callbacks, with transformers' calls that change it."""
+
+    def __init__(self, trainer: TrainerMembers) -> None:
+        self._trainer = trainer
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """A copy of the list."""
+        return self._trainer._callbacks.listed
+
+    @property
+    def callback_list(self) -> str:
+        """Their classes, one a line."""
+        return "\n".join(type(callback).__name__ for callback in self.callbacks)
+
+    def add_callback(self, callback: Any) -> None:
+        """As the trainer's."""
+        self._trainer.add_callback(callback)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """As the trainer's."""
+        return self._trainer.pop_callback(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """As the trainer's."""
+        self._trainer.remove_callback(callback)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"trainer.callback_handler has no {name}: groupwise calls the events itself. It has callbacks, "
+            "callback_list, add_callback, pop_callback and remove_callback."
+        )
+
+
+def note_keywords(method: str, **values: Any) -> None:
+    """Note the keywords of a method that have no effect; `ConfigError` for one that is refused."""
+    for name, value in values.items():
+        if (note := keyword_note(f"{method}({name})", value)) is not None:
+            _log.warning(note)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=4, sort_keys=True), encoding="utf-8")
+
+
+def _in_background(send: Any) -> Future[str]:
+    """Run it in a thread that the end of the program waits for."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="groupwise-upload")
+    try:
+        return executor.submit(send)
+    finally:
+        executor.shutdown(wait=False)
