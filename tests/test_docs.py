@@ -27,9 +27,11 @@ from groupwise.notes import shown_by
 pytestmark = pytest.mark.usefixtures("real_report")  # its docstring stands in the pages
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 CHECKED_ELSEWHERE = {"data.md", "rewards.md", "run-folder.md"}
 """Pages whose examples have a test beside the code that they are about."""
+READMES = {"README.md", "README.zh.md"}
+"""Pages with the same examples, which have tests of their own below."""
 
 PENDING_IMAGES: set[str] = set()
 """Pictures that wait for their run."""
@@ -97,12 +99,13 @@ def test_every_picture_is_used() -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    listed = set(links(ROOT / "docs" / "index.md"))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= listed
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs)) for page in docs.glob("**/*.md")}
+    assert pages - {"index.md"} <= set(links(docs / "index.md"))
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if examples(p) and p.name not in {*CHECKED_ELSEWHERE, "README.md"}], ids=page_id
+    "page", [p for p in PAGES if examples(p) and p.name not in CHECKED_ELSEWHERE | READMES], ids=page_id
 )
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -236,6 +239,7 @@ TEXTS = [
         "*",
         ".ci/*",
         "docs/*",
+        "docs/zh/*",
         "recipes/*",
         "examples/*",
         "bench/*.py",
@@ -297,8 +301,8 @@ def test_a_seed_decides_a_run_bit_for_bit_and_global_generators_stay(tmp_path: P
 def test_the_site_has_every_page() -> None:
     """Those of docs/ and those beside it that the site takes along; `make docs` builds it."""
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = re.findall(r"([\w/-]+\.md)$", settings.partition("\nnav:")[2], re.MULTILINE)
-    pages = {page.name for page in PAGES if page.parent.name == "docs"}
+    listed = re.findall(r"([\w/.-]+\.md)$", settings.partition("\nnav:")[2], re.MULTILINE)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT}
     assert len(listed) == len(set(listed))
     assert set(listed) == pages | {f"project/{page.name}" for page in PAGES if page.parent == ROOT}
 
