@@ -25,7 +25,7 @@ ENGLISH = {chinese: english for english, chinese in TWINS.items()}
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`[^`]*`")
 COMMENT = re.compile(r"(?:^|[ ]+)# .*$", re.MULTILINE)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 MARK = re.compile(r"#+ |\* |\d+\. ")
 EDGE = re.compile(r"(?<!\\)\|")
 NUMBER = r"(?<![\w.,])[-+]\d+(?:[.,:]\d+)*(?:e-?\d+)?|\d+(?:[.,:]\d+)*(?:e-?\d+)?"
@@ -68,7 +68,7 @@ class Piece:
     code: tuple[str, ...]
     """A block without its comments, or the code spans."""
     links: tuple[str, ...]
-    """Targets as paths from the root of the repository, that of a Chinese page as its English twin."""
+    """Targets as paths from the root of the repository, a Chinese page as its English twin; a picture begins with !."""
     numbers: tuple[str, ...]
     units: frozenset[tuple[str, str]]
     """Number and unit of every number that has one."""
@@ -116,11 +116,11 @@ def piece(page: str, kind: str, text: str) -> Piece:
         code, read = [COMMENT.sub("", text)], "\n".join(COMMENT.findall(text))
     else:
         code, read = SPAN.findall(text), SPAN.sub("", text)
-    found = figures(LINK.sub("]", read), is_chinese=page in ENGLISH)
+    found = figures(LINK.sub(r"\2", read), is_chinese=page in ENGLISH)
     return Piece(
         kind=kind,
         code=tuple(sorted(code)),
-        links=tuple(sorted(target(page, link) for link in LINK.findall(read))),
+        links=tuple(sorted(mark + target(page, link) for mark, _, link in LINK.findall(read))),
         numbers=tuple(sorted(number for number, _ in found)),
         units=frozenset((number, unit) for number, unit in found if unit),
     )
@@ -183,6 +183,7 @@ def test_every_digit_that_changes_in_one_page_is_found(page: str, twin: str) -> 
         ("5 分钟", "5 秒"),
         ("make demo ", "make demos "),
         ("demo-reward.png", "demo-screen.svg"),
+        ("![演示", "[演示"),
         ("docs/run-folder.md", "docs/data.md"),
         ("## 安装", "### 安装"),
         ("`constraints.txt`", "constraints.txt"),
