@@ -125,7 +125,7 @@ def source(number: str) -> Path:
 
 def make_space(folder: Path) -> None:
     """Write model, data and YAML files."""
-    model = tiny_model()
+    model = tiny_model(max_position_embeddings=1024)
     with torch.no_grad():  # completions of a dozen tokens: one direction of the hidden state leads to the end token
         model.get_input_embeddings().weight[:, 0] += 2.0
         model.get_output_embeddings().weight[EOS] = 0.0

@@ -22,7 +22,7 @@ from program_space import PROGRAMS, REFERENCE, YAML, inside, lines_of, make_spac
 
 
 LEFT_OUT = re.compile(
-    r"\n *(max_prompt_length|warmup_ratio|use_vllm|vllm_\w+|optim|overwrite_output_dir)(=|: ).*"
+    r"\n *(max_prompt_length|warmup_ratio|use_vllm|vllm_\w+|optim|overwrite_output_dir)(=|: ).*|\n *report_to=None.*"
 )
 """Lines with a name that TRL 1.16 has no more, or that needs vLLM or bitsandbytes: TRL runs the programs without."""
 

@@ -55,7 +55,7 @@ def format_reward(completions, **kwargs):
 
 
 def get_cosine_scaled_reward(max_len):
-    def cosine_scaled_reward(completions, solution, **kwargs):
+    def cosine_scaled_reward(completions, **kwargs):
         return [1 - len(completion[0]["content"]) / max_len for completion in completions]
 
     return cosine_scaled_reward

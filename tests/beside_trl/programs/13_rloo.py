@@ -16,6 +16,7 @@ training_args = RLOOConfig(
     log_completions=True,
     num_completions_to_print=2,
     max_completion_length=32,
+    per_device_train_batch_size=2,
     gradient_accumulation_steps=2,
     steps_per_generation=8,
     use_vllm=True,

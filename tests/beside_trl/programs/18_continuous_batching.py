@@ -24,7 +24,9 @@ if __name__ == "__main__":
         revision=model_args.model_revision, attn_implementation=model_args.attn_implementation, dtype=dtype
     )
     dataset = load_dataset(
-        script_args.dataset_name or "gsm", script_args.dataset_config or "default", split=script_args.dataset_train_split
+        script_args.dataset_name or "gsm",
+        script_args.dataset_config or "default",
+        split=script_args.dataset_train_split,
     )
 
     def make_conversation(example):

@@ -31,7 +31,5 @@ args = GRPOConfig(
     output_dir="subclass", per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=2
 )
 args.logging_steps = 1
-trainer = Trainer(
-    model="model", reward_funcs=reward_len, args=args, train_dataset=load_dataset("short", split="train")
-)
+trainer = Trainer(model="model", reward_funcs=reward_len, args=args, train_dataset=load_dataset("short", split="train"))
 trainer.train()

@@ -39,8 +39,11 @@ trainer = GRPOTrainer(
 def _latest_checkpoint(base_dir):
     if not os.path.isdir(base_dir):
         return None
-    found = [(int(m[1]), os.path.join(base_dir, m[0])) for m in map(re.compile(r"checkpoint-(\d+)$").match,
-                                                                    os.listdir(base_dir)) if m]
+    found = [
+        (int(m[1]), os.path.join(base_dir, m[0]))
+        for m in map(re.compile(r"checkpoint-(\d+)$").match, os.listdir(base_dir))
+        if m
+    ]
     return max(found)[1] if found else None
 
 

@@ -15,8 +15,9 @@ CALLS = []
 def by_subprocess(completions, **kwargs):
     CALLS.append(len(completions))
     code = "import sys; print(len(sys.stdin.read()))"
-    run = subprocess.run([sys.executable, "-S", "-c", code], input="".join(completions), capture_output=True,
-                         text=True, timeout=30)
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], input="".join(completions), capture_output=True, text=True, timeout=30
+    )
     return [float(run.stdout) / len(completions)] * len(completions)
 
 
