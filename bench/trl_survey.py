@@ -1,19 +1,22 @@
 """How many public GRPO programs get through when their imports say `groupwise.trl` instead of `trl`.
 
-    python bench/trl_survey.py FOLDER
+    python bench/trl_survey.py FOLDER [--trl-python PYTHON]
 
-FOLDER holds the programs, one file each, `owner+name@@path@to@file.py`; nothing of them is run. A file is read as a syntax
-tree: the names it imports from trl, the literal arguments of GRPOConfig, which make a configuration here, the arguments
-of GRPOTrainer, and what is called and read on the trainer and on the configuration. results/trl_survey.json has, for each
-program, what stops it and whether an error says what to do.
+FOLDER holds the programs, one file each, `owner+name@@path@to@file.py`; nothing of them is run. A file is read as a
+syntax tree: the names it imports from trl, the literal arguments of GRPOConfig, which make a configuration here, the
+arguments of GRPOTrainer, and what is called and read on the trainer and on the configuration. results/trl_survey.json
+has, for each program, what stops it and whether an error says what to do. PYTHON is that of an environment with
+TRL 1.16, which is asked the same, as many programs were written for other versions: those are counted apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import logging
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-
-common.measure_this_checkout()
 
 BATCH = {
     *("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size", "steps_per_generation"),
@@ -49,15 +50,42 @@ class Program:
     overrides: set[str] = field(default_factory=set)
 
 
-def survey(folder: Path) -> dict[str, dict[str, str]]:
-    """Repository and path of each program -> what stops it; nothing where it gets through."""
-    found = {}
+def programs(folder: Path) -> Iterator[tuple[str, Program]]:
+    """Repository and path of each program that makes a trainer of TRL's."""
     for path in sorted(folder.glob("*.py")):
         program = read(ast.parse(path.read_text()))
         if program is not None:
             repository, file = path.name.removesuffix(".py").split("@@", 1)
-            found[f"{repository.replace('+', '/', 1)}: {file.replace('@', '/')}"] = stops(program)
-    return found
+            yield f"{repository.replace('+', '/', 1)}: {file.replace('@', '/')}", program
+
+
+def stopped_by_trl(program: Program) -> str:
+    """Why TRL itself does not take the program, read by TRL's own Python; empty where it does."""
+    import trl
+
+    for module, name in sorted(program.imports):
+        try:
+            if name != "*":
+                getattr(__import__(module, fromlist=[name]), name)
+        except (ImportError, AttributeError):
+            return f"from {module} import {name}"
+    known = inspect.signature(trl.GRPOConfig).parameters
+    if strange := sorted(set(program.settings) - set(known)):
+        return f"GRPOConfig({strange[0]})"
+    if strange := sorted(set(program.arguments) - set(inspect.signature(trl.GRPOTrainer).parameters)):
+        return f"GRPOTrainer({strange[0]})"
+    try:
+        trl.GRPOConfig(**_literals(program) | {"use_cpu": True, "use_vllm": False})
+    except Exception as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _literals(program: Program) -> dict[str, Any]:
+    """The settings whose values are known; those of the batch only all together."""
+    unknown = {name for name, value in program.settings.items() if value is UNKNOWN}
+    left_out = unknown | (BATCH if unknown & BATCH else set())
+    return {name: value for name, value in program.settings.items() if name not in left_out}
 
 
 def read(tree: ast.Module) -> Program | None:
@@ -177,10 +205,8 @@ def _imports(program: Program) -> dict[str, str]:
 def _config(program: Program) -> dict[str, str]:
     from groupwise.trl import GRPOConfig
 
-    unknown = {name for name, value in program.settings.items() if value is UNKNOWN}
-    left_out = unknown | (BATCH if unknown & BATCH else set())
-    literals = {name: value for name, value in program.settings.items() if name not in left_out}
-    names = dict.fromkeys(unknown - BATCH, None)
+    literals = _literals(program)
+    names = [name for name, value in program.settings.items() if value is UNKNOWN]
     found = {}
     for settings in (literals, *({name: None} for name in names)):
         try:
@@ -242,8 +268,8 @@ def _members(program: Program) -> dict[str, str]:
     found = {}
     for name in sorted(program.reads | {name for name, _ in program.calls}):
         entry = MEMBERS.get(name)
-        is_there = hasattr(GRPOTrainer, name) or (entry is not None and entry.kind in {"ignored", "translated"})
-        if not is_there and name not in GRPOTrainer.__annotations__ and name not in program.overrides:
+        is_there = hasattr(GRPOTrainer, name) or (entry is not None and entry.kind != "refused")
+        if not is_there and name not in program.overrides:
             found[f"trainer.{name}"] = why_no_member(name) or f"FAULT no attribute {name}"
     for name, words in sorted(program.calls, key=str):
         for word in sorted(words):
@@ -254,9 +280,7 @@ def _members(program: Program) -> dict[str, str]:
 
 
 def _takes_no(method: Any, word: str) -> bool:
-    import inspect
-
-    if method is None:
+    if not callable(method):
         return False
     parameters = inspect.signature(method).parameters
     return word not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
@@ -277,24 +301,43 @@ def _sentence(error: BaseException) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--trl-python", help="of an environment with TRL 1.16")
+    parser.add_argument("--of-trl", action="store_true", help="print what TRL itself refuses")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/trl_survey.json")
     words = parser.parse_args()
     logging.disable(logging.WARNING)
-    found = survey(words.folder)
-    reasons = Counter(reason for stopped in found.values() for reason in stopped)
-    faults = Counter(
-        reason for stopped in found.values() for reason, text in stopped.items() if text.startswith("FAULT")
-    )
-    is_told = [all(not text.startswith("FAULT") for text in stopped.values()) for stopped in found.values()]
-    counts = {
-        "programs": len(found),
-        "get_through": sum(not stopped for stopped in found.values()),
-        "stopped_and_told": sum(bool(s) and t for s, t in zip(found.values(), is_told, strict=True)),
-        "stopped_and_not_told": sum(bool(s) and not t for s, t in zip(found.values(), is_told, strict=True)),
-    }
-    result = {**counts, "reasons": dict(reasons.most_common()), "faults": dict(faults), "programs_by_name": found}
+    if words.of_trl:
+        print(json.dumps({name: stopped_by_trl(program) for name, program in programs(words.folder)}))
+        return
+    common.measure_this_checkout()
+    by_trl: dict[str, str] = {}
+    if words.trl_python:
+        command = [words.trl_python, __file__, str(words.folder), "--of-trl"]
+        by_trl = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    result = summary({name: stops(program) for name, program in programs(words.folder)}, by_trl)
     words.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(counts))
+    print(json.dumps(result["counts"]))
+
+
+def summary(found: Mapping[str, Mapping[str, str]], by_trl: Mapping[str, str]) -> dict[str, Any]:
+    """Counts, reasons by how often they stop a program, and each program."""
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    listed = {}
+    for name, stopped in found.items():
+        verdict = "stopped_and_not_told" if any(t.startswith("FAULT") for t in stopped.values()) else "stopped_and_told"
+        verdict = verdict if stopped else "get_through"
+        if by_trl.get(name):
+            verdict = f"not_for_trl_1.16: {verdict}"
+        else:
+            reasons.update(stopped.keys())
+        counts[verdict] += 1
+        listed[name] = {"verdict": verdict, "stops": stopped, "trl": by_trl.get(name, "")}
+    return {
+        "counts": {"programs": len(found), **dict(sorted(counts.items()))},
+        "reasons": dict(reasons.most_common()),
+        "programs": listed,
+    }
 
 
 if __name__ == "__main__":

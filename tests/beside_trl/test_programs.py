@@ -58,7 +58,8 @@ def _quick_start(names: dict[str, Any]) -> None:
 
 def _reward_kinds(names: dict[str, Any]) -> None:
     seen, log = names["SEEN"], names["trainer"].state.log_history
-    assert seen["ids"] is int and seen["steps"] == [0, 1, 2]
+    assert seen["ids"] is int
+    assert seen["steps"] == [0, 1, 2]
     assert {"ground_truth", "task", "completion_ids", "trainer_state", "log_extra", "log_metric"} <= seen["keywords"]
     entries = [entry for entry in log if "reward" in entry]
     assert [entry["stage"] for entry in entries] == [0, 1, 1]
@@ -73,7 +74,8 @@ def _script(names: dict[str, Any]) -> None:
 
 
 def _course(names: dict[str, Any]) -> None:
-    assert isinstance(names["generated_text"], str) and Path("SmolGRPO/config.json").is_file()
+    assert isinstance(names["generated_text"], str)
+    assert Path("SmolGRPO/config.json").is_file()
 
 
 def _cookbook(names: dict[str, Any]) -> None:
@@ -91,8 +93,10 @@ def _open_r1(names: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM
 
     assert names["SAVED"] == [1, 2]
-    assert names["evaluation"]["eval_samples"] == 2 and names["evaluation"]["eval_reward"] is not None
-    assert names["training_args"].benchmarks == [] and names["training_args"].system_prompt == "think first"
+    assert names["evaluation"]["eval_samples"] == 2
+    assert names["evaluation"]["eval_reward"] is not None
+    assert names["training_args"].benchmarks == []
+    assert names["training_args"].system_prompt == "think first"
     AutoModelForCausalLM.from_pretrained("open-r1")
     json.loads(Path("open-r1/run.json").read_text())
 
@@ -108,7 +112,8 @@ def _notebook(names: dict[str, Any]) -> None:
 
 
 def _named_rewards(names: dict[str, Any]) -> None:
-    assert names["names"][0] == "match_format_exactly" and len(names["names"]) == 4
+    assert names["names"][0] == "match_format_exactly"
+    assert len(names["names"]) == 4
     assert Path("grpo-advanced/saved/adapter_model.safetensors").is_file()
     assert Path("grpo-advanced/checkpoint-2").is_dir()
 
@@ -121,12 +126,14 @@ def _resumed(names: dict[str, Any]) -> None:
 def _equal_means(names: dict[str, Any]) -> None:
     for entry in names["trainer"].state.log_history:
         means = [value for key, value in entry.items() if key.startswith("rewards/") and key.endswith("/mean")]
-        assert len(means) in (0, 5) and max(means, default=0) - min(means, default=0) < 1e-5
+        assert len(means) in (0, 5)
+        assert max(means, default=0) - min(means, default=0) < 1e-5
 
 
 def _medical(names: dict[str, Any]) -> None:
     assert {"eval_reward", "epoch"} <= set(names["evaluation"])
-    assert Path("medical/checkpoint-3").is_dir() and Path("medical/eval_results.json").is_file()
+    assert Path("medical/checkpoint-3").is_dir()
+    assert Path("medical/eval_results.json").is_file()
 
 
 def _averaged(names: dict[str, Any]) -> None:
@@ -144,7 +151,7 @@ OUTCOMES: dict[str, Runs | Refused] = {
     "06": Runs({"beta": 0.0, "per_device_train_batch_size": 8}, more=_cookbook),
     "07": Refused(ConfigError, ("num_generations 16", "gradient_accumulation_steps")),
     "08": Runs({"beta": 0.001, "lr_scheduler_type": "cosine", "warmup_steps": 0.25}, more=_mini_r1),
-    "09": Refused(ConfigError, ("1 x 1", "num_generations 8", "Set")),
+    "09": Refused(ConfigError, ("= 1 completions", "num_generations 8", "Set")),
     "10": Runs({"temperature": 0.7, "seed": 7, "reward_weights": [1.0, 2.0]}, notes=(NO_VLLM,), more=_open_r1),
     "11": Refused(ConfigError, ('"tools"', "one turn")),
     "12": Refused(ConfigError, ('"environment_factory"', "one turn")),
@@ -161,7 +168,7 @@ OUTCOMES: dict[str, Runs | Refused] = {
     "23": Runs({"num_train_epochs": 1}, more=_medical),
     "24": Runs({"num_generations": 4, "report_to": []}, notes=(NO_VLLM,)),
     "25": Refused(ConfigError, ("fp16", "bf16=True")),
-    "26": Refused(ConfigError, ("1 x 1", "num_generations 4", "Set")),
+    "26": Refused(ConfigError, ("= 1 completions", "num_generations 4", "Set")),
     "27": Runs({"beta": 0.1, "loss_type": "dr_grpo", "learning_rate": 1e-4, "num_generations": 2}, parts=2),
     "28": Runs({**TRL_DEFAULTS, "logging_steps": 1}, more=_averaged),
 }
@@ -243,12 +250,13 @@ SHAPES = {
 def test_an_override_that_is_never_called_is_an_error(method: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match="no effect") as caught:
         space.start(space.source("20"), method)
-    assert method in str(caught.value) and SHAPES[method] in str(caught.value)
+    assert method in str(caught.value)
+    assert SHAPES[method] in str(caught.value)
 
 
 def test_an_override_of_log_is_called(folder: Path) -> None:
     names = space.start(space.source("20"), "log")
-    assert names["CALLS"] == ["log"] * 3  # two steps, and the end
+    assert names["CALLS"] == ["log"] * 3  # two steps and the end
 
 
 @pytest.mark.parametrize("number", ["01", "04", "13", "14", "28"])
@@ -269,10 +277,12 @@ def test_the_yaml_of_another_program_is_refused_with_hints(
     text = " ".join(capsys.readouterr().err.split())
     assert ended.value.code
     for key, instead in FILES[number].items():
-        assert f'unknown key "{key}"' in text and instead in text.split(f'unknown key "{key}"', 1)[1][:80], key
+        assert f'unknown key "{key}"' in text
+        assert instead in text.split(f'unknown key "{key}"', 1)[1][:80], key
 
 
 def test_every_program_has_an_outcome() -> None:
     numbers = {path.name[:2] for path in space.PROGRAMS.iterdir() if path.suffix in (".py", ".yaml")}
-    assert numbers == {*OUTCOMES, *FILES} and len(numbers) == 30
+    assert numbers == {*OUTCOMES, *FILES}
+    assert len(numbers) == 30
     assert sum(isinstance(outcome, Runs) for outcome in OUTCOMES.values()) >= 20

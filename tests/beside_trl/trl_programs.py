@@ -20,7 +20,6 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / "sta
 
 from program_space import PROGRAMS, REFERENCE, YAML, inside, lines_of, make_space, meaning, source, start
 
-
 LEFT_OUT = re.compile(
     r"\n *(max_prompt_length|warmup_ratio|use_vllm|vllm_\w+|optim|overwrite_output_dir)(=|: ).*|\n *report_to=None.*"
 )
@@ -48,11 +47,11 @@ def what_happens(number: str) -> list[dict[str, Any]]:
 def on_the_cpu(checks: Any) -> Any:
     """TRL's configuration stops where there is no GPU unless it says use_cpu, which no program does."""
 
-    def __post_init__(self: Any) -> None:
+    def checked(self: Any) -> None:
         self.use_cpu = True
         checks(self)
 
-    return __post_init__
+    return checked
 
 
 def main() -> None:
