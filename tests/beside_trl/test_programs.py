@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import api_helpers
 import datasets
 import hub_stub
 import program_space as space
@@ -185,7 +184,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(space.HERE / "stand_ins"))
     monkeypatch.syspath_prepend(str(space.HERE / "stand_ins_of_trl"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    api_helpers.draw_no_report(monkeypatch)
     space.make_space(tmp_path)
     levels = datasets.logging.get_verbosity(), transformers.logging.get_verbosity()
     with hub_stub.running(monkeypatch), space.inside(tmp_path):
