@@ -96,12 +96,15 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 def make_scheduler(config: Settings, optimizer: Optimizer, num_updates: int) -> LRScheduler:
     """transformers' schedule of that name over `num_updates` optimizer steps."""
-    from transformers import get_scheduler
+    from transformers import get_inverse_sqrt_schedule, get_scheduler
 
+    warmup = _num_warmup_steps(config, num_updates)
+    if config.lr_scheduler_type == "inverse_sqrt":  # get_scheduler of transformers 5.0 drops its settings
+        return get_inverse_sqrt_schedule(optimizer, warmup, **config.lr_scheduler_kwargs)  # type: ignore[no-any-return]
     return get_scheduler(  # type: ignore[no-any-return]
         config.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=_num_warmup_steps(config, num_updates),
+        num_warmup_steps=warmup,
         num_training_steps=num_updates,
         scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs) or None,
     )
