@@ -91,7 +91,7 @@ def _literals(program: Program) -> dict[str, Any]:
 def read(tree: ast.Module) -> Program | None:
     """What the program does; None where it makes no trainer of TRL's."""
     program, constants = Program(), _constants(tree)
-    trl_names = set()
+    trl_names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trl":
             program.imports.update((str(node.module), name.name) for name in node.names)
