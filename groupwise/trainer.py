@@ -34,7 +34,7 @@ from groupwise.lifecycle.build import (
     make_scorer,
     require_trainable,
 )
-from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.lifecycle.callbacks import Callbacks, loader_of
 from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
 from groupwise.lifecycle.fits import prepare_problems
 from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, read_inputs, warn_of_used_folder
@@ -180,7 +180,13 @@ class GRPOTrainer(TrainerMembers):
         )
         self._recipe_folder: Path | None = None
         self._callbacks = Callbacks(callbacks, self.args)
-        self._callbacks.context |= {"model": self.model, "processing_class": self.processing_class}
+        held_out = next(iter(inputs.held_out.values()), None)
+        self._callbacks.context |= {
+            "model": self.model,
+            "processing_class": self.processing_class,
+            "train_dataloader": loader_of(problems, config.prompts_per_step),
+            "eval_dataloader": loader_of(held_out, config.prompts_per_step),
+        }
         self._callbacks.call("on_init_end")
         self._writer: RunWriter | None = None
 

@@ -17,6 +17,7 @@ AROUND = frozenset(
             "run_name",
             "report_to",
             "logging_steps",
+            "logging_first_step",
             "num_completions_to_print",
             "trust_remote_code",
         ),

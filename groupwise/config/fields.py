@@ -76,6 +76,8 @@ class RunFields(Section):
     """Trackers that get the metrics too. The run folder is always written."""
     logging_steps: NonNegativeInt = 1
     """Every so many steps screen and trackers show a line; 0 shows none. The run folder has every step."""
+    logging_first_step: bool = False
+    """Whether the first step is logged too, when `logging_steps` leaves it out."""
     num_completions_to_print: NonNegativeInt = 1
     """Completions shown on screen with each line; 0 shows none. The run folder has all of them."""
     save_strategy: Interval = "steps"

@@ -76,6 +76,11 @@ class Settings(
         """Whether metrics have TRL's definitions in the log."""
         return self.conventions == "trl"
 
+    def is_logged(self, step: int) -> bool:
+        """Whether `log_history` and trackers get an entry after this step."""
+        every = self.logging_steps
+        return (bool(every) and step % every == 0) or (step == 1 and self.logging_first_step)
+
     @property
     def updates_per_step(self) -> int:
         """Optimizer steps that one rollout pays for."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -16,6 +17,7 @@ from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
+from groupwise.types import Problem
 
 Log = Callable[[Mapping[str, float | None]], None]
 """Adds an entry to every log: a trainer's own method, which a subclass may extend."""
@@ -159,3 +161,25 @@ class CallbackHook(Idle):
 
     def end(self) -> None:
         self._callbacks.call("on_train_end")
+
+
+def loader_of(problems: Sequence[Problem] | None, batch_size: int) -> DataLoader[Any] | None:
+    """The rows of a data set for callbacks that look at them: lists of dicts, in the order of the data."""
+    if problems is None:
+        return None
+    rows = _Rows(problems)
+    return DataLoader(rows, batch_size=batch_size, collate_fn=list)
+
+
+class _Rows(Dataset[dict[str, Any]]):
+    """The problems as the rows that they were."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._problems = problems
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        problem = self._problems[row]
+        return {"prompt": problem.prompt, **problem.columns}

@@ -37,7 +37,7 @@ class LogHook(Idle):
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         self._since.append(without_evaluation(record.metrics))
         self._losses += finite({"loss": record.metrics.get("loss")}).values()
-        is_due = self._config.logging_steps and record.step % self._config.logging_steps == 0
+        is_due = self._config.is_logged(record.step)
         if self._callbacks.take("should_log") and not is_due:
             self._asked.append(record.step)
         if is_due or record.step in self._asked:
@@ -68,9 +68,12 @@ class LogHook(Idle):
 
     def read_back(self, records: Iterable[Mapping[str, Any]], at_start: Mapping[str, float]) -> None:
         """Make the log that a resumed run had after these records; `at_start` is its evaluation before step 1."""
-        config = self._config
-        every, prefixes = config.logging_steps, self._prefixes
-        past = history(records, every, self._asked, at_start, is_trl=config.is_trl, prefixes=prefixes)
+        config, asked = self._config, set(self._asked)
+
+        def is_logged(step: int) -> bool:
+            return step in asked or config.is_logged(step)
+
+        past = history(records, is_logged, at_start, is_trl=config.is_trl, prefixes=self._prefixes)
         self._callbacks.state.log_history, self._since = past
 
     def state_dict(self) -> dict[str, Any]:

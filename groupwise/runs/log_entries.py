@@ -8,7 +8,7 @@ that are not finite are left out of a mean. An evaluation is an entry of its own
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -47,8 +47,7 @@ def evaluation_entry(metrics: Mapping[str, Any], epoch: float) -> Entry:
 
 def history(
     records: Iterable[Mapping[str, Any]],
-    every: int | None,
-    asked: Collection[int],
+    is_logged: Callable[[int], bool],
     at_start: Mapping[str, float],
     *,
     is_trl: bool = False,
@@ -56,8 +55,8 @@ def history(
 ) -> History:
     """Everything that was logged when these records were written.
 
-    An entry is made every `every` steps (None or 0: never) and at the steps `asked`; `at_start` is an evaluation before
-    step 1, which the record of step 1 repeats. `prefixes`: how the keys of each evaluation set begin.
+    An entry is made after the steps that `is_logged`; `at_start` is an evaluation before step 1, which the record of
+    step 1 repeats. `prefixes`: how the keys of each evaluation set begin.
     """
     before = evaluations_of(at_start, prefixes)
     entries: list[Entry] = [{**evaluation_entry(evaluated, 0.0), "step": 0} for evaluated in before]
@@ -65,7 +64,7 @@ def history(
     for record in records:
         step = record["step"]
         since.append(record)
-        if step in asked or (every and step % every == 0):
+        if is_logged(step):
             entries.append({**entry(since, is_trl=is_trl), "step": step})
             since = []
         for evaluated in evaluations_of(finite(record), prefixes):

@@ -42,19 +42,9 @@ def test_an_evaluation_is_no_part_of_a_steps_entry() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("every", "asked", "steps", "left"),
-    [
-        (1, [], [1, 2, 3, 4], 0),
-        (2, [], [2, 4], 0),
-        (3, [], [3], 1),
-        (3, [1], [1, 3], 1),
-        (0, [2], [2], 2),
-        (None, [], [], 4),
-    ],
-)
-def test_the_history_of_records(every: int | None, asked: list[int], steps: list[int], left: int) -> None:
-    past = history(RECORDS, every, asked, {})
+@pytest.mark.parametrize(("steps", "left"), [([1, 2, 3, 4], 0), ([2, 4], 0), ([3], 1), ([1, 3], 1), ([2], 2), ([], 4)])
+def test_the_history_of_records(steps: list[int], left: int) -> None:
+    past = history(RECORDS, lambda step: step in steps, {})
     assert [found["step"] for found in past.entries] == steps
     assert past.since == RECORDS[4 - left :]
     before = [0, *steps]
@@ -65,7 +55,7 @@ def test_the_history_of_records(every: int | None, asked: list[int], steps: list
 def test_an_evaluation_before_the_first_step_is_the_first_entry_and_stands_once() -> None:
     at_start = {"eval_reward": 1.0}
     records = [{**RECORDS[0], **at_start}, {**RECORDS[1], "eval_reward": 2.0}]
-    past = history(records, 1, [], at_start)
+    past = history(records, lambda step: True, at_start)
     assert [(found["step"], found.get("eval_reward")) for found in past.entries] == [
         (0, 1.0),
         (1, None),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from api_helpers import ROWS, trainer
-from histories import StopAfter, history, timeless
+from histories import StopAfter, history, of_steps, timeless
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groupwise import GRPOConfig
@@ -284,3 +284,25 @@ def test_a_number_that_was_not_measured_is_in_no_entry() -> None:
     callbacks.evaluated({"eval_reward": None, "eval_greedy_reward": 2.0, "eval_x": float("nan")})
     assert callbacks.state.log_history == [{"eval_greedy_reward": 2.0, "epoch": 0.5, "step": 3}]
     assert [keys for _, _, keys in ear.heard] == [{"eval_greedy_reward", "epoch"}] * 2
+
+
+def test_the_first_step_is_logged_where_the_configuration_asks_for_it(tmp_path: Path) -> None:
+    settings = {"max_steps": 4, "logging_steps": 3, "logging_first_step": True}
+    whole = run(tmp_path / "whole", **settings)
+    assert [entry["step"] for entry in of_steps(whole.state.log_history)] == [1, 3]
+    run(tmp_path / "parts", StopAfter(2), **settings)
+    parts = run(tmp_path / "parts", resume=True, **settings)
+    assert timeless(parts.state.log_history) == timeless(whole.state.log_history)
+
+
+def test_callbacks_get_the_rows_of_both_data_sets(tmp_path: Path) -> None:
+    class Looks(TrainerCallback):
+        seen: tuple[Any, ...] = ()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+            type(self).seen = (context["train_dataloader"], context["eval_dataloader"])
+
+    run(tmp_path, Looks, max_steps=1)
+    train, held_out = Looks.seen
+    assert [row for batch in train for row in batch] == ROWS
+    assert next(iter(held_out)) == ROWS[:2]

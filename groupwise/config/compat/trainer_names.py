@@ -267,8 +267,8 @@ CALLBACK_KEYWORDS: tuple[Foreign, ...] = (
     same("lr_scheduler"),
     same("logs", "of on_log"),
     same("metrics", "of on_evaluate"),
-    refused("train_dataloader", None, _ORDER),
-    refused("eval_dataloader", None, _ORDER),
+    same("train_dataloader", "the rows of the data in their own order, not in that of training"),
+    same("eval_dataloader", "the same of the held-out rows"),
 )
 """What the events of callbacks are called with."""
 

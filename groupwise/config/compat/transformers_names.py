@@ -58,7 +58,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
         "logging_steps",
         "trackers and `log_history`; the run folder has every step, and each evaluation is logged when it happens",
     ),
-    ignored("logging_first_step", False, "the first step is always shown", met=(True,)),
+    same("logging_first_step"),
     ignored("log_on_each_node", True, _ONE_PROCESS),
     ignored("logging_nan_inf_filter", True, "numbers are recorded as they are"),
     ignored(
