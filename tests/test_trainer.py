@@ -256,7 +256,6 @@ WRONG_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "the class of the adapter": ({"peft_config": LoraConfig}, "peft_config is the class LoraConfig"),
     "columns": ({"train_dataset": {"prompt": ["a"]}}, "Cannot use a dict as data.*Dataset.from_dict"),
     "a number": ({"train_dataset": 3}, "Cannot use a int as data"),
-    "data sets by name": ({"eval_dataset": {"a": ROWS}}, "Cannot use a dict as data"),
     "the class of a model": ({"model": transformers.LlamaForCausalLM}, "model is the class LlamaForCausalLM"),
     "an empty name": ({"model": ""}, "needs model"),
     "an empty reward": ({"reward_funcs": ""}, "needs reward_funcs"),

@@ -147,7 +147,7 @@ def test_an_error_while_saving_at_the_end_is_recorded_and_keeps_the_checkpoint(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("the disk was taken away")
 
-    monkeypatch.setattr("groupwise.trainer.save_policy", fail)
+    monkeypatch.setattr("groupwise.policy.save.save_policy", fail)
     with pytest.raises(OSError, match="taken away"):
         run.train()
     events = (tmp_path / "run" / "events.jsonl").read_text()
