@@ -24,7 +24,7 @@ from groupwise.data import Order, PreparedProblems, Problems, load_problems
 from groupwise.data.load import load_held_out
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
-from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects
+from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects, with_quantization
 from groupwise.lifecycle.build import (
     RunParts,
     build,
@@ -125,6 +125,7 @@ class GRPOTrainer(TrainerMembers):
         peft_config: Any = None,
         screen: Screen | None = None,
         policy_loss: Callable[..., Any] | None = None,
+        quantization_config: Any = None,
         **unknown: Any,
     ) -> None:
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
@@ -134,7 +135,7 @@ class GRPOTrainer(TrainerMembers):
         if peft_config is not None:
             require_trainable_adapter(peft_config)
         self.args: GRPOConfig = args if args is not None else self.config_class()
-        settings = self.args.checked()
+        settings = with_quantization(self.args.checked(), model, quantization_config)
         self.screen: Screen = screen or make_screen()
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""

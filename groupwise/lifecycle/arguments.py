@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from groupwise.config import GRPOConfig
+from groupwise.config import GRPOConfig, Settings
 from groupwise.config.compat.trainer_names import check_argument
+from groupwise.config.make_settings import replaced
 from groupwise.errors import ConfigError, named, shortened
 
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
-    "callbacks", "optimizers", "peft_config", "screen", "policy_loss",
+    "callbacks", "optimizers", "peft_config", "screen", "policy_loss", "quantization_config",
 )  # fmt: skip
 
 
@@ -78,3 +79,23 @@ def check_checkpoint(wanted: Any) -> None:
             f"resume_from_checkpoint is {wanted!r}; expected True for the latest checkpoint, or the folder of one, "
             'such as "runs/NAME/checkpoint-2".'
         )
+
+
+def with_quantization(settings: Settings, model: Any, quantization: Any) -> Settings:
+    """The settings, with a `quantization_config` among what the model is loaded with.
+
+    Raises:
+        ConfigError: the model is loaded already, or the value is no quantization of transformers.
+    """
+    if quantization is None:
+        return settings
+    if not isinstance(model, str | os.PathLike):
+        raise ConfigError(
+            "quantization_config is for a model that is loaded here by its name, and model is an object. Give it to "
+            "from_pretrained, and leave it out here."
+        )
+    plain = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"quantization_config is {named(quantization)}; expected a transformers.BitsAndBytesConfig.")
+    written = settings.as_written.get("model_init_kwargs") or {}
+    return replaced(settings, model_init_kwargs={**written, "quantization_config": dict(plain)})

@@ -21,7 +21,8 @@ from tiny import tiny_model
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from groupwise.errors import ModelError
+from groupwise.errors import ConfigError, ModelError
+from groupwise.policy.quantized import quantization_of
 
 RECORD = os.environ.get("QUANTIZED_RECORD")
 """File that gets the mismatch of every step by kind; `make quantized` sets it."""
@@ -86,9 +87,11 @@ def rising(completions: list[str], **columns: Any) -> list[float]:
     return [float(sum(map(ord, completion)) % 17) for completion in completions]
 
 
-def make(output_dir: Path, model: nn.Module, *callbacks: Any, **settings: Any) -> Any:
+def make(
+    output_dir: Path, model: nn.Module | str, *callbacks: Any, quantization_config: Any = None, **settings: Any
+) -> Any:
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    rest = {"peft_config": lora, "callbacks": list(callbacks)}
+    rest = {"peft_config": lora, "callbacks": list(callbacks), "quantization_config": quantization_config}
     return trainer(output_dir, model=model, rewards=rising, rest=rest, max_steps=6, learning_rate=1e-2, **settings)
 
 
@@ -116,6 +119,25 @@ def test_quantized_weights_are_not_trained_themselves(
     need(package)
     with pytest.raises(ModelError, match="cannot be trained themselves"):
         trainer(tmp_path, model=load(folder, config), rewards=rising)
+
+
+@pytest.mark.parametrize(("package", "config"), KINDS)
+def test_a_model_given_by_name_is_loaded_quantized(
+    package: str, config: Callable[[], Any], folder: Path, tmp_path: Path
+) -> None:
+    need(package)
+    by_argument = make(tmp_path / "argument", str(folder), quantization_config=config())
+    by_argument.train()
+    settings = {"model_init_kwargs": {"quantization_config": config()}}
+    by_setting = make(tmp_path / "setting", str(folder), **settings)
+    by_setting.train()
+    assert quantization_of(by_argument.model) == quantization_of(by_setting.model) == package
+    assert history(tmp_path / "argument") == history(tmp_path / "setting")
+
+
+def test_a_quantization_for_a_loaded_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model is an object"):
+        make(tmp_path, tiny_model(), quantization_config=bnb_4bit())
 
 
 def test_8_bit_layers_that_look_at_other_rows_are_refused_with_the_setting_that_helps(

@@ -74,7 +74,9 @@ RECIPE_KEYS = {
 }
 """Key of open-r1's, TRL's or axolotl's files -> the key of a recipe."""
 
-_QUANTIZED = "a model is trained in the precision of its weights: leave it out, and use lora to save memory"
+_QUANTIZED = (
+    "write model_init_kwargs: {quantization_config: {quant_method: bitsandbytes, load_in_4bit: true}} beside lora"
+)
 _ONE_PROCESS = "training runs in one process: leave it out"
 
 RECIPE_SENTENCES = {

@@ -36,7 +36,6 @@ _LOOP = (
 )
 _METRICS = "evaluation scores rewards: add a reward function of weight 0 for every number you want to see"
 _SEARCH = "there is no hyper-parameter search: train once for every setting"
-_QUANTIZED = "the base is not quantised here: leave it out, and use LoRA on a base in bfloat16 to save memory"
 _NO_TOOLS = "completions have one turn, without tools and environments: leave it out, and score the answer by a reward"
 _CARD = "the card takes model_name, dataset_name and tags, as in TRL: edit README.md of `output_dir`"
 _CARD_WORDS = ("language", "license", "tasks", "finetuned_from", "dataset_tags", "dataset", "dataset_args")
@@ -54,7 +53,9 @@ ARGUMENTS: tuple[Foreign, ...] = (
     same("reward_processing_classes", "one for each reward function"),
     same("callbacks"),
     same("optimizers"),
-    refused("quantization_config", None, _QUANTIZED),
+    same(
+        "quantization_config", "4-bit and 8-bit bases under an adapter, on the slow path; needs bitsandbytes or torchao"
+    ),
     same("peft_config"),
     refused("tools", None, _NO_TOOLS),
     refused("rollout_func", None, _ROLLOUT),

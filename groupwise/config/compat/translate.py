@@ -238,6 +238,9 @@ def _model_arguments(state: Translation) -> Translation:
     arguments = state.fields.get("model_init_kwargs")
     if not isinstance(arguments, Mapping):
         return state
+    quantization: Any = arguments.get("quantization_config")
+    if hasattr(quantization, "to_dict"):
+        arguments = {**arguments, "quantization_config": quantization.to_dict()}  # the record holds plain values
     moved = {"dtype": "dtype", "torch_dtype": "dtype"}
     moved |= {name: name for name in ("attn_implementation", "trust_remote_code")}
     for key, name in moved.items():
