@@ -13,6 +13,7 @@ from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer
 
 from groupwise.errors import ConfigError, DataError, ModelError
 from groupwise.generate import generate
+from groupwise.policy.bounds import context_length
 from groupwise.types import Sampling
 
 WITH_TOOL = [*ROWS[:3], {"prompt": "say <tool> 5", "answer": "5"}, *ROWS[3:]]
@@ -89,10 +90,13 @@ def multimodal() -> Any:
 
 
 SHORT = {
-    "gemma 3": multimodal,
     "mpt": lambda: transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=24, vocab_size=VOCABULARY),
     "gpt 2": lambda: transformers.GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=24, vocab_size=VOCABULARY),
 }
+
+
+def test_the_context_of_a_text_model_inside_another_is_found() -> None:
+    assert context_length(multimodal()) == 24
 
 
 @pytest.mark.parametrize("name", SHORT)
