@@ -210,7 +210,7 @@ class GRPOTrainer(TrainerMembers):
             inputs.rewards,
             GRPOConfig.of(inputs.config),
             inputs.problems,
-            inputs.held_out or None,
+            inputs.eval_sets or inputs.eval_problems,
             tokenizer,
             peft_config=inputs.peft_config,
             screen=screen,

@@ -111,6 +111,22 @@ def rescale_interval(module: Any) -> int:
     return every if hasattr(module, "layers_are_rescaled") and 0 < every < len(module.blocks) else 0
 
 
+def has_causal_class(config: type) -> bool:
+    """`AutoModelForCausalLM._model_mapping`: whether a class of that configuration is a model of text alone."""
+    from transformers import AutoModelForCausalLM
+
+    return config in AutoModelForCausalLM._model_mapping
+
+
+def quantization_method(model: Any) -> str | None:
+    """`hf_quantizer`: the library that holds the weights of this module quantized; None for plain weights."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return None
+    method = quantizer.quantization_config.quant_method
+    return str(getattr(method, "value", method))
+
+
 def forget_quantization(model: Any) -> None:
     """`hf_quantizer`, `is_quantized`, `quantization_method`, `quantization_config`, `_model_name_or_path`: removed.
 

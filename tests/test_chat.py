@@ -359,7 +359,7 @@ def test_parts_that_are_no_text_are_refused(content: str, part: Any) -> None:
     chat = [USER, {"role": "user", "content": [*parts("Look: "), part]}]
     with pytest.raises(DataError, match=r"a part .*(image|NoneType|int).*text"):
         render_chat(tokenizer, chat)
-    with pytest.raises(DataError, match=r"^Row 2 of the list given as data: .* a part "):
+    with pytest.raises(DataError, match=r"^Row 2 of the list given as data[:,] .* a part "):
         prepare(load_problems([{"prompt": [USER]}, {"prompt": chat}]), tokenizer)
 
 

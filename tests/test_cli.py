@@ -449,6 +449,7 @@ def test_report_draws_and_says_what_happened(place: Path, run: Run) -> None:
     assert (place / "run/report/reward.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("real_report")
 def test_report_puts_what_ended_a_run_first(place: Path, tmp_path: Path, run: Run) -> None:
     once = (
         "def own(completions, trainer_state):\n    return [1 / (1 - trainer_state.global_step) for _ in completions]\n"
@@ -487,6 +488,7 @@ def test_export_uploads_a_model(place: Path, run: Run, monkeypatch: pytest.Monke
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files["user/short"])
 
 
+@pytest.mark.usefixtures("real_report")
 @pytest.mark.parametrize("command", ["train", "train --resume", "check", "report", "generate", "export", "reward"])
 def test_a_missing_path_is_named_with_those_near_it(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: str

@@ -43,7 +43,7 @@ algo                 errors rounding algo                                    tor
 config               types errors config algo.axes algo.objective algo.presets \
     rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core ruamel
 world                errors torch_internals                                  torch
-config/compat/attributes.py  world                                           | transformers
+config/compat/attributes.py  world                                           | transformers accelerate
 pip                  errors                                                  -
 sources              types errors hub quiet pip transformers_internals \
     | transformers tokenizers safetensors gguf filelock

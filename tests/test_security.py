@@ -60,6 +60,8 @@ MAY = {
     ("rewards/parameters.py", "import_module(module)"),  # from a table of its own
     ("__init__.py", "import_module(_HOMES[name])"),  # likewise
     ("rewards/__init__.py", "import_module(_HOMES[name])"),  # likewise
+    ("trl/__init__.py", "import_module(HOMES[name])"),  # likewise
+    ("trl/names.py", "import_module(module)"),  # likewise
     ("rewards/shipped/__init__.py", "import_module(HOMES[kind])"),  # likewise
 }
 

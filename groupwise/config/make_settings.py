@@ -33,11 +33,11 @@ def make_settings(written: Mapping[str, Any], subject: str = "GRPOConfig") -> Se
     length = state.fields.get("max_completion_length", 512)
     objective, notes = objectives.resolve(loss, length, problems)
     if settings is not None and objective is not None:
-        settings._as_written, settings._preset, settings._objective = dict(written), loss.preset, objective
+        settings.complete(dict(written), loss.preset, objective)
         notes += check_together(settings, problems)
     problems.raise_if_any()
     assert settings is not None
-    settings._notes = state.notes + notes
+    settings.keep_notes(state.notes + notes)
     return settings
 
 

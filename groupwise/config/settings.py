@@ -46,6 +46,13 @@ class Settings(
     _objective: Objective = PrivateAttr()
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
+    def complete(self, written: Mapping[str, Any], preset: str, objective: Objective) -> None:
+        """Add what is made of several keys; `make_settings` alone calls this, and `keep_notes`."""
+        self._as_written, self._preset, self._objective = written, preset, objective
+
+    def keep_notes(self, notes: tuple[str, ...]) -> None:
+        self._notes = notes
+
     @property
     def as_written(self) -> Mapping[str, Any]:
         """The keyword arguments as they were given."""

@@ -19,6 +19,7 @@ from groupwise.train.collect import score_as_the_program
 from groupwise.train.sampler import EVALUATION, GroupSampler
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
+from groupwise.train.step_metrics import lengths, mean_of_scored, spread
 from groupwise.types import Group, ScoredGroup
 
 _log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ class Evaluator:
         metrics = mean_and_error(f"{prefix}_reward", sampled)
         if self.config.eval_greedy:
             metrics |= mean_and_error(f"{prefix}_greedy_reward", self._greedy(trainer_state))
-        for name in sampled[0].rewards:
-            scored = [r for g in sampled for r in g.rewards[name] if r is not None]
-            metrics[f"{prefix}_rewards/{name}/mean"] = fmean(scored) if scored else None
-        metrics[f"{prefix}_completions/mean_length"] = fmean(len(c.token_ids) for g in sampled for c in g.completions)
-        metrics[f"time/{prefix}"] = perf_counter() - start
+        metrics |= {f"{prefix}_{key}": value for key, value in _of_sampled(sampled).items()}
+        seconds = perf_counter() - start
+        metrics[f"{prefix}_samples_per_second"] = sum(len(g.completions) for g in sampled) / seconds
+        metrics[f"{prefix}_steps_per_second"] = len(sampled) / seconds
+        metrics[f"time/{prefix}"] = seconds
         return metrics
 
     def _greedy(self, trainer_state: Any) -> tuple[ScoredGroup, ...]:
@@ -137,6 +138,16 @@ class EvaluationHook(Idle):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.at_start = state["at_start"]
+
+
+def _of_sampled(groups: Sequence[ScoredGroup]) -> dict[str, float | None]:
+    """Measurements of the sampled completions beside their mean reward, under the names that a step has for them."""
+    metrics: dict[str, float | None] = {"reward_std": spread([r for g in groups for r in g.reward])}
+    metrics["frac_reward_zero_std"] = fmean(not g.has_signal for g in groups)
+    for name in groups[0].rewards:
+        values = [r for g in groups for r in g.rewards[name]]
+        metrics |= {f"rewards/{name}/mean": mean_of_scored(values), f"rewards/{name}/std": spread(values)}
+    return {**metrics, **lengths([c for g in groups for c in g.completions])}
 
 
 def mean_and_error(name: str, groups: Sequence[ScoredGroup]) -> dict[str, float | None]:

@@ -7,16 +7,12 @@ import logging
 from torch import nn
 
 from groupwise.errors import ModelError
+from groupwise.transformers_internals import quantization_method
 
 
 def quantization_of(model: nn.Module) -> str | None:
     """The library that holds the model's weights quantized ("bitsandbytes", "torchao"); None for plain weights."""
-    for module in model.modules():
-        quantizer = getattr(module, "hf_quantizer", None)
-        if quantizer is not None:
-            method = quantizer.quantization_config.quant_method
-            return str(getattr(method, "value", method))
-    return None
+    return next(filter(None, map(quantization_method, model.modules())), None)
 
 
 def require_adapter_on_quantized(model: nn.Module, *, has_adapter: bool) -> None:

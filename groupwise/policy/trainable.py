@@ -20,6 +20,7 @@ from groupwise.policy.adapter import (
     trained_parameters,
 )
 from groupwise.policy.quantized import require_adapter_on_quantized
+from groupwise.transformers_internals import has_causal_class
 
 _EXPECTED = "Give a causal language model, as AutoModelForCausalLM loads it."
 
@@ -110,10 +111,8 @@ def _medium_of(config: Any) -> str | None:
 
 def _text_model(model: Any) -> str:
     """How the text model inside can be trained, where transformers has a class for it alone."""
-    from transformers import AutoModelForCausalLM
-
     text, inner = type(model.config.get_text_config()), getattr(base_of(model), "model", None)
-    if text not in AutoModelForCausalLM._model_mapping or not hasattr(inner, "language_model"):
+    if not has_causal_class(text) or not hasattr(inner, "language_model"):
         return "Give a model of text."
     return (
         "To train the text model inside it: text = AutoModelForCausalLM.from_config(model.config.get_text_config()); "

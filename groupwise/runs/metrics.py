@@ -358,14 +358,20 @@ _EVALUATION = (
     Metric("eval_reward_stderr", "reward", "Its standard error over problems; two of them are about a 95 % interval."),
     Metric("eval_greedy_reward", "reward", "The same with greedy completions (temperature 0), one a problem.", "up"),
     Metric("eval_greedy_reward_stderr", "reward", "Its standard error over problems."),
+    Metric("eval_reward_std", "reward", "Sample standard deviation of the reward over all sampled completions."),
+    Metric("eval_frac_reward_zero_std", "share", "Held-out problems whose sampled rewards are equal up to rounding."),
     Metric("eval_rewards/<function>/mean", "reward", "Mean of one reward function on held-out problems.", "up"),
-    Metric("eval_completions/mean_length", "tokens", "Mean length of the sampled held-out completions.", "steady"),
+    Metric("eval_rewards/<function>/std", "reward", "Its sample standard deviation over the completions."),
+    Metric(
+        "eval_completions/<length>",
+        "tokens",
+        "`mean_length`, `min_length`, `max_length` of the sampled completions; `mean_terminated_length`, ... of those "
+        "that ended by themselves; `clipped_ratio`, the share that was cut off.",
+    ),
+    Metric("eval_samples_per_second", "1/s", "Sampled completions / time/eval.", "up"),
+    Metric("eval_steps_per_second", "1/s", "Held-out problems / time/eval.", "up"),
     Metric("eval_<set>_reward", "reward", "The same of one of several evaluation sets; and so on for each key.", "up"),
-    Metric("eval_<set>_reward_stderr", "reward", "Its standard error over problems."),
-    Metric("eval_<set>_greedy_reward", "reward", "The same with greedy completions of that set.", "up"),
-    Metric("eval_<set>_greedy_reward_stderr", "reward", "Its standard error over problems."),
-    Metric("eval_<set>_rewards/<function>/mean", "reward", "Mean of one reward function on that set.", "up"),
-    Metric("eval_<set>_completions/mean_length", "tokens", "Mean length of that set's sampled completions.", "steady"),
+    Metric("eval_<set>_<key>", "-", "Any other key of an evaluation, of that set."),
     Metric("time/eval_<set>", "s", "The evaluation of that set after this step, beside step_time.", "down"),
 )
 

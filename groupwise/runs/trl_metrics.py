@@ -63,7 +63,12 @@ TRL_METRICS: tuple[TrlMetric, ...] = (
     TrlMetric("completions/min_terminated_length", "shortest of those", _NO_END, if_unmeasured=0.0),
     TrlMetric("completions/max_terminated_length", "longest of those", _NO_END, if_unmeasured=0.0),
     TrlMetric("kl", "KL to the reference (k3), mean over tokens; only with beta", _OVER_PASSES),
-    TrlMetric("entropy", "mean entropy of the next token", _OVER_PASSES),
+    TrlMetric(
+        "entropy",
+        "mean entropy of the next token",
+        f"{_OVER_PASSES}; None where a step needs no pass: no group has signal",
+        is_always=True,
+    ),
     TrlMetric("clip_ratio/low_mean", "share of tokens below the lower clip", _OVER_PASSES),
     TrlMetric("clip_ratio/low_min", "smallest such share of a completion", "TRL means over micro-batches"),
     TrlMetric("clip_ratio/high_mean", "share of tokens above the upper clip", _OVER_PASSES),

@@ -26,7 +26,7 @@ from groupwise.train.advantages import step_advantages
 from groupwise.train.batch import Batch, LogProbs, Samples
 from groupwise.train.coefficients import Coefficients
 from groupwise.train.nonfinite import why_not_finite
-from groupwise.train.own_loss import Loss, with_measurements
+from groupwise.train.own_loss import own_loss
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
@@ -71,10 +71,9 @@ class Learner:
         scheduler: LRScheduler,
         config: Settings,
         reward_weights: Sequence[float] | None = None,
-        own_loss: Callable[..., Any] | None = None,
+        loss: Callable[..., Any] | None = None,
     ) -> None:
-        self._loss: Loss = policy_loss if own_loss is None else with_measurements(own_loss)
-        self._is_own_loss = own_loss is not None
+        self._own_loss = loss
         self.policy_model = policy_model
         self.reference = reference
         self.optimizer = optimizer
@@ -234,7 +233,7 @@ class Learner:
         if self.objective.mask_truncated:
             has_tokens &= ~batch.is_truncated_N
         acts_without_advantage = self.objective.acts_without_advantage or self.coefficients.has_entropy_bonus
-        acts_without_advantage |= self._is_own_loss  # it may do anything
+        acts_without_advantage |= self._own_loss is not None  # it may do anything
         if not acts_without_advantage and batch.ref_logprob_NT is None:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
@@ -243,20 +242,20 @@ class Learner:
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
         with self.policy_model.pass_over(rows.rows, self.scoring) as scores:
-            loss, stats = self._loss(
-                self.objective,
-                scores.logprob_NT,
-                rows.mask_NT,
-                rows.advantages,
-                old_logprob_NT=rows.old_logprob_NT,
-                rollout_logprob_NT=rows.rollout_logprob_NT,
-                ref_logprob_NT=rows.ref_logprob_NT,
-                entropy_NT=scores.entropy_NT,
-                group_N=rows.group_N,
-                step_weights=weights[torch.tensor(part, device=rows.mask_NT.device), :width],
-                beta=self.coefficients.beta,
-                entropy_coef=self.coefficients.entropy_coef,
-            )
+            arguments = {
+                "old_logprob_NT": rows.old_logprob_NT,
+                "rollout_logprob_NT": rows.rollout_logprob_NT,
+                "ref_logprob_NT": rows.ref_logprob_NT,
+                "entropy_NT": scores.entropy_NT,
+                "group_N": rows.group_N,
+                "step_weights": weights[torch.tensor(part, device=rows.mask_NT.device), :width],
+                "beta": self.coefficients.beta,
+                "entropy_coef": self.coefficients.entropy_coef,
+            }
+            given = (self.objective, scores.logprob_NT, rows.mask_NT, rows.advantages)
+            loss, stats = policy_loss(*given, **arguments)
+            if self._own_loss is not None:
+                loss, stats = own_loss(self._own_loss, stats, *given, **arguments)
             loss.backward()
         return stats
 

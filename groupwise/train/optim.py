@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -131,4 +132,4 @@ def check_schedule(config: Settings, num_updates: int) -> None:
 
 
 def _num_warmup_steps(config: Settings, num_updates: int) -> int:
-    return config.warmup_steps or round(config.warmup_ratio * num_updates)
+    return config.warmup_steps or math.ceil(config.warmup_ratio * num_updates)

@@ -9,7 +9,7 @@ from typing import Any
 from groupwise.rounding import is_equal
 from groupwise.train.collect import Collected
 from groupwise.train.step import StepResult
-from groupwise.types import Group, StepGroup
+from groupwise.types import Completion, Group, StepGroup
 
 MEASURED_BY_PASSES = (
     "kl",
@@ -52,20 +52,20 @@ def step_metrics(result: StepResult) -> dict[str, Any]:
 def rewards(collected: Collected) -> dict[str, float | None]:
     """Reward metrics over the groups trained on: means over completions, spread inside groups."""
     groups = collected.groups
-    metrics: dict[str, float | None] = {"reward": _mean_of_scored([r for g in groups for r in g.reward])}
+    metrics: dict[str, float | None] = {"reward": mean_of_scored([r for g in groups for r in g.reward])}
     spreads = [stdev(scored) for g in groups if len(scored := [r for r in g.reward if r is not None]) > 1]
     metrics["reward_std"] = fmean(spreads) if spreads else None
-    metrics["reward_std/step"] = _spread([r for g in groups for r in g.reward])
+    metrics["reward_std/step"] = spread([r for g in groups for r in g.reward])
     metrics["reward_unscored"] = fmean(r is None for g in groups for r in g.reward)
     metrics |= _without_signal(collected)
     for name, seconds in collected.function_s.items():
         values = [r for g in groups for r in g.rewards[name]]
-        metrics[f"rewards/{name}/mean"] = _mean_of_scored(values)
-        metrics[f"rewards/{name}/std"] = _spread(values)
+        metrics[f"rewards/{name}/mean"] = mean_of_scored(values)
+        metrics[f"rewards/{name}/std"] = spread(values)
         metrics[f"rewards/{name}/seconds"] = seconds
         metrics[f"rewards/{name}/unscored"] = fmean(r is None for r in values)
         if name in groups[0].shaped:
-            metrics[f"rewards/{name}/counted"] = _mean_of_scored([r for g in groups for r in g.shaped[name]])
+            metrics[f"rewards/{name}/counted"] = mean_of_scored([r for g in groups for r in g.shaped[name]])
     return metrics
 
 
@@ -81,31 +81,38 @@ def _without_signal(collected: Collected) -> dict[str, float | None]:
     }
 
 
-def _mean_of_scored(values: Sequence[float | None]) -> float | None:
+def mean_of_scored(values: Sequence[float | None]) -> float | None:
+    """Mean of those that were scored; None for none."""
     scored = [v for v in values if v is not None]
     return fmean(scored) if scored else None
 
 
-def _spread(values: Sequence[float | None]) -> float | None:
+def spread(values: Sequence[float | None]) -> float | None:
     """Sample standard deviation of those that were scored; None for fewer than two."""
     scored = [v for v in values if v is not None]
     return stdev(scored) if len(scored) > 1 else None
 
 
 def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:
-    completions = [c for g in groups for c in g.completions]
-    lengths = [len(c.token_ids) for c in completions]
+    return {
+        **lengths([c for g in groups for c in g.completions]),
+        "completions/mean_length_positive_advantage": _mean_length(groups, 1),
+        "completions/mean_length_negative_advantage": _mean_length(groups, -1),
+    }
+
+
+def lengths(completions: Sequence[Completion]) -> dict[str, float | None]:
+    """Lengths in tokens, of all completions and of those that ended by themselves; the share that was cut off."""
+    counts = [len(c.token_ids) for c in completions]
     ended = [len(c.token_ids) for c in completions if not c.is_truncated]
     return {
-        "completions/mean_length": fmean(lengths),
-        "completions/min_length": min(lengths),
-        "completions/max_length": max(lengths),
+        "completions/mean_length": fmean(counts),
+        "completions/min_length": min(counts),
+        "completions/max_length": max(counts),
         "completions/mean_terminated_length": fmean(ended) if ended else None,
         "completions/min_terminated_length": min(ended, default=None),
         "completions/max_terminated_length": max(ended, default=None),
-        "completions/mean_length_positive_advantage": _mean_length(groups, 1),
-        "completions/mean_length_negative_advantage": _mean_length(groups, -1),
-        "completions/clipped_ratio": 1 - len(ended) / len(lengths),
+        "completions/clipped_ratio": 1 - len(ended) / len(counts),
     }
 
 

@@ -217,7 +217,7 @@ def test_generation_arguments_that_ask_for_nothing_are_taken() -> None:
         ("model_name_or_path", 'Did you mean "model"?'),
         ("base_model", 'Did you mean "model"?'),
         ("wandb_project", "set WANDB_PROJECT in the environment"),
-        ("load_in_4bit", "trained in the precision of its weights"),
+        ("load_in_4bit", "quantization_config"),
     ],
 )
 def test_keys_of_other_libraries_files(key: str, answer: str) -> None:

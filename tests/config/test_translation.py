@@ -90,7 +90,7 @@ def test_an_ignored_field_changes_nothing_and_is_noted(entry: Foreign) -> None:
 def test_a_value_that_asks_for_what_happens_anyway_is_no_news() -> None:
     met = {entry.name: value for entry in FOREIGN.values() for value in entry.met}
     assert met["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
-    assert met.keys() >= {"disable_dropout", "cast_lm_head_to_fp32", "use_liger_kernel", "logging_first_step"}
+    assert met.keys() >= {"disable_dropout", "cast_lm_head_to_fp32", "use_liger_kernel"}
     assert GRPOConfig(**met) == GRPOConfig()
     assert GRPOConfig(**met).notes == ()
 

@@ -137,6 +137,21 @@ def rescale_interval() -> None:
     assert [n for m in model.modules() if (n := transformers_internals.rescale_interval(m))] == [2]
 
 
+def has_causal_class() -> None:
+    assert transformers_internals.has_causal_class(transformers.LlamaConfig)
+    assert not transformers_internals.has_causal_class(transformers.ViTConfig)
+
+
+def quantization_method() -> None:
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+    model = tiny_model()
+    assert transformers_internals.quantization_method(model) is None
+    model.hf_quantizer = object.__new__(Bnb4BitHfQuantizer)
+    model.hf_quantizer.quantization_config = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    assert transformers_internals.quantization_method(model) == "bitsandbytes"
+
+
 def forget_quantization() -> None:
     model = SimpleNamespace(hf_quantizer=1, is_quantized=True, config=SimpleNamespace(quantization_config={}))
     transformers_internals.forget_quantization(model)
@@ -180,6 +195,8 @@ USES: dict[str, dict[str, Callable[[], None]]] = {
         "is_checkpointing_layer": is_checkpointing_layer,
         "is_set_to_checkpoint": is_set_to_checkpoint,
         "rescale_interval": rescale_interval,
+        "has_causal_class": has_causal_class,
+        "quantization_method": quantization_method,
         "forget_quantization": forget_quantization,
         "without_gguf_bars": without_gguf_bars,
     },

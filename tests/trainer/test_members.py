@@ -142,7 +142,7 @@ def test_keywords_that_ask_for_nothing_are_taken(tmp_path: Path, caplog: pytest.
     [
         ({"tools": [print]}, 'does not take "tools": completions have one turn'),
         ({"environment_factory": dict}, "score the answer by a reward"),
-        ({"quantization_config": {"a": 1}}, "LoRA on a base in bfloat16"),
+        ({"quantization_config": {"a": 1}}, "Give it to from_pretrained"),
         ({"rollout_func": print}, "groupwise's own engine samples"),
         ({"compute_metrics": print}, "a reward function of weight 0"),
         ({"tokenizer": tiny_tokenizer()}, "its name is processing_class"),

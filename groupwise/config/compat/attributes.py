@@ -31,6 +31,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "ddp_timeout_delta": lambda config: timedelta(seconds=config.ddp_timeout),
     "device": lambda config: _device(config),
     "n_gpu": lambda config: int(_device(config).type == "cuda"),
+    "distributed_state": lambda config: _distributed_state(config),
     "parallel_mode": lambda config: _parallel_mode(),
     "get_process_log_level": lambda config: lambda: _log_level(config),
     "get_warmup_steps": lambda config: lambda num_training_steps: _warmup_steps(config, num_training_steps),
@@ -39,7 +40,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 _ASSIGN = "assign the fields one by one, for example args.{0}, before a trainer has the configuration"
 REFUSED = {
-    "distributed_state": "training runs in one process; process_index is 0 and world_size 1",
     "set_training": _ASSIGN.format("learning_rate = 1e-5"),
     "set_evaluate": _ASSIGN.format("eval_steps = 100"),
     "set_testing": "there is no prediction loop: use `groupwise generate`",
@@ -90,3 +90,10 @@ def _log_level(config: Any) -> int:
 def _warmup_steps(config: Any, num_training_steps: int) -> int:
     """Optimizer steps of the warm-up in a run of so many."""
     return int(config.warmup_steps or round(config.warmup_ratio * num_training_steps))
+
+
+def _distributed_state(config: Any) -> Any:
+    """accelerate's view of this process, as transformers keeps it."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=_device(config).type == "cpu")

@@ -7,18 +7,20 @@ from typing import Any
 
 from groupwise.config.compat.loss_aliases import CHOICES, LOSS_TYPES, MISMATCHES
 from groupwise.config.compat.translate import FIELDS, FOREIGN
+from groupwise.config.normalize import whole
 from groupwise.config.objective_keys import AXES
 from groupwise.config.settings import Settings
 
 _DERIVED: dict[str, Callable[[Settings], Any]] = {
-    "per_device_train_batch_size": lambda config: config.completions_per_step // config.num_minibatches,
-    "gradient_accumulation_steps": lambda config: 1,
+    "per_device_train_batch_size": lambda config: _completions_per_update(config) // _accumulated(config),
+    "gradient_accumulation_steps": lambda config: _accumulated(config),
     "generation_batch_size": lambda config: config.completions_per_step,
-    "steps_per_generation": lambda config: config.num_minibatches,
+    "steps_per_generation": lambda config: config.num_minibatches * _accumulated(config),
     "bf16": lambda config: config.dtype != "float32",
     "torch_dtype": lambda config: config.dtype,
     "evaluation_strategy": lambda config: config.eval_strategy,
     "logging_strategy": lambda config: "steps" if config.logging_steps else "no",
+    "do_eval": lambda config: config.eval_strategy != "no",
     "logging_dir": lambda config: config.output_dir,
     "loss_type": lambda config: _loss_type(config),
     "scale_rewards": lambda config: _named(config, "scale_rewards"),
@@ -72,3 +74,12 @@ def _named(config: Settings, word: str) -> str:
 
 def _name_of(value: str, names: dict[str, str]) -> str:
     return next((name for name, axis in names.items() if axis == value and name not in {"true", "false"}), value)
+
+
+def _completions_per_update(config: Settings) -> int:
+    return config.completions_per_step // config.num_minibatches
+
+
+def _accumulated(config: Settings) -> int:
+    """`gradient_accumulation_steps` as it was written; 1 where it was not."""
+    return int(whole(config.as_written.get("gradient_accumulation_steps") or 1))

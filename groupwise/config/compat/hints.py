@@ -75,7 +75,7 @@ RECIPE_KEYS = {
 """Key of open-r1's, TRL's or axolotl's files -> the key of a recipe."""
 
 _QUANTIZED = (
-    "write model_init_kwargs: {quantization_config: {quant_method: bitsandbytes, load_in_4bit: true}} beside lora"
+    "write model_init_kwargs: {{quantization_config: {{quant_method: bitsandbytes, load_in_4bit: true}}}} with lora"
 )
 _ONE_PROCESS = "training runs in one process: leave it out"
 
