@@ -294,7 +294,7 @@ class GRPOTrainer(TrainerMembers):
                 found = evaluator.evaluate(self.state)
                 self._callbacks.evaluated(found, self.log)
                 metrics |= found
-        return metrics
+        return {**metrics, "epoch": float(self.state.epoch or 0)}
 
     def _load_held_out(self, eval_dataset: Any) -> dict[str, Problems]:
         return load_held_out(eval_dataset, num_streamed=self.args.num_eval_problems)

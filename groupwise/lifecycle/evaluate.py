@@ -128,7 +128,7 @@ class EvaluationHook(Idle):
         if not self._evaluators:
             return {}
         self._screen.progress("evaluate", 0, sum(len(evaluator.rows) for evaluator in self._evaluators))
-        metrics = dict(self._evaluate() or {})
+        metrics = {key: value for key, value in (self._evaluate() or {}).items() if key != "epoch"}  # the step has it
         self._screen.evaluation({**metrics, "step": self._callbacks.state.global_step})
         return metrics
 

@@ -253,6 +253,8 @@ class Learner:
                 "entropy_coef": self.coefficients.entropy_coef,
             }
             given = (self.objective, scores.logprob_NT, rows.mask_NT, rows.advantages)
+            loss: Tensor
+            stats: Stats
             loss, stats = policy_loss(*given, **arguments)
             if self._own_loss is not None:
                 loss, stats = own_loss(self._own_loss, stats, *given, **arguments)

@@ -51,6 +51,8 @@ def read(config: Settings, name: str) -> Any:
     """
     if name == "learning_rate" and config.learning_rate is None:
         return 1e-6
+    if name == "warmup_steps" and config.warmup_ratio and config.as_written.get(name):
+        return config.as_written[name]  # a share of the run
     if name in FIELDS or name == "objective":
         return getattr(config, name)
     if name in AXES:
