@@ -15,6 +15,7 @@ import torch
 import transformers
 from api_helpers import model_folder
 from datasets import Dataset, DatasetDict
+from histories import of_steps
 from hub_stub import HubStub
 from safetensors.torch import load
 from tiny import tiny_model, tiny_tokenizer
@@ -66,7 +67,10 @@ def test_the_program_runs_as_written(world: Path, hub: HubStub, capsys: pytest.C
     wandb.finish()
     trainer, merged = names["trainer"], names["merged"]
 
-    assert [entry["step"] for entry in trainer.state.log_history] == [1, 2]  # one pass over four posts, two a step
+    assert [entry["step"] for entry in of_steps(trainer.state.log_history)] == [
+        1,
+        2,
+    ]  # one pass over four posts, two a step
     record = json.loads((world / "GRPO/run.json").read_text())
     assert record["description"][0] == "2 prompts x 4 completions = 8 completions a step, 1 update"
     assert (record["recipe"]["run_name"], record["recipe"]["lora"]["r"]) == ("experiment", 16)
@@ -82,7 +86,7 @@ def test_the_program_runs_as_written(world: Path, hub: HubStub, capsys: pytest.C
     assert opened.project == "GRPO"
     assert len(list((world / "wandb").glob("offline-run-*"))) == 1, "the user's run is used, not a second one"
     assert summary["train/global_step"] == 2
-    assert summary["train/reward"] == trainer.state.log_history[-1]["reward"]
+    assert summary["train/reward"] == of_steps(trainer.state.log_history)[-1]["reward"]
 
     assert type(merged) is transformers.LlamaForCausalLM
     assert (merged.config._attn_implementation, merged.dtype) == ("eager", torch.bfloat16)

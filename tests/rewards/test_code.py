@@ -256,6 +256,7 @@ def test_without_a_sandbox_it_is_refused_before_anything_is_sampled():
 @pytest.mark.slow
 def test_a_run_records_what_its_rewards_ran_in(tmp_path):
     from api_helpers import trainer
+    from histories import of_steps
 
     rows = [{"prompt": f"say {word}", "tests": "assert f() == 1"} for word in ("one", "two", "three")]
     run = trainer(
@@ -264,7 +265,7 @@ def test_a_run_records_what_its_rewards_ran_in(tmp_path):
     run.train()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["sandbox"] == [used()]
-    assert run.state.log_history[-1]["rewards/code/mean"] == 0
+    assert of_steps(run.state.log_history)[-1]["rewards/code/mean"] == 0
 
 
 def used():
