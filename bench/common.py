@@ -111,7 +111,9 @@ def header() -> dict[str, Any]:
 
 
 def _relative(arguments: Sequence[str]) -> list[str]:
-    return [os.path.relpath(arguments[0], ROOT), *arguments[1:]]
+    """The arguments without a path of this machine: a file of this checkout from its root, another by its name."""
+    script, *rest = arguments
+    return [os.path.relpath(script, ROOT), *(Path(word).name if os.path.isabs(word) else word for word in rest)]
 
 
 def save(path: Path, result: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ BATCH = {
     *("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size", "steps_per_generation"),
     *("num_generations", "num_iterations"),
 }
-"""Settings that are judged together: where one of them is no literal, none of them is."""
+"""Settings that are checked together: where one of them is no literal, none of them is checked."""
 
 UNKNOWN = object()
 

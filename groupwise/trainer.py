@@ -32,11 +32,11 @@ from groupwise.lifecycle.build import (
     make_learner,
     make_order,
     make_scorer,
+    prepare_sets,
     require_trainable,
 )
 from groupwise.lifecycle.callbacks import Callbacks, loader_of
 from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
-from groupwise.lifecycle.fits import prepare_problems
 from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, read_inputs, warn_of_used_folder
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
@@ -304,10 +304,7 @@ class GRPOTrainer(TrainerMembers):
         for name, given in held_out.items():
             check_held_out(self.scorer, given, name)
             self.scorer.check_rows(given.name, given)
-        return {
-            name: prepare_problems(given, self.processing_class, self.model, self.args.settings)
-            for name, given in held_out.items()
-        }
+        return prepare_sets(held_out, self.parts.policy, self.parts.config)
 
     @contextmanager
     def _engine_loaded(self) -> Iterator[None]:

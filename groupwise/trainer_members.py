@@ -1,6 +1,6 @@
 """The members of the ecosystem's trainers that `GRPOTrainer` has beside its own: a base class without a run of its own.
 
-`config/compat/trainer_names.py` is the table of all of them, and speaks for those that are not here.
+`config/compat/trainer_names.py` is the table of all of them; the error for one that is not here has its sentence.
 """
 
 from __future__ import annotations

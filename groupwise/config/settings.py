@@ -93,6 +93,16 @@ class Settings(
         """Optimizer steps that one rollout pays for."""
         return self.num_minibatches * self.num_iterations
 
+    def peak_learning_rate(self, *, has_adapter: bool = False) -> float:
+        """`learning_rate`; unset, 1e-6, or 1e-5 with an adapter, whose optimum is about ten times higher."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-5 if has_adapter else 1e-6
+
+    def num_warmup_steps(self, num_updates: int) -> int:
+        """Optimizer steps of the warm-up in a run of so many; a share is rounded up, as in transformers."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * num_updates)
+
     def steps_per_epoch(self, num_problems: int) -> float:
         """Steps of an epoch over that many problems; not a whole number where steps cross epochs."""
         steps = num_problems / self.prompts_per_step

@@ -94,8 +94,7 @@ def with_quantization(settings: Settings, model: Any, quantization: Any) -> Sett
             "quantization_config is for a model that is loaded here by its name, and model is an object. Give it to "
             "from_pretrained, and leave it out here."
         )
-    plain = quantization.to_dict() if hasattr(quantization, "to_dict") else quantization
-    if not isinstance(plain, Mapping):
+    if not isinstance(quantization, Mapping) and not hasattr(quantization, "to_dict"):
         raise ConfigError(f"quantization_config is {named(quantization)}; expected a transformers.BitsAndBytesConfig.")
     written = settings.as_written.get("model_init_kwargs") or {}
-    return replaced(settings, model_init_kwargs={**written, "quantization_config": dict(plain)})
+    return replaced(settings, model_init_kwargs={**written, "quantization_config": quantization})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from groupwise.checkpoint.store import require_saveable as require_saveable_opti
 from groupwise.config import Settings
 from groupwise.data import Order
 from groupwise.data.prepare import PreparedProblems
+from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
 from groupwise.lifecycle.evaluate import Evaluator
@@ -67,9 +68,8 @@ class RunParts:
     scorer: RewardScorer
     """The reward functions of the recipe."""
     problems: PreparedProblems
-    eval_problems: PreparedProblems | None
-    eval_sets: Mapping[str, PreparedProblems] = field(default_factory=dict)
-    """Named evaluation sets, beside or instead of the one above."""
+    held_out: Mapping[str, PreparedProblems]
+    """Every evaluation set by its name; "" is the one without a name."""
 
     @classmethod
     def of(cls, inputs: RunInputs, policy: PolicyBundle, engine: Engine, scorer: RewardScorer) -> RunParts:
@@ -77,11 +77,7 @@ class RunParts:
         config = inputs.config
         problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config)
         remark_on_endings(policy, problems, config)
-        sets = {
-            name: prepare_problems(held_out, policy.tokenizer, policy.model, config)
-            for name, held_out in inputs.held_out.items()
-        }
-        return cls(inputs, policy, engine, scorer, problems, sets.pop("", None), sets)
+        return cls(inputs, policy, engine, scorer, problems, prepare_sets(inputs.held_out, policy, config))
 
     @property
     def config(self) -> Settings:
@@ -109,8 +105,7 @@ class RunParts:
     @cached_property
     def evaluators(self) -> list[Evaluator]:
         """One for each evaluation set of the run."""
-        unnamed = {} if self.eval_problems is None else {"": self.eval_problems}
-        return self.evaluators_of({**unnamed, **self.eval_sets})
+        return self.evaluators_of(self.held_out)
 
     def evaluators_of(self, sets: Mapping[str, PreparedProblems], prefix: str = "eval") -> list[Evaluator]:
         """Evaluate each set under its name; "" is a set without one."""
@@ -139,6 +134,11 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     scorer.load()
     policy = make_policy(model, name, tokenizer, inputs.config)
     return RunParts.of(inputs, policy, make_engine(policy, inputs.config), scorer)
+
+
+def prepare_sets(sets: Mapping[str, Problems], policy: PolicyBundle, config: Settings) -> dict[str, PreparedProblems]:
+    """The evaluation sets with their prompts encoded."""
+    return {name: prepare_problems(given, policy.tokenizer, policy.model, config) for name, given in sets.items()}
 
 
 def make_scorer(inputs: RunInputs) -> RewardScorer:

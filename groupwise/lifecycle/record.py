@@ -9,7 +9,7 @@ from typing import Any
 
 from groupwise.config.settings import Settings
 from groupwise.lifecycle.callbacks import Callbacks, Log
-from groupwise.runs.log_entries import Entry, entry, finite, history, without_evaluation
+from groupwise.runs.log_entries import Entry, entry, finite, history
 from groupwise.runs.screen import Screen
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
@@ -35,7 +35,7 @@ class LogHook(Idle):
         self._begin_s = perf_counter()
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
-        self._since.append(without_evaluation(record.metrics))
+        self._since.append(record.metrics)
         self._losses += finite({"loss": record.metrics.get("loss")}).values()
         is_due = self._config.is_logged(record.step)
         if self._callbacks.take("should_log") and not is_due:

@@ -50,15 +50,12 @@ class PolicyModel:
         self.dtype = dtype
         self.fused = fused
         self.why_plain = why_plain
+        self.is_float32 = dtype == torch.float32 and quantization_of(model) is None
+        """Whether every product is one of float32 numbers, so that engine and learner differ by rounding alone."""
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def is_float32(self) -> bool:
-        """Whether every product is one of float32 numbers, so that engine and learner differ by rounding alone."""
-        return self.dtype == torch.float32 and quantization_of(self.model) is None
 
     def refresh(self) -> None:
         """Read weights that have changed."""

@@ -19,7 +19,7 @@ def require_adapter_on_quantized(model: nn.Module, *, has_adapter: bool) -> None
     """Raise `ModelError` for quantized weights without an adapter: they have no gradient, and the rest would train."""
     method = quantization_of(model)
     if method == "bitsandbytes":
-        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_OnceEach())
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_ONCE_EACH)
     if method is not None and not has_adapter:
         raise ModelError(
             f"The model's weights are quantized ({method}), and quantized weights cannot be trained themselves. Give a "
@@ -48,3 +48,7 @@ class _OnceEach(logging.Filter):
         is_new = record.getMessage() not in self._seen
         self._seen.add(record.getMessage())
         return is_new
+
+
+_ONCE_EACH = _OnceEach()
+"""One for the process: a logger takes the same filter once."""

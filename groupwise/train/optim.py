@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import torch
@@ -19,17 +18,10 @@ from groupwise.runs.trackers import is_installed
 
 _log = logging.getLogger(__name__)
 
-FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-6, 1e-5
-
-
-def default_learning_rate(model: nn.Module) -> float:
-    """1e-6, or 1e-5 with adapters: their optimum is about ten times higher."""
-    return LORA_LEARNING_RATE if hasattr(model, "peft_config") else FULL_LEARNING_RATE
-
 
 def make_optimizer(config: Settings, model: nn.Module) -> tuple[Optimizer, str]:
     """The optimizer over what is trained, and the name of the one really used."""
-    lr = default_learning_rate(model) if config.learning_rate is None else config.learning_rate
+    lr = config.peak_learning_rate(has_adapter=hasattr(model, "peft_config"))
     groups = _decay_groups(model, config.weight_decay)
     adam: dict[str, Any] = {"lr": lr, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
     if config.optim == "sgd":
@@ -99,7 +91,7 @@ def make_scheduler(config: Settings, optimizer: Optimizer, num_updates: int) -> 
     """transformers' schedule of that name over `num_updates` optimizer steps."""
     from transformers import get_inverse_sqrt_schedule, get_scheduler
 
-    warmup = _num_warmup_steps(config, num_updates)
+    warmup = config.num_warmup_steps(num_updates)
     if config.lr_scheduler_type == "inverse_sqrt":  # get_scheduler of transformers 5.0 drops its settings
         return get_inverse_sqrt_schedule(optimizer, warmup, **config.lr_scheduler_kwargs)  # type: ignore[no-any-return]
     return get_scheduler(  # type: ignore[no-any-return]
@@ -113,7 +105,7 @@ def make_scheduler(config: Settings, optimizer: Optimizer, num_updates: int) -> 
 
 def check_schedule(config: Settings, num_updates: int) -> None:
     """Raise `ConfigError` where the schedule cannot be set up; note a warm-up that is not over when the run is."""
-    peak = FULL_LEARNING_RATE if config.learning_rate is None else config.learning_rate
+    peak = config.peak_learning_rate()
     try:
         scheduler = make_scheduler(config, torch.optim.SGD([torch.zeros(1)], lr=peak), num_updates)
         for factor in getattr(scheduler, "lr_lambdas", ()):
@@ -123,13 +115,9 @@ def check_schedule(config: Settings, num_updates: int) -> None:
             f"lr_scheduler_type {config.lr_scheduler_type} cannot be set up with learning_rate {peak:g} and "
             f"lr_scheduler_kwargs {config.lr_scheduler_kwargs}: {error}."
         ) from error
-    warmup = _num_warmup_steps(config, num_updates)
+    warmup = config.num_warmup_steps(num_updates)
     if warmup >= num_updates and config.lr_scheduler_type != "constant":
         _log.warning(
             f"The warm-up takes {warmup} optimizer steps and the run has {num_updates}: the learning rate only rises, "
             f"to {(num_updates - 1) / warmup:.0%} of learning_rate."
         )
-
-
-def _num_warmup_steps(config: Settings, num_updates: int) -> int:
-    return config.warmup_steps or math.ceil(config.warmup_ratio * num_updates)

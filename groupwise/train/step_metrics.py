@@ -53,7 +53,7 @@ def rewards(collected: Collected) -> dict[str, float | None]:
     """Reward metrics over the groups trained on: means over completions, spread inside groups."""
     groups = collected.groups
     metrics: dict[str, float | None] = {"reward": mean_of_scored([r for g in groups for r in g.reward])}
-    spreads = [stdev(scored) for g in groups if len(scored := [r for r in g.reward if r is not None]) > 1]
+    spreads = [deviation for g in groups if (deviation := spread(g.reward)) is not None]
     metrics["reward_std"] = fmean(spreads) if spreads else None
     metrics["reward_std/step"] = spread([r for g in groups for r in g.reward])
     metrics["reward_unscored"] = fmean(r is None for g in groups for r in g.reward)

@@ -45,7 +45,7 @@ class TrlParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not 
         return (*parsed[:-1], *([rest, of_line] if separate_remaining_strings else [rest + of_line]))
 
     def set_defaults_with_config(self, **values: Any) -> list[str]:
-        """Let the values stand where the command line says nothing; returns those of no dataclass, as words of it."""
+        """Make the values the defaults of the command line; returns those that belong to no dataclass, as its words."""
         actions: list[Action] = self._actions
         for action in actions:
             if action.dest in values:

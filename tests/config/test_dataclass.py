@@ -211,6 +211,7 @@ def test_the_attributes_have_the_values_of_one_process() -> None:
         timedelta(seconds=1800),
     )
     assert (config.get_process_log_level(), config.get_warmup_steps(50)) == (20, 5)
+    assert config.get_warmup_steps(4) == 1, "a share is rounded up, as in transformers"
     assert config.parallel_mode.value == "not_parallel"
     with config.main_process_first(local=False, desc="reading"):
         pass

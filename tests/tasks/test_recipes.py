@@ -63,7 +63,7 @@ def test_the_r1_recipe_runs_on_gsm8k_rows(tmp_path: Path) -> None:
 
 def test_the_arithmetic_recipe_runs_and_holds_a_fifth_out(tmp_path: Path) -> None:
     trainer, records = run("arithmetic-smollm2-cpu", tmp_path)
-    assert len(trainer.parts.problems) + len(trainer.parts.eval_problems) == 3 * 81
+    assert len(trainer.parts.problems) + len(trainer.parts.held_out[""]) == 3 * 81
     assert len(records) == 2
 
 

@@ -34,7 +34,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "distributed_state": lambda config: _distributed_state(config),
     "parallel_mode": lambda config: _parallel_mode(),
     "get_process_log_level": lambda config: lambda: _log_level(config),
-    "get_warmup_steps": lambda config: lambda num_training_steps: _warmup_steps(config, num_training_steps),
+    "get_warmup_steps": lambda config: config.settings.num_warmup_steps,
     "main_process_first": lambda config: main_process_first,
 }
 
@@ -85,11 +85,6 @@ def _log_level(config: Any) -> int:
 
     level = int(trainer_log_levels.get(config.log_level, -1))
     return int(get_verbosity()) if level == -1 else level
-
-
-def _warmup_steps(config: Any, num_training_steps: int) -> int:
-    """Optimizer steps of the warm-up in a run of so many."""
-    return int(config.warmup_steps or round(config.warmup_ratio * num_training_steps))
 
 
 def _distributed_state(config: Any) -> Any:

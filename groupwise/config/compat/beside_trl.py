@@ -1,4 +1,4 @@
-"""What differs from TRL's defaults in a run whose script speaks TRL's language and does not set it."""
+"""Defaults of a run that differ from TRL's, for a script that uses TRL's words and leaves them unset."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def read(config: Settings, name: str) -> Any:
 
     The learning rate that nobody has set is that of full fine-tuning.
     """
-    if name == "learning_rate" and config.learning_rate is None:
-        return 1e-6
+    if name == "learning_rate":
+        return config.peak_learning_rate()
     if name == "warmup_steps" and config.warmup_ratio and config.as_written.get(name):
         return config.as_written[name]  # a share of the run
     if name in FIELDS or name == "objective":
