@@ -32,6 +32,7 @@ from groupwise.train.learner import Learner
 from groupwise.train.loop import take_step, train
 from groupwise.train.sampler import GroupSampler
 from groupwise.train.step import Hook, Idle
+from groupwise.trainer import GRPOTrainer
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -52,6 +53,12 @@ OPENED: tuple[Any, ...] = (
     Learner._backward,
 )
 """Functions whose own calls are drawn under them, each where it is first called."""
+
+HANDED_OVER: dict[str, Any] = {
+    **dict.fromkeys(("self._log", "log", "log or self.log"), GRPOTrainer.log),
+    "self._evaluate": GRPOTrainer.evaluate,
+}
+"""How hooks and `Callbacks` call the trainer's own methods, which a subclass may extend -> the method."""
 
 LEFT_OUT = """
 Batch.select Clock Clock.part Collected Collected.drop Collected.without_signal ConfigError DataError FlatGroups.of
@@ -176,8 +183,11 @@ def sent_by(method: Any, callers: tuple[Any, ...] = ()) -> list[str]:
             continue
         if ast.unparse(node.func).endswith(".call") and isinstance(node.args[0], ast.Constant):
             sent.append(str(node.args[0].value))
-        elif isinstance(target := scope.target(node), types.FunctionType) and target not in callers:
-            is_near = file_of(target).startswith(("lifecycle/", "checkpoint/hook"))
+            continue
+        handed_over = HANDED_OVER.get(ast.unparse(node.func))
+        target = handed_over or scope.target(node)
+        if isinstance(target, types.FunctionType) and target not in callers:
+            is_near = handed_over or file_of(target).startswith(("lifecycle/", "checkpoint/hook"))
             sent += sent_by(target, (*callers, target)) if is_near else []
     return list(dict.fromkeys(sent))
 

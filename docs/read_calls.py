@@ -144,9 +144,11 @@ def attribute(value: Any, name: str) -> Any:
     kind = value.kind
     if kind is None:
         return None
+    found = getattr(kind, name, None)
+    if isinstance(found, types.FunctionType):  # an argument of `__init__` may have the same name
+        return found
     if name in (fields := {**hints(getattr(kind, "__init__", None)), **hints(kind)}):
         return Instance(fields[name])
-    found = getattr(kind, name, None)
     if isinstance(found, property):
         return Instance(hints(found.fget).get("return"))
     return found or _set_at_start(kind, name)

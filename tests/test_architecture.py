@@ -31,7 +31,7 @@ def test_the_pictures_show_what_they_are_for(draw_architecture: Any) -> None:
     order = ["Problems", "Order.draw", "Engine.generate", "RewardScorer.score", "policy_loss", "Tensor.backward"]
     places = [step.index(f">{name}<") for name in order]
     assert places == sorted(places)
-    hooks = ["GuardMonitor", "COMMIT", "CallbackHook", "on_save", "adapter_model.safetensors"]
+    hooks = ["GuardMonitor", "COMMIT", "CallbackHook", "on_log", "on_evaluate", "on_save", "adapter_model.safetensors"]
     assert not [name for name in hooks if name not in run]
 
 
