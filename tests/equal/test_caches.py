@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from api_helpers import trainer
+from packaging.version import Version
 from tiny import EOS, PAD, VOCABULARY, random_rows, tiny_model, with_lora
 from torch.nn.utils.rnn import pad_sequence
 
@@ -55,6 +56,18 @@ def random_model(name: str, **changes: Any) -> Any:
     return model
 
 
+UNKNOWN_OR_BROKEN = pytest.mark.xfail(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="transformers 5.0 lacks bailing_hybrid, and recurrent_gemma and xlstm fail in its own code",
+)
+
+
+def architectures(*names: str) -> list[Any]:
+    """Parameters of a test; those that the lowest transformers lacks or breaks may fail there."""
+    late = ("bailing_hybrid", "recurrent_gemma", "xlstm")
+    return [pytest.param(name, marks=UNKNOWN_OR_BROKEN if name in late else ()) for name in names]
+
+
 REQUESTS = [
     Request(prompt, count, Sampling(max_tokens=length), seed=(number,))
     for number, (prompt, count, length) in enumerate(
@@ -73,7 +86,7 @@ def gap(model: Any) -> float:
     return float((PolicyModel(model, torch.float32, None).score(rows, Scoring()).logprob_NT - rollout_NT).abs().max())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", architectures(*CONFIGS))
 def test_sampling_and_scoring_agree_and_greedy_tokens_are_the_likeliest(name: str) -> None:
     model = random_model(name)
     assert gap(model) <= 1e-4
@@ -86,7 +99,7 @@ def test_sampling_and_scoring_agree_and_greedy_tokens_are_the_likeliest(name: st
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("name", ["mamba", "mamba2", "recurrent_gemma", "xlstm", "rwkv", "bamba"])
+@pytest.mark.parametrize("name", architectures("mamba", "mamba2", "recurrent_gemma", "xlstm", "rwkv", "bamba"))
 def test_runs_start_without_a_gap(name: str, adapter: bool, tmp_path: Path) -> None:
     model = random_model(name)
     if adapter:

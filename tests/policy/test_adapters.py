@@ -182,16 +182,8 @@ def is_tied(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def is_beyond_peft(name: str) -> bool:
-    """Whether this peft does not know the adapter yet, or keeps a tensor in it that cannot be copied."""
-    since = {"lora, mica": "0.20", "trainable tokens": "0.21"}.get(name, "0")
-    return Version(peft.__version__) < Version(since)
-
-
 @pytest.fixture(params=ADAPTERS)
 def handed_in(request: pytest.FixtureRequest, is_tied: bool) -> Any:
-    if is_beyond_peft(request.param):
-        pytest.xfail(f"peft {peft.__version__} lacks what this adapter needs")
     torch.manual_seed(0)
     model = ADAPTERS[request.param](base_model(is_tied))
     return trainable_model(model, None, seed=0)
@@ -407,7 +399,6 @@ def test_a_module_to_save_that_is_not_there_is_refused() -> None:
                 trainable_model(tiny_model(), config, seed=0)
 
 
-@pytest.mark.xfail(not hasattr(peft, "LilyConfig"), reason="this peft has no Lily", raises=AttributeError, strict=True)
 def test_an_adapter_that_cannot_be_merged_is_saved_and_not_merged(tmp_path: Path) -> None:
     model = under(peft.LilyConfig, r=4)(tiny_model())
     move(model, seed=1)
@@ -418,8 +409,7 @@ def test_an_adapter_that_cannot_be_merged_is_saved_and_not_merged(tmp_path: Path
 
 
 def test_only_fresh_lora_starts_as_its_base() -> None:
-    usable = {name: make for name, make in ADAPTERS.items() if not is_beyond_peft(name)}
-    found = {name for name, make in usable.items() if starts_as_base(make(base_model(False)))}
+    found = {name for name, make in ADAPTERS.items() if starts_as_base(make(base_model(False)))}
     known = {"lora", "lora, bias of its own", "lora, rslora", "lora, gaussian", "lora, dora", "lora, named"}
     assert found == known | {n for n in ADAPTERS if n.startswith(("lora on", "dora on"))}
 
