@@ -6,9 +6,11 @@ the length of a run. What groupwise does not have comes from TRL itself where th
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from groupwise.trl.modules import OtherModules
 from groupwise.trl.names import HOMES, OTHER_NAMES, from_trl
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from groupwise.trl.trainers import RLOOTrainer as RLOOTrainer
 
 __all__ = [*HOMES]
+
+sys.meta_path.append(OtherModules())
 
 
 def __getattr__(name: str) -> Any:

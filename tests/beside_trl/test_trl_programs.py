@@ -5,6 +5,7 @@ What TRL itself makes of them is in programs_in_trl.json (trl_programs.py).
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ import transformers
 
 from groupwise.cli import main as command
 from groupwise.errors import ConfigError, DataError
+from groupwise.trl import GRPOConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub client's own
 
@@ -273,6 +275,20 @@ def test_a_name_of_trl_alone_is_told_where_trl_is_missing(
     monkeypatch.setattr("groupwise.trl.names.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install trl"):
         space.start(space.source(number), space.lines_of(number)[0])
+
+
+@pytest.mark.parametrize("module", ["trainer.grpo_config", "extras.vllm_client", "experimental.openenv"])
+def test_a_module_of_trl_alone_is_told(module: str) -> None:
+    top = module.split(".", maxsplit=1)[0]
+    with pytest.raises(ModuleNotFoundError, match=rf"groupwise\.trl\.{top}: GRPOConfig.*from trl\.{top} import"):
+        importlib.import_module(f"groupwise.trl.{module}")
+
+
+def test_every_loss_of_trl_is_taken_under_its_defaults() -> None:
+    for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"):
+        assert GRPOConfig(loss_type=loss_type).loss_type == loss_type
+    assert GRPOConfig(loss_type="vespo").objective.mismatch == "none"
+    assert GRPOConfig(loss_type="vespo", vllm_importance_sampling_mode="token_mask").objective.mismatch == "token_mask"
 
 
 @pytest.mark.parametrize("number", FILES)

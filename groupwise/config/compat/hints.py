@@ -26,7 +26,7 @@ GENERATION: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("eos_token_id", "stop_token_ids"), (None, _SET)),
     **dict.fromkeys(("pad_token_id", "bos_token_id"), (None, "these tokens are the tokenizer's own; leave it out")),
     "max_length": (None, "set max_completion_length, which counts the completion alone"),
-    "max_tokens": (None, "set max_completion_length"),
+    **dict.fromkeys(("max_tokens", "max_time"), (None, "set max_completion_length")),
     **dict.fromkeys(("num_return_sequences", "n"), (None, "set num_generations")),
     **dict.fromkeys(("use_cache", "cache_implementation"), (True, "the engine has its own cache; leave it out")),
     "seed": (None, "set seed of the configuration"),

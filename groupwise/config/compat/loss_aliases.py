@@ -42,6 +42,7 @@ MISMATCHES = {
     "sequence_truncate": "seq_truncate",
     "sequence_mask": "seq_mask",
 }
+_MISMATCH_WORDS = {"vllm_importance_sampling_correction", "vllm_importance_sampling_mode"}
 _GAMMAS = {
     "gamma_pos": ("vespo_k_pos", "vespo_lambda_pos"),
     "gamma_neg": ("vespo_k_neg", "vespo_lambda_neg"),
@@ -92,7 +93,10 @@ def _number(words: Mapping[str, Any], word: str, default: float) -> float:
 def _loss_type(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:
     if "loss_type" not in words:
         return {}
-    return dict(choose("loss_type", words["loss_type"], LOSS_TYPES))
+    axes = dict(choose("loss_type", words["loss_type"], LOSS_TYPES))
+    if axes.get("level") == "seq_prod" and base.mismatch in {"seq_truncate", "seq_mask"}:
+        axes |= {} if _MISMATCH_WORDS & words.keys() else {"mismatch": "none"}  # TRL's default, which only vLLM meets
+    return axes
 
 
 def _choices(words: Mapping[str, Any], base: Objective) -> dict[str, Any]:

@@ -110,5 +110,6 @@ TRL_LEGACY_FIELDS: tuple[Foreign, ...] = (
     ignored("wandb_log_unique_prompts", False, "the run folder has every group once"),
     *all_ignored(_VLLM, vllm_device="auto", vllm_dtype="auto", vllm_max_model_len=None),
     *all_ignored(_VLLM, vllm_enable_prefix_caching=True),
+    refused("vllm_sampling_params", None, "set `temperature`, `top_p`, `top_k`, `min_p` and `stop` themselves"),
     refused("vllm_guided_decoding_regex", None, "completions cannot be constrained; reward the format instead"),
 )
