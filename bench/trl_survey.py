@@ -291,9 +291,7 @@ def _sentence(error: BaseException) -> str:
     from groupwise.errors import GroupwiseError
 
     text = " ".join(str(error).split())
-    bare = isinstance(error, ModuleNotFoundError) or text.startswith(
-        ("cannot import name", "'GRPOConfig' object has no")
-    )
+    bare = text.startswith(("No module named", "cannot import name", "'GRPOConfig' object has no"))
     is_told = isinstance(error, GroupwiseError | ImportError | AttributeError) and not bare
     return text if is_told else f"FAULT {type(error).__name__}: {text}"
 

@@ -137,7 +137,7 @@ def _equal_means(names: dict[str, Any]) -> None:
 
 
 def _medical(names: dict[str, Any]) -> None:
-    assert {"eval_reward", "epoch"} <= set(names["evaluation"])
+    assert names["evaluation"]["eval_reward"] is not None
     assert Path("medical/checkpoint-3").is_dir()
     assert Path("medical/eval_results.json").is_file()
 
@@ -156,7 +156,7 @@ OUTCOMES: dict[str, Runs | Refused] = {
     "05": Runs({"learning_rate": 2e-5, "beta": 0.0}, notes=("adamw_8bit",), more=_course),
     "06": Runs({"beta": 0.0, "per_device_train_batch_size": 8}, more=_cookbook),
     "07": Refused(ConfigError, ("num_generations 16", "gradient_accumulation_steps")),
-    "08": Runs({"beta": 0.001, "lr_scheduler_type": "cosine", "warmup_steps": 0.25}, more=_mini_r1),
+    "08": Runs({"beta": 0.001, "lr_scheduler_type": "cosine"}, more=_mini_r1),
     "09": Refused(ConfigError, ("= 1 completions", "num_generations 8", "Set")),
     "10": Runs({"temperature": 0.7, "seed": 7, "reward_weights": [1.0, 2.0]}, notes=(NO_VLLM,), more=_open_r1),
     "11": Refused(ConfigError, ('"tools"', "one turn")),
