@@ -88,7 +88,7 @@ def summary(reader: RunReader, num_steps: int) -> dict[str, Any]:
     return {
         "run_name": reader.folder.path.resolve().name,
         "model": model["name"],
-        "parameters": f"{trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f} %)",
+        "parameters": f"{trained:,} of {total:,} parameters are trained ({100 * trained / total:.2f}%)",
         "objective": recipe["objective"]["preset"],
         "steps": num_steps,
         "batch": config["description"][0],

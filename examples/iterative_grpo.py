@@ -2,7 +2,7 @@
 
 The policy, 2 layers, writes letters. Nobody tells it what is wanted: it is rewarded by a reward model, which starts at
 random and learns from comparisons of the policy's own completions, made by an annotator who likes the letter "a".
-Every 5 steps the reference becomes the policy and the reward model goes on learning, 10 % of its comparisons being
+Every 5 steps the reference becomes the policy and the reward model goes on learning, 10% of its comparisons being
 old ones.
 """
 

@@ -77,7 +77,7 @@ def test_the_program_runs_as_written(world: Path, hub: HubStub, capsys: pytest.C
     assert record["model"]["compute_dtype"] == ("bfloat16" if has_fast_bfloat16(torch.device("cpu")) else "float32")
     said = capsys.readouterr().out
     assert "trainable params: 14,848" in said
-    assert "14,848 of 34,464 parameters are trained (43.08 %)" in said
+    assert "14,848 of 34,464 parameters are trained (43.08%)" in said
     assert names["answer"][0]["generated_text"][-1]["role"] == "assistant"
 
     completions = [c for group in first_groups(world / "GRPO") for c in group["completions"]]

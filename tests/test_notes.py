@@ -53,11 +53,11 @@ def a_program(level: int | None = None) -> Iterator[io.StringIO]:
 def test_a_note_is_shown_whatever_the_levels_and_without_secrets(capfd: Any) -> None:
     shown: list[str] = []
     with a_program(), shown_by(shown.append):
-        LOG.info("good to know, 100 %")
+        LOG.info("good to know, 100%")
         LOG.warning("see hf_%s", "a" * 20)
         LOG.debug("not for users")
         logging.getLogger("groupwisely").warning("another package's")
-    assert shown == ["good to know, 100 %", "see ***"]
+    assert shown == ["good to know, 100%", "see ***"]
     assert capfd.readouterr().err == "another package's\n", "nothing of ours is shown a second time"
 
 

@@ -98,7 +98,7 @@ def test_merging_gives_a_plain_model_that_computes_the_same(tmp_path: Path) -> N
 
 def test_how_much_is_trained_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, model=with_lora(tiny_model())).train()
-    assert "3,712 of 23,328 parameters are trained (15.91 %)" in capsys.readouterr().out
+    assert "3,712 of 23,328 parameters are trained (15.91%)" in capsys.readouterr().out
     recorded = json.loads((tmp_path / "run.json").read_text())["model"]
     assert (recorded["num_trainable_parameters"], recorded["num_parameters"]) == (3712, 23328)
 
@@ -193,7 +193,7 @@ def test_args_and_tokenizer_are_those_that_were_given(tmp_path: Path) -> None:
     run = GRPOTrainer(tiny_model(), [short], args, ROWS, processing_class=tokenizer)
     assert run.args is args
     assert run.processing_class is tokenizer
-    assert repr(run) == "GRPOTrainer(LlamaForCausalLM, 19,616 of 19,616 parameters are trained (100.00 %))"
+    assert repr(run) == "GRPOTrainer(LlamaForCausalLM, 19,616 of 19,616 parameters are trained (100.00%))"
 
 
 class TextProcessor(transformers.ProcessorMixin):

@@ -203,7 +203,7 @@ class BesideFields(Section):
     kl_target: Positive | None = None
     """KL (nats per token) that `beta` is steered toward after every step; null keeps `beta` as it is."""
     kl_horizon: Positive = 10_000.0
-    """Completions after which a KL of 20 % or more beside its target has moved `beta` by about 20 %."""
+    """Completions after which a KL of 20% or more beside its target has moved `beta` by about 20%."""
     use_adaptive_entropy: bool = False
     """Whether the entropy coefficient adapts (Skywork-OR1), from `entropy_coef`, while the entropy is below target."""
     entropy_target: NonNegative = 0.2

@@ -120,7 +120,7 @@ GUARDS = (
     ),
     Guard(
         "repeated_token",
-        "Share of the completions in which one token makes up 90 % of eight tokens or more",
+        "Share of the completions in which one token makes up 90% of eight tokens or more",
         "{value:.0%} of the completions repeat one token",
         "at least",
         GuardSetting("warn", 0.5, steps=3),

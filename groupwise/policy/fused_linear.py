@@ -245,7 +245,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def _is_for_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by this weight as it is, 5 % faster than torch's own call of it."""
+    """Whether oneDNN multiplies by this weight as it is, 5% faster than torch's own call of it."""
     is_low = weight.dtype == torch.bfloat16 and backend_of(weight.device).has_kernels
     return is_low and has_onednn_bf16()
 

@@ -33,7 +33,7 @@ class Parameters:
         return self.trainable / self.total
 
     def __str__(self) -> str:
-        return f"{self.trainable:,} of {self.total:,} parameters are trained ({100 * self.share:.2f} %)"
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({100 * self.share:.2f}%)"
 
 
 def count_parameters(model: nn.Module) -> Parameters:

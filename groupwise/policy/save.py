@@ -137,7 +137,7 @@ def save_merged(model: nn.Module, tokenizer: Any, folder: str | Path, dtype: tor
     """A plain model with the adapter multiplied into its weights; the model in hand stays as it is.
 
     The sum is made in float32 and stays there unless `dtype` is given: rounding it to bfloat16 drops most of a
-    small update (at learning rate 2e-5, 73 % of fifty steps' was lost).
+    small update (at learning rate 2e-5, 73% of fifty steps' was lost).
     """
     merged = effective_model(model)
     return save_policy(merged if dtype is None else merged.to(dtype), tokenizer, folder)

@@ -143,7 +143,7 @@ def _parameters(model: Mapping[str, Any]) -> str:
         return ""
     if not trained:
         return f"{_short(total)} parameters"
-    return f"{_short(trained)} of {_short(total)} parameters trained ({100 * trained / total:.3g} %)"
+    return f"{_short(trained)} of {_short(total)} parameters trained ({100 * trained / total:.3g}%)"
 
 
 def _short(count: float) -> str:

@@ -74,7 +74,7 @@ def function_names(records: Sequence[Record]) -> list[str]:
 
 
 def reward_change(records: Sequence[Record]) -> CurveChange | None:
-    """First and last reward: the first 5 % of the steps (1 to 10 of them) against the last ten (a third at most)."""
+    """First and last reward: the first 5% of the steps (1 to 10 of them) against the last ten (a third at most)."""
     values = series(records, "reward").values
     if len(values) < 2:
         return None

@@ -88,7 +88,7 @@ _LEARNING = (
         "Groups whose scored rewards are equal up to rounding (or fewer than two): they carry no signal.",
         "down",
         "below 0.5; at 1 the step changes nothing (without KL)",
-        "TRL #3857; keep the pass rate in 12.5-50 %, INTELLECT-2, arXiv 2505.07291",
+        "TRL #3857; keep the pass rate in 12.5-50%, INTELLECT-2, arXiv 2505.07291",
     ),
     Metric(
         "frac_reward_zero_std/solved",
@@ -96,7 +96,7 @@ _LEARNING = (
         "Those of them whose reward is above 0: all right, where right is above 0; the others are all wrong.",
         "none",
         "shows whether the problems are too easy or too hard",
-        "ScaleRL, arXiv 2510.13786: problems solved in 90 % of the answers teach nothing",
+        "ScaleRL, arXiv 2510.13786: problems solved in 90% of the answers teach nothing",
     ),
     Metric(
         "frac_reward_zero_std/drawn",
@@ -355,7 +355,7 @@ _EVALUATION = (
         "rises with reward; a gap that widens is overfitting or reward hacking",
         "DAPO, arXiv 2503.14476",
     ),
-    Metric("eval_reward_stderr", "reward", "Its standard error over problems; two of them are about a 95 % interval."),
+    Metric("eval_reward_stderr", "reward", "Its standard error over problems; two of them are about a 95% interval."),
     Metric("eval_greedy_reward", "reward", "The same with greedy completions (temperature 0), one a problem.", "up"),
     Metric("eval_greedy_reward_stderr", "reward", "Its standard error over problems."),
     Metric("eval_reward_std", "reward", "Sample standard deviation of the reward over all sampled completions."),

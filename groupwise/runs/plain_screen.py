@@ -9,7 +9,7 @@ from typing import Any, Self, TextIO
 
 from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.progress import Progress
-from groupwise.runs.text import clean, duration, number
+from groupwise.runs.text import clean, duration, number, percent
 from groupwise.streams import Stream, lasting_output
 from groupwise.types import StepGroup
 
@@ -79,8 +79,8 @@ class PlainScreen:
             number(state.averages[-1]),
             number(m.get("kl"), 4),
             number(m.get("completions/mean_length")),
-            _percent(m.get("completions/clipped_ratio")),
-            _percent(m.get("frac_reward_zero_std")),
+            percent(m.get("completions/clipped_ratio")),
+            percent(m.get("frac_reward_zero_std")),
             number(m.get("tokens_per_second")),
             number(m.get("step_time")),
             duration(state.seconds_left),
@@ -100,7 +100,3 @@ def evaluation_text(metrics: Mapping[str, Any]) -> str:
         if metrics.get(key) is not None:
             parts.append(f"{label} {number(metrics[key])} +/- {number(metrics.get(f'{key}_stderr'))}")
     return clean(", ".join(parts)) or "nothing measured"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}%"

@@ -78,7 +78,7 @@ def test_a_parser_reads_a_command_line() -> None:
 
 def test_the_help_has_meanings_and_the_defaults_that_are_used() -> None:
     ours, theirs = (" ".join(HfArgumentParser(c).format_help().split()) for c in CONFIGS[:2])
-    for text in ("Peak learning rate", "20 % or more beside its target"):
+    for text in ("Peak learning rate", "20% or more beside its target"):
         assert text in ours
     assert "--per-device-train-batch-size PER_DEVICE_TRAIN_BATCH_SIZE" in ours
     assert "`num_generations`. (default: 64)" in ours

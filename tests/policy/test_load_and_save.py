@@ -88,7 +88,7 @@ def test_parameters_are_counted_once():
     parameters = count_parameters(with_lora(tiny_model()))
     assert 0 < parameters.share < 1
     assert str(parameters) == (
-        f"{parameters.trainable:,} of {parameters.total:,} parameters are trained ({100 * parameters.share:.2f} %)"
+        f"{parameters.trainable:,} of {parameters.total:,} parameters are trained ({100 * parameters.share:.2f}%)"
     )
 
 

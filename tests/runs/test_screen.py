@@ -65,7 +65,7 @@ def test_one_glance_tells_what_the_user_asks() -> None:
     state.evaluation = make_evaluation(dict(state.metrics))
     state.phase = ("rollout", 3, 8)
     text = "\n".join(drawn(state, 80, 24))
-    for expected in ("step 15/60", "25 %", "2:30 gone, 7:30 left", "tok/s", "rollout", "3/8", "steps 1 to 15"):
+    for expected in ("step 15/60", "25%", "2:30 gone, 7:30 left", "tok/s", "rollout", "3/8", "steps 1 to 15"):
         assert expected in text
     for expected in (
         "▲",
