@@ -139,6 +139,31 @@ def did_you_mean(
     return _question(list(dict.fromkeys(map(spellings.__getitem__, names))) if spellings else names)
 
 
+_SAME_COLUMN = (
+    ("answer", "solution", "label", "target", "gold", "ground_truth", "reference", "expected", "final_answer"),
+    ("prompt", "message", "question", "query", "instruction", "problem", "input", "text"),
+)
+"""Names that data sets use for one thing: a reward written for one of them often means another."""
+
+
+def near_column(word: str, columns: Iterable[str]) -> str:
+    """' Did you mean "answer"?' for the columns that were probably meant."""
+    return _question(nearest_columns(word, columns))
+
+
+def nearest_columns(word: str, columns: Iterable[str]) -> list[str]:
+    """The columns that hold what `word` names elsewhere, else those spelt like it; three at most."""
+    columns = list(columns)
+    alike = next((names for names in _SAME_COLUMN if _bare(word) in names), ())
+    found = [column for column in columns if _bare(column) in alike]
+    found.sort(key=lambda column: _bare(column) != _bare(word))
+    return found[:3] or nearest(word, columns)
+
+
+def _bare(column: str) -> str:
+    return column.casefold().removesuffix("s")
+
+
 def near_path(path: str | os.PathLike[str]) -> str:
     """' Did you mean "runs/one"?' for a path that is not there: what lies beside its first missing part."""
     place = Path(os.path.expanduser(path))

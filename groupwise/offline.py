@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -117,6 +117,7 @@ class _Row:
     """Whether the next line may go on with its group."""
     opening: str | None = None
     """The recorded opening of the prompt; None: it is read from the prompt."""
+    place: str = ""
 
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
@@ -129,7 +130,7 @@ def _rows(file: Path) -> Iterator[_Row]:
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _row(line, f'"{file}", line {number}')
+                yield replace(_row(line, f'"{file}", line {number}'), place=f"line {number}")
 
 
 def _row(line: str, where: str) -> _Row:
@@ -169,7 +170,10 @@ def _group(number: int, rows: Iterable[_Row]) -> Group:
     rows = list(rows)
     completions = [completion for row in rows for completion in row.completions]
     ids = [each for row in rows for each in row.ids or ()] or None
-    return group_from_completions(number, rows[0].prompt, completions, ids, rows[0].columns, rows[0].opening)
+    first = rows[0]
+    return group_from_completions(
+        number, first.prompt, completions, ids, first.columns, first.opening, place=first.place
+    )
 
 
 def _last_recorded(folder: Path) -> Path:

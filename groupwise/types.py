@@ -63,16 +63,17 @@ class Problem:
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Every other column: answers and metadata, handed to the reward functions by name."""
+    place: str = ""
+    """The same place for people, who count from 1: "row 8" of the data, "line 9" of a JSONL file."""
 
-    @property
-    def number(self) -> int:
-        """Its row as messages count: from 1."""
-        return self.index + 1
+    def __post_init__(self) -> None:
+        if not self.place:
+            object.__setattr__(self, "place", f"row {self.index + 1}")
 
     @property
     def label(self) -> str:
-        """What errors call it."""
-        return f"row {self.number} of the data"
+        """What messages call it."""
+        return f"{self.place} of the data"
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def _about(judgement: Judgement) -> str:
         parts += [f"{name} {number(value)}" for name, value in judgement.rewards.items()]
     cut = ", cut off" if judgement.completion.is_truncated else ""
     parts.append(f"{len(judgement.completion.token_ids)} tokens{cut}")
-    return f"{', '.join(parts)} (problem {judgement.problem})"
+    return f"{', '.join(parts)} ({judgement.place})"
 
 
 def _one_line(text: str, limit: int = 200) -> str:

@@ -19,7 +19,7 @@ from groupwise.check.gold_answers import (
     prompt_words,
 )
 from groupwise.data.problems import Problems
-from groupwise.errors import RewardError, nearest
+from groupwise.errors import RewardError, nearest_columns
 from groupwise.json_values import as_text
 from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
 from groupwise.rewards.function import RewardFunction
@@ -105,8 +105,9 @@ def _rename(missing: Sequence[str], columns: Sequence[str]) -> str:
 
 def _nearest(wanted: str, columns: Sequence[str]) -> str:
     """The column that was meant: one of a like name, else one that is usual for right answers."""
-    near = nearest(wanted, columns)
-    return (near or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"])[0]
+    return (
+        nearest_columns(wanted, columns) or [name for name in USUAL_NAMES if name in columns] or ["COLUMN_OF_THE_DATA"]
+    )[0]
 
 
 def _listed(names: Sequence[str]) -> str:

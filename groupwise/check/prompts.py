@@ -21,7 +21,7 @@ class ShownPrompt:
     """A prompt with its special tokens, decoded from the very ids that the engine gets."""
 
     which: str
-    problem: int
+    place: str
     text: str
     num_tokens: int
     is_truncated: bool
@@ -52,7 +52,7 @@ def shown_prompts(run: RunParts) -> list[ShownPrompt]:
 def _shown(run: RunParts, row: int, which: str) -> ShownPrompt:
     prepared = run.problems[row]
     text = decode_completion(run.policy.tokenizer, prepared.prompt_ids, skip_special_tokens=False)
-    return ShownPrompt(which, prepared.problem.index, text, len(prepared.prompt_ids), prepared.is_truncated)
+    return ShownPrompt(which, prepared.problem.label, text, len(prepared.prompt_ids), prepared.is_truncated)
 
 
 def prompt_cut(run: RunParts) -> list[Finding]:

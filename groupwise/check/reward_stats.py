@@ -85,7 +85,8 @@ class Scores:
 class Judgement:
     """One completion with what was thought of it."""
 
-    problem: int
+    place: str
+    """The row of the data that it answers."""
     completion: Completion
     reward: float
     rewards: Mapping[str, float | None]
@@ -106,7 +107,7 @@ def total_of(sampled: Sampled) -> Scores:
 def ranked(groups: Sequence[ScoredGroup], name: str | None = None) -> list[Judgement]:
     """Every scored completion, the one that the function (by default the sum) likes best first."""
     found = [
-        Judgement(group.problem.index, completion, reward, {key: rewards[i] for key, rewards in group.rewards.items()})
+        Judgement(group.problem.label, completion, reward, {key: rewards[i] for key, rewards in group.rewards.items()})
         for group in groups
         for i, (completion, reward) in enumerate(
             zip(group.completions, group.reward if name is None else group.rewards[name], strict=True)

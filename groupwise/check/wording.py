@@ -20,7 +20,7 @@ GIB = 2**30
 
 def prompt_line(prompt: ShownPrompt) -> str:
     cut = ", cut at its beginning" if prompt.is_truncated else ""
-    return f"{prompt.which}: problem {prompt.problem}, {prompt.num_tokens} tokens{cut}"
+    return f"{prompt.which}: {prompt.place}, {prompt.num_tokens} tokens{cut}"
 
 
 def lengths_line(lengths: Lengths) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,25 @@ from groupwise.data.arrow import cleaned_rows
 from groupwise.errors import DataError, near_path
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class FileRows(list[Mapping[str, Any]]):
+    """Rows of a file, with the number of each in the file from 1; `unit` is what is counted, "row" or "line"."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], numbers: Iterable[int], unit: str = "row") -> None:
+        super().__init__(rows)
+        self.numbers, self.unit = tuple(numbers), unit
+
+
+def place_of(rows: Sequence[Mapping[str, Any]], index: int) -> str:
+    """Where the row of that index, from 0, stands as people count: "row 8", or "line 9" of a JSONL file."""
+    return f"{rows.unit} {rows.numbers[index]}" if isinstance(rows, FileRows) else f"row {index + 1}"
+
+
+def take_rows(rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> FileRows:
+    """Some of the rows, which keep their places."""
+    unit, numbers = (rows.unit, rows.numbers) if isinstance(rows, FileRows) else ("row", range(1, len(rows) + 1))
+    return FileRows([rows[i] for i in indices], [numbers[i] for i in indices], unit)
 
 
 def is_path(name: str) -> bool:
@@ -55,18 +74,15 @@ def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
     if reader is None:
         raise DataError(f"{path} is not a data file: expected one of {', '.join(FORMATS)}.")
     try:
-        return reader(path)
+        return reader(path)  # type: ignore[return-value]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
+def _read_jsonl(path: Path) -> FileRows:
     with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                rows.append(_parse_json(line, f"Line {number} of {path}"))
-    return rows
+        found = {n: _parse_json(line, f"Line {n} of {path}") for n, line in enumerate(lines, start=1) if line.strip()}
+    return FileRows(found.values(), found, "line")
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:

@@ -72,16 +72,16 @@ class Levels:
         self.level, self._rates = state["level"], list(state["rates"])
 
 
-def check_levels(values: Sequence[Any], name: str, prompts_per_step: int) -> list[int]:
-    """The level of each row, a whole number.
+def check_levels(values: Sequence[Any], places: Sequence[str], name: str, prompts_per_step: int) -> list[int]:
+    """The level of each row, a whole number; `places` are what messages call the rows.
 
     Raises:
         DataError: a row has none, there is only one level, or a level has fewer problems than a step draws.
     """
-    for row, value in enumerate(values, start=1):
+    for place, value in zip(places, values, strict=True):
         if not isinstance(value, int) or isinstance(value, bool):
             raise DataError(
-                f"curriculum: levels needs a column {COLUMN!r} of whole numbers; row {row} of {name} has {value!r}. "
+                f"curriculum: levels needs a column {COLUMN!r} of whole numbers; {place} of {name} has {value!r}. "
                 "Use a task with levels (arithmetic, countdown), or add the column."
             )
     counts = {level: values.count(level) for level in sorted(set(values))}

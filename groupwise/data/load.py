@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.data import packaged
-from groupwise.data.files import FORMATS, find_file, is_path, read_file
+from groupwise.data.files import FORMATS, find_file, is_path, read_file, take_rows
 from groupwise.data.problems import Problems
 from groupwise.errors import DataError, can_name_file, did_you_mean, shortened
 from groupwise.hub import hub_or_cache
@@ -180,4 +180,4 @@ def _cut(rows: Rows, split: str | None, name: str) -> Rows:
     indices = range(*slice(*bounds).indices(len(rows)))
     if not indices:
         raise DataError(f"The split {split!r} of {name} holds none of its {len(rows)} rows.")
-    return rows.select(indices) if hasattr(rows, "select") else [rows[i] for i in indices]
+    return rows.select(indices) if hasattr(rows, "select") else take_rows(rows, indices)

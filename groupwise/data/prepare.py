@@ -114,9 +114,9 @@ def _encode(
             tokenizer, problem.prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs
         )
     except DataError as error:
-        raise DataError(f"Row {problem.number} of {name}: {error}") from error
+        raise DataError(f"{problem.place.capitalize()} of {name}: {error}") from error
     if not ids:
-        raise DataError(f"Row {problem.number} of {name}: the prompt has no tokens.")
+        raise DataError(f"{problem.place.capitalize()} of {name}: the prompt has no tokens.")
     return ids
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from groupwise.data.arrow import ArrowRows, readable
-from groupwise.errors import DataError, did_you_mean
+from groupwise.data.files import place_of
+from groupwise.errors import DataError, did_you_mean, near_column
 from groupwise.json_values import as_text
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
@@ -66,7 +67,9 @@ class Problems(Sequence[Problem]):
         row_number = range(len(self))[index]  # counts from the end, raises IndexError
         row = self._rows[row_number]
         columns = {name: row.get(self._sources[name]) for name in self.column_names}
-        return Problem(row_number, _copy_prompt(row[self._sources["prompt"]]), columns)
+        return Problem(
+            row_number, _copy_prompt(row[self._sources["prompt"]]), columns, place_of(self._rows, row_number)
+        )
 
     def __iter__(self) -> Iterator[Problem]:
         return (self[i] for i in range(len(self)))
@@ -79,10 +82,10 @@ class Problems(Sequence[Problem]):
                 filled = self._rows.filled(source)
             else:
                 filled = (_is_filled(row.get(source)) for row in self._rows)
-            if (number := next((n for n, is_set in enumerate(filled, start=1) if is_set), None)) is not None:
+            if (row := next((i for i, is_set in enumerate(filled) if is_set), None)) is not None:
                 raise DataError(
-                    f"Row {number} of {self.name} has something in the column {source!r}, which cannot reach the "
-                    "model: groupwise trains on text. Remove the column "
+                    f"{_where(self._rows, row, self.name)} has something in the column {source!r}, which cannot reach "
+                    "the model: groupwise trains on text. Remove the column "
                     f"(dataset.remove_columns({source!r})), or rename it where only the rewards need it."
                 )
 
@@ -94,10 +97,10 @@ class Problems(Sequence[Problem]):
         """Check every prompt now rather than in the middle of a run; their sha256."""
         source = self._sources["prompt"]
         digest = hashlib.sha256()
-        for number, prompt in enumerate(self._prompts(), start=1):
+        for row, prompt in enumerate(self._prompts()):
             complaint = _complaint(prompt)
             if complaint:
-                raise DataError(f"Row {number} of {self.name}, column {source!r}: {complaint}")
+                raise DataError(f"{_where(self._rows, row, self.name)}, column {source!r}: {complaint}")
             digest.update(as_text(prompt).encode() + b"\n")
         return digest.hexdigest()
 
@@ -107,24 +110,28 @@ def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     if isinstance(rows, ArrowRows):
         return rows.column_names
     names: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
+    for index, row in enumerate(rows):
         for key in row if isinstance(row, Mapping) else ():
             if not isinstance(key, str):
-                raise DataError(f"Row {number} of {name} has a column {key!r}; the name of a column is text.")
+                raise DataError(f"{_where(rows, index, name)} has a column {key!r}; the name of a column is text.")
         if not isinstance(row, Mapping):
             raise DataError(
-                f"Row {number} of {name} is a {type(row).__name__}, not a mapping of column names to values. "
+                f"{_where(rows, index, name)} is a {type(row).__name__}, not a mapping of column names to values. "
                 'Each row should look like {"prompt": "...", "answer": ...}.'
             )
         names.update(dict.fromkeys(row))
     return list(names)
 
 
+def _where(rows: Sequence[Mapping[str, Any]], index: int, name: str) -> str:
+    return f"{place_of(rows, index).capitalize()} of {name}"
+
+
 def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str) -> dict[str, str]:
     """New column name -> the data set's own."""
     for new, source in renames.items():
         if source not in present:
-            hint = did_you_mean(source, present) or f" It has: {', '.join(present)}."
+            hint = near_column(source, present) or f" It has: {', '.join(present)}."
             raise DataError(f"columns maps {source!r} to {new!r}, but {name} has no column {source!r}.{hint}")
         if new in RESERVED_COLUMNS:
             raise DataError(f"columns maps {source!r} to {new!r}, a name the trainer uses itself. Choose another name.")

@@ -72,5 +72,6 @@ def check_ids(prepared: PreparedProblems, tokenizer: Any, model: nn.Module) -> N
     size = num_embeddings(model)
     if (found := prepared.find_id(size)) is not None:
         row, token_id = found
-        name = prepared.problems.name
-        raise DataError(f"Row {row + 1} of {name}: {beyond_embedding(tokenizer, token_id, size)}")
+        problems = prepared.problems
+        where = f"{problems[row].place.capitalize()} of {problems.name}"
+        raise DataError(f"{where}: {beyond_embedding(tokenizer, token_id, size)}")

@@ -27,8 +27,8 @@ def make_curriculum(problems: PreparedProblems, config: Settings) -> Curriculum 
     if config.curriculum == "pools":
         names = ("easy_at", "hard_at", "margin", "patience", "easy_weight", "hard_weight")
         return Pools(problems.indices, PoolRules(**_settings(config, names)))
-    values = [_level(problems[row].problem) for row in range(len(problems))]
-    levels = check_levels(values, problems.problems.name, config.prompts_per_step)
+    drawn = [problems[row].problem for row in range(len(problems))]
+    levels = _levels(drawn, problems.problems.name, config)
     return Levels(problems.indices, levels, LevelRules(**_settings(config, ("window", "up_at", "down_at", "review"))))
 
 
@@ -40,11 +40,13 @@ def check_curriculum(config: Settings, names: Sequence[str], problems: Problems)
     """
     check_reward(config, names)
     if config.curriculum == "levels":
-        check_levels([_level(problem) for problem in problems], problems.name, config.prompts_per_step)
+        _levels(problems, problems.name, config)
 
 
-def _level(problem: Problem) -> Any:
-    return without_arrays(problem.columns.get(COLUMN))
+def _levels(problems: Sequence[Problem], name: str, config: Settings) -> list[int]:
+    pairs = [(without_arrays(problem.columns.get(COLUMN)), problem.place) for problem in problems]
+    values, places = zip(*pairs, strict=True)
+    return check_levels(values, places, name, config.prompts_per_step)
 
 
 def check_reward(config: Settings, names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from groupwise.errors import ConfigError, RewardError, did_you_mean
+from groupwise.errors import ConfigError, RewardError, near_column
 from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rewards.spec_rules import unique_names
@@ -86,9 +86,10 @@ class RewardFunction:
         others = REWARD_KEYWORDS[len(SAMPLED_KEYWORDS) :]
         available = [*SAMPLED_KEYWORDS, *sorted(columns), *others]
         for missing in self.missing(columns):
+            keyword = [name for name in SAMPLED_KEYWORDS if name == f"{missing}s"]
             raise RewardError(
                 f'Reward function "{self.name}" takes "{missing}", and the {data} has no such column. Available: '
-                f"{', '.join(available)}.{did_you_mean(missing, available)} {self._remedy(missing)}"
+                f"{', '.join(available)}.{near_column(missing, [*columns, *keyword])} {self._remedy(missing)}"
             )
 
     def _remedy(self, missing: str) -> str:

@@ -94,7 +94,7 @@ class RewardScorer:
                 try:
                     check_row(without_arrays(problem.columns))
                 except DataError as error:
-                    raise DataError(f"{name}, row {problem.number}: {error}") from error
+                    raise DataError(f"{name}, {problem.place}: {error}") from error
 
     def load(self) -> None:
         """Load the reward models now instead of at the first group."""

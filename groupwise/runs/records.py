@@ -35,6 +35,7 @@ class GroupRecord(TypedDict):
     columns: dict[str, Any]
     prompt_ids: list[int]
     opening: NotRequired[str]
+    place: NotRequired[str]
     policy_version: int | None
     is_used: bool
     completions: list[CompletionRecord]
@@ -56,6 +57,8 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
     }
     if group.opening:
         record["opening"] = group.opening
+    if group.problem.place != f"row {group.problem.index + 1}":
+        record["place"] = group.problem.place
     return record
 
 

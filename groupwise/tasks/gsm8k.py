@@ -24,15 +24,15 @@ class GSM8K(FromHub):
     question: str = "question"
     solution: str = "answer"
 
-    def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         if after_hashes(str(row[self.solution])) is None:
             raise DataError(
-                f'Row {number} of {self.path}, column "{self.solution}": there is no "####" before the answer.'
+                f'{place.capitalize()} of {self.path}, column "{self.solution}": there is no "####" before the answer.'
             )
         try:
             answer = str(gold_number("number", str(row[self.solution])))
         except DataError as error:
-            raise DataError(f'Row {number} of {self.path}, column "{self.solution}": {error}') from error
+            raise DataError(f'{place.capitalize()} of {self.path}, column "{self.solution}": {error}') from error
         return {"prompt": self.prompt(row[self.question]), "answer": answer, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from groupwise.data import load_problems
 from groupwise.data.problems import Problems
-from groupwise.errors import ConfigError, did_you_mean
+from groupwise.errors import ConfigError, near_column
 from groupwise.tasks.asking import Asking
 from groupwise.tasks.generated import Split
 
@@ -32,7 +32,7 @@ class FromHub(Asking):
 
     reserved: ClassVar[tuple[str, ...]] = ("prompt", "answer")
 
-    def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         """The task's own row, with `prompt` and `answer`."""
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class FromHub(Asking):
         )
         self._check_columns(source)
         rows = ({self.question: problem.prompt, **problem.columns} for problem in source)
-        return [self.row(row, number) for number, row in enumerate(rows, start=1)]
+        return [self.row(row, problem.place) for row, problem in zip(rows, source, strict=True)]
 
     def others(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that the task does not use itself."""
@@ -59,7 +59,7 @@ class FromHub(Asking):
 
     def _check_columns(self, source: Problems) -> None:
         if self.solution not in source.column_names:
-            near = did_you_mean(self.solution, source.column_names)
+            near = near_column(self.solution, source.column_names)
             raise ConfigError(
                 f'task: {self.path} has no column "{self.solution}" for the solution; it has '
                 f"{', '.join([self.question, *source.column_names])}.{near} Name it with solution."

@@ -32,10 +32,12 @@ class Math(FromHub):
         if self.place not in known:
             raise ConfigError(f"task math: place is {self.place!r}; expected one of {', '.join(known)}.")
 
-    def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         gold = boxed(str(row[self.solution]))
         if gold is None:
-            raise DataError(f'Row {number} of {self.path}, column "{self.solution}": there is no \\boxed{{}} answer.')
+            raise DataError(
+                f'{place.capitalize()} of {self.path}, column "{self.solution}": there is no \\boxed{{}} answer.'
+            )
         return {"prompt": self.prompt(row[self.question]), "answer": gold, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:

@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_curriculum_is_refused() -> None:
 )
 def test_data_without_usable_levels_is_refused(values: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        check_levels(values, "rows", 2)
+        check_levels(values, ["row 1", "row 2", "row 3", "row 4"][: len(values)], "rows", 2)
 
 
 def group(problem: int, reward: tuple[float | None, ...], **rewards: tuple[float | None, ...]) -> ScoredGroup:

@@ -194,7 +194,7 @@ def test_a_name_that_means_nothing_is_refused(name: str) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": ', "Line 2 of .*a.jsonl is not JSON"),
-        ("a.jsonl", b'{"prompt": "a"}\n[1]\n', "Row 2 of .*a.jsonl is a list"),
+        ("a.jsonl", b'{"prompt": "a"}\n[1]\n', "Line 2 of .*a.jsonl is a list"),
         ("a.json", b'"text"', "holds a str, not a list of rows"),
         ("a.json", b"{", "is not JSON"),
         ("a.csv", b"prompt,answer\na,1\nb\n", "Row 2 of .*a.csv has 1 cells, its header 2: prompt,answer"),
@@ -222,3 +222,16 @@ def test_info_says_where_the_rows_come_from(tmp_path: Path) -> None:
     write_jsonl(path)
     info = load_problems(path, split="[:4]").info
     assert (info["name"], info["num_rows"], info["split"], info["file"]) == (str(path), 4, "[:4]", str(path))
+
+
+def test_rows_are_counted_as_a_reader_of_the_file_counts_them(tmp_path: Path) -> None:
+    """From 1, blank lines and what a slice leaves out too; `index` stays the place among the rows that are used."""
+    lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.csv"
+    lines.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n{"prompt": "c"}\n')
+    table.write_text("prompt\na\nb\nc\n")
+    assert [(p.index, p.place) for p in load_problems(lines)] == [(0, "line 1"), (1, "line 3"), (2, "line 4")]
+    assert [(p.index, p.label) for p in load_problems(lines, split="[2:]")] == [(0, "line 4 of the data")]
+    assert [(p.index, p.place) for p in load_problems(table, split="[1:]")] == [(0, "row 2"), (1, "row 3")]
+    lines.write_text('{"prompt": "a"}\n\n{"prompt": ""}\n')
+    with pytest.raises(DataError, match=r"^Line 3 of .*rows.jsonl, column 'prompt': the prompt is empty"):
+        load_problems(lines)

@@ -149,7 +149,7 @@ def test_text_of_the_model_is_shown_and_never_obeyed(tmp_path: Path) -> None:
 def test_early_and_late_completions_of_one_problem_stand_side_by_side(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", num_steps=30)
     text = write_report(folder).read_text(encoding="utf-8")
-    pairs = re.findall(r"<h3>Step (\d+) <span class=\"muted\">problem (\d+)", text)
+    pairs = re.findall(r"<h3>Step (\d+) <span class=\"muted\">row (\d+)", text)
     assert pairs == [("1", "0"), ("30", "0"), ("1", "1"), ("30", "1")]
     early = RunReader(folder).completions(1)[0]["completions"]
     rewards = [c["reward"] for c in early if c["reward"] is not None]

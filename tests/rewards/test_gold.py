@@ -179,7 +179,7 @@ def test_a_gsm8k_solution_is_read_by_the_same_rule(tmp_path):
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "a?", "answer": "#### 1,234"}\n{"question": "b?", "answer": "#### 3,4"}\n')
-    with pytest.raises(DataError, match=r"Row 2 of .*rows.jsonl, column \"answer\": .*'#### 3,4' is no single number"):
+    with pytest.raises(DataError, match=r"Line 2 of .*rows.jsonl, column \"answer\": .*'#### 3,4' is no single number"):
         load_task({"name": "gsm8k", "path": str(rows), "subset": None, "eval_split": None})
 
 

@@ -162,6 +162,6 @@ def test_a_task_brings_its_rewards_and_fetches_no_data(folder):
 
 def test_an_answer_that_is_no_single_number_is_an_error_with_its_row(folder, capsys):
     write(folder / "rows.jsonl", [*ROWS[:2], {"prompt": "3?", "completion": "10", "answer": "2^{10}"}])
-    assert "row 2: Reward number: the data set's answer '2^{10}'" in error(
+    assert "line 3: Reward number: the data set's answer '2^{10}'" in error(
         "recipe.yaml", "--completions", "rows.jsonl", capsys=capsys
     )

@@ -479,3 +479,20 @@ def test_no_groups_are_scored_without_a_call():
         raise AssertionError
 
     assert score(never).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("missing", "columns", "near"),
+    [
+        ("solution", ["answer", "level"], ' Did you mean "answer"?'),
+        ("answer", ["label", "answers"], ' Did you mean "answers" or "label"?'),
+        ("completion", ["answer"], ' Did you mean "completions"?'),
+        ("tests", ["answer"], ""),  # "trainer_state" and the other keywords are no columns
+        ("levle", ["answer", "level"], ' Did you mean "level"?'),
+    ],
+)
+def test_columns_are_suggested_by_what_they_mean(missing, columns, near):
+    grade = eval(f"lambda completions, {missing}: []")
+    with pytest.raises(RewardError) as caught:
+        RewardFunction.of(grade).check(columns)
+    assert str(caught.value).partition("log_why.")[2] == f"{near} Give the parameter a default if it is not a column."

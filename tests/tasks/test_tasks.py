@@ -212,9 +212,9 @@ def test_math_compares_the_boxes(tmp_path: Path) -> None:
 
 def test_rows_without_an_answer_are_named(tmp_path: Path) -> None:
     file = rows_file(tmp_path / "rows.jsonl", [{"problem": "q", "solution": "no box"}])
-    with pytest.raises(DataError, match=r"Row 1 of .*there is no .*boxed"):
+    with pytest.raises(DataError, match=r"Line 1 of .*there is no .*boxed"):
         load_task({"name": "math", "path": file, "eval_split": None})
-    with pytest.raises(DataError, match=r'Row 1 of .*there is no "####"'):
+    with pytest.raises(DataError, match=r'Line 1 of .*there is no "####"'):
         load_task(
             {"name": "gsm8k", "path": file, "subset": None, "eval_split": None, "question": "problem",
              "solution": "solution"}
