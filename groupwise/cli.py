@@ -21,6 +21,7 @@ from groupwise.errors import ConfigError, GroupwiseError, GuardError, near_path
 from groupwise.notes import shown_by
 from groupwise.redact import redact, without_hidden
 from groupwise.streams import lasting_output
+from groupwise.ways_out import on_command_line
 
 if TYPE_CHECKING:
     from groupwise.config import Recipe
@@ -37,7 +38,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with on_command_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             _print_note(str(interrupt) or "Stopped.")
             raise typer.Exit(STOPPED) from None
@@ -108,7 +110,7 @@ def train(
     _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
     with _loading(settings, resume=resume):
-        trainer = _load_trainer(settings, resume=resume, quiet=quiet)
+        trainer = _load_trainer(settings, changes or [], resume=resume, quiet=quiet)
     if trainer is None:
         return
     trainer.resume_with = f"groupwise train {shlex.quote(str(trainer.output_dir))} --resume"
@@ -259,7 +261,7 @@ def export(
             print(f"hub    {upload(target, push_to_hub, private=private or None)}")
 
 
-def _load_trainer(recipe: Recipe, *, resume: bool, quiet: bool) -> GRPOTrainer | None:
+def _load_trainer(recipe: Recipe, changes: Sequence[str], *, resume: bool, quiet: bool) -> GRPOTrainer | None:
     """The trainer of a recipe, models loaded; None where a run that is to be resumed has finished."""
     from groupwise.lifecycle.inputs import read_inputs
     from groupwise.runs.screen import make_screen
@@ -268,7 +270,7 @@ def _load_trainer(recipe: Recipe, *, resume: bool, quiet: bool) -> GRPOTrainer |
     with shown_by(screen.note):
         inputs = read_inputs(recipe, recipe.folder)
     inputs.check()
-    if resume and (finished := _what_has_finished(recipe, len(inputs.problems))) is not None:
+    if resume and (finished := _what_has_finished(recipe, changes, len(inputs.problems))) is not None:
         screen.note(finished)
         return None
     if not quiet:
@@ -329,7 +331,7 @@ def _check_folder(output_dir: str, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _what_has_finished(recipe: Recipe, num_problems: int) -> str | None:
+def _what_has_finished(recipe: Recipe, changes: Sequence[str], num_problems: int) -> str | None:
     """A sentence where nothing is left to do of a run: all its steps are done, its model is saved and uploaded."""
     from groupwise.runs.reader import RunReader
 
@@ -338,9 +340,10 @@ def _what_has_finished(recipe: Recipe, num_problems: int) -> str | None:
     last: dict[str, Any] = next((event for event in reversed(reader.events()) if event["kind"] in marks), {})
     if not (last.get("is_complete") and last["step"] >= num_steps and reader.folder.final.is_dir()):
         return None
+    unused = f" No step is left that --set {' --set '.join(changes)} could change." if changes else ""
     return (
         f"Step {last['step']} of {num_steps}: the run in {reader.folder.path} has finished. To go on with it, raise "
-        "max_steps (--set max_steps=NUMBER)."
+        f"max_steps (--set max_steps=NUMBER).{unused}"
     )
 
 

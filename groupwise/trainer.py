@@ -247,13 +247,16 @@ class GRPOTrainer(TrainerMembers):
 
         check_checkpoint(resume_from_checkpoint)
         note_keywords("train", trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
+        overwrite = overwrite or (self.args.overwrite_output_dir and not resume_from_checkpoint)
+        if not overwrite and not resume_from_checkpoint:
+            run_folder.require_free(run_folder.RunFolder(self.output_dir))
         model_writer = require_trainable(self.model, self.processing_class)  # a script may have changed it since
         warn_of_dropout(self.model)
         self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()
         folder = run_folder.create(
             self.output_dir,
-            overwrite=overwrite or (self.args.overwrite_output_dir and not resume_from_checkpoint),
+            overwrite=overwrite,
             resume=bool(resume_from_checkpoint),
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )

@@ -142,6 +142,7 @@ def test_a_run_is_never_overwritten_unless_asked(place: Path, tmp_path: Path, ru
     assert err.startswith(f'error: "{tmp_path}" already holds a run (1 steps recorded, 1 checkpoints)')
     assert "--overwrite" in err
     assert "--resume" in err
+    assert "=True" not in err
     assert run(*again, "--overwrite").code == 0
     assert steps(tmp_path) == [1]
 
@@ -168,6 +169,8 @@ def test_a_finished_run_is_not_loaded_to_be_resumed(place: Path, run: Run, monke
         f"Step 2 of 2: the run in {place / 'run'} has finished. To go on with it, raise max_steps (--set "
         "max_steps=NUMBER).\n"
     )
+    unused = run("train", place / "run", "--resume", "--set", "learning_rate=1e-3", "--set", "max_steps=1").out
+    assert unused.endswith(" No step is left that --set learning_rate=1e-3 --set max_steps=1 could change.\n")
     assert (place / "run/events.jsonl").read_bytes() == before
 
 

@@ -23,6 +23,7 @@ module               ours                                                    oth
 rounding             -                                                       -
 types                rounding                                                -
 redact               -                                                       -
+ways_out             -                                                       -
 notes                redact                                                  -
 waiting              -                                                       -
 forks                -                                                       -
@@ -59,7 +60,7 @@ policy               types errors world sources algo kernels policy hub quiet to
     torch transformers safetensors | peft
 rollout              types errors world kernels policy transformers_internals rollout    torch numpy
 runs/screen.py       types errors forks streams config runs                  rich
-runs/folder.py       errors runs.schema_1                                    filelock
+runs/folder.py       errors ways_out runs.schema_1                           filelock
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib
@@ -67,10 +68,10 @@ report/render.py     -                                                       jin
 report               types errors redact runs report                         -
 train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
-checkpoint           types errors json_values config data policy runs train checkpoint    torch safetensors
+checkpoint           types errors ways_out json_values config data policy runs train checkpoint    torch safetensors
 guards               types errors config data policy rollout runs train guards            torch
-lifecycle            types errors rounding forks json_values config algo world sources chat rewards data tasks \
-    policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle     torch transformers
+lifecycle            types errors ways_out rounding forks json_values config algo world sources chat rewards data \
+    tasks policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle     torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train lifecycle guards torch_settings check          torch | transformers peft

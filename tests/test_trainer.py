@@ -531,3 +531,25 @@ def test_overwriting_starts_afresh(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=1)
     run.train(overwrite=True)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("leaves", ["a run", "another program's checkpoint"])
+def test_a_used_folder_is_warned_of_before_loading_and_refused_first_of_all(
+    tmp_path: Path, leaves: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if leaves == "a run":
+        trainer(tmp_path, max_steps=1).train()
+    else:
+        (tmp_path / "checkpoint-1").mkdir()
+        (tmp_path / "checkpoint-1/model.bin").write_text("theirs")
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr("groupwise.trainer.build", lambda *_: pytest.fail("built"))
+        with pytest.raises(pytest.fail.Exception):
+            trainer(tmp_path)
+    assert "train() will be refused: " in capsys.readouterr().out
+    run = trainer(tmp_path)
+    monkeypatch.setattr("groupwise.trainer.require_trainable", lambda *_: pytest.fail("too late"))
+    with pytest.raises(RunError, match=r"another output_dir.*overwrite_output_dir=True") as caught:
+        run.train()
+    assert "--" not in str(caught.value)

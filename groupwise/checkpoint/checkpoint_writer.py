@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 class CheckpointWriter:
     """What a checkpoint is made of, and the room that is held for the next one.
 
-    `state_of_parts` is what it holds beside tensors, plain JSON; `origin` what it belongs to.
+    `state_of_parts` is what it holds beside tensors, plain JSON; `origin` what it belongs to; `trainer_state` makes the
+    ecosystem's file of a step and the callbacks' part of its state.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class CheckpointWriter:
         model_writer: ModelWriter,
         state_of_parts: Callable[[], dict[str, Any]],
         origin: Origin,
+        trainer_state: Callable[[int, Mapping[str, Any]], str],
     ) -> None:
         self.records, self.folder, self.learner = records, records.folder, learner
         self.model_writer, self.origin = model_writer, origin
-        self._state_of_parts = state_of_parts
+        self._state_of_parts, self._trainer_state = state_of_parts, trainer_state
         self.exact = ExactState(learner, state_of_parts)
         self.reserve = Reserve(records.folder.reserve)
 
@@ -59,7 +61,8 @@ class CheckpointWriter:
         self.records.flush()
         self.reserve.release()
         whole = {**state, "origin": self.origin}
-        path = save_checkpoint(self.folder, step, self.learner, self.model_writer, whole, keep=keep, best=best)
+        text = self._trainer_state(step, state["parts"]["callbacks"])
+        path = save_checkpoint(self.folder, step, self.learner, self.model_writer, whole, text, keep=keep, best=best)
         self.hold_room()
         where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
         self.records.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))

@@ -15,6 +15,7 @@ from groupwise.config.changes import Change, changes, keeps_schedule
 from groupwise.data.prepare import PreparedProblems
 from groupwise.errors import ConfigError
 from groupwise.json_values import as_text, plain_value
+from groupwise.ways_out import ways_out
 
 _ROWS = 1000
 _VALUES = 64
@@ -65,7 +66,7 @@ def refuse_another_experiment(found: Sequence[Change]) -> None:
         raise ConfigError(
             f"This is not the run that was interrupted: {'; '.join(serious)}. Going on would make one record of two "
             "experiments. Set it back, start a run of its own in another output_dir, or go on all the same "
-            "(--allow-changes, or train(allow_changes=True))."
+            f"({ways_out().allow_changes})."
         )
 
 

@@ -23,6 +23,7 @@ from groupwise.train.learner import Learner
 
 STATE = "state"
 """Folder of a checkpoint with all that no model file holds."""
+TRAINER_STATE = "trainer_state.json"
 
 
 def save_checkpoint(
@@ -31,13 +32,15 @@ def save_checkpoint(
     learner: Learner,
     model_writer: ModelWriter,
     state: Mapping[str, Any],
+    trainer_state: str,
     *,
     keep: int | None,
     best: int | None,
 ) -> Path:
     """Write checkpoint-N, then delete the oldest beyond `keep`, but never the one of step `best`.
 
-    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference. The model files stand at
+    `state` is plain JSON: what belongs to the run beside weights, optimizer and reference; `trainer_state` is the
+    ecosystem's file, from which nothing is resumed. The model files stand at
     the top, as the ecosystem reads them; trained weights whose exact values they do not hold stand beside the state.
 
     Raises:
@@ -51,6 +54,7 @@ def save_checkpoint(
         write_model(scratch, learner.policy_model.model, model_writer, whole)
         for name, tensors in files.items():
             save_file(_apart(tensors), scratch / STATE / name)
+        (scratch / TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
         manifest.write(scratch)
     _delete_oldest(folder, keep, {step, best})
     return target

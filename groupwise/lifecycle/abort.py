@@ -52,7 +52,8 @@ def record_end(run: Run, interrupted: Interrupted) -> None:
     schedule, writer = run.schedule, run.outputs.writer
     if interrupted.signal is not None:
         writer.event("interrupted", step=schedule.step, signal=interrupted.name)
-    writer.event("end", step=schedule.step, is_complete=schedule.step == schedule.num_steps)
+    is_complete = schedule.step == schedule.num_steps
+    writer.event("end", step=schedule.step, is_complete=is_complete, closing=run.outputs.callbacks.closing)
 
 
 def what_is_done(run: Run, report: Path, resume_with: str) -> str:

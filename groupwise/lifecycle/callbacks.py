@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from groupwise.data import Order
+from groupwise.json_values import plain_value
 from groupwise.runs.log_entries import evaluation_entry
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
@@ -110,6 +113,12 @@ class Callbacks:
         self.closing = dict(numbers)
         log(numbers)
 
+    def close_again(self, numbers: Mapping[str, float | None]) -> None:
+        """Take the closing entry that a run without a step left to do has recorded: it is logged already."""
+        self.closing = dict(numbers)
+        if numbers:
+            self.state.log_history.append({**numbers, "step": self.state.global_step})
+
     def take(self, wish: str) -> bool:
         """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""
         asked = bool(getattr(self.control, wish))
@@ -126,6 +135,13 @@ class Callbacks:
         """Where the run is, and the state of every callback that can export one; plain JSON."""
         own = [c.state()["attributes"] if isinstance(c, ExportableState) else None for c in self._callbacks]
         return {"own": own, **{name: getattr(self.state, name) for name in _PLACE}}
+
+    def as_json(self, step: int, place: Mapping[str, Any]) -> str:
+        """The ecosystem's `trainer_state.json` of a step whose `state_dict` is `place`; the state may be further on."""
+        values = {field.name: getattr(self.state, field.name) for field in fields(TrainerState)}
+        log = [entry for entry in self.state.log_history if entry.get("step", 0) <= step]
+        values |= {**{name: place[name] for name in _PLACE}, "global_step": step, "log_history": log}
+        return json.dumps(values, default=lambda value: plain_value(value, {}))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back; the attributes of callbacks go to those that stand at the same places."""

@@ -16,12 +16,12 @@ from typing import Any
 from groupwise.config import LoraSpec, Recipe, Settings, replaced
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, RunError
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.function import RewardFunction, callable_name
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
-from groupwise.runs.folder import RunFolder
+from groupwise.runs.folder import RunFolder, require_free
 from groupwise.sources import check_name
 from groupwise.tasks import load_task, recipe_rewards
 
@@ -180,9 +180,8 @@ def _located(data: str, folder: Path | None) -> str:
 
 
 def warn_of_used_folder(output_dir: Path) -> None:
-    """Warn of what `train` would refuse later; no error yet, as the trainer may resume, evaluate or upload."""
-    if RunFolder(output_dir).has_trained:
-        _log.warning(
-            f'"{output_dir}" already holds a run: train(resume_from_checkpoint=True) goes on with it, '
-            "train(overwrite=True) deletes it, and train() alone is refused."
-        )
+    """Warn of what `train()` will refuse; no error yet, as the trainer may resume, evaluate or upload."""
+    try:
+        require_free(RunFolder(output_dir))
+    except RunError as error:
+        _log.warning(f"train() will be refused: {error}")

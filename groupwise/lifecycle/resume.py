@@ -23,6 +23,7 @@ from groupwise.runs.reader import RunReader
 from groupwise.torch_internals import set_last_lr
 from groupwise.train.learner import Learner
 from groupwise.train.step import StepRecord
+from groupwise.ways_out import ways_out
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +58,20 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
         _log.info(f"Recorded after the checkpoint of step {state['step']}, and done again: {which}.")
     cut(folder, state["step"], is_unfinished="unfinished" in state)
     run.log.read_back(RunReader(folder).metrics(), run.evaluation.at_start)
+    if state["step"] >= run.schedule.num_steps:
+        run.outputs.callbacks.close_again(_closing_entry(folder, state["step"]))
     for change in differences:
         _report(run, "recipe_changed", f"{change}.")
     for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
         if text is not None:
             _report(run, "recipe_changed", text)
     return path
+
+
+def _closing_entry(folder: RunFolder, step: int) -> Mapping[str, Any]:
+    """The last log entry of the run that ended after this step; empty where none is recorded."""
+    ends = [event for event in RunReader(folder).events() if event["kind"] == "end" and event.get("step") == step]
+    return (ends[-1].get("closing") if ends else None) or {}
 
 
 def _in_todays_layout(run: Run, path: Path, step: int) -> Path:
@@ -101,7 +110,7 @@ def newest_whole(folder: RunFolder, report: Callable[[str], None]) -> tuple[Path
     if damage:
         raise RunError(
             f"{' '.join(damage)} There is no other checkpoint to go on from: bring one back from a backup, or start "
-            "the run again (--overwrite, or train(overwrite=True))."
+            f"the run again ({ways_out().overwrite})."
         )
     return None
 

@@ -113,7 +113,7 @@ def start_run(
     def state() -> dict[str, Any]:
         return state_of(named, learner)
 
-    checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin)
+    checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin, callbacks.as_json)
     checkpoints = CheckpointHook(checkpoint_writer, best, schedule, guards, callbacks)
     hooks = RunHooks(
         measuring=[guards, totals, CurriculumHook(order, config, writer)],

@@ -127,7 +127,7 @@ def _times(records: Sequence[Record]) -> list[tuple[str, float, float]]:
 
 def _event(event: Record) -> tuple[str, str, str, str]:
     """The cells of its row."""
-    rest = {k: v for k, v in event.items() if k not in ("schema_version", "time", "kind", "step")}
+    rest = {k: v for k, v in event.items() if k not in ("schema_version", "time", "kind", "step", "closing")}
     words = str(rest.pop("message", ""))
     details = " ".join([words, *(f"{key}: {_plain(value)}" for key, value in rest.items())]).strip()
     step = "" if event.get("step") is None else str(event["step"])

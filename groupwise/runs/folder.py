@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from groupwise.errors import RunError, near_path
 from groupwise.runs import schema_1
+from groupwise.ways_out import ways_out
 
 SCHEMA_VERSION = 2
 """Stands in every record. It grows when a reader of the old layout would misread the new one."""
@@ -162,14 +163,8 @@ def create(
     assert not (overwrite and resume), "a run is either replaced or continued"
     folder = RunFolder(Path(output_dir))
     _make_writable(folder.path, folder)
-    if folder.has_trained and not overwrite and not resume:
-        raise RunError(
-            f'"{output_dir}" already holds a run ({_what_it_holds(folder)}); expected a new or empty folder. '
-            "Choose another output_dir, go on with that run (--resume, or train(resume_from_checkpoint=True)), or have "
-            "it deleted (--overwrite, or train(overwrite=True))."
-        )
     if not overwrite and not resume:
-        _refuse_others_checkpoints(folder)
+        require_free(folder)
     if overwrite or folder.is_run:
         with locked(folder):  # never a run that another process is writing
             if overwrite:
@@ -177,6 +172,17 @@ def create(
     folder.completions.mkdir(exist_ok=True)
     _require_space(folder, min_free_bytes)
     return folder
+
+
+def require_free(folder: RunFolder) -> None:
+    """Raise `RunError` where a new run would write over another one, or a checkpoint over another program's."""
+    if folder.has_trained:
+        raise RunError(
+            f'"{folder.path}" already holds a run ({_what_it_holds(folder)}); expected a new or empty folder. '
+            f"Choose another output_dir, go on with that run ({ways_out().resume}), or have it deleted "
+            f"({ways_out().overwrite})."
+        )
+    _refuse_others_checkpoints(folder)
 
 
 @contextlib.contextmanager
@@ -206,8 +212,8 @@ def _refuse_others_checkpoints(folder: RunFolder) -> None:
     if others:
         raise RunError(
             f'"{others[0]}" was written by another program, and a checkpoint of this run would take its place. Choose '
-            "another output_dir, move it away, or have it replaced when that step is saved (--overwrite, or "
-            "overwrite_output_dir=True)."
+            "another output_dir, move it away, or have it replaced when that step is saved "
+            f"({ways_out().overwrite})."
         )
 
 

@@ -88,6 +88,34 @@ def test_metrics_and_state_are_written_as_the_ecosystem_writes_them(
     run.train(overwrite=True)  # none of these files is the run's
 
 
+def test_a_run_with_nothing_left_to_do_keeps_what_it_measured(tmp_path: Path) -> None:
+    first = trainer(tmp_path)
+    measured = first.train()
+    again = trainer(tmp_path)
+    result = again.train(resume_from_checkpoint=True)
+    assert {"train_runtime", "train_loss", "train_steps_per_second"} <= result.metrics.keys()
+    assert (result.metrics, result.training_loss) == (measured.metrics, measured.training_loss)
+    assert again.state.log_history == first.state.log_history
+    assert trainer(tmp_path).train(resume_from_checkpoint=True).metrics == measured.metrics, "a third time too"
+    longer = trainer(tmp_path, max_steps=3).train(resume_from_checkpoint=True)
+    assert longer.metrics["train_runtime"] != measured.metrics["train_runtime"]
+
+
+def test_a_checkpoint_holds_the_state_that_tools_read(tmp_path: Path) -> None:
+    rest = {"eval_dataset": ROWS[:2]}
+    best = {"metric_for_best_model": "eval_reward", "load_best_model_at_end": True, "eval_steps": 1}
+    run = trainer(tmp_path, rest=rest, max_steps=3, save_steps=1, eval_strategy="steps", save_strategy="steps", **best)
+    run.train()
+    for step in (1, 2, 3):
+        folder = tmp_path / f"checkpoint-{step}"
+        state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        assert (state.global_step, state.max_steps, state.epoch) == (step, 3, step / 3)
+        assert state.log_history == [e for e in run.state.log_history if e["step"] <= step and "train_loss" not in e]
+        assert Path(state.best_model_checkpoint).name == f"checkpoint-{state.best_global_step}"
+        assert "trainer_state.json" in json.loads((folder / "manifest.json").read_text())["files"]
+    assert state.best_metric == run.state.best_metric
+
+
 def test_the_accelerator_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trainer(tmp_path)
     accelerator = run.accelerator
