@@ -380,7 +380,7 @@ class GRPOTrainer(TrainerMembers):
         self.trackers.start(record, run_name, folder)
         about = without_secrets(summary(self.parts, run.schedule, run_name))
         self.screen.start({**about, "history": RunReader(folder).metrics()})
-        for line in self.args.describe()[1:]:
+        for line in self.args.describe(has_adapter=hasattr(self.model, "peft_config"))[1:]:
             if line != f"objective {self.args.preset}":  # it stands in the header
                 _log.info(line)
         if checkpoint is not None:

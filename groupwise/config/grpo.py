@@ -120,9 +120,12 @@ class GRPOConfig(metaclass=_Checked):
         config._complete()
         return config
 
-    def describe(self) -> list[str]:
-        """The batch, the objective and every note, in plain words; a script in TRL's words learns what differs."""
-        beside = [] if self._is_of_settings else beside_trl.differences(self.settings)
+    def describe(self, *, has_adapter: bool = False) -> list[str]:
+        """The batch, the objective and every note, in plain words; a script in TRL's words learns what differs.
+
+        `has_adapter`: whether an adapter is trained, which has a learning rate of its own where none is set.
+        """
+        beside = [] if self._is_of_settings else beside_trl.differences(self.settings, has_adapter=has_adapter)
         return [*self.settings.describe(), *beside]
 
     def resolved(self) -> dict[str, Any]:

@@ -27,22 +27,46 @@ class TrlParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not 
     ) -> tuple[Any, ...]:
         """One object for each dataclass. `env` in the file sets variables of the environment.
 
+        A mistake on the program's command line (`args` is None) ends it as argparse does: one message, exit code 2.
+
         Raises:
-            ConfigError: the file cannot be read, or has a key that belongs to no dataclass.
+            ConfigError: the file cannot be read, an option or key belongs to no dataclass, or values that contradict
+                each other.
         """
-        words = list(sys.argv[1:] if args is None else args)
+        try:
+            return self._parse(
+                list(sys.argv[1:] if args is None else args),
+                return_remaining_strings,
+                fail_with_unknown_args,
+                separate_remaining_strings,
+            )
+        except ConfigError as error:
+            if args is not None:
+                raise
+            print(f"{self.prog}: error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    def _parse(self, words: list[str], returns_rest: bool, is_strict: bool, separates_rest: bool) -> tuple[Any, ...]:
         rest: list[str] = []
         if "--config" in words:
             place = words.index("--config")
             file, words = words[place + 1 : place + 2], words[:place] + words[place + 2 :]
             if not file:
                 raise ConfigError("--config needs the name of a YAML file.")
-            rest = self._take_file(Path(file[0]), fail_with_unknown_args and not return_remaining_strings)
-        parsed = self.parse_args_into_dataclasses(args=words, return_remaining_strings=return_remaining_strings)
-        if not return_remaining_strings:
-            return tuple(parsed)
-        of_line = parsed[-1]
-        return (*parsed[:-1], *([rest, of_line] if separate_remaining_strings else [rest + of_line]))
+            rest = self._take_file(Path(file[0]), is_strict and not returns_rest)
+        *parsed, of_line = self.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
+        if returns_rest:
+            return (*parsed, *([rest, of_line] if separates_rest else [rest + of_line]))
+        if of_line:
+            raise ConfigError(self._unknown(of_line))
+        return tuple(parsed)
+
+    def _unknown(self, words: list[str]) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if not options:
+            return f"{' '.join(words)}: a value without an option. Write --option value."
+        return " ".join(f"unknown option {option}.{did_you_mean(option, known)}" for option in options)
 
     def set_defaults_with_config(self, **values: Any) -> list[str]:
         """Make the values the defaults of the command line; returns those that belong to no dataclass, as its words."""

@@ -111,7 +111,8 @@ def test_a_script_in_trls_words_is_shown_once_what_differs(monkeypatch: pytest.M
     assert head == "Not set here, and TRL's default is another:"
     assert "  beta 0.04 (TRL: 0)" in lines
     assert "  num_train_epochs 1 (TRL: 3)" in lines
-    assert "  learning_rate 1e-5 with LoRA (TRL: 1e-6)" in lines
+    assert "learning_rate" not in config.describe()[-1]
+    assert "\n  learning_rate 1e-5 with an adapter (TRL: 1e-6)\n" in config.describe(has_adapter=True)[-1]
     assert not any(line.startswith("  per_device_train_batch_size") for line in lines)
     assert end == "from groupwise.trl import GRPOConfig, GRPOTrainer takes TRL's."
     for quiet in (GRPOConfig(prompts_per_step=2), trl_names.GRPOConfig(per_device_train_batch_size=8)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -220,3 +221,25 @@ def test_the_attributes_have_the_values_of_one_process() -> None:
 def test_a_misspelt_attribute_is_an_error() -> None:
     with pytest.raises(AttributeError, match="learning_rte"):
         _ = GRPOConfig().learning_rte
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("--num_generations 3", "Set num_generations to 2 or 4 or 8, or the product to 6 or 9."),
+        ("--learning_rte 1e-5", 'unknown option --learning_rte. Did you mean "--learning_rate"?'),
+        ("--config", "--config needs the name of a YAML file."),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message_and_no_traceback(
+    line: str, end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *line.split()])
+    with pytest.raises(SystemExit) as caught:
+        TrlParser(trl_names.GRPOConfig, prog="train.py").parse_args_and_config()
+    message = capsys.readouterr().err
+    assert (caught.value.code, message[:17]) == (2, "train.py: error: ")
+    assert message.rstrip().endswith(end), message
+    with pytest.raises(ConfigError) as raised:
+        TrlParser(trl_names.GRPOConfig).parse_args_and_config(line.split())
+    assert message == f"train.py: error: {raised.value}\n"

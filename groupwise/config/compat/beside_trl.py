@@ -24,22 +24,25 @@ _DEFAULTS: tuple[tuple[str, tuple[str, ...], Any, str], ...] = (
         "seq_mask",
         "{0} (TRL: {1}, at most 3)",
     ),
-    ("learning_rate", ("learning_rate",), 1e-6, "1e-5 with LoRA (TRL: 1e-6)"),
+    ("learning_rate", ("learning_rate",), 1e-6, "1e-5 with an adapter (TRL: 1e-6)"),
     ("gradient_checkpointing", ("gradient_checkpointing", "activation_checkpointing"), True, "{0} (TRL: {1})"),
     ("logging_steps", ("logging_steps", "logging_strategy"), 10, "{0} (TRL: {1})"),
 )
 """Key, the words that set it, TRL's default, and how a difference is worded."""
 
 
-def differences(settings: Settings) -> list[str]:
-    """One note of several lines, or nothing: for a script with TRL's words for batch, epochs or loss, or beside TRL."""
+def differences(settings: Settings, *, has_adapter: bool = False) -> list[str]:
+    """One note of several lines, or nothing: for a script with TRL's words for batch, epochs or loss, or beside TRL.
+
+    The learning rate differs where an adapter is trained.
+    """
     written = {name for name, value in settings.as_written.items() if value is not None}
     if settings.conventions == "trl" or not (written & _WORDS or "trl" in sys.modules):
         return []
     lines = [
         f"  {name} {wording.format(read(settings, name), default)}"
         for name, words, default, wording in _DEFAULTS
-        if not written & {*words} and (name == "learning_rate" or read(settings, name) != default)
+        if not written & {*words} and (has_adapter if name == "learning_rate" else read(settings, name) != default)
     ]
     if not lines:
         return []
