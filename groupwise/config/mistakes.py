@@ -29,6 +29,21 @@ _EXPECTED = {
 }
 """Pydantic's kind of error -> what it expected."""
 
+MAPPINGS = {
+    "data": "{path: rows.jsonl, split: train}",
+    "columns": "{prompt: question}",
+    "rewards": "{name: length, target: 50}",
+    "when": "{math: 1}",
+    "unless": "{math: 1}",
+    "params": "{target: 50}",
+    "lora": "{r: 16, lora_alpha: 32}, or true for these",
+    "task": "{name: countdown, max_number: 50}",
+    "chat_template_kwargs": "{enable_thinking: false}",
+    "lr_scheduler_kwargs": "{num_cycles: 2}",
+    "model_init_kwargs": "{attn_implementation: sdpa}",
+}
+"""Key whose value is a mapping -> an example of a right one."""
+
 
 class ConfigProblemsError(ConfigError):
     """A `ConfigError` that still knows its sentences one by one."""
@@ -113,6 +128,9 @@ def _sentence(name: str, detail: Mapping[str, Any], annotation: Any) -> str:
         choices = context["expected"].replace("'", '"')
         return f"{name} is {value!r}; expected one of {choices}.{did_you_mean(str(value), get_args(annotation))}"
     expected = _EXPECTED.get(kind, f"something else ({kind.replace('_', ' ')})").format(**context)
+    key = next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
+    if expected == "a mapping" and key in MAPPINGS:
+        expected += f" such as {MAPPINGS[key]}"
     return f"{name} is {shown(value)}; expected {expected}."
 
 

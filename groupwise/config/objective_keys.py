@@ -95,7 +95,10 @@ def flatten(written: Mapping[str, Any], problems: Mistakes, default: str = "grpo
     if isinstance(chosen, str):
         chosen = {"preset": chosen}
     if not isinstance(chosen, Mapping):
-        problems.add(f"objective is {chosen!r}; expected the name of an algorithm or a mapping of its axes.")
+        problems.add(
+            f"objective is {chosen!r}; expected the name of an algorithm or a mapping of its axes "
+            "such as {preset: dapo, epsilon_high: 0.28}."
+        )
         chosen = {}
     known = ("preset", *sorted(KEYS - {"objective"}))
     for key in chosen:

@@ -122,11 +122,12 @@ class RewardSpec(Spec):
             written = {_kind(written): written}
         if not isinstance(written, Mapping) or written.get("name") not in REWARD_PARAMETERS:
             return written
-        if "function" in written or "model" in written:
+        own = written.get("params") or {}
+        if "function" in written or "model" in written or not isinstance(own, Mapping):
             return written
         params = {key: value for key, value in written.items() if key not in cls.model_fields}
         rest = {key: value for key, value in written.items() if key not in params}
-        return {**rest, "params": {**params, **(written.get("params") or {})}}
+        return {**rest, "params": {**params, **own}}
 
     @model_validator(mode="after")
     def _is_one_reward(self) -> RewardSpec:

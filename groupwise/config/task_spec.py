@@ -28,12 +28,13 @@ class TaskSpec(Spec):
             name, _, query = written.partition("?")
             pairs = [pair.partition("=") for pair in query.split("&") if pair]  # a plus sign stays a plus sign
             return {"name": name, "params": {key: _value(value) for key, _, value in pairs}}
-        if not isinstance(written, Mapping):
+        own = (written.get("params") or {}) if isinstance(written, Mapping) else None
+        if not isinstance(own, Mapping):
             return written
         beside = {key: value for key, value in written.items() if key not in cls.model_fields}
         given = written.get("name")
         short: dict[str, Any] = cls.in_full(given) if isinstance(given, str) else {"name": given, "params": {}}
-        return {"name": short["name"], "params": {**short["params"], **beside, **(written.get("params") or {})}}
+        return {"name": short["name"], "params": {**short["params"], **beside, **own}}
 
     @classmethod
     def of(cls, written: str | Mapping[str, Any]) -> TaskSpec:

@@ -28,6 +28,13 @@ for _kind in ("timestamp", "value"):
     _Constructor.add_constructor(f"tag:yaml.org,2002:{_kind}", SafeConstructor.construct_yaml_str)
 
 
+_NO_RECIPES = {
+    **dict.fromkeys((".jsonl", ".csv", ".parquet", ".arrow"), "a data file. Name it in a recipe (data: {name})"),
+    ".py": "a Python program. Run it with python {name}, or name a function of it in a recipe (rewards: [{name}:NAME])",
+}
+"""Ending of a file that is given as a recipe and is none -> what it is, and where it belongs."""
+
+
 def parse(text: str, name: str = "text") -> Any:
     """The value of a YAML text; a broken one is a `ConfigError` that names the file and the line."""
     reader = YAML(typ="safe", pure=True)
@@ -48,11 +55,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: there is no such file.{near_path(path)} A recipe is a YAML file; see the folder recipes/."
         )
+    if (what := _NO_RECIPES.get(path.suffix.lower())) is not None:
+        raise ConfigError(
+            f"{path}: expected a recipe, a YAML file of keys such as model, data and rewards; this is "
+            f"{what.format(name=path.name)}. Recipes to start from are in the folder recipes/."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: this is not a text file in UTF-8.") from None
     content = parse(text, str(path))
+    if isinstance(content, list) and path.suffix.lower() == ".json":
+        raise ConfigError(f"{path}: expected a recipe; this is a data file. Name it in a recipe (data: {path.name}).")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}.")
     for key in content:

@@ -1,17 +1,23 @@
 """Mistakes are named at once, all together and in plain words."""
 
 import re
-from typing import Literal, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from groupwise.algo.axes import CHOICES
 from groupwise.algo.presets import PRESETS
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.config.fields import branches_of
+from groupwise.config.mistakes import MAPPINGS
 from groupwise.config.names import OPTIMIZERS, SCHEDULERS, TRACKERS
 from groupwise.config.normalize import _DTYPES
+from groupwise.config.recipe import RecipeFields
 from groupwise.config.settings import Settings
+from groupwise.config.specs import Spec
+from groupwise.config.yaml_file import parse
 from groupwise.errors import ConfigError, nearest
 
 
@@ -106,7 +112,10 @@ def test_all_problems_come_together() -> None:
         ({"num_iterations": 0}, "num_iterations is 0; expected a number of at least 1."),
         ({"max_completion_length": "long"}, "max_completion_length is 'long'; expected a whole number."),
         ({"shuffle_dataset": "maybe"}, "shuffle_dataset is 'maybe'; expected true or false."),
-        ({"chat_template_kwargs": 3}, "chat_template_kwargs is 3; expected a mapping."),
+        (
+            {"chat_template_kwargs": 3},
+            "chat_template_kwargs is 3; expected a mapping such as {enable_thinking: false}.",
+        ),
         ({"reward_weights": [1, "x"]}, "reward_weights.1 is 'x'; expected a number."),
         ({"save_strategy": "stpes"}, 'expected one of "no", "steps" or "epoch". Did you mean "steps"?'),
         ({"save_strategy": "best"}, 'save_strategy "best" follows a metric'),
@@ -234,3 +243,32 @@ def test_every_hint_names_a_key() -> None:
     known = {*KNOWN_KEYS, *RecipeFields.model_fields}
     assert {hint.partition(".")[0] for hint in RECIPE_KEYS.values()} <= known
     assert not RECIPE_KEYS.keys() & known
+
+
+def mappings(fields: Mapping[str, FieldInfo], path: str = "") -> Iterator[str]:
+    """Every key of a recipe whose value is a mapping, with a dot where it stands in one."""
+    for name, field in fields.items():
+        for kind in branches_of(field.annotation):
+            inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            if get_origin(inner) is dict:
+                yield path + name
+            elif isinstance(inner, type) and issubclass(inner, Spec):
+                yield path + name
+                yield from mappings(inner.model_fields, f"{path}{name}.")
+
+
+def test_every_key_that_takes_a_mapping_has_an_example_of_a_right_one() -> None:
+    names = [*mappings(RecipeFields.model_fields), *mappings(Settings.model_fields)]
+    assert {"lora", "rewards.when", "lr_scheduler_kwargs"} <= set(names)
+    for name in names:
+        key = name.rpartition(".")[2]
+        wrong: Any = {"name": "length", key: 3} if name.startswith("rewards.") else {key: 3}
+        wrong = {name.partition(".")[0]: wrong if "." in name else 3}
+        with pytest.raises(ConfigError, match=r"expected a mapping such as \{") as caught:
+            Recipe(**wrong)
+        example = str(caught.value).partition("such as ")[2].partition("}, or")[0].removesuffix(".")
+        assert isinstance(parse(example if example.endswith("}") else example + "}"), dict)
+    for key in ("data", "lora", "lr_scheduler_kwargs", "model_init_kwargs", "chat_template_kwargs"):
+        Recipe(**{key: parse(MAPPINGS[key].partition(", or")[0])})
+    Recipe(rewards=[parse(MAPPINGS["rewards"])])
+    Recipe(task=parse(MAPPINGS["task"]))

@@ -79,3 +79,18 @@ def test_what_is_no_recipe_file(tmp_path: Path) -> None:
 def test_whatever_a_reader_trips_over_is_an_error_of_ours(text: str) -> None:
     with pytest.raises(ConfigError, match="this is not valid YAML"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("rows.jsonl", '{"prompt": "a"}\n', r"this is a data file. Name it in a recipe \(data: rows.jsonl\)"),
+        ("rows.csv", "prompt\na\n", r"this is a data file. Name it in a recipe \(data: rows.csv\)"),
+        ("rows.json", '[{"prompt": "a"}]', r"this is a data file. Name it in a recipe \(data: rows.json\)"),
+        ("train.py", "import trl", r"this is a Python program. Run it with python train.py, or .*\[train.py:NAME\]"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named_for_what_it_is(tmp_path: Path, name: str, content: str, what: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"{name}: expected a recipe.* {what}"):
+        read_mapping(tmp_path / name)

@@ -217,7 +217,7 @@ def _generation(state: Translation) -> Translation:
     """`generation_kwargs` holds sampling fields under the names that transformers gives them."""
     asked = state.asked("generation_kwargs") or {}
     if not isinstance(asked, Mapping):
-        state.problems.add(f"generation_kwargs is {shown(asked)}; expected a mapping.")
+        state.problems.add(f"generation_kwargs is {shown(asked)}; expected a mapping such as {{top_k: 50}}.")
         return state
     for key, value in asked.items():
         if key in _GENERATION_KEYS:
