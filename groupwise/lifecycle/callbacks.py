@@ -113,11 +113,11 @@ class Callbacks:
         self.closing = dict(numbers)
         log(numbers)
 
-    def close_again(self, numbers: Mapping[str, float | None]) -> None:
+    def close_again(self, numbers: Mapping[str, float | None], step: int) -> None:
         """Take the closing entry that a run without a step left to do has recorded: it is logged already."""
         self.closing = dict(numbers)
         if numbers:
-            self.state.log_history.append({**numbers, "step": self.state.global_step})
+            self.state.log_history.append({**numbers, "step": step})
 
     def take(self, wish: str) -> bool:
         """Whether a callback asked for `should_save`, `should_evaluate` or `should_log`; asking is once."""

@@ -59,7 +59,7 @@ def resume(run: Run, wanted: Literal[True] | str | Path, *, allow_changes: bool)
     cut(folder, state["step"], is_unfinished="unfinished" in state)
     run.log.read_back(RunReader(folder).metrics(), run.evaluation.at_start)
     if state["step"] >= run.schedule.num_steps:
-        run.outputs.callbacks.close_again(_closing_entry(folder, state["step"]))
+        run.outputs.callbacks.close_again(_closing_entry(folder, state["step"]), state["step"])
     for change in differences:
         _report(run, "recipe_changed", f"{change}.")
     for text in (about_length(state["origin"], origin, state["step"]), about_machine(state["origin"], origin)):
