@@ -52,7 +52,7 @@ INGREDIENTS: dict[str, type[BaseModel]] = {
 DIFFERENCES = (
     *("objective", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
     *("drop_incomplete_step", "beta", "loss_type", "use_bias_correction_kl", "mismatch", "mismatch_max"),
-    *("learning_rate", "optim", "gradient_checkpointing", "logging_steps", "num_completions_to_print", "output_dir"),
+    *("learning_rate", "optim", "gradient_checkpointing", "logging_steps", "output_dir"),
 )
 """Keys whose default depends on the import."""
 

@@ -59,6 +59,7 @@ kernels              errors sources torch_internals kernels                  tor
 policy               types errors world sources algo kernels policy hub quiet torch_internals transformers_internals \
     torch transformers safetensors | peft
 rollout              types errors world kernels policy transformers_internals rollout    torch numpy
+runs/completion_table.py  types runs                                             rich
 runs/screen.py       types errors forks streams config runs                  rich
 runs/folder.py       errors ways_out runs.schema_1                           filelock
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio

@@ -78,8 +78,12 @@ class RunFields(Section):
     """Every so many steps screen and trackers show a line; 0 shows none. The run folder has every step."""
     logging_first_step: bool = False
     """Whether the first step is logged too, when `logging_steps` leaves it out."""
-    num_completions_to_print: NonNegativeInt = 1
-    """Completions shown on screen with each line; 0 shows none. The run folder has all of them."""
+    log_completions: bool = False
+    """Whether each logged step is followed by a table of its completions, on screen and in wandb."""
+    num_completions_to_print: NonNegativeInt | None = None
+    """Completions of the table on screen, drawn from those of the step; null shows all. The run folder has all."""
+    log_unique_prompts: bool = False
+    """Whether the table in wandb holds one completion of each prompt instead of all."""
     save_strategy: Interval = "steps"
     """When a checkpoint is written: every `save_steps` steps, at the end of each epoch, or never."""
     save_steps: Count = 500

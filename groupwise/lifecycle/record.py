@@ -9,8 +9,10 @@ from typing import Any
 
 from groupwise.config.settings import Settings
 from groupwise.lifecycle.callbacks import Callbacks, Log
+from groupwise.runs.completion_table import CompletionTable
 from groupwise.runs.log_entries import Entry, entry, finite, history
 from groupwise.runs.screen import Screen
+from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord
 
@@ -87,12 +89,25 @@ class LogHook(Idle):
 class RecordHook(Idle):
     """Writes the line of the step and shows it; from then on the step is whole (`finish`)."""
 
-    def __init__(self, writer: RunWriter, screen: Screen, finish: Callable[[int], None]) -> None:
+    def __init__(
+        self, writer: RunWriter, screen: Screen, finish: Callable[[int], None], trackers: Trackers, config: Settings
+    ) -> None:
         self._writer, self._screen, self._finish = writer, screen, finish
+        self._trackers, self._config = trackers, config
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         metrics = dict(record.metrics)
         self._writer.step(metrics)
         self._finish(record.step)
-        self._screen.step(metrics, [group for group in record.groups if group.is_used])
+        used = [group for group in record.groups if group.is_used]
+        self._screen.step(metrics, used)
+        if self._config.log_completions and self._config.is_logged(record.step):
+            self._show(CompletionTable.of(record.step, used))
         return {}
+
+    def _show(self, table: CompletionTable) -> None:
+        """The completions of the step, as TRL shows them."""
+        if (shown := table.sampled(self._config.num_completions_to_print)).rows:
+            self._screen.note(shown.text())
+        logged = table.with_unique_prompts() if self._config.log_unique_prompts else table
+        self._trackers.log_table("completions", logged.columns, logged.rows, table.step)

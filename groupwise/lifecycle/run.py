@@ -122,7 +122,7 @@ def start_run(
             log,
             evaluation,
             FollowBest(best, callbacks),
-            RecordHook(writer, screen, checkpoint_writer.exact.finish),
+            RecordHook(writer, screen, checkpoint_writer.exact.finish, outputs.trackers, config),
             checkpoints,
         ],
         exact=checkpoint_writer.exact,

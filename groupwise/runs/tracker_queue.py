@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from groupwise.runs.folder import RunFolder
@@ -23,6 +23,13 @@ class Tracker(Protocol):
         """Only numbers that were measured, under tracker keys."""
 
     def finish(self) -> None: ...
+
+
+@runtime_checkable
+class TakesTables(Protocol):
+    """A tracker that shows tables too."""
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
 
 
 Call = Callable[[Tracker], None]

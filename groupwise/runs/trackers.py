@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from groupwise.errors import ConfigError, did_you_mean
 from groupwise.json_values import plain_value
 from groupwise.redact import redact, without_secrets
 from groupwise.runs.folder import RunFolder
-from groupwise.runs.tracker_queue import Tracker, TrackerQueue
+from groupwise.runs.tracker_queue import TakesTables, Tracker, TrackerQueue
 
 PROJECT = "groupwise"
 """Project name where the tracker needs one and neither an open run nor the environment gives one."""
@@ -57,6 +57,10 @@ class Wandb:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, STEP_KEY: step})
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        table = import_module("wandb").Table(columns=list(columns), data=[list(row) for row in rows])
+        self._run.log({name: table, STEP_KEY: step})
 
     def finish(self) -> None:
         if self._is_ours and self._run is not None:
@@ -138,6 +142,14 @@ class Trackers:
         values = {tracker_key(k): float(v) for k, v in metrics.items() if isinstance(v, int | float) and k != "step"}
         for queue in self._queues:
             queue.put("log", lambda tracker: tracker.log(values, step), CALL_S)
+        self._drop_failed()
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Hand a table of text and numbers to the trackers that take tables, as far as it shows no secret."""
+        safe = [[redact(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        for queue in self._queues:
+            if safe and isinstance(queue.tracker, TakesTables):
+                queue.put("log", lambda t: cast(TakesTables, t).log_table(name, columns, safe, step), CALL_S)
         self._drop_failed()
 
     def finish(self) -> None:

@@ -28,7 +28,6 @@ DERIVED = {
     "steps_per_generation": 1,
     "epsilon_high": 0.2,
     "min_p": 0.0,
-    "num_completions_to_print": 0,
     **{name: {} for name in ("lr_scheduler_kwargs", "model_init_kwargs", "chat_template_kwargs")},
 }
 """What TRL makes of its None, or does where it is None."""

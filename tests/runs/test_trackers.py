@@ -268,3 +268,19 @@ def test_trackio_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     trackers.log(METRICS, 7)
     trackers.finish()
     assert list(tmp_path.rglob("*.db"))
+
+
+class WithTables(Recorder):
+    """A tracker that takes tables."""
+
+    def log_table(self, name: str, columns: Any, rows: Any, step: int) -> None:
+        self._note("table", (name, columns, rows, step))
+
+
+def test_tables_go_to_the_trackers_that_take_them_without_secrets() -> None:
+    plain, other = Recorder(), WithTables()
+    trackers = Trackers([plain, other], fail)
+    trackers.log_table("completions", ["prompt", "advantage"], [("hf_abcdefghijklmnopqrst", 0.5)], 2)
+    trackers.finish()
+    assert ("table", ("completions", ["prompt", "advantage"], [["***", 0.5]], 2)) in other.calls
+    assert [call for call, _ in plain.calls] == ["finish"]

@@ -17,7 +17,6 @@ DEFAULT_FIELDS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-6,
         "gradient_checkpointing": True,
         "logging_steps": 10,
-        "num_completions_to_print": 0,
         "eval_greedy": False,
     },
 }
