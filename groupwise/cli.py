@@ -232,6 +232,9 @@ def export(
         bool, typer.Option("--merge", help="Multiply the adapter into the weights: a model that needs nothing else.")
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Number format of merged weights.")] = Dtype.FLOAT32,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over an earlier export in that folder.")
+    ] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="NAME", help="Upload it to this Hub repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="A repository that is created is private.")] = False,
 ) -> None:
@@ -254,6 +257,7 @@ def export(
             merge=merge,
             dtype=torch.bfloat16 if dtype is Dtype.BFLOAT16 else None,
             hub_name=push_to_hub,
+            overwrite=overwrite,
         )
         if to is not None:
             print(f"model  {target}")

@@ -25,6 +25,12 @@ _log = logging.getLogger(__name__)
 
 CARD, CURVE = "README.md", "reward.png"
 
+_EXPORTED = (
+    "*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "*.jinja",
+    "added_tokens.json", "vocab*", "merges.txt", CARD, CURVE,
+)  # fmt: skip
+"""Names of the files of an exported model."""
+
 UPLOAD_S, MIN_BYTES_PER_S = 300.0, 128 * 1024
 """An upload that takes longer than this and its bytes at this rate hangs: it is given up."""
 
@@ -36,16 +42,26 @@ def export_run(
     merge: bool,
     dtype: torch.dtype | None = None,
     hub_name: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write what a run trained, with tokenizer, model card and curve, as plain transformers (or peft) loads it.
 
     `merge` multiplies the adapter into the weights, in `dtype`, by default float32. `hub_name` is the name
-    that the card's example loads.
+    that the card's example loads. `overwrite` writes over an earlier export.
+
+    Raises:
+        RunError: no run, none with a trained model, or a target with something else in it.
     """
     folder, target = open_run(run), Path(to).expanduser()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise RunError(f'"{target}" is not an empty folder. Choose another place, so that nothing there is mixed up.')
+    earlier = _earlier_export(target) if overwrite else set()
+    if target.is_file() or (target.is_dir() and set(target.iterdir()) - earlier):
+        raise RunError(
+            f'"{target}" is not an empty folder. Choose another place, so that nothing there is mixed up; --overwrite '
+            "writes over an earlier export."
+        )
     model, tokenizer = load_trained(str(folder.path), device=torch.device("cpu"))
+    for file in earlier:
+        file.unlink()
     if merge:
         read_in_float32(model, folder.final)
         save_merged(model, tokenizer, target, dtype)
@@ -53,6 +69,11 @@ def export_run(
         shutil.copytree(folder.final, target, dirs_exist_ok=True)
     _describe(folder, target, hub_name)
     return target
+
+
+def _earlier_export(target: Path) -> set[Path]:
+    """The files in a folder that have the name of one that an export writes."""
+    return {file for pattern in _EXPORTED for file in target.glob(pattern) if file.is_file()}
 
 
 def write_card_of_run(run_folder: Path, name: str, words: CardWords, *, is_adapter: bool) -> bool:

@@ -200,7 +200,11 @@ class GRPOTrainer(TrainerMembers):
         screen: Screen | None = None,
         inputs: RunInputs | None = None,
     ) -> GRPOTrainer:
-        """A trainer for a recipe; its own files are looked for in `folder`; `inputs` are what was read already."""
+        """A trainer for a recipe; its own files are looked for in `folder`; `inputs` are what was read already.
+
+        Raises:
+            ConfigError, DataError, ModelError, RewardError: as for `GRPOTrainer`.
+        """
         screen = screen or make_screen()
         with shown_by(screen.note):
             inputs = inputs or read_inputs(recipe, folder)
@@ -242,6 +246,13 @@ class GRPOTrainer(TrainerMembers):
         `overwrite` deletes the run that `output_dir` holds. Ctrl-C ends the run after the step under way, with a
         checkpoint and the model saved; a second one raises KeyboardInterrupt at once. A guard that ends the run raises
         GuardError when everything is saved (docs/guards.md). `trial` and `ignore_keys_for_eval` are transformers'.
+
+        Raises:
+            ConfigError: nothing to resume, another experiment than the checkpoint's, or an optimizer that does not fit.
+            ModelError: nothing of the model is trained, or it cannot be saved.
+            RunError: `output_dir` holds a run already, is in use or cannot be written; a damaged checkpoint; a full disk.
+            RewardError, RolloutError, TrainingError: what ends the run in the middle; a checkpoint is saved if it can be.
+            GuardError: a guard has ended the run.
         """
         from transformers.trainer_utils import TrainOutput
 
@@ -283,6 +294,10 @@ class GRPOTrainer(TrainerMembers):
 
         Of a dict of data sets each is evaluated under its name: `eval_<name>_reward`. `metric_key_prefix` stands in the
         place of `eval`; `ignore_keys` is transformers'.
+
+        Raises:
+            ConfigError: there is nothing to evaluate on.
+            DataError, RewardError: evaluation data that cannot be used, or a reward function that fails.
         """
         note_keywords("evaluate", ignore_keys=ignore_keys)
         evaluators = self.parts.evaluators

@@ -184,7 +184,11 @@ class TrainerMembers:
         return True
 
     def add_callback(self, callback: Any) -> None:
-        """Add a `transformers.TrainerCallback`, an object or a class."""
+        """Add a `transformers.TrainerCallback`, an object or a class.
+
+        Raises:
+            ConfigError: it has no method of a TrainerCallback.
+        """
         from groupwise.lifecycle.arguments import check_objects
 
         check_objects([callback], (None, None))
@@ -204,11 +208,19 @@ class TrainerMembers:
         self.pop_callback(callback)
 
     def get_learning_rates(self) -> list[float]:
-        """The learning rate of every group of the optimizer."""
+        """The learning rate of every group of the optimizer.
+
+        Raises:
+            ConfigError: there is no optimizer before `train`.
+        """
         return [group["lr"] for group in self._made_optimizer().param_groups]
 
     def get_optimizer_group(self, param: Any = None) -> Any:
-        """The optimizer's group that holds a parameter, or all groups."""
+        """The optimizer's group that holds a parameter, or all groups.
+
+        Raises:
+            ConfigError: there is no optimizer before `train`.
+        """
         groups = self._made_optimizer().param_groups
         if param is None:
             return [group["params"] for group in groups]
@@ -261,6 +273,10 @@ class TrainerMembers:
         `merge` writes a plain model with the adapter multiplied in. `train` writes the model into the folder `final`
         of the run without a call; the files of a run and those of a model never have the same name.
         `_internal_call` is transformers' and has no effect.
+
+        Raises:
+            ModelError: weights that cannot be saved, or an adapter that cannot be merged.
+            OSError: the folder cannot be written.
         """
         from groupwise.policy.save import save_merged, save_policy
 
@@ -279,6 +295,9 @@ class TrainerMembers:
         """Write the card of the run as `README.md` into `output_dir`; before a run there is nothing to describe.
 
         `merge`: the card belongs to a plain model with the adapter multiplied in. `others` are transformers', refused.
+
+        Raises:
+            ConfigError: an argument that has no meaning here.
         """
         note_keywords("create_model_card", **others)
         from groupwise.export import write_card_of_run
@@ -312,6 +331,10 @@ class TrainerMembers:
         Without a `hub_model_id` the repository has the name of `output_dir`. `blocking=False` uploads in the background
         and returns a Future of the address. `token`, `private` and `revision` (a branch) are the Hub's; `private` is by
         default `args.hub_private_repo`. `merge` uploads a plain model. `card` goes to `create_model_card`.
+
+        Raises:
+            RunError: the Hub refuses the upload or cannot be reached; with `blocking=False` the Future raises it.
+            ConfigError, ModelError: as `create_model_card` and `save_model`.
         """
         from groupwise.export import prepare_upload, upload
 

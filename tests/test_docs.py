@@ -124,8 +124,10 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
         assert written in example
         example = example.replace(written, here)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    for _ in range(2):
+        exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "my-short-model" / "tokenizer.json").is_file()
+    assert (tmp_path / "my-short-model" / "model.safetensors").is_file()
     assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
 
 
@@ -157,7 +159,7 @@ def readme_recipe(folder: Path) -> Path:
     """The recipe of the README in a file of the name that its commands use."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    (name,) = set(re.findall(r"^groupwise (?:check|train) (\S+)$", text, re.MULTILINE))
+    (name,) = set(re.findall(r"^groupwise (?:check|train) (\S+)(?: --overwrite)?$", text, re.MULTILINE))
     (folder / name).write_text(recipe, encoding="utf-8")
     return folder / name
 

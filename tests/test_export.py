@@ -106,6 +106,19 @@ def test_no_file_of_a_merged_folder_names_this_machine(place: Path, tmp_path: Pa
         assert str(place).encode() not in file.read_bytes(), file.name
 
 
+def test_an_earlier_export_is_written_over_where_that_is_asked_for(place: Path, tmp_path: Path) -> None:
+    adapter = export_run(place / "run", tmp_path / "out", merge=False)
+    with pytest.raises(RunError, match=r"not an empty folder.*--overwrite writes over an earlier export"):
+        export_run(place / "run", adapter, merge=True)
+    merged = export_run(place / "run", adapter, merge=True, overwrite=True)
+    fresh = export_run(place / "run", tmp_path / "fresh", merge=True)
+    assert {file.name for file in merged.iterdir()} == {file.name for file in fresh.iterdir()}
+    (merged / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not an empty folder"):
+        export_run(place / "run", merged, merge=True, overwrite=True)
+    assert (merged / "model.safetensors").is_file()
+
+
 def test_a_folder_with_something_in_it_is_left_alone(place: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is not an empty folder"):
