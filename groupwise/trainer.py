@@ -250,8 +250,8 @@ class GRPOTrainer(TrainerMembers):
         Raises:
             ConfigError: nothing to resume, another experiment than the checkpoint's, or an optimizer that does not fit.
             ModelError: nothing of the model is trained, or it cannot be saved.
-            RunError: `output_dir` holds a run already, is in use or cannot be written; a damaged checkpoint; a full disk.
-            RewardError, RolloutError, TrainingError: what ends the run in the middle; a checkpoint is saved if it can be.
+            RunError: `output_dir` holds a run already, is in use or not writable; a damaged checkpoint; a full disk.
+            RewardError, RolloutError, TrainingError: what ends the run in the middle, saved if it can be.
             GuardError: a guard has ended the run.
         """
         from transformers.trainer_utils import TrainOutput
