@@ -150,7 +150,7 @@ def test_early_and_late_completions_of_one_problem_stand_side_by_side(tmp_path: 
     folder = write_run(tmp_path / "run", num_steps=30)
     text = write_report(folder).read_text(encoding="utf-8")
     pairs = re.findall(r"<h3>Step (\d+) <span class=\"muted\">row (\d+)", text)
-    assert pairs == [("1", "0"), ("30", "0"), ("1", "1"), ("30", "1")]
+    assert pairs == [("1", "1"), ("30", "1"), ("1", "2"), ("30", "2")]
     early = RunReader(folder).completions(1)[0]["completions"]
     rewards = [c["reward"] for c in early if c["reward"] is not None]
     shown = [float(value) for value in re.findall(r"(?:best|worst): reward (-?[\d.]+)", text)[:2]]
