@@ -21,10 +21,16 @@ from groupwise.chat import as_tokenizer
 from groupwise.checkpoint.fingerprint import origin_of
 from groupwise.config import GRPOConfig, Recipe, Settings
 from groupwise.data import Order, PreparedProblems, Problems, load_problems
-from groupwise.data.load import load_held_out
+from groupwise.data.load import is_stream, load_held_out
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
-from groupwise.lifecycle.arguments import check_arguments, check_checkpoint, check_objects, with_quantization
+from groupwise.lifecycle.arguments import (
+    check_arguments,
+    check_checkpoint,
+    check_objects,
+    warn_of_lengths,
+    with_quantization,
+)
 from groupwise.lifecycle.build import (
     RunParts,
     build,
@@ -151,6 +157,8 @@ class GRPOTrainer(TrainerMembers):
                     reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
                 )
             check_sandboxes(rewards)
+            if is_stream(train_dataset) and self.args.dataloader_num_workers:
+                self.args.dataloader_num_workers = 0  # as TRL does: a stream is read by one reader
             problems = load_problems(train_dataset, num_streamed=num_drawn(settings))
             held_out = {} if eval_dataset is None else self._load_held_out(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -164,6 +172,7 @@ class GRPOTrainer(TrainerMembers):
     def _set_up(self, inputs: RunInputs, callbacks: Sequence[Any], optimizers: tuple[Any, Any]) -> None:
         """Check what needs no model, then build the run."""
         config, problems = inputs.config, inputs.problems
+        warn_of_lengths(config.objective)
         Order(len(problems), config.prompts_per_step)  # a data set too small for a step is an error before any loading
         if optimizers[1] is None:
             check_schedule(config, Schedule(config, len(problems), None).num_updates)
@@ -370,6 +379,7 @@ class GRPOTrainer(TrainerMembers):
         schedule = parts.schedule()
         learner, optimizer = make_learner(parts, schedule, self._optimizers)
         self._callbacks.context |= {"optimizer": learner.optimizer, "lr_scheduler": learner.scheduler}
+        self._coefficients = learner.coefficients
         own_optimizer = learner.optimizer if self._optimizers[0] is not None else None
         origin = origin_of(
             without_secrets(self._recipe),

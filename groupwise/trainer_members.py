@@ -10,13 +10,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from groupwise.algo import Objective
+from groupwise.algo.masks import off_policy_keep, top_entropy_keep
+from groupwise.algo.ratio import make_terms
 from groupwise.config import GRPOConfig
 from groupwise.config.compat.trainer_names import CALLED, KEPT, MEMBERS, check_override, keyword_note, why_no_member
 from groupwise.errors import ConfigError
@@ -24,6 +28,7 @@ from groupwise.lifecycle.build import RunParts
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.rewards.model import RewardModel
 from groupwise.runs.writer import RunWriter
+from groupwise.train.coefficients import Coefficients
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +48,8 @@ class TrainerMembers:
     _optimizers: tuple[Any, Any]
     _data_sets: tuple[Any, Any]
     _writer: RunWriter | None
+    _coefficients: Coefficients | None = None
+    """Of the run under way or last made."""
     _tag_names: Sequence[str] = ()
     """More tags of the model card."""
 
@@ -130,7 +137,7 @@ class TrainerMembers:
         return [function.name for function in self.parts.scorer.functions]
 
     @property
-    def reward_weights(self) -> torch.Tensor:
+    def reward_weights(self) -> Tensor:
         """One for each reward function, float32."""
         return torch.tensor(self.parts.scorer.weights, dtype=torch.float32)
 
@@ -149,6 +156,11 @@ class TrainerMembers:
     def lr_scheduler(self) -> Any:
         """The schedule of its learning rate; None before a run unless one was given."""
         return self._callbacks.context.get("lr_scheduler", self._optimizers[1])
+
+    @property
+    def entropy_coef(self) -> float:
+        """The weight of the entropy bonus of the next optimizer step; `use_adaptive_entropy` changes it."""
+        return self.args.objective.entropy_coef if self._coefficients is None else self._coefficients.entropy_coef
 
     @property
     def state(self) -> Any:
@@ -234,6 +246,30 @@ class TrainerMembers:
     def get_num_trainable_parameters(self) -> int:
         """How many numbers are trained."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @staticmethod
+    def get_off_policy_mask(
+        advantages: Tensor,
+        per_token_logps: Tensor,
+        sampling_per_token_logps: Tensor,
+        mask: Tensor,
+        off_policy_threshold: float,
+    ) -> Tensor:
+        """1 for each sequence that off-policy masking keeps, else 0, of shape (N, 1) and the type of `mask`.
+
+        `advantages` is (N, 1); log-probs and `mask` are (N, T).
+        """
+        objective = Objective(off_policy_threshold=off_policy_threshold)
+        is_token_NT = mask > 0
+        terms = make_terms(objective, per_token_logps, is_token_NT, advantages.expand(mask.shape))
+        keep_NT = off_policy_keep(objective, replace(terms, advantage_NT=advantages), sampling_per_token_logps, None)
+        assert keep_NT is not None
+        return keep_NT.to(mask.dtype)
+
+    def get_high_entropy_mask(self, entropies: Tensor, mask: Tensor, threshold: float) -> Tensor:
+        """The tokens of `mask` (N, T) whose entropy reaches its quantile `threshold` over them, as a boolean (N, T)."""
+        is_token_NT = mask > 0
+        return top_entropy_keep(1 - threshold, entropies, is_token_NT) & is_token_NT
 
     @staticmethod
     def metrics_format(metrics: dict[str, Any]) -> dict[str, Any]:

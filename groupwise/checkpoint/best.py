@@ -7,6 +7,8 @@ from typing import Any
 
 from groupwise.config import Settings
 from groupwise.errors import ConfigError, did_you_mean
+from groupwise.runs.metrics import evaluation_keys
+from groupwise.train.evaluation_loss import has_evaluation_loss
 from groupwise.train.step import Idle, StepRecord
 
 
@@ -79,14 +81,20 @@ def metric_name(config: Settings) -> str:
     return name if name.startswith("eval_") else f"eval_{name}"
 
 
+def is_measured(config: Settings, key: str) -> bool:
+    """Whether evaluations under this configuration have a key of theirs."""
+    if "_greedy_reward" in key:
+        return config.eval_greedy
+    return not key.endswith("_loss") or has_evaluation_loss(config)
+
+
 def check_metric(config: Settings, functions: Sequence[str], prefixes: Sequence[str] = ("eval",)) -> None:
     """Raise `ConfigError` when no evaluation will ever have the metric.
 
     `prefixes`: how the metrics of each evaluation set begin.
     """
-    measured = ["reward", *(["greedy_reward"] if config.eval_greedy else []), "completions/mean_length"]
-    measured += [f"rewards/{name}/mean" for name in functions]
-    known = [f"{prefix}_{name}" for prefix in prefixes for name in measured]
+    known = [key for prefix in prefixes for key in evaluation_keys(prefix, functions)]
+    known = [key for key in known if is_measured(config, key)]
     is_needed = config.metric_for_best_model is not None or config.load_best_model_at_end
     if is_needed and metric_name(config) not in known:
         raise ConfigError(

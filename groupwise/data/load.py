@@ -16,6 +16,9 @@ from groupwise.hub import hub_or_cache
 
 Rows = Sequence[Mapping[str, Any]]
 
+MAX_STREAMED = 10_000
+"""Rows of a stream of evaluation data that are read at most where no number of them is set."""
+
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SPLIT = re.compile(r"(?P<name>[\w.-]+)?(?:\[(?P<start>\d*)(?P<start_percent>%?):(?P<stop>\d*)(?P<stop_percent>%?)\])?")
 
@@ -49,8 +52,8 @@ def load_problems(
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
         return Problems(rows, name=str(data), columns=columns, info=info)
-    name = f"the {type(data).__name__} given as data"
-    if _is_stream(data):
+    name = _name_of(data)
+    if is_stream(data):
         rows = _first_rows(data, num_streamed, wanted)
         return Problems(rows, name=name, columns=columns, info={"split": split, "num_streamed": num_streamed})
     rows = _cut(_from_object(data, wanted), split, name)
@@ -60,11 +63,14 @@ def load_problems(
 def load_held_out(data: Any, *, num_streamed: int | None = None) -> dict[str, Problems]:
     """The evaluation sets of a data set by their names: those of a dict or `DatasetDict`, or one whose name is "".
 
+    `num_streamed`: how many rows of a stream are read, its first ones; without it the whole of a short one.
+
     Raises:
-        DataError: a set that cannot be used, or names whose metrics would be called the same.
+        DataError: a set that cannot be used, or names whose metrics would be called the same; a stream that does not
+            end within `MAX_STREAMED` rows.
     """
     if not isinstance(data, Mapping):
-        return {"": load_problems(data, num_streamed=num_streamed)}
+        return {"": _held_out(data, num_streamed)}
     if not data:
         raise DataError("The evaluation data is an empty dict. Give one data set, or a dict of several by their names.")
     for name in data:
@@ -73,10 +79,27 @@ def load_held_out(data: Any, *, num_streamed: int | None = None) -> dict[str, Pr
                 f"{name!r} is no name for an evaluation set: its metrics are called eval_NAME_reward and, for greedy "
                 'completions, eval_NAME_greedy_reward. Choose a word that does not end in "greedy".'
             )
-    return {name: load_problems(rows, num_streamed=num_streamed) for name, rows in data.items()}
+    return {name: _held_out(rows, num_streamed) for name, rows in data.items()}
 
 
-def _is_stream(data: Any) -> bool:
+def _held_out(data: Any, num_streamed: int | None) -> Problems:
+    if num_streamed is not None or not is_stream(data):
+        return load_problems(data, num_streamed=num_streamed)
+    rows = _first_rows(data, MAX_STREAMED + 1, None)
+    if len(rows) > MAX_STREAMED:
+        raise DataError(
+            f"The evaluation data is a stream (IterableDataset) that does not end within {MAX_STREAMED:,} rows. Set "
+            "num_eval_problems, and as many of its first rows are read; or load it without streaming=True."
+        )
+    return Problems(rows, name=_name_of(data), info={"split": None, "num_streamed": len(rows)})
+
+
+def _name_of(data: Any) -> str:
+    return f"the {type(data).__name__} given as data"
+
+
+def is_stream(data: Any) -> bool:
+    """Whether these rows have no length and no order but their own."""
     datasets = sys.modules.get("datasets")  # if it was never imported, this is none of its objects
     return datasets is not None and isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict)
 
@@ -85,9 +108,8 @@ def _first_rows(data: Any, num_rows: int | None, split_name: str | None) -> Rows
     """The first rows of a stream, which has no length and no order but its own, in Python's own types."""
     if num_rows is None:
         raise DataError(
-            "A streamed data set (IterableDataset) has no length, so no epochs can be drawn from it. Set max_steps "
-            "(num_eval_problems for evaluation data), and as many rows as are needed are read; or load it without "
-            "streaming=True."
+            "A streamed data set (IterableDataset) has no length, so no epochs can be drawn from it. Set max_steps, "
+            "and as many rows as are needed are read; or load it without streaming=True."
         )
     rows = _pick_split(data, split_name or "train") if isinstance(data, Mapping) else data
     if rows.features is None:  # as a generator has made them

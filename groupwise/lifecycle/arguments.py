@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
 
+from groupwise.algo import Objective
 from groupwise.config import GRPOConfig, Settings
 from groupwise.config.compat.trainer_names import check_argument
 from groupwise.config.make_settings import replaced
 from groupwise.errors import ConfigError, named, shortened
+
+_log = logging.getLogger(__name__)
 
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
@@ -70,6 +74,15 @@ def check_objects(callbacks: Any, optimizers: Any, screen: Any = None, policy_lo
             raise ConfigError(f"optimizers[{number}] is {shortened(repr(given))}; expected {what}, or None.")
     if screen is not None and not (callable(getattr(screen, "note", None)) and hasattr(screen, "__enter__")):
         raise ConfigError(f"screen is {named(screen)}; expected a screen of groupwise.runs.screen, or None.")
+
+
+def warn_of_lengths(objective: Objective) -> None:
+    """Warn of a ratio of whole sequences under a mean over tokens, which is not what GSPO averages."""
+    if objective.level == "seq_geo" and objective.aggregation in ("token_mean", "constant"):
+        _log.warning(
+            f"level seq_geo with aggregation {objective.aggregation} weights each sequence by its completion length. "
+            "GSPO weights all alike: aggregation seq_mean_token_mean, which is TRL's loss_type grpo."
+        )
 
 
 def check_checkpoint(wanted: Any) -> None:

@@ -48,6 +48,7 @@ from groupwise.rollout.engine import Engine
 from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
+from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty
@@ -110,9 +111,17 @@ class RunParts:
     def evaluators_of(self, sets: Mapping[str, PreparedProblems], prefix: str = "eval") -> list[Evaluator]:
         """Evaluate each set under its name; "" is a set without one."""
         return [
-            Evaluator(self._sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix)
+            Evaluator(
+                self._sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix, self._loss
+            )
             for name, found in sets.items()
         ]
+
+    @property
+    def _loss(self) -> EvaluationLoss | None:
+        if not has_evaluation_loss(self.config):
+            return None
+        return EvaluationLoss(self.config, self.policy.policy_model, self.reference, self.scorer.weights)
 
     def _sampler_of(self, problems: PreparedProblems) -> GroupSampler:
         return GroupSampler.of(self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)

@@ -31,8 +31,17 @@ class Evaluator:
     The metrics are called `<prefix>_reward`, ...: `eval_math_reward` for the evaluation set `math`.
     """
 
-    def __init__(self, sampler: GroupSampler, scorer: RewardScorer, config: Settings, prefix: str = "eval") -> None:
+    def __init__(
+        self,
+        sampler: GroupSampler,
+        scorer: RewardScorer,
+        config: Settings,
+        prefix: str = "eval",
+        loss: Callable[[Sequence[ScoredGroup]], float] | None = None,
+    ) -> None:
         self.sampler, self.scorer, self.config, self.prefix = sampler, scorer, config, prefix
+        self._loss = loss
+        """The loss of sampled completions, where it is measured."""
         self._scores_singles: bool | None = None
         """Whether the reward functions can score a completion without others of its prompt; None until it is tried."""
         num_problems = len(sampler.problems)
@@ -47,6 +56,8 @@ class Evaluator:
         if self.config.eval_greedy:
             metrics |= mean_and_error(f"{prefix}_greedy_reward", self._greedy(trainer_state))
         metrics |= {f"{prefix}_{key}": value for key, value in _of_sampled(sampled).items()}
+        if self._loss is not None:
+            metrics[f"{prefix}_loss"] = self._loss(sampled)
         seconds = perf_counter() - start
         metrics[f"{prefix}_samples_per_second"] = sum(len(g.completions) for g in sampled) / seconds
         metrics[f"{prefix}_steps_per_second"] = len(sampled) / seconds

@@ -346,6 +346,12 @@ _COST = (
     ),
 )
 
+LENGTHS = (
+    *("mean_length", "min_length", "max_length"),
+    *("mean_terminated_length", "min_terminated_length", "max_terminated_length", "clipped_ratio"),
+)
+"""What an evaluation measures of the lengths of its completions."""
+
 _EVALUATION = (
     Metric(
         "eval_reward",
@@ -367,6 +373,11 @@ _EVALUATION = (
         "tokens",
         "`mean_length`, `min_length`, `max_length` of the sampled completions; `mean_terminated_length`, ... of those "
         "that ended by themselves; `clipped_ratio`, the share that was cut off.",
+    ),
+    Metric(
+        "eval_loss",
+        "-",
+        "The loss on the sampled completions as TRL has it; of scripts that import from `groupwise.trl` alone.",
     ),
     Metric("eval_samples_per_second", "1/s", "Sampled completions / time/eval.", "up"),
     Metric("eval_steps_per_second", "1/s", "Held-out problems / time/eval.", "up"),
@@ -390,6 +401,17 @@ SECTIONS = {
 }
 
 METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for metric in section)
+
+
+def evaluation_keys(prefix: str, functions: Iterable[str]) -> list[str]:
+    """The keys of every number of an evaluation set whose keys begin with `prefix`, in the order of the table."""
+    members = {"<function>": list(functions), "<length>": LENGTHS}
+    found: list[str] = []
+    for metric in _EVALUATION:
+        if metric.key.startswith("eval_") and "<set>" not in metric.key:
+            family = next((name for name in members if name in metric.key), None)
+            found += [metric.key] if family is None else [metric.key.replace(family, m) for m in members[family]]
+    return [prefix + key.removeprefix("eval") for key in found]
 
 
 def held_out_rewards(keys: Iterable[str]) -> list[tuple[str, str]]:

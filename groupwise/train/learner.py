@@ -20,7 +20,7 @@ from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Max, Mean, Min, Stats, Sum
 from groupwise.config import Settings
 from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
-from groupwise.policy.policy_model import PolicyModel, Scoring, completion_mask
+from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores, completion_mask
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
 from groupwise.train.batch import Batch, LogProbs, Samples
@@ -33,6 +33,7 @@ AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 within these bounds (`auto_budget`). Memory follows the budget; longer passes are no faster a token on a CPU."""
 
 Progress = Callable[[int, int], None]
+Score = Callable[[CompletionRows, Scoring], TokenScores]
 
 
 def auto_budget(rows: CompletionRows, device: str) -> int:
@@ -41,6 +42,22 @@ def auto_budget(rows: CompletionRows, device: str) -> int:
     low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
     prompt = max(map(len, rows.prompt_ids))
     return min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
+
+
+def passes_over(rows: CompletionRows, config: Settings, device: torch.device) -> list[list[int]]:
+    """Row numbers of each pass."""
+    return micro_batches(rows, config.micro_batch_tokens or auto_budget(rows, device.type))
+
+
+def score_in_passes(
+    score: Score, rows: CompletionRows, scoring: Scoring, passes: Sequence[Sequence[int]], device: torch.device
+) -> Tensor:
+    """Log-probs NT of all rows, without gradient."""
+    logprob_NT = torch.zeros(completion_mask(rows, device).shape, device=device)
+    for part in passes:
+        found = score(rows.select(part), scoring).logprob_NT
+        logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
+    return logprob_NT
 
 
 @dataclass(frozen=True)
@@ -110,17 +127,12 @@ class Learner:
         every = self.config.kl_metric_steps
         return every is not None and (self.num_rollouts + 1) % every == 0
 
-    def _score(self, score: Callable[[CompletionRows, Scoring], object], rows: CompletionRows) -> Tensor:
-        logprob_NT = torch.zeros(completion_mask(rows, self.policy_model.device).shape, device=self.policy_model.device)
+    def _score(self, score: Score, rows: CompletionRows) -> Tensor:
         scoring = replace(self.scoring, with_entropy=False)
-        for part in self._passes(rows):
-            found: Tensor = score(rows.select(part), scoring).logprob_NT  # type: ignore[attr-defined]
-            logprob_NT[part[0] : part[-1] + 1, : found.shape[1]] = found
-        return logprob_NT
+        return score_in_passes(score, rows, scoring, self._passes(rows), self.policy_model.device)
 
     def _passes(self, rows: CompletionRows) -> list[list[int]]:
-        """Row numbers of each pass."""
-        return micro_batches(rows, self.config.micro_batch_tokens or auto_budget(rows, self.policy_model.device.type))
+        return passes_over(rows, self.config, self.policy_model.device)
 
     def prepare(self, samples: Samples, logprobs: LogProbs) -> Batch:
         """The batch of the step: its samples with their log-probs and advantages."""

@@ -90,9 +90,23 @@ def test_an_ignored_field_changes_nothing_and_is_noted(entry: Foreign) -> None:
 def test_a_value_that_asks_for_what_happens_anyway_is_no_news() -> None:
     met = {entry.name: value for entry in FOREIGN.values() for value in entry.met}
     assert met["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
-    assert met.keys() >= {"disable_dropout", "cast_lm_head_to_fp32", "use_liger_kernel"}
+    assert met.keys() >= {"disable_dropout", "cast_lm_head_to_fp32", "accelerator_config"}
     assert GRPOConfig(**met) == GRPOConfig()
     assert GRPOConfig(**met).notes == ()
+
+
+def test_another_kernel_is_noted() -> None:
+    (note,) = GRPOConfig(use_liger_kernel=True).notes
+    assert note.startswith("use_liger_kernel is ignored: groupwise's own head is used")
+
+
+def test_scripts_read_that_batches_are_dispatched_to_nobody() -> None:
+    for written in ({}, {"accelerator_config": {"dispatch_batches": False}}):
+        config = GRPOConfig(**written)
+        assert config.accelerator_config.dispatch_batches is False
+        assert dataclasses.replace(config, seed=3).accelerator_config.dispatch_batches is False
+    with pytest.raises(ConfigError, match="accelerator_config is not supported"):
+        GRPOConfig(accelerator_config={"dispatch_batches": True})
 
 
 def test_vllm_is_one_note_and_changes_nothing() -> None:

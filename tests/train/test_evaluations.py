@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
 from api_helpers import ROWS, trainer
+from api_helpers import config as make_config
 from histories import StopAfter, history, of_steps, timeless
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from groupwise import GRPOConfig
-from groupwise.errors import RewardError
+from groupwise.checkpoint.best import check_metric, is_measured
+from groupwise.errors import ConfigError, RewardError
 from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.policy.policy_model import Scoring
 from groupwise.runs.folder import RunFolder
+from groupwise.runs.metrics import evaluation_keys
 from groupwise.runs.trackers import Trackers
+from groupwise.train.batch import rows_of
 
 
 class Ear(TrainerCallback):
@@ -178,6 +185,105 @@ def test_evaluating_by_hand_adds_the_same_kind_of_entry(tmp_path: Path) -> None:
     assert timeless([grpo.state.log_history[-1]]) == timeless([by_run])
     assert by_hand["eval_reward"] == by_run["eval_reward"]
     assert [event for event, *_ in ear.heard] == ["log", "evaluate", "log", "log", "evaluate"]
+
+
+# --- the loss, of scripts that follow TRL ---
+
+
+def evaluated_as_trl(folder: Path, **settings: Any) -> tuple[Any, list[Any]]:
+    """A trainer under TRL's conventions, and the groups that its evaluation samples."""
+    rest = {"eval_dataset": ROWS[:3]}
+    made = trainer(folder, rewards=rising, rest=rest, conventions="trl", **{"beta": 0.0, **settings})
+    evaluator, kept = made.parts.evaluators[0], []
+    scored = evaluator._scored
+
+    def keep(groups: Any, state: Any) -> Any:
+        kept.extend(found := scored(groups, state))
+        return found
+
+    evaluator._scored = keep
+    return made, kept
+
+
+def normalised(group: Any) -> list[float]:
+    spread = stdev(group.reward)
+    return [(reward - fmean(group.reward)) / (spread + 1e-4) for reward in group.reward]
+
+
+@pytest.mark.parametrize("batch", [2, 4, 100])
+def test_the_loss_is_trls_of_each_batch(tmp_path: Path, batch: int) -> None:
+    settings = {"num_generations_eval": 2, "per_device_eval_batch_size": batch, "max_completion_length": 64}
+    made, groups = evaluated_as_trl(tmp_path, eval_steps=1, max_steps=1, **settings)
+    found = made.evaluate()["eval_loss"]
+    expected = 0.0
+    for start in range(0, 3, max(1, batch // 2)):
+        part = groups[start : start + max(1, batch // 2)]
+        tokens = [len(c.token_ids) for group in part for c in group.completions]
+        advantages = [a for group in part for a in normalised(group)]
+        loss = -sum(a * n for a, n in zip(advantages, tokens, strict=True)) / sum(tokens)
+        expected += loss * len(part) / 3
+    assert len({len(c.token_ids) for group in groups for c in group.completions}) > 1, "else every loss is 0"
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    made.train()
+    assert "eval_loss" in history(tmp_path)[0]
+
+
+def test_the_loss_has_the_kl_to_the_reference(tmp_path: Path) -> None:
+    made, groups = evaluated_as_trl(tmp_path, beta=0.5, num_generations_eval=2, loss_type="grpo", max_steps=4)
+    assert made.evaluate()["eval_loss"] == pytest.approx(0.0, abs=1e-4), "the policy is the reference"
+    made.train()
+    groups.clear()
+    found = made.evaluate()["eval_loss"]
+    rows = rows_of(groups)
+    scores = made.parts.reference.score(rows, Scoring())
+    means = []
+    for i, completion in enumerate(c for group in groups for c in group.completions):
+        gap = scores.logprob_NT[i, : len(completion.token_ids)] - torch.tensor(completion.rollout_logprob)
+        means.append(float((gap.exp() - gap - 1).mean()))
+    assert fmean(means) > 1e-3
+    assert found == pytest.approx(0.5 * fmean(means), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"conventions": "groupwise"}, {"entropy_coef": 0.1}, {"top_entropy_quantile": 0.5}], ids=str
+)
+def test_no_loss_is_measured_where_it_costs_a_pass_or_nobody_follows_trl(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    rest = {"eval_dataset": ROWS[:1]}
+    made = trainer(tmp_path, rewards=rising, rest=rest, **{"conventions": "trl", "beta": 0.0, **settings})
+    assert "eval_loss" not in made.evaluate()
+
+
+# --- the metric that checkpoints are compared by ---
+
+
+@pytest.mark.parametrize("conventions", ["groupwise", "trl"])
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("name", ["", "_math"])
+def test_every_number_that_an_evaluation_writes_may_choose_the_best(
+    tmp_path: Path, conventions: str, greedy: bool, name: str
+) -> None:
+    held_out = {"math": ROWS[:2]} if name else ROWS[:2]
+    settings = {"conventions": conventions, "eval_greedy": greedy, "num_generations_eval": 2}
+    written = trainer(tmp_path, rest={"eval_dataset": held_out}, **settings).evaluate()
+    keys = [key for key in written if key != "epoch" and not key.startswith("time/")]
+    assert sorted(keys) == sorted(
+        k for k in evaluation_keys(f"eval{name}", ["short"]) if is_measured(config(**settings), k)
+    )
+    for key in keys:
+        check_metric(config(metric_for_best_model=key, **settings), ["short"], [f"eval{name}"])
+    with pytest.raises(ConfigError, match="which no evaluation measures"):
+        check_metric(config(metric_for_best_model="eval_rewards/long/mean", **settings), ["short"], [f"eval{name}"])
+
+
+def config(**settings: Any) -> Any:
+    return make_config(Path(), **settings).settings
+
+
+def test_less_of_a_loss_is_better() -> None:
+    assert GRPOConfig(metric_for_best_model="eval_loss").greater_is_better is False
+    assert GRPOConfig(metric_for_best_model="eval_loss", greater_is_better=True).greater_is_better is True
 
 
 # --- early stopping ---

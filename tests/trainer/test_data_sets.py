@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,34 @@ def test_a_stream_that_is_too_short_or_has_no_end_is_told_what_to_set(tmp_path: 
         trainer(tmp_path, data=stream(size=1))
     with pytest.raises(DataError, match=r"has no length.*Set max_steps"):
         trainer(tmp_path, data=stream(), max_steps=-1)
-    with pytest.raises(DataError, match=r"num_eval_problems for evaluation data"):
-        trainer(tmp_path, rest={"eval_dataset": stream()})
-    run = trainer(tmp_path, rest={"eval_dataset": stream()}, num_eval_problems=2)
-    assert run.evaluate()["eval_reward"] is not None
+
+
+def test_a_stream_has_one_reader_as_in_trl(tmp_path: Path) -> None:
+    workers = {"dataloader_num_workers": 4, "max_steps": 1}
+    assert trainer(tmp_path / "stream", data=stream(), **workers).args.dataloader_num_workers == 0
+    assert trainer(tmp_path / "rows", **workers).args.dataloader_num_workers == 4
+
+
+def endless() -> datasets.IterableDataset:
+    return datasets.IterableDataset.from_generator(lambda: ({"prompt": str(n)} for n in itertools.count()))
+
+
+def test_a_stream_is_evaluated_whole_where_it_ends(tmp_path: Path) -> None:
+    read: list[int] = []
+    run = trainer(tmp_path, rest={"eval_dataset": {"a": stream(read, size=3), "b": stream(size=2)}})
+    assert read == [0, 1, 2], "once, when the trainer is made"
+    assert [len(evaluator.rows) for evaluator in run.parts.evaluators] == [3, 2]
+    assert run.evaluate(stream(size=2))["eval_reward"] is not None
+
+
+def test_a_stream_without_an_end_is_evaluated_by_its_first_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groupwise.data.load.MAX_STREAMED", 5)
+    with pytest.raises(DataError, match=r"does not end within 5 rows\. Set num_eval_problems"):
+        trainer(tmp_path, rest={"eval_dataset": endless()})
+    run = trainer(tmp_path, rest={"eval_dataset": endless()}, num_eval_problems=2)
+    assert len(run.parts.evaluators[0].rows) == 2
 
 
 @pytest.mark.parametrize("lasting", [True, False])

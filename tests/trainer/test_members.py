@@ -14,6 +14,7 @@ from api_helpers import ROWS, short, trainer
 from tiny import tiny_model, tiny_tokenizer, with_lora
 from transformers import PrinterCallback, TrainerCallback
 
+from groupwise import GRPOTrainer
 from groupwise.errors import ConfigError
 
 
@@ -50,6 +51,44 @@ def test_what_scripts_read(tmp_path: Path) -> None:
     assert run.control is not None
     for kept, before in zip(run.ref_model.parameters(), tiny_model().parameters(), strict=True):
         assert torch.equal(kept, before), "the reference is the model as it was"
+
+
+def test_the_current_weight_of_the_entropy_bonus_is_read(tmp_path: Path) -> None:
+    assert trainer(tmp_path / "fixed", entropy_coef=0.5).entropy_coef == 0.5
+    adaptive = {"use_adaptive_entropy": True, "entropy_target": 15.0, "entropy_coef_delta": 0.005}
+    run = trainer(tmp_path / "adaptive", entropy_coef=0.01, max_steps=3, **adaptive)
+    assert run.entropy_coef == 0.01
+    run.train()
+    assert run.entropy_coef == pytest.approx(0.01 + 3 * 0.005)
+    assert run.args.entropy_coef == 0.01
+
+
+def test_the_mask_of_off_policy_sequences_is_trls() -> None:
+    logprob_NT = torch.tensor([[-2.0, -2.0, 9.0], [-0.5, -0.5, 9.0], [-2.0, -2.0, 9.0], [-2.0, -0.5, 9.0]])
+    mask_NT = torch.tensor([[1.0, 1.0, 0.0]] * 4)
+    advantage = torch.tensor([[1.0], [-1.0], [-1.0], [-1.0]])
+    kept = GRPOTrainer.get_off_policy_mask(advantage, logprob_NT, torch.zeros(4, 3), mask_NT, 1.25)
+    assert torch.equal(kept, torch.tensor([[1.0], [1.0], [0.0], [1.0]])), "at the threshold a sequence is kept"
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, 4), (0.5, 2), (0.8, 1), (1.0, 1)])
+def test_the_mask_of_the_most_uncertain_tokens_is_trls(tmp_path: Path, threshold: float, kept: int) -> None:
+    entropy_NT = torch.tensor([[0.1, 0.4, 9.0], [0.3, 0.2, 9.0]])
+    mask_NT = torch.tensor([[1, 1, 0], [1, 1, 0]])
+    run = trainer(tmp_path)
+    expected = (entropy_NT >= torch.tensor([0.1, 0.2, 0.3, 0.4]).quantile(threshold)) & (mask_NT > 0)
+    found = run.get_high_entropy_mask(entropy_NT, mask_NT, threshold)
+    assert torch.equal(found, expected)
+    assert found.sum() == kept
+    assert not run.get_high_entropy_mask(entropy_NT, mask_NT * 0, threshold).any()
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo"])
+def test_a_ratio_of_sequences_under_a_mean_over_tokens_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, loss_type: str
+) -> None:
+    trainer(tmp_path, importance_sampling_level="sequence", loss_type=loss_type)
+    assert ("weights each sequence by its completion length" in caplog.text) == (loss_type not in ("grpo", "luspo"))
 
 
 def test_under_a_fresh_adapter_there_is_no_reference_model(tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ METHODS: tuple[Foreign, ...] = (
     refused("predict", None, "use evaluate(eval_dataset=...) for rewards, or `groupwise generate` for completions"),
     refused("compute_loss", None, _OBJECTIVE),
     refused("compute_loss_context_manager", None, _OBJECTIVE),
-    refused("get_high_entropy_mask", None, "set `top_entropy_quantile`"),
-    refused("get_off_policy_mask", None, "set `off_policy_mask_threshold`"),
+    translated("get_high_entropy_mask", None, "gives TRL's mask; a run takes its own by `top_entropy_quantile`"),
+    translated("get_off_policy_mask", None, "gives TRL's mask; a run takes its own by `off_policy_mask_threshold`"),
     refused("get_gamma_weights", None, "set `loss_type: vespo`"),
     refused("get_sapo_token_loss", None, "set `loss_type: sapo`"),
     refused("training_step", None, _LOOP),
@@ -181,6 +181,7 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
         "accelerator",
         "for one process: `is_main_process`, `device`, `print`, `wait_for_everyone`, `unwrap_model`",
     ),
+    same("entropy_coef", "the current one, which `use_adaptive_entropy` changes"),
     same("hub_model_id", "where push_to_hub uploads to"),
     same("is_in_train"),
     same("_tag_names", "tags of the model card"),
@@ -217,7 +218,7 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
 )
 
 _OF_ARGS = """
-    beta chat_template_kwargs entropy_coef epsilon_high epsilon_low generation_kwargs importance_sampling_level
+    beta chat_template_kwargs epsilon_high epsilon_low generation_kwargs importance_sampling_level
     label_names log_completions log_multimodal log_unique_prompts loss_type mask_truncated_completions
     max_completion_length max_tool_calling_iterations min_p multi_objective_aggregation neftune_noise_alpha
     num_completions_to_print num_generations num_generations_eval num_iterations off_policy_mask_threshold

@@ -14,7 +14,8 @@ _SAVE_MEMORY = f"{_ONE_PROCESS}; leave it out, and use LoRA or `gradient_checkpo
 _FP16 = "float16 is slow on CPUs and needs loss scaling; use bf16=True"
 _NON_REENTRANT = "recomputation is always of the non-reentrant kind"
 _UPLOAD = "the model is uploaded when training ends"
-_HEAD = "the head never holds the full logits already"
+_HEAD = "groupwise's own head is used, which never holds the full logits either"
+_NO_ACCELERATOR = "there is no Accelerator, and no batch that it could dispatch; leave it out"
 _TRACKIO = "trackio keeps its own defaults; set its environment variables instead"
 
 TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
@@ -47,7 +48,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("gradient_checkpointing_kwargs", None, _NON_REENTRANT, met=({"use_reentrant": False},)),
     refused("torch_compile", False, _COMPILE),
     *all_ignored(_COMPILE, torch_compile_backend=None, torch_compile_mode=None),
-    ignored("use_liger_kernel", False, _HEAD, met=(True,)),
+    ignored("use_liger_kernel", False, _HEAD),
     ignored("liger_kernel_config", None, _HEAD),
     ignored("use_cache", False, "the engine has its own cache, and the learner needs none"),
     refused("neftune_noise_alpha", None, "noise would change the log-probs that were sampled; leave it out"),
@@ -96,7 +97,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     refused("hub_revision", None, "the main branch is uploaded to; call trainer.push_to_hub yourself for another"),
     same("load_best_model_at_end", "a new best is saved at its own step, independent of `save_steps`"),
     same("metric_for_best_model", "a number of the evaluation; `eval_` may be left out; eval_reward when not set"),
-    same("greater_is_better", "yes when not set"),
+    same("greater_is_better", "when not set: yes, except of a loss"),
     refused("ignore_data_skip", False, "a resumed run goes on with the very next problem; leave it out"),
     ignored(
         "restore_callback_states_from_checkpoint",
@@ -108,7 +109,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     same("seed"),
     ignored("data_seed", None, "the order of the data follows `seed`"),
     same("use_cpu"),
-    refused("accelerator_config", None, "there is no Accelerator; leave it out"),
+    Foreign("accelerator_config", "refused", None, _NO_ACCELERATOR, met=({"dispatch_batches": False},)),
     refused("parallelism_config", None, f"{_ONE_PROCESS}; leave it out"),
     translated("dataloader_drop_last", False, "`drop_incomplete_step`"),
     *all_ignored(_LOADER, dataloader_num_workers=0, dataloader_pin_memory=True, dataloader_persistent_workers=False),

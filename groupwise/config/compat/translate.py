@@ -300,7 +300,8 @@ def _best(state: Translation) -> Translation:
     if state.fields.get("load_best_model_at_end") and state.fields.get("metric_for_best_model") is None:
         state = state.with_fields(metric_for_best_model="eval_reward")
     if state.fields.get("metric_for_best_model") is not None and state.fields.get("greater_is_better") is None:
-        state = state.with_fields(greater_is_better=True)
+        is_loss = str(state.fields["metric_for_best_model"]).endswith("loss")
+        state = state.with_fields(greater_is_better=not is_loss)
     return state
 
 

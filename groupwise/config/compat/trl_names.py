@@ -106,7 +106,7 @@ RLOO_FIELDS: tuple[Foreign, ...] = (
 
 TRL_LEGACY_FIELDS: tuple[Foreign, ...] = (
     same("max_prompt_length", "TRL removed it; here it still cuts or drops (`overlong_prompts`)"),
-    ignored("use_liger_loss", False, "the loss never holds the full logits already", met=(True,)),
+    ignored("use_liger_loss", False, "groupwise's own loss is used, which never holds the full logits either"),
     ignored("wandb_log_unique_prompts", False, "its name is `log_unique_prompts` now"),
     *all_ignored(_VLLM, vllm_device="auto", vllm_dtype="auto", vllm_max_model_len=None),
     *all_ignored(_VLLM, vllm_enable_prefix_caching=True),
