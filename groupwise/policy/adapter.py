@@ -163,7 +163,7 @@ def require_trainable_adapter(config: Any) -> None:
     kind = _kind(config)
     if getattr(config, "is_prompt_learning", False):
         raise ModelError(
-            f"The adapter is {kind}, which puts virtual tokens before every prompt. Adapters with virtual tokens are "
+            f"The adapter is {kind}, a prompt-learning one, which puts virtual tokens before every prompt. These are "
             "not supported: log-probs would belong to other tokens. Use LoRA (lora: in a recipe, peft.LoraConfig)."
         )
     if kind in _REFUSED:

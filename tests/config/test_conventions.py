@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 import groupwise
 import groupwise.trl as trl_names
@@ -28,6 +29,7 @@ DERIVED = {
     "steps_per_generation": 1,
     "epsilon_high": 0.2,
     "min_p": 0.0,
+    "accelerator_config": AcceleratorConfig(dispatch_batches=False),
     **{name: {} for name in ("lr_scheduler_kwargs", "model_init_kwargs", "chat_template_kwargs")},
 }
 """What TRL makes of its None, or does where it is None."""

@@ -66,6 +66,13 @@ def read_attribute(config: Any, name: str) -> Any:
     return _ONE_PROCESS[name] if name in _ONE_PROCESS else _READERS[name](config)
 
 
+def accelerator_config() -> Any:
+    """transformers' value, with what is the case here: batches are not dispatched to other processes."""
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    return AcceleratorConfig(dispatch_batches=False)
+
+
 def _device(config: Any) -> Any:
     from groupwise.world import pick_device
 

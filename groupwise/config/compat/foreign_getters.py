@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from groupwise.config.compat.attributes import accelerator_config
 from groupwise.config.compat.loss_aliases import CHOICES, LOSS_TYPES, MISMATCHES
 from groupwise.config.compat.translate import FIELDS, FOREIGN
 from groupwise.config.normalize import whole
@@ -58,7 +59,7 @@ def read(config: Settings, name: str) -> Any:
     if name in AXES:
         return getattr(config.objective, name)
     if name == "accelerator_config":
-        return _accelerator_config()
+        return accelerator_config()
     if config.as_written.get(name) is not None:
         return config.as_written[name]
     return _DERIVED[name](config) if name in _DERIVED else FOREIGN[name].default
@@ -69,13 +70,6 @@ def _loss_type(config: Settings) -> str:
     objective = config.objective
     fitting = [n for n, axes in LOSS_TYPES.items() if all(getattr(objective, a) == v for a, v in axes.items())]
     return fitting[-1] if fitting else config.preset
-
-
-def _accelerator_config() -> Any:
-    """transformers' value, with what is the case here: batches are not dispatched to other processes."""
-    from transformers.trainer_pt_utils import AcceleratorConfig
-
-    return AcceleratorConfig(dispatch_batches=False)
 
 
 def _named(config: Settings, word: str) -> str:
