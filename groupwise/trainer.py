@@ -141,6 +141,8 @@ class GRPOTrainer(TrainerMembers):
         if peft_config is not None:
             require_trainable_adapter(peft_config)
         self.args: GRPOConfig = args if args is not None else self.config_class()
+        if is_stream(train_dataset) and self.args.dataloader_num_workers:  # one reader reads it, and TRL has 0 then
+            self.args = self.args.replace(dataloader_num_workers=0)
         settings = with_quantization(self.args.checked(), model, quantization_config)
         self.screen: Screen = screen or make_screen()
         self.output_dir = Path(self.args.output_dir).absolute()
@@ -157,8 +159,6 @@ class GRPOTrainer(TrainerMembers):
                     reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
                 )
             check_sandboxes(rewards)
-            if is_stream(train_dataset) and self.args.dataloader_num_workers:
-                self.args.dataloader_num_workers = 0  # as TRL does: a stream is read by one reader
             problems = load_problems(train_dataset, num_streamed=num_drawn(settings))
             held_out = {} if eval_dataset is None else self._load_held_out(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model

@@ -257,12 +257,13 @@ class TrainerMembers:
     ) -> Tensor:
         """1 for each sequence that off-policy masking keeps, else 0, of shape (N, 1) and the type of `mask`.
 
-        `advantages` is (N, 1); log-probs and `mask` are (N, T).
+        `advantages` is (N, 1); log-probs and `mask` are (N, T). A token whose sampled log-prob is NaN counts as no gap.
         """
         objective = Objective(off_policy_threshold=off_policy_threshold)
         is_token_NT = mask > 0
         terms = make_terms(objective, per_token_logps, is_token_NT, advantages.expand(mask.shape))
-        keep_NT = off_policy_keep(objective, replace(terms, advantage_NT=advantages), sampling_per_token_logps, None)
+        sampled_NT = torch.where(sampling_per_token_logps.isnan(), per_token_logps, sampling_per_token_logps)
+        keep_NT = off_policy_keep(objective, replace(terms, advantage_NT=advantages), sampled_NT, None)
         assert keep_NT is not None
         return keep_NT.to(mask.dtype)
 

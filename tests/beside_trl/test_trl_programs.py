@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 IN_TRL: dict[str, Any] = json.loads(space.REFERENCE.read_text())
 OF_OTHER_CLOCKS = {"step_time", "total_flos"}
 OF_PASSES = {f"clip_ratio/{name}" for name in ("low_mean", "low_min", "high_mean", "high_max", "region_mean")}
-NOT_EVALUATED = {f"eval_{name}" for name in ("loss", "entropy", "kl", "num_tokens", *OF_PASSES)}
+NOT_EVALUATED = {f"eval_{name}" for name in ("entropy", "kl", "num_tokens", *OF_PASSES)}
 """What TRL measures by passes of the learner over held-out completions; groupwise makes none."""
 
 
@@ -91,6 +91,11 @@ def _cookbook(names: dict[str, Any]) -> None:
 
 def _mini_r1(names: dict[str, Any]) -> None:
     assert names["metrics"]["train_samples"] == 6
+    log = names["trainer"].state.log_history
+    assert [entry["step"] for entry in log if "reward" in entry] == [1, 2, 3, 4, 5, 6]
+    rates = {entry["step"]: entry["learning_rate"] for entry in log if "reward" in entry}
+    assert rates[5] > rates[6] > 0, "resumed to more steps, the schedule goes on; TRL has a step without a rate"
+    assert (Path("mini-r1") / "checkpoint-6").is_dir()
     for name in ("train_results.json", "all_results.json", "trainer_state.json", "README.md", "model.safetensors"):
         assert (Path("mini-r1") / name).is_file(), name
 
@@ -137,8 +142,10 @@ def _equal_means(names: dict[str, Any]) -> None:
 
 
 def _medical(names: dict[str, Any]) -> None:
-    assert names["evaluation"]["eval_reward"] is not None
-    assert Path("medical/checkpoint-3").is_dir()
+    evaluated = [entry for entry in names["trainer"].state.log_history if "eval_reward" in entry]
+    assert [entry["step"] for entry in evaluated] == [2, 4, 6, 6]
+    assert names["evaluation"].items() <= evaluated[-1].items() | {"epoch": 1.0}.items()
+    assert [Path(f"medical/checkpoint-{step}").is_dir() for step in (3, 6)] == [True, True]
     assert Path("medical/eval_results.json").is_file()
 
 
@@ -156,7 +163,10 @@ OUTCOMES: dict[str, Runs | Refused] = {
     "05": Runs({"learning_rate": 2e-5, "beta": 0.0}, notes=("adamw_8bit",), more=_course),
     "06": Runs({"beta": 0.0, "per_device_train_batch_size": 8}, more=_cookbook),
     "07": Refused(ConfigError, ("num_generations 16", "gradient_accumulation_steps")),
-    "08": Runs({"beta": 0.001, "lr_scheduler_type": "cosine"}, more=_mini_r1),
+    "08": Runs(
+        {"beta": 0.001, "lr_scheduler_type": "cosine", "learning_rate": 5e-7, "warmup_steps": 0.25, "seed": 42},
+        more=_mini_r1,
+    ),
     "09": Refused(ConfigError, ("= 1 completions", "num_generations 8", "Set")),
     "10": Runs({"temperature": 0.7, "seed": 7, "reward_weights": [1.0, 2.0]}, notes=(NO_VLLM,), more=_open_r1),
     "11": Refused(ConfigError, ('"tools"', "one turn")),
@@ -171,7 +181,11 @@ OUTCOMES: dict[str, Runs | Refused] = {
     "20": Refused(ConfigError, ("compute_loss", "policy_loss")),
     "21": Runs({"beta": 0.04}, more=_resumed),
     "22": Runs({"reward_weights": [1.0, 0.5, 0.5, 0.5, 0.5]}, more=_equal_means),
-    "23": Runs({"num_train_epochs": 1}, evaluations=4, more=_medical),
+    "23": Runs(
+        {"num_train_epochs": 1, "beta": 0.0, "loss_type": "dapo", "eval_steps": 2, "num_generations_eval": 2},
+        evaluations=4,
+        more=_medical,
+    ),
     "24": Runs({"num_generations": 4, "report_to": []}, notes=(NO_VLLM,)),
     "25": Refused(ConfigError, ("fp16", "bf16=True")),
     "26": Refused(ConfigError, ("= 1 completions", "num_generations 4", "Set")),
