@@ -54,6 +54,11 @@ StopReason = Literal["stop", "stop_string", "length"]
 """Why a completion ended: an end token, a stop string, or `max_tokens` reached (truncated)."""
 
 
+def row_place(index: int) -> str:
+    """What people call the row of that index, from 0: they count from 1."""
+    return f"row {index + 1}"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One row of the data set."""
@@ -68,7 +73,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.place:
-            object.__setattr__(self, "place", f"row {self.index + 1}")
+            object.__setattr__(self, "place", row_place(self.index))
 
     @property
     def label(self) -> str:

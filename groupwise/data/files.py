@@ -10,6 +10,7 @@ from typing import Any
 
 from groupwise.data.arrow import cleaned_rows
 from groupwise.errors import DataError, near_path
+from groupwise.types import row_place
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -24,7 +25,12 @@ class FileRows(list[Mapping[str, Any]]):
 
 def place_of(rows: Sequence[Mapping[str, Any]], index: int) -> str:
     """Where the row of that index, from 0, stands as people count: "row 8", or "line 9" of a JSONL file."""
-    return f"{rows.unit} {rows.numbers[index]}" if isinstance(rows, FileRows) else f"row {index + 1}"
+    return f"{rows.unit} {rows.numbers[index]}" if isinstance(rows, FileRows) else row_place(index)
+
+
+def place_in(name: str, place: str) -> str:
+    """A place of the data set of that name, as a sentence begins with it: "Row 8 of rows.csv"."""
+    return f"{place.capitalize()} of {name}"
 
 
 def take_rows(rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> FileRows:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from groupwise.chat import OPENING, Tokenizer, decode_completion, encode_prompt, opening, truncate_left
+from groupwise.data.files import place_in
 from groupwise.data.problems import Problems
 from groupwise.errors import DataError
 from groupwise.types import Problem
@@ -114,9 +115,9 @@ def _encode(
             tokenizer, problem.prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs
         )
     except DataError as error:
-        raise DataError(f"{problem.place.capitalize()} of {name}: {error}") from error
+        raise DataError(f"{place_in(name, problem.place)}: {error}") from error
     if not ids:
-        raise DataError(f"{problem.place.capitalize()} of {name}: the prompt has no tokens.")
+        raise DataError(f"{place_in(name, problem.place)}: the prompt has no tokens.")
     return ids
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from groupwise.data.arrow import ArrowRows, readable
-from groupwise.data.files import place_of
+from groupwise.data.files import place_in, place_of
 from groupwise.errors import DataError, did_you_mean, near_column
 from groupwise.json_values import as_text
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
@@ -124,7 +124,7 @@ def _column_names(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 
 
 def _where(rows: Sequence[Mapping[str, Any]], index: int, name: str) -> str:
-    return f"{place_of(rows, index).capitalize()} of {name}"
+    return place_in(name, place_of(rows, index))
 
 
 def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import nn
 from groupwise.chat import beyond_embedding
 from groupwise.config import Settings
 from groupwise.data import prepare
+from groupwise.data.files import place_in
 from groupwise.data.prepare import PreparedProblems
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError, DataError, ModelError
@@ -73,5 +74,5 @@ def check_ids(prepared: PreparedProblems, tokenizer: Any, model: nn.Module) -> N
     if (found := prepared.find_id(size)) is not None:
         row, token_id = found
         problems = prepared.problems
-        where = f"{problems[row].place.capitalize()} of {problems.name}"
+        where = place_in(problems.name, problems[row].place)
         raise DataError(f"{where}: {beyond_embedding(tokenizer, token_id, size)}")

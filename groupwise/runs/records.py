@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from groupwise.json_values import plain_value
-from groupwise.types import Completion, Prompt, StepGroup
+from groupwise.types import Completion, Prompt, StepGroup, row_place
 
 MAX_COLUMN_BYTES = 4096
 """A column longer than this in JSON stays out of the record: the row number still finds it in the data set."""
@@ -57,7 +57,7 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
     }
     if group.opening:
         record["opening"] = group.opening
-    if group.problem.place != f"row {group.problem.index + 1}":
+    if group.problem.place != row_place(group.problem.index):
         record["place"] = group.problem.place
     return record
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from groupwise.data.files import place_in
 from groupwise.errors import DataError
 from groupwise.rewards.extract import after_hashes
 from groupwise.rewards.function import RewardFunction
@@ -27,12 +28,12 @@ class GSM8K(FromHub):
     def row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         if after_hashes(str(row[self.solution])) is None:
             raise DataError(
-                f'{place.capitalize()} of {self.path}, column "{self.solution}": there is no "####" before the answer.'
+                f'{place_in(self.path, place)}, column "{self.solution}": there is no "####" before the answer.'
             )
         try:
             answer = str(gold_number("number", str(row[self.solution])))
         except DataError as error:
-            raise DataError(f'{place.capitalize()} of {self.path}, column "{self.solution}": {error}') from error
+            raise DataError(f'{place_in(self.path, place)}, column "{self.solution}": {error}') from error
         return {"prompt": self.prompt(row[self.question]), "answer": answer, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from groupwise.data.files import place_in
 from groupwise.errors import ConfigError, DataError
 from groupwise.rewards import resolve_rewards
 from groupwise.rewards.extract import boxed
@@ -35,9 +36,7 @@ class Math(FromHub):
     def row(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         gold = boxed(str(row[self.solution]))
         if gold is None:
-            raise DataError(
-                f'{place.capitalize()} of {self.path}, column "{self.solution}": there is no \\boxed{{}} answer.'
-            )
+            raise DataError(f'{place_in(self.path, place)}, column "{self.solution}": there is no \\boxed{{}} answer.')
         return {"prompt": self.prompt(row[self.question]), "answer": gold, **self.others(row)}
 
     def rewards(self) -> list[RewardFunction]:
