@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from groupwise import __version__
-from groupwise.errors import ConfigError, GroupwiseError, GuardError, near_path
+from groupwise.errors import ConfigError, GroupwiseError, GuardError, RankError, near_path
+from groupwise.launch import is_leader, world_size
 from groupwise.notes import shown_by
 from groupwise.redact import redact, without_hidden
 from groupwise.streams import lasting_output
@@ -73,15 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             app(None if arguments is None else list(arguments))
         except GroupwiseError as error:
-            _print_error(str(error))
+            if is_leader() or isinstance(error, RankError):  # the others end with the same error
+                _print_error(str(error))
             raise SystemExit(ENDED_BY_GUARD if isinstance(error, GuardError) else USER_ERROR) from None
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if show:
         print(f"groupwise {__version__}")
         raise typer.Exit
+    if world_size() > 1 and context.invoked_subcommand != "train":
+        raise ConfigError(
+            f"Found WORLD_SIZE={world_size()}: groupwise {context.invoked_subcommand} is one process. Start it without "
+            "a launcher; torchrun is for groupwise train."
+        )
 
 
 @app.command()
@@ -107,7 +116,8 @@ def train(
         raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
     overwrite = overwrite or (settings.config.overwrite_output_dir and not resume)
-    _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
+    if is_leader():
+        _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
     with _loading(settings, resume=resume):
         trainer = _load_trainer(settings, changes or [], resume=resume, quiet=quiet)
@@ -270,6 +280,7 @@ def _load_trainer(recipe: Recipe, changes: Sequence[str], *, resume: bool, quiet
     from groupwise.lifecycle.inputs import read_inputs
     from groupwise.runs.screen import make_screen
 
+    quiet = quiet or not is_leader()
     screen = make_screen(is_quiet=quiet, is_plan_shown=True)
     with shown_by(screen.note):
         inputs = read_inputs(recipe, recipe.folder)

@@ -7,6 +7,7 @@
     ├── RewardError        a reward function: wrong count, not a number, an exception inside
     ├── RolloutError       an engine: a request it cannot serve
     ├── RunError           a run folder: not one, in use, not writable, damaged
+    ├── RankError          several ranks: one has failed, is gone or hangs, or computed something else
     └── TrainingError      training itself: not a number, no signal
         └── GuardError     a guard has ended the run, or would not let it start
 
@@ -29,6 +30,7 @@ __all__ = [
     "GroupwiseError",
     "GuardError",
     "ModelError",
+    "RankError",
     "RewardError",
     "RolloutError",
     "RunError",
@@ -65,6 +67,10 @@ class RolloutError(GroupwiseError, RuntimeError):
 
 class RunError(GroupwiseError, RuntimeError):
     """A run folder is missing, in use, not writable or damaged."""
+
+
+class RankError(GroupwiseError, RuntimeError):
+    """Another rank of the run has failed, is gone or hangs, or the ranks disagree."""
 
 
 class TrainingError(GroupwiseError, RuntimeError):

@@ -68,3 +68,10 @@ def set_last_lr(scheduler: Any, rates: Sequence[float]) -> None:
 def openmp_library() -> Path:
     """`torch/lib/libgomp.so.1`: the OpenMP library that torch brings; the file need not exist."""
     return Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+
+
+def store_of_process_group() -> Any:
+    """`torch.distributed.distributed_c10d._get_default_store`: the store of the process group of this process."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from torch import nn
 
 from groupwise.chat import as_tokenizer
 from groupwise.checkpoint.fingerprint import origin_of
+from groupwise.checkpoint.share_state import share_state
 from groupwise.config import GRPOConfig, Recipe, Settings
 from groupwise.data import Order, PreparedProblems, Problems, load_problems
 from groupwise.data.load import is_stream, load_held_out
@@ -43,10 +44,11 @@ from groupwise.lifecycle.build import (
 )
 from groupwise.lifecycle.callbacks import Callbacks, loader_of
 from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
+from groupwise.lifecycle.follow import Follower, begin
 from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, read_inputs, warn_of_used_folder
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
-from groupwise.lifecycle.signals import finish_step_first
+from groupwise.lifecycle.signals import Interrupted, finish_step_first, stopped_by_the_leader
 from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
@@ -65,12 +67,10 @@ from groupwise.torch_settings import settings_of_program, settings_of_training
 from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
-from groupwise.trainer_members import TrainerMembers, note_keywords
-from groupwise.world import check_single_process
+from groupwise.trainer_members import Method, TrainerMembers, led, note_keywords
+from groupwise.world import this_world
 
 _log = logging.getLogger(__name__)
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def with_own_state(method: Method) -> Method:
@@ -137,17 +137,18 @@ class GRPOTrainer(TrainerMembers):
         check_arguments(model, reward_funcs, args, train_dataset, unknown)
         check_objects(callbacks, optimizers, screen, policy_loss)
         tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
-        check_single_process()
+        self.world = this_world()
         if peft_config is not None:
             require_trainable_adapter(peft_config)
         self.args: GRPOConfig = args if args is not None else self.config_class()
         if is_stream(train_dataset) and self.args.dataloader_num_workers:  # one reader reads it, and TRL has 0 then
             self.args = self.args.replace(dataloader_num_workers=0)
         settings = with_quantization(self.args.checked(), model, quantization_config)
-        self.screen: Screen = screen or make_screen()
+        self.screen: Screen = screen or make_screen(is_quiet=not self.world.is_leader)
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
-        if screen is None and not self.args.overwrite_output_dir:  # the command, which brings one, has looked already
+        has_looked = screen is not None  # the command, which brings one
+        if not has_looked and self.world.is_leader and not self.args.overwrite_output_dir:
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
         self.hub_model_id = self.args.hub_model_id
@@ -237,6 +238,7 @@ class GRPOTrainer(TrainerMembers):
         """The reward functions."""
         return self.parts.scorer
 
+    @led
     @with_own_state
     @settings_of_training()
     def train(
@@ -281,10 +283,13 @@ class GRPOTrainer(TrainerMembers):
             min_free_bytes=run_folder.MIN_FREE_BYTES + _bytes_to_save(self.model),
         )
         with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
+            self.world.on_missed(lambda text: writer.event("failed", error=text))
+            begin(self.parts, self.world)
             run, optimizer = self._make_run(folder, writer, model_writer)
             checkpoint = None
             if resume_from_checkpoint:
                 checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
+            share_state(run.learner, self.world)
             self._start(run, folder, optimizer, checkpoint)
             with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop) as stop:
                 self.interrupted = stop
@@ -294,6 +299,7 @@ class GRPOTrainer(TrainerMembers):
         numbers = dict(self._callbacks.closing)
         return TrainOutput(run.schedule.step, numbers.get("train_loss") or 0.0, numbers)
 
+    @led
     @with_own_state
     @settings_of_training()
     def evaluate(
@@ -322,6 +328,17 @@ class GRPOTrainer(TrainerMembers):
                 self._callbacks.evaluated(found, self.log)
                 metrics |= found
         return {**metrics, "epoch": float(self.state.epoch or 0)}
+
+    @settings_of_training()
+    def _follow(self) -> Any:
+        """On a rank above 0: what the call of rank 0 returns, once its orders are carried out."""
+        self.interrupted = Interrupted()
+        with self._own_state(), stopped_by_the_leader():
+            ended = Follower(self.parts, self.world, self._optimizers).follow()
+        vars(self.state).update(ended.state)
+        if ended.error is not None:
+            raise ended.error
+        return ended.result
 
     def _load_held_out(self, eval_dataset: Any) -> dict[str, Problems]:
         return load_held_out(eval_dataset, num_streamed=self.args.num_eval_problems)

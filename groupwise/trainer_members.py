@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,46 @@ from groupwise.algo.ratio import make_terms
 from groupwise.config import GRPOConfig
 from groupwise.config.compat.trainer_names import CALLED, KEPT, MEMBERS, check_override, keyword_note, why_no_member
 from groupwise.errors import ConfigError
+from groupwise.launch import local_rank
 from groupwise.lifecycle.build import RunParts
 from groupwise.lifecycle.callbacks import Callbacks
 from groupwise.rewards.model import RewardModel
 from groupwise.runs.writer import RunWriter
 from groupwise.train.coefficients import Coefficients
+from groupwise.world import World
 
 _log = logging.getLogger(__name__)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 _SCREEN = ("ProgressCallback", "PrinterCallback", "NotebookProgressCallback", "RichProgressCallback")
 _TRACKERS = ("WandbCallback", "TensorBoardCallback", "TrackioCallback")
 """Callbacks of transformers that stand for something that is no callback here."""
+
+
+def led(method: Method) -> Method:
+    """The method, run by rank 0 for all: the other ranks follow its orders, then return or raise what it did."""
+
+    @wraps(method)
+    def call(trainer: TrainerMembers, *args: Any, **kwargs: Any) -> Any:
+        world = trainer.world
+        if world.size == 1 or world.is_leading:
+            return method(trainer, *args, **kwargs)
+        if not world.is_leader:
+            return trainer._follow()
+        return world.lead(lambda: method(trainer, *args, **kwargs), lambda: vars(trainer.state))
+
+    return cast(Method, call)
+
+
+def by_leader(method: Method) -> Method:
+    """The method on rank 0 alone, which writes and prints; the other ranks pass over it."""
+
+    @wraps(method)
+    def call(trainer: TrainerMembers, *args: Any, **kwargs: Any) -> Any:
+        return method(trainer, *args, **kwargs) if trainer.world.is_leader else None
+
+    return cast(Method, call)
 
 
 class TrainerMembers:
@@ -42,6 +72,8 @@ class TrainerMembers:
 
     args: GRPOConfig
     parts: RunParts
+    world: World
+    """The ranks that train together."""
     output_dir: Path
     hub_model_id: str | None
     _callbacks: Callbacks
@@ -178,9 +210,9 @@ class TrainerMembers:
         return CallbackHandlerView(self)
 
     @property
-    def accelerator(self) -> OneProcess:
-        """What scripts ask an `accelerate.Accelerator`, for the one process that trains."""
-        return OneProcess(self.parts.policy.policy_model.device)
+    def accelerator(self) -> AcceleratorView:
+        """What scripts read of an `accelerate.Accelerator`."""
+        return AcceleratorView(self.parts.policy.policy_model.device, self.world)
 
     @property
     def is_in_train(self) -> bool:
@@ -188,12 +220,12 @@ class TrainerMembers:
         return self._writer is not None
 
     def is_world_process_zero(self) -> bool:
-        """Whether this process writes files: the one that trains does."""
-        return True
+        """Whether this process writes files: rank 0 does."""
+        return self.world.is_leader
 
     def is_local_process_zero(self) -> bool:
-        """Whether this process prints: the one that trains does."""
-        return True
+        """Whether this process prints: rank 0 does, on its machine."""
+        return self.world.is_leader
 
     def add_callback(self, callback: Any) -> None:
         """Add a `transformers.TrainerCallback`, an object or a class.
@@ -280,6 +312,7 @@ class TrainerMembers:
         formatted: dict[str, Any] = metrics_format(metrics)
         return formatted
 
+    @by_leader
     def log_metrics(self, split: str, metrics: Mapping[str, Any]) -> None:
         """Print the metrics of a split ("train", "eval", "test"), one a line."""
         shown = {name: str(value) for name, value in self.metrics_format(dict(metrics)).items()}
@@ -288,6 +321,7 @@ class TrainerMembers:
         for name in sorted(shown):
             print(f"  {name: <{names}} = {shown[name]:>{values}}")
 
+    @by_leader
     def save_metrics(self, split: str, metrics: Mapping[str, Any], combined: bool = True) -> None:
         """Write `<split>_results.json` into `output_dir`; `combined` adds the metrics to `all_results.json` too."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -297,11 +331,13 @@ class TrainerMembers:
             earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             _write_json(path, {**earlier, **metrics})
 
+    @by_leader
     def save_state(self) -> None:
         """Write `trainer_state.json` into `output_dir`."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.state.save_to_json(str(self.output_dir / "trainer_state.json"))
 
+    @led
     def save_model(
         self, output_dir: str | Path | None = None, _internal_call: bool = False, *, merge: bool = False
     ) -> Path:
@@ -320,6 +356,7 @@ class TrainerMembers:
         save = save_merged if merge else save_policy
         return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
 
+    @by_leader
     def create_model_card(
         self,
         model_name: str | None = None,
@@ -352,6 +389,7 @@ class TrainerMembers:
         """The name of the Hub repository that is uploaded to."""
         return self.hub_model_id or self.output_dir.resolve().name
 
+    @led
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -394,40 +432,43 @@ class TrainerMembers:
         return send() if blocking else _in_background(send)
 
 
-class OneProcess:
-    """The parts of an `accelerate.Accelerator` that have a meaning where one process trains."""
+class AcceleratorView:
+    """The parts of an `accelerate.Accelerator` that have a meaning here."""
 
-    is_main_process = is_local_main_process = is_last_process = True
-    process_index = local_process_index = 0
-    num_processes = 1
     sync_gradients = True
-    use_distributed = False
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, world: World) -> None:
         self.device = device
+        self._world = world
+        self.num_processes, self.process_index, self.local_process_index = world.size, world.rank, local_rank()
+        self.is_main_process = self.is_local_main_process = world.is_leader
+        self.is_last_process = world.rank == world.size - 1
+        self.use_distributed = world.size > 1
 
     def print(self, *values: Any, **kwargs: Any) -> None:
-        """Print, in the one process that prints."""
-        print(*values, **kwargs)
+        """Print on rank 0."""
+        if self._world.is_leader:
+            print(*values, **kwargs)
 
     def wait_for_everyone(self) -> None:
-        """Nobody else is waited for."""
+        """Wait until every rank has come here."""
+        self._world.gather(None, "wait_for_everyone of the script")
 
     def unwrap_model(self, model: Any, *_: Any, **__: Any) -> Any:
         """The model itself: nothing wraps it."""
         return model
 
-    def gather(self, tensor: Any) -> Any:
-        """What all processes have: this one's."""
-        return tensor
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors of all ranks, one after another along their first dimension."""
+        found = self._world.gather(tensor.detach().cpu(), "gather of the script")
+        return tensor if len(found) == 1 else torch.cat(found).to(self.device)
 
     gather_for_metrics = gather
 
     def __getattr__(self, name: str) -> Any:
         known = ", ".join(sorted(each for each in dir(type(self)) if not each.startswith("_")))
         raise AttributeError(
-            f"trainer.accelerator has no {name}: training runs in one process, and there is no Accelerator. It has "
-            f"device, {known}."
+            f"trainer.accelerator has no {name}: groupwise trains without an Accelerator. It has device, {known}."
         )
 
 

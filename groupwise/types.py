@@ -117,6 +117,8 @@ class Request:
     """Needed for stop strings alone."""
     label: str = "a prompt"
     """What errors call it."""
+    first: int = 0
+    """Number of the first of these completions in its group: a group may be sampled in parts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,29 +1,115 @@
-"""The process: its device, number format and memory. Size 1 needs no process group."""
+"""The process: its rank among those that train together, its device, number format and memory.
+
+Rank 0 leads: it draws, scores, records and saves. Every rank computes the same plan and runs its share of passes, and
+one sum of gradients follows. A world of size 1 needs no process group: each of its calls is the identity.
+"""
 
 from __future__ import annotations
 
-import os
+import heapq
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from groupwise.errors import ConfigError
+from groupwise.launch import local_rank, world_size
 from groupwise.torch_internals import has_amx, has_avx512_bf16
 
+T = TypeVar("T")
 
-def check_single_process() -> None:
-    """Refuse to be one of several launched processes: each would train its own, unrelated model."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size > 1:
-        raise ConfigError(
-            f"Found WORLD_SIZE={size}: this process is one of several. groupwise trains in one process for now; "
-            "start it without a launcher (python script.py, or groupwise train RECIPE)."
-        )
+
+class World:
+    """The ranks of a run; this class is the one of size 1."""
+
+    rank = 0
+    size = 1
+    is_leading = False
+    """Whether rank 0 is inside a call that the other ranks follow."""
+
+    @property
+    def is_leader(self) -> bool:
+        return self.rank == 0
+
+    def share(self, value: T, what: str) -> T:
+        """The value of rank 0, on every rank; `what` names it where a rank is missed."""
+        return value
+
+    def gather(self, value: T, what: str) -> list[T]:
+        """The values of all ranks in their order, on every rank."""
+        return [value]
+
+    def sum_(self, tensors: Sequence[Tensor], what: str) -> None:
+        """Replace each tensor by its sum over the ranks, the same bits on each."""
+
+    def share_tensors(self, tensors: Sequence[Tensor], what: str) -> None:
+        """Overwrite each tensor by that of rank 0."""
+
+    def order(self, name: str, payload: Any = None) -> None:
+        """Rank 0 has the other ranks carry out an order."""
+
+    def on_missed(self, call: Callable[[str], None]) -> None:
+        """Call `call` with a sentence before this process is ended because another rank is missed."""
+
+    def next_order(self) -> tuple[str, Any]:
+        """On another rank: the name of the next order of rank 0, and what comes with it."""
+        raise AssertionError("one rank alone has nobody to follow")
+
+    @contextmanager
+    def lockstep(self, what: str) -> Iterator[None]:
+        """Inside, this rank waits for nothing but the other ranks, so one that does not compute hangs."""
+        yield
+
+    def lead(self, call: Callable[[], T], after: Callable[[], Any]) -> T:
+        """The result of `call`; rank 0 of several gives the other ranks its orders in it."""
+        return call()
+
+
+class Ended:
+    """The last order of a call that rank 0 has led: what it returned or raised, and the state after it."""
+
+    def __init__(self, result: Any, error: BaseException | None, state: Any) -> None:
+        self.result, self.error, self.state = result, error, state
+
+
+def portion(costs: Sequence[float], world: World) -> list[int]:
+    """Numbers of the pieces of work that this rank does, in ascending order.
+
+    Every rank finds the same division: the costliest piece first, each to the rank with the least to do.
+    """
+    loads = [(0.0, rank) for rank in range(world.size)]
+    mine = []
+    for piece in sorted(range(len(costs)), key=lambda piece: (-costs[piece], piece)):
+        load, rank = heapq.heappop(loads)
+        heapq.heappush(loads, (load + costs[piece], rank))
+        if rank == world.rank:
+            mine.append(piece)
+    return sorted(mine)
+
+
+@cache
+def this_world() -> World:
+    """The world of this process; joins the other ranks where several processes were launched.
+
+    Raises:
+        ConfigError: the launcher's variables are not those of a process group.
+        RankError: the other ranks cannot be reached.
+    """
+    if world_size() == 1:
+        return World()
+    from groupwise.ranks import join
+
+    return join()
 
 
 def pick_device(*, use_cpu: bool = False) -> torch.device:
-    """The GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
+    """The GPU when there is one, else the CPU; of several launched processes each takes a GPU of its own."""
+    if use_cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank()) if world_size() > 1 else torch.device("cuda")
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -6,7 +6,7 @@ Tensors stay on their device until `floats()`, so that measuring does not make t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import torch
@@ -110,10 +110,18 @@ class Stats(dict[str, Stat | None]):
         """All micro-batches of an optimizer step, or of several."""
         return reduce(Stats.merge, parts, Stats())
 
+    def on_host(self) -> Stats:
+        """The same as plain numbers, which can go to another process."""
+        return Stats({name: None if stat is None else _on_host(stat) for name, stat in self.items()})
+
     def floats(self) -> dict[str, float | None]:
         """Plain numbers; None where nothing was measured."""
         values = {name: None if stat is None else float(stat) for name, stat in self.items()}
         return {name: None if value is None or value != value else value for name, value in values.items()}
+
+
+def _on_host(stat: Stat) -> Stat:
+    return type(stat)(*(float(getattr(stat, each.name)) for each in fields(stat)))
 
 
 def _add(ours: Stat, theirs: Stat) -> Stat:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from groupwise.checkpoint.best import Best
 from groupwise.checkpoint.checkpoint_writer import CheckpointWriter
+from groupwise.checkpoint.share_state import share_state
 from groupwise.checkpoint.store import load_weights
 from groupwise.errors import RunError
 from groupwise.runs.manifest import check
@@ -80,6 +81,7 @@ class CheckpointHook(Idle):
     def end(self) -> None:
         if self.config.load_best_model_at_end and self.best.step is not None and not self.guards.is_stopped:
             self._load_best(self.best.step)
+            share_state(self.writer.learner, self.writer.learner.world)
         self.writer.reserve.release()
 
     def _load_best(self, step: int) -> None:

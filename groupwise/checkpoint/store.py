@@ -47,7 +47,7 @@ def save_checkpoint(
         DiskFullError: and how many bytes are missing; what was there before is as it was.
     """
     target = folder.checkpoint_of(step)
-    files, optimizer_state = _tensors(learner)
+    files, optimizer_state = learner_tensors(learner)
     whole = {"step": step, "optimizer": optimizer_state, **state}
     clear_leftovers(folder)
     with disk.whole_folder(target, _bytes_of(files, learner, model_writer)) as scratch:
@@ -64,7 +64,7 @@ def write_model(scratch: Path, model: nn.Module, model_writer: ModelWriter, stat
     """The model files, and the state with the key of every trained weight that they hold."""
     (scratch / STATE).mkdir()
     keys = model_writer.write(scratch)
-    rest = {name: tensor for name, tensor in _trained_weights(model).items() if name not in keys}
+    rest = {name: tensor for name, tensor in trained_weights(model).items() if name not in keys}
     if rest:
         save_file(_apart(rest), scratch / STATE / "policy.safetensors")
     text = json.dumps({**state, "weights": keys}, default=_plain)
@@ -138,7 +138,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     unknown = sorted(set(saved) - set(trained)) + sorted(
         name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
     )
-    if unknown or len(saved) != len(_trained_weights(model)):
+    if unknown or len(saved) != len(trained_weights(model)):
         detail = f"for example {unknown[0]}" if unknown else "some of its weights are missing"
         raise RunError(
             f'The checkpoint "{path}" belongs to another model or adapter ({detail}). Resume with the recipe it was '
@@ -188,14 +188,14 @@ def _check_saveable(owner: Any) -> None:
 
 def num_bytes_of(learner: Learner, model_writer: ModelWriter) -> int:
     """What a checkpoint will take on the disk; an optimizer that has not stepped yet is taken for AdamW."""
-    files, _ = _tensors(learner)
+    files, _ = learner_tensors(learner)
     return _bytes_of(files, learner, model_writer) + _ROOM_FOR_JSON
 
 
 def _bytes_of(files: Mapping[str, Mapping[str, Tensor]], learner: Learner, model_writer: ModelWriter) -> int:
     """Of the model files and of these beside the state."""
     optimizer = _num_bytes(files["optimizer.safetensors"]) or 2 * _num_bytes(
-        _trained_weights(learner.policy_model.model)
+        trained_weights(learner.policy_model.model)
     )
     rest = sum(_num_bytes(tensors) for name, tensors in files.items() if name.startswith("reference"))
     return model_writer.num_bytes + optimizer + rest
@@ -204,7 +204,7 @@ def _bytes_of(files: Mapping[str, Mapping[str, Tensor]], learner: Learner, model
 _ROOM_FOR_JSON = 2**20
 
 
-def _tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
+def learner_tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], Any]:
     """File -> its tensors, and the plain part of the optimizer's state."""
     optimizer: dict[str, Tensor] = {}
     plain = split(learner.optimizer.state_dict(), optimizer, "")
@@ -227,7 +227,7 @@ def clear_leftovers(folder: RunFolder) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return _unshared({name: p.detach() for name, p in named_trained(model).items()})
 
 

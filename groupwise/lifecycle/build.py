@@ -48,13 +48,14 @@ from groupwise.rollout.engine import Engine
 from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
+from groupwise.rollout.spread import SpreadEngine
 from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty
 from groupwise.train.sampler import GroupSampler, make_sampling
 from groupwise.train.schedule import Schedule
-from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype
+from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype, this_world
 
 _log = logging.getLogger(__name__)
 
@@ -140,9 +141,13 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     tokenizer = _make_tokenizer(inputs, model, name)
     if any(parameter.requires_grad for parameter in model.parameters()):
         hold_trained_weights_in_float32(model)
-    scorer.load()
+    world = this_world()
+    if world.is_leader:  # the other ranks score nothing
+        scorer.load()
     policy = make_policy(model, name, tokenizer, inputs.config)
-    return RunParts.of(inputs, policy, make_engine(policy, inputs.config), scorer)
+    engine = make_engine(policy, inputs.config)
+    spread = SpreadEngine(engine, world) if world.size > 1 and world.is_leader else engine
+    return RunParts.of(inputs, policy, spread, scorer)
 
 
 def prepare_sets(sets: Mapping[str, Problems], policy: PolicyBundle, config: Settings) -> dict[str, PreparedProblems]:
@@ -294,6 +299,8 @@ def make_learner(
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)
     weights = parts.training_scorer.weights
     own_loss = parts.inputs.policy_loss
-    learner = Learner(policy.policy_model, schedule.reference, optimizer, scheduler, config, weights, own_loss)
+    learner = Learner(
+        policy.policy_model, schedule.reference, optimizer, scheduler, config, weights, own_loss, this_world()
+    )
     require_saveable_optimizer(learner)
     return learner, name

@@ -12,6 +12,7 @@ from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.hook import CheckpointHook
 from groupwise.checkpoint.parts import Saveable, state_of
 from groupwise.checkpoint.rollback import roll_back
+from groupwise.checkpoint.share_state import share_state
 from groupwise.data import Order
 from groupwise.guards.agreement import AgreementProbe
 from groupwise.guards.monitor import GuardMonitor
@@ -31,6 +32,7 @@ from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.loop import Loop
 from groupwise.train.schedule import Schedule
+from groupwise.train.shared import SharedCollector
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def start_run(
     collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
 
     def go_back(before: int) -> int | None:
-        return roll_back(outputs.folder, learner, before=before)
+        step = roll_back(outputs.folder, learner, before=before)
+        share_state(learner, learner.world)
+        return step
 
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
@@ -130,5 +134,6 @@ def start_run(
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
     policy_model = parts.policy.policy_model
-    loop = Loop(policy_model, parts.engine, collector, learner, schedule, hooks, callbacks.state)
+    shared = SharedCollector(collector, learner.world)
+    loop = Loop(policy_model, parts.engine, shared, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

@@ -59,6 +59,23 @@ def finish_step_first(stop: Callable[[str], None]) -> Iterator[Interrupted]:
         yield interrupted
 
 
+@contextmanager
+def stopped_by_the_leader() -> Iterator[None]:
+    """Inside, on a rank above 0, the first signal does nothing: rank 0 gets it too and ends the run for all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if seen and number != _hangup():
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    with handling(_signals(), handle):
+        yield
+
+
 def _signals() -> list[int]:
     """Those that ask a run to stop. A SIGHUP that is ignored stays so: that is what `nohup` is for."""
     hangup = _hangup()

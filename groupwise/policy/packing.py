@@ -67,6 +67,12 @@ def micro_batches(rows: CompletionRows, max_tokens: int) -> list[list[int]]:
     return batches
 
 
+def packed_tokens(rows: CompletionRows, part: Sequence[int]) -> int:
+    """Packed tokens of one pass over the rows `part`."""
+    runs = rows.select(part).runs()
+    return sum(len(rows.prompt_ids[part[run[0]]]) + sum(len(rows.token_ids[part[i]]) for i in run) for run in runs)
+
+
 def group_tokens(rows: CompletionRows) -> int:
     """Packed tokens of the largest group."""
     return max(len(rows.prompt_ids[run[0]]) + sum(len(rows.token_ids[row]) for row in run) for run in rows.runs())

@@ -22,7 +22,7 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Completion]]]:
         for number, request in enumerate(requests):
-            yield number, [self._complete(request, index) for index in range(request.num_completions)]
+            yield number, [self._complete(request, request.first + i) for i in range(request.num_completions)]
 
     def _complete(self, request: Request, index: int) -> Completion:
         ids = tuple(self.script(request, index))[: request.sampling.max_tokens]

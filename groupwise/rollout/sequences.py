@@ -71,7 +71,7 @@ class SequenceState:
 
 
 def new_sequences(number: int, request: Request) -> list[SequenceState]:
-    return [SequenceState(number, index, request) for index in range(request.num_completions)]
+    return [SequenceState(number, request.first + i, request) for i in range(request.num_completions)]
 
 
 def draw_tokens(logits_RV: Tensor, rows: list[SequenceState], kernels: torch.dtype | None = None) -> None:

@@ -19,14 +19,16 @@ from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
 from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Max, Mean, Min, Stats, Sum
 from groupwise.config import Settings
-from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
+from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches, packed_tokens
 from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores, completion_mask
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
+from groupwise.train.alike import check_alike
 from groupwise.train.batch import Batch, LogProbs, Samples
 from groupwise.train.coefficients import Coefficients
 from groupwise.train.nonfinite import why_not_finite
 from groupwise.train.own_loss import own_loss
+from groupwise.world import World, portion
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
@@ -36,23 +38,27 @@ Progress = Callable[[int, int], None]
 Score = Callable[[CompletionRows, Scoring], TokenScores]
 
 
-def auto_budget(rows: CompletionRows, device: str) -> int:
+def auto_budget(rows: CompletionRows, device: str, num_ranks: int = 1) -> int:
     """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing
-    the prompt again for every few of them would be most of the work."""
+    the prompt again for every few of them would be most of the work. Several ranks have a pass each."""
     low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
     prompt = max(map(len, rows.prompt_ids))
-    return min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
+    budget = min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
+    if num_ranks == 1:
+        return budget
+    share = sum(map(len, rows.token_ids)) // num_ranks
+    return min(budget, prompt + max(share, max(map(len, rows.token_ids))))
 
 
-def passes_over(rows: CompletionRows, config: Settings, device: torch.device) -> list[list[int]]:
+def passes_over(rows: CompletionRows, config: Settings, device: torch.device, num_ranks: int = 1) -> list[list[int]]:
     """Row numbers of each pass."""
-    return micro_batches(rows, config.micro_batch_tokens or auto_budget(rows, device.type))
+    return micro_batches(rows, config.micro_batch_tokens or auto_budget(rows, device.type, num_ranks))
 
 
 def score_in_passes(
     score: Score, rows: CompletionRows, scoring: Scoring, passes: Sequence[Sequence[int]], device: torch.device
 ) -> Tensor:
-    """Log-probs NT of all rows, without gradient."""
+    """Log-probs NT of all rows, without gradient; 0 where no pass holds a row."""
     logprob_NT = torch.zeros(completion_mask(rows, device).shape, device=device)
     for part in passes:
         found = score(rows.select(part), scoring).logprob_NT
@@ -89,8 +95,10 @@ class Learner:
         config: Settings,
         reward_weights: Sequence[float] | None = None,
         loss: Callable[..., Any] | None = None,
+        world: World | None = None,
     ) -> None:
         self._own_loss = loss
+        self.world = world or World()
         self.policy_model = policy_model
         self.reference = reference
         self.optimizer = optimizer
@@ -129,10 +137,18 @@ class Learner:
 
     def _score(self, score: Score, rows: CompletionRows) -> Tensor:
         scoring = replace(self.scoring, with_entropy=False)
-        return score_in_passes(score, rows, scoring, self._passes(rows), self.policy_model.device)
+        passes = self._share(rows, self._passes(rows))
+        logprob_NT = score_in_passes(score, rows, scoring, passes, self.policy_model.device)
+        self.world.sum_([logprob_NT], "log-probs of all rows")
+        return logprob_NT
 
     def _passes(self, rows: CompletionRows) -> list[list[int]]:
-        return passes_over(rows, self.config, self.policy_model.device)
+        """Row numbers of each pass, over all ranks."""
+        return passes_over(rows, self.config, self.policy_model.device, self.world.size)
+
+    def _share(self, rows: CompletionRows, passes: Sequence[list[int]]) -> list[list[int]]:
+        """The passes of this rank."""
+        return [passes[i] for i in portion([packed_tokens(rows, part) for part in passes], self.world)]
 
     def prepare(self, samples: Samples, logprobs: LogProbs) -> Batch:
         """The batch of the step: its samples with their log-probs and advantages."""
@@ -167,6 +183,7 @@ class Learner:
         for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
             if (total := merged.get(name)) is not None:
                 merged[name] = total / len(stats)
+        check_alike(self.policy_model.model, self.world)
         self.coefficients.after_rollout(merged.get("kl"), len(batch))
         self.num_rollouts += 1
         merged |= {"beta": beta if "ref" in self.objective.needs else 0.0, "entropy_coef": entropy_coef}
@@ -197,12 +214,15 @@ class Learner:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         rows = self._rows_with_gradient(batch)
         passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
-        stats = [_stats_of_skipped(batch, weights, rows)]
-        for number, part in enumerate(passes):
+        stats = [_stats_of_skipped(batch, weights, rows)] if self.world.is_leader else []
+        mine = self._share(batch.rows, passes)
+        for number, part in enumerate(mine):
             stats.append(self._backward(batch, weights, part))
-            self.on_progress(number + 1, len(passes))
-        norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        measured = Stats.merge_all(stats)
+            self.on_progress(number + 1, len(mine))
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        self.world.sum_(gradients, "the sum of the gradients")
+        norm = nn.utils.get_total_norm(gradients)
+        measured = self._merged(stats)
         why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.policy_model.model, batch)
         if why is None:  # else nothing moves: neither weights nor the optimizer's state nor the schedule
             nn.utils.clip_grads_with_norm_(self.trained, self.config.max_grad_norm or float("inf"), norm)
@@ -211,6 +231,13 @@ class Learner:
             if self.coefficients.follows_entropy:
                 self.coefficients.after_update(measured.floats().get("entropy"))
         return measured, float(norm), why
+
+    def _merged(self, stats: Sequence[Stats]) -> Stats:
+        """The measurements of the passes of all ranks; of one rank they stay on its device."""
+        merged = Stats.merge_all(stats)
+        if self.world.size == 1:
+            return merged
+        return Stats.merge_all(self.world.gather(merged.on_host(), "the measurements of all passes"))
 
     def _step_weights(self, batch: Batch) -> StepWeights:
         now = None
@@ -233,10 +260,11 @@ class Learner:
         """Current log-probs and entropies NT of the whole optimizer step, without gradient."""
         shape = completion_mask(rows, self.policy_model.device).shape
         logprob_NT, entropy_NT = (torch.zeros(shape, device=self.policy_model.device) for _ in range(2))
-        for part in self._passes(rows):
+        for part in self._share(rows, self._passes(rows)):
             found = self.policy_model.score(rows.select(part), self.scoring)
             where = (slice(part[0], part[-1] + 1), slice(found.logprob_NT.shape[1]))
             logprob_NT[where], entropy_NT[where] = found.logprob_NT, found.entropy_NT
+        self.world.sum_([logprob_NT, entropy_NT], "log-probs and entropies of all rows")
         return logprob_NT, entropy_NT
 
     def _rows_with_gradient(self, batch: Batch) -> list[int]:

@@ -10,16 +10,19 @@ hooks     guards, curriculum, callbacks, record, evaluation, checkpoint   lifecy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.engine import Engine
-from groupwise.train.batch import Samples
+from groupwise.train.batch import Batch, Samples
 from groupwise.train.collect import Collector
-from groupwise.train.learner import Learner
+from groupwise.train.learner import Learner, Update
 from groupwise.train.schedule import Schedule
+from groupwise.train.shared import SharedCollector
 from groupwise.train.step import Clock, Hooks, StepResult
+from groupwise.types import ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Loop:
 
     policy_model: PolicyModel
     engine: Engine
-    collector: Collector
+    collector: Collector | SharedCollector
     learner: Learner
     schedule: Schedule
     hooks: Hooks
@@ -54,12 +57,18 @@ def take_step(loop: Loop, step: int) -> StepResult:
     clock.parts.update(rollout=collected.rollout_s, reward=collected.reward_s)
 
     with clock.part("learn"):
-        samples = Samples.of(collected.groups, loop.policy_model.device)
-        logprobs = learner.score(samples)
-        batch = learner.prepare(samples, logprobs)
-        update = learner.update(batch)
+        batch, update = learn(learner, collected.groups)
         loop.schedule.sync_reference(step)
 
     with clock.part("rollout"):
         loop.engine.load_weights(loop.policy_model, version=step)
     return StepResult.of(step, collected, batch, update, clock, is_float32=loop.policy_model.is_float32)
+
+
+def learn(learner: Learner, groups: Sequence[ScoredGroup]) -> tuple[Batch, Update]:
+    """The optimizer steps that the scored groups of one rollout are used for."""
+    with learner.world.lockstep("learning"):
+        samples = Samples.of(groups, learner.policy_model.device)
+        logprobs = learner.score(samples)
+        batch = learner.prepare(samples, logprobs)
+        return batch, learner.update(batch)
