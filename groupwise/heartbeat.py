@@ -25,12 +25,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from groupwise.waiting import within
+
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 20.0
 """A rank whose beat has stopped for so long is gone."""
-IDLE_SECONDS = 40.0
+IDLE_SECONDS = 30.0
 """A rank that has not computed for so long, while another one waits for it, hangs."""
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 5.0
 """How long the main thread may take to end by itself once a rank is missed."""
 NEWS_SECONDS = 5.0
 """How long a rank whose connection has broken waits for the reason."""
@@ -67,6 +69,8 @@ class Heartbeat:
         store: Store,
         rank: int,
         size: int,
+        *,
+        store_is_of_launcher: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self.rank, self.size, self._clock = store, rank, size, clock
@@ -83,6 +87,7 @@ class Heartbeat:
             "has_ended": False,
         }
         self._waits_since: float | None = None
+        self._holder = "The launcher" if store_is_of_launcher else "Rank 0"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="groupwise-heartbeat", daemon=True)
 
@@ -130,7 +135,7 @@ class Heartbeat:
     def _why_missed(self, seen: Sighting, now: float) -> str | None:
         state, waited = seen.state, 0.0 if self._waits_since is None else now - self._waits_since
         if state.get("error"):
-            return f"has failed: {state['error']}"
+            return f"has failed: {state['error'].rstrip('.')}."
         if state.get("has_ended"):
             return "has ended, and the others still wait for it." if waited > LEAVE_SECONDS else None
         if self._is_gone(state):
@@ -158,9 +163,12 @@ class Heartbeat:
 
     def wait_for_news(self) -> str | None:
         """Which rank is missed, once a connection has broken; None where it cannot be told within a few seconds."""
-        end = self._clock() + NEWS_SECONDS
-        while (text := self.missed()) is None and self._clock() < end:
+        end, text = self._clock() + NEWS_SECONDS, None
+        while text is None and self._clock() < end:
             time.sleep(BEAT_SECONDS / 4)
+            with suppress(Exception):  # the store may be gone too
+                self.look()
+            text = self.missed()
         return text
 
     def look(self) -> None:
@@ -190,15 +198,25 @@ class Heartbeat:
         self._store.set(_key(self.rank), json.dumps({**self._state, "cpu_s": time.process_time()}))
 
     def _run(self) -> None:
-        try:
-            while not self._stop.wait(BEAT_SECONDS):
-                self.beat()
-                self.look()
-                if (text := self.missed()) is not None:
-                    self._leave(text)
-        except Exception as error:  # the store is gone, and with it the launcher or the rank that held it
-            if not self._stop.is_set() and self._waits_since is not None:
-                self._leave(f"The store of the launcher is gone ({type(error).__name__}: {error}).")
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                within(SILENT_SECONDS, self._exchange, name="heartbeat")
+            except Exception as error:  # the process that holds the store is gone, or stopped
+                if self._is_held_up and not self._stop.is_set():
+                    found = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+                    self._leave(f"{self._holder} has given no sign of life: its store does not answer ({found}).")
+                return
+            if (text := self.missed()) is not None:
+                self._leave(text)
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether this rank cannot go on without the others."""
+        return self._waits_since is not None or self._state["lockstep"] is not None
+
+    def _exchange(self) -> None:
+        self.beat()
+        self.look()
 
     def _leave(self, text: str) -> None:
         """End this process, once its main thread has had the time to end by itself."""

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -127,6 +128,17 @@ class Ranks(World):
         return f"{reason} Rank {self.rank} waited for {what}. Start the run again with the same command and --resume."
 
 
+def this_world() -> World:
+    """The world of this process; joins the other ranks where several processes were launched.
+
+    Raises:
+        ConfigError: the launcher's variables are not those of a process group.
+        RankError: the other ranks cannot be reached.
+    """
+    return World() if world_size() == 1 else join()
+
+
+@cache
 def join() -> Ranks:
     """Join the process group that a launcher has prepared.
 
@@ -140,7 +152,8 @@ def join() -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         data = dist.new_group(backend="nccl")
-    heartbeat = Heartbeat(store, dist.get_rank(), dist.get_world_size())
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    heartbeat = Heartbeat(store, dist.get_rank(), dist.get_world_size(), store_is_of_launcher=of_launcher)
     heartbeat.start()
     atexit.register(_part, heartbeat)
     return Ranks(dist.get_rank(), dist.get_world_size(), control, data, heartbeat)

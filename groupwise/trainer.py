@@ -53,6 +53,7 @@ from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
 from groupwise.policy.save import ModelWriter
+from groupwise.ranks import this_world
 from groupwise.redact import redact, without_secrets
 from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes, sandbox_notes
@@ -68,7 +69,6 @@ from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
 from groupwise.trainer_members import Method, TrainerMembers, led, note_keywords
-from groupwise.world import this_world
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import heapq
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -88,21 +87,6 @@ def portion(costs: Sequence[float], world: World) -> list[int]:
         if rank == world.rank:
             mine.append(piece)
     return sorted(mine)
-
-
-@cache
-def this_world() -> World:
-    """The world of this process; joins the other ranks where several processes were launched.
-
-    Raises:
-        ConfigError: the launcher's variables are not those of a process group.
-        RankError: the other ranks cannot be reached.
-    """
-    if world_size() == 1:
-        return World()
-    from groupwise.ranks import join
-
-    return join()
 
 
 def pick_device(*, use_cpu: bool = False) -> torch.device:

@@ -65,6 +65,8 @@ def resume_nothing(path: Path) -> None:
 def train_one_of_two(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
         trainer(path)
 
 
@@ -159,7 +161,7 @@ MISTAKES = {
         "The model is a peft model already and peft_config was given too.",
     ),
     "nothing to train": Mistake(train_frozen, ModelError, "No parameter of the model is trained"),
-    "one of several processes": Mistake(train_one_of_two, ConfigError, "this process is one of several"),
+    "one of several processes": Mistake(train_one_of_two, ConfigError, "in the environment and no RANK"),
     "no space": Mistake(train_without_space, RunError, "No space left for the run folder"),
     "folder in use": Mistake(train_twice, RunError, "already holds a run"),
     "nothing to resume": Mistake(resume_nothing, ConfigError, "has no checkpoint to resume from"),

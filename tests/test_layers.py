@@ -43,7 +43,10 @@ algo/__init__.py     algo                                                    -
 algo                 errors rounding algo                                    torch
 config               types errors config algo.axes algo.objective algo.presets \
     rewards.spec_rules rewards.shaping_rules rewards.call_limits             pydantic pydantic_core ruamel
-world                errors torch_internals                                  torch
+launch               errors                                                  -
+world                torch_internals launch                                  torch
+heartbeat            waiting                                                 -
+ranks                errors launch world heartbeat torch_internals           torch
 config/compat/attributes.py  world                                           | transformers accelerate
 pip                  errors                                                  -
 sources              types errors hub quiet pip transformers_internals \
@@ -69,10 +72,11 @@ report/render.py     -                                                       jin
 report               types errors redact runs report                         -
 train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
-checkpoint           types errors ways_out json_values config data policy runs train checkpoint    torch safetensors
+checkpoint           types errors ways_out json_values config world data policy runs train checkpoint \
+    torch safetensors
 guards               types errors config data policy rollout runs train guards            torch
-lifecycle            types errors ways_out rounding forks json_values config algo world sources chat rewards data \
-    tasks policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle     torch transformers
+lifecycle            types errors ways_out rounding forks json_values config algo world ranks sources chat rewards \
+    data tasks policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle     torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train lifecycle guards torch_settings check          torch | transformers peft

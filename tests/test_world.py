@@ -6,19 +6,8 @@ import pytest
 import torch
 
 from groupwise import world
-from groupwise.errors import ConfigError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-
-
-def test_one_process_is_fine_and_one_of_several_is_refused(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world.check_single_process()
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    world.check_single_process()
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE=4: .* without a launcher"):
-        world.check_single_process()
 
 
 @pytest.mark.parametrize(
@@ -27,6 +16,13 @@ def test_one_process_is_fine_and_one_of_several_is_refused(monkeypatch):
 def test_the_gpu_is_taken_unless_the_user_wants_the_cpu(monkeypatch, has_gpu, use_cpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     assert world.pick_device(use_cpu=use_cpu) == expected
+
+
+def test_each_of_several_ranks_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert world.pick_device() == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("is_fast", [True, False])

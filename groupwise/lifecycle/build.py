@@ -42,6 +42,7 @@ from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
 from groupwise.policy.save import ModelWriter
 from groupwise.policy.trainable import trainable_model
+from groupwise.ranks import this_world
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.signal import SignalOf
 from groupwise.rollout.engine import Engine
@@ -55,7 +56,7 @@ from groupwise.train.optim import check_own_optimizer, make_optimizer, make_sche
 from groupwise.train.overlong import with_overlong_penalty
 from groupwise.train.sampler import GroupSampler, make_sampling
 from groupwise.train.schedule import Schedule
-from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype, this_world
+from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype
 
 _log = logging.getLogger(__name__)
 

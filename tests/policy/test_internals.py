@@ -67,6 +67,14 @@ def set_last_lr() -> None:
     assert scheduler.get_last_lr() == [0.25]
 
 
+def store_of_process_group() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        torch_internals.store_of_process_group().set("key", "value")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def is_bool(name: str) -> Callable[[], None]:
     return lambda: isinstance(getattr(torch_internals, name)(), bool) or pytest.fail(name)
 
@@ -181,6 +189,7 @@ USES: dict[str, dict[str, Callable[[], None]]] = {
         "version_of": version_of,
         "with_submodules": with_submodules,
         "set_last_lr": set_last_lr,
+        "store_of_process_group": store_of_process_group,
         "openmp_library": openmp_library,
     },
     "transformers": {
@@ -276,10 +285,12 @@ def is_hidden(name: str) -> bool:
 
 
 ELSEWHERE = {
+    "heartbeat.py": {"os._exit"},
     "kernels/structs.py": {"struct._fields_"},
     "rewards/interrupt.py": {"os._exit"},
     "rewards/sandbox/inside/parent.py": {"os._exit"},
     "trainer.py": {"trainer._recipe", "trainer._recipe_folder"},
+    "trainer_members.py": {"trainer._follow"},
 }
 """Private names of others than torch and transformers."""
 

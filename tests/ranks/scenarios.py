@@ -1,0 +1,146 @@
+"""What the ranks of a launch run; each scenario takes a folder and an argument, and returns plain JSON."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groupwise import GRPOConfig, GRPOTrainer
+from groupwise.launch import rank
+from groupwise.ranks import this_world
+from groupwise.train.learner import Learner
+from tests.tiny import tiny_model, tiny_tokenizer, with_lora
+
+PROMPTS = ("hello there", "what is", "one two three", "abc", "a", "bb cc dd", "the end of it")
+SETTINGS: dict[str, Any] = {
+    "prompts_per_step": 3,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "max_steps": 3,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "dtype": "float32",
+    "num_iterations": 2,
+    "num_minibatches": 3,
+    "report_to": "none",
+    "seed": 3,
+    "save_strategy": "no",
+}
+
+
+def reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+    """Long completions of many letters; it counts its calls, and has to be called on rank 0 alone."""
+    assert rank() == 0
+    return [len(set(text)) / 10 + text.count("e") for text in completions]
+
+
+def sparse_reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+    """Often the same for a whole group: dynamic sampling draws again."""
+    return [float("ee" in text or "a" in text[:2]) for text in completions]
+
+
+def make_trainer(folder: Path, settings: dict[str, Any] | None = None, *, lora: bool = False) -> GRPOTrainer:
+    settings = dict(settings or {})
+    function = sparse_reward if settings.pop("is_sparse", False) else reward
+    model = with_lora(tiny_model(), is_learnt=False) if lora else tiny_model()
+    args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **settings})
+    held_out = [{"prompt": "held out"}, {"prompt": "and more"}]
+    rows = [{"prompt": text} for text in PROMPTS]
+    return GRPOTrainer(model, function, args, rows, held_out, processing_class=tiny_tokenizer())
+
+
+def trains(folder: Path, settings: dict[str, Any]) -> Any:
+    """A whole run; the weights of every rank go into files."""
+    settings = dict(settings)
+    trainer = make_trainer(folder, settings, lora=settings.pop("lora", False))
+    output = trainer.train(resume_from_checkpoint=settings.get("resume") or None)
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    torch.save(weights, folder / f"weights-{rank()}.pt")
+    return {"step": output.global_step, "num_entries": len(trainer.state.log_history), "size": trainer.world.size}
+
+
+def resumes(folder: Path, settings: dict[str, Any]) -> Any:
+    """The same run from its newest checkpoint."""
+    trainer = make_trainer(folder, settings)
+    trainer.train(resume_from_checkpoint=True)
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    torch.save(weights, folder / f"weights-{rank()}.pt")
+    return trainer.state.global_step
+
+
+def shares(folder: Path, argument: Any) -> Any:
+    """Objects, tensors and sums between the ranks."""
+    world = this_world()
+    found = world.share({"from": 0} if world.is_leader else None, "a value")
+    gathered = world.gather(world.rank * 10, "numbers")
+    tensors = [torch.full((3,), float(world.rank + 1)), torch.ones(2, 2), torch.full((1,), 0.1)]
+    world.sum_(tensors, "a sum")
+    mine = [torch.full((2,), float(world.rank))]
+    world.share_tensors(mine, "tensors")
+    return {"shared": found, "gathered": gathered, "sums": [t.tolist() for t in tensors], "taken": mine[0].tolist()}
+
+
+def evaluates(folder: Path, argument: Any) -> Any:
+    """Every rank calls what a script calls, and gets the same."""
+    trainer = make_trainer(folder)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    path = trainer.save_model(str(folder / "saved"))
+    trainer.save_metrics("eval", after)
+    trainer.accelerator.wait_for_everyone()
+    names = sorted(file.name for file in Path(path).iterdir())
+    flags = [trainer.is_world_process_zero(), trainer.accelerator.is_main_process, trainer.accelerator.num_processes]
+    rewards = [before["eval_reward"], after["eval_reward"]]
+    return {"rewards": rewards, "files": names, "flags": flags, "log": len(trainer.state.log_history)}
+
+
+def fails(folder: Path, fault: dict[str, Any]) -> Any:
+    """A run in which one rank meets a fault in the update of a step."""
+    if fault["kind"] == "other settings" and rank() == fault["rank"]:
+        trainer = make_trainer(folder, {"learning_rate": 3e-3})
+        return trainer.train().global_step
+    if fault["kind"] == "other weights" and rank() == fault["rank"]:
+        torch.nn.init.normal_ = _shifted(torch.nn.init.normal_)
+    _break_update(fault)
+    trainer = make_trainer(folder, {"save_strategy": "steps", "save_steps": 1, "max_steps": 6, **fault.get("with", {})})
+    return trainer.train(resume_from_checkpoint=fault.get("resume") or None).global_step
+
+
+def _shifted(init: Any) -> Any:
+    def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return init(tensor, *args, **kwargs).add_(1e-3)
+
+    return call
+
+
+def _break_update(fault: dict[str, Any]) -> None:
+    original = Learner._optimizer_step
+
+    def step(learner: Learner, batch: Any) -> Any:
+        if rank() == fault["rank"] and learner.num_rollouts + 1 == fault["step"]:
+            _act(fault["kind"], learner)
+        return original(learner, batch)
+
+    Learner._optimizer_step = step  # type: ignore[method-assign]
+
+
+def _act(kind: str, learner: Learner) -> None:
+    if kind == "raises":
+        raise ValueError("this pass cannot be computed")
+    if kind == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "is stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "hangs":
+        time.sleep(10_000)
+    if kind == "drifts":
+        learner.trained[0].data.add_(1e-3)
+    if kind == "diverges":
+        learner.trained[0].data.fill_(float("nan"))
