@@ -182,6 +182,7 @@ class Heartbeat:
     @staticmethod
     def _see(seen: Sighting, state: Mapping[str, Any], now: float) -> None:
         if state["beat"] == seen.state.get("beat"):
+            seen.state = state  # an error, or the end, comes between two beats
             return
         elapsed = now - seen.beat_at
         computed = state["cpu_s"] - seen.state.get("cpu_s", 0.0)

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "num_generations": 4,
     "max_completion_length": 12,
     "max_steps": 3,
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "dtype": "float32",
     "num_iterations": 2,

@@ -174,7 +174,7 @@ def test_a_fault_of_one_rank_ends_all_and_names_it(launched: dict[str, Launched]
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("other settings", "Rank 1 was started with learning_rate 0.003, rank 0 with 0.001"),
+        ("other settings", "Rank 1 was started with learning_rate 0.003, rank 0 with 0.0003"),
         ("other weights", "Rank 1 holds other weights than rank 0"),
     ],
 )
