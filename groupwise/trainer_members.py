@@ -466,9 +466,9 @@ class AcceleratorView:
     gather_for_metrics = gather
 
     def __getattr__(self, name: str) -> Any:
-        known = ", ".join(sorted(each for each in dir(type(self)) if not each.startswith("_")))
+        known = ", ".join(each for each in dir(self) if not each.startswith("_"))
         raise AttributeError(
-            f"trainer.accelerator has no {name}: groupwise trains without an Accelerator. It has device, {known}."
+            f"trainer.accelerator has no {name}: groupwise trains without an Accelerator. It has {known}."
         )
 
 

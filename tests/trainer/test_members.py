@@ -166,7 +166,7 @@ def test_the_accelerator_of_one_process(tmp_path: Path, capsys: pytest.CaptureFi
     accelerator.wait_for_everyone()
     assert "hello" in capsys.readouterr().out
     assert accelerator.unwrap_model(run.model) is run.model
-    with pytest.raises(AttributeError, match=r"accelerator has no save_state: training runs in one process"):
+    with pytest.raises(AttributeError, match=r"accelerator has no save_state: .*It has device, .*num_processes"):
         accelerator.save_state("x")
     assert not hasattr(accelerator, "state")
 
