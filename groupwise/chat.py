@@ -154,10 +154,14 @@ def as_completion(prompt: Prompt, text: str) -> CompletionValue:
 
 
 def completion_text(completion: CompletionValue) -> str:
-    """The text of a completion in either form; the inverse of `as_completion`."""
+    """The text of a completion in either form; the inverse of `as_completion`.
+
+    Of several turns it is the last that the policy wrote: what came back between them is not the policy's.
+    """
     if isinstance(completion, str):
         return completion
-    return "".join(message["content"] or "" for message in completion)
+    said = [message for message in completion if message.get("role", "assistant") == "assistant"]
+    return content_text(said[-1].get("content")) if said else ""
 
 
 def content_text(content: Any) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "LOG_KEYWORDS",
     "REWARD_KEYWORDS",
     "SAMPLED_KEYWORDS",
+    "Call",
     "Completion",
     "Group",
     "Message",
@@ -30,6 +31,7 @@ __all__ = [
     "Steps",
     "StopReason",
     "TokenSet",
+    "Turn",
 ]
 
 Message = dict[str, Any]
@@ -50,8 +52,9 @@ REWARD_KEYWORDS = (*SAMPLED_KEYWORDS, "trainer_state", *LOG_KEYWORDS)
 Steps = tuple[tuple[int, float | None], ...]
 """Scores of the steps of a completion: (number of the token that a step ends with, from 1, included; its reward)."""
 
-StopReason = Literal["stop", "stop_string", "length"]
-"""Why a completion ended: an end token, a stop string, or `max_tokens` reached (truncated)."""
+StopReason = Literal["stop", "stop_string", "length", "turns", "failed"]
+"""Why a completion ended: an end token, a stop string, its tokens used up (truncated), its turns used up (truncated),
+or an environment that broke down."""
 
 
 def row_place(index: int) -> str:
@@ -169,23 +172,76 @@ class TokenSet(Sequence[int]):
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool in a turn, as it was written or as it ended."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    """What was wrong with it: with its writing, or in the tool."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One stretch of sampled tokens of a completion, and what came of it."""
+
+    start: int
+    """Its first token in the completion, from 0. The tokens between two turns are given: nobody sampled them."""
+    end: int
+    """One past its last token."""
+    stop_reason: StopReason
+    reward: float | None = None
+    """What the environment gave for it; None is unscored, which is not 0."""
+    calls: tuple[Call, ...] = ()
+    seconds: float = 0.0
+    """Of the environment's answer."""
+    state: str | None = None
+    """The state that the turn was taken in: equal states of a group can be compared."""
+    is_cut: bool = False
+    """Whether what came back was longer than the policy is shown."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer."""
+    """One sampled answer, or several turns with what an environment answered between them."""
 
     token_ids: tuple[int, ...]
-    """The sampled tokens, the end token included."""
+    """The tokens after the prompt, the end token included: sampled ones, and given ones between the turns."""
     rollout_logprob: tuple[float, ...]
-    """Natural log-probability of each token under the distribution it was sampled from."""
+    """Natural log-probability of each token under the distribution it was sampled from; 0 for a given token."""
     stop_reason: StopReason
     policy_version: int
     text: str = ""
-    """The decoded tokens but those that end a completion, padding and begin tokens. A view: the ids are the truth."""
+    """The decoded tokens, of the last turn where there are several, but those that end a completion, padding and begin
+    tokens. A view: the ids are the truth."""
     kept_ids: tuple[TokenSet, ...] | None = None
-    """With top-k, top-p or min-p: the tokens each draw chose among."""
+    """With top-k, top-p or min-p: the tokens each draw chose among; empty for a given token."""
+    turns: tuple[Turn, ...] = ()
+    """Without any, every token was sampled, in one turn."""
+    messages: tuple[Message, ...] = ()
+    """What was said after the prompt, where an environment answered: the policy's turns and the observations."""
 
     @property
     def is_truncated(self) -> bool:
-        return self.stop_reason == "length"
+        return self.stop_reason in ("length", "turns")
+
+    @property
+    def sampled(self) -> Sequence[int]:
+        """The places of the sampled tokens, in order."""
+        if not self.turns:
+            return range(len(self.token_ids))
+        return [place for turn in self.turns for place in range(turn.start, turn.end)]
+
+    @property
+    def sampled_ids(self) -> tuple[int, ...]:
+        """The sampled tokens alone."""
+        return tuple(self.token_ids[place] for place in self.sampled) if self.turns else self.token_ids
+
+    @property
+    def num_sampled(self) -> int:
+        """The completion's length, as lengths are counted: given tokens are nobody's doing."""
+        return sum(turn.end - turn.start for turn in self.turns) if self.turns else len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

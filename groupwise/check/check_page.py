@@ -115,7 +115,7 @@ def _ends(evidence: Evidence, name: str | None) -> tuple[list[Judgement], list[J
 
 
 def _facts(judgement: Judgement) -> str:
-    facts = [judgement.place, f"{len(judgement.completion.token_ids)} tokens"]
+    facts = [judgement.place, f"{judgement.completion.num_sampled} tokens"]
     if judgement.completion.is_truncated:
         facts.append("cut off")
     if len(judgement.rewards) > 1:

@@ -162,7 +162,7 @@ def _about(judgement: Judgement) -> str:
     if len(judgement.rewards) > 1:
         parts += [f"{name} {number(value)}" for name, value in judgement.rewards.items()]
     cut = ", cut off" if judgement.completion.is_truncated else ""
-    parts.append(f"{len(judgement.completion.token_ids)} tokens{cut}")
+    parts.append(f"{judgement.completion.num_sampled} tokens{cut}")
     return f"{', '.join(parts)} ({judgement.place})"
 
 

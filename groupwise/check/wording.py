@@ -29,7 +29,7 @@ def lengths_line(lengths: Lengths) -> str:
 
 def sampled_line(evidence: Evidence) -> str:
     completions = [c for group in evidence.sampled.groups for c in group.completions]
-    mean = fmean(len(c.token_ids) for c in completions)
+    mean = fmean(c.num_sampled for c in completions)
     cut = percent(fmean(c.is_truncated for c in completions))
     groups = len(evidence.sampled.groups)
     return f"{groups} groups x {evidence.num_generations} completions, {mean:.0f} tokens in the mean, {cut} cut off"

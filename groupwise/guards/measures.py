@@ -60,7 +60,7 @@ def repeated_token(view: StepView, memory: list[float]) -> float:
 
 
 def _repeats_a_token(completion: Completion) -> bool:
-    ids = completion.token_ids
+    ids = completion.sampled_ids
     return len(ids) >= FEWEST_TOKENS and max(Counter(ids).values()) >= REPEATED_SHARE * len(ids)
 
 

@@ -1,7 +1,7 @@
 """Changes of the logits besides temperature: kept sets (top-k, top-p, min-p) and the repetition penalty.
 
 The learner scores the distribution that was sampled from: it renormalises over the set each draw chose among, and
-penalises the tokens that stood before. Shapes: C completion tokens of all rows, V vocabulary.
+penalises the tokens that stood before. Shapes: C sampled tokens of all rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def logits_processor(
     kept: list[TokenSet | None] | None = None
     if rows.kept_ids is not None and any(k is not None for k in rows.kept_ids):
         kept = []
-        for ids, sets in zip(rows.token_ids, rows.kept_ids, strict=True):
-            kept += [None] * len(ids) if sets is None else sets
+        for row, sets in enumerate(rows.kept_ids):
+            kept += [None if sets is None else sets[place] for place in rows.predicted(row)]
     if kept is None and repetition_penalty == 1.0:
         return None
-    owner = [(n, t) for n, ids in enumerate(rows.token_ids) for t in range(len(ids))]
+    owner = [(n, t) for n in range(len(rows)) for t in rows.predicted(n)]
 
     def adjust(logits_CV: Tensor, first: int) -> Tensor:
         span = range(first, min(first + len(logits_CV), len(owner)))  # what follows is padding

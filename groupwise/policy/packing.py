@@ -1,6 +1,6 @@
 """Groups packed as `prompt, completion 1, ..., completion G`: the prompt is computed once, nothing is padded.
 
-Shapes: N completions (rows), P packed tokens, C predicted completion tokens of all rows, T the longest completion.
+Shapes: N completions (rows), P packed tokens, C sampled tokens of all rows, T the longest completion.
 """
 
 from __future__ import annotations
@@ -28,15 +28,25 @@ class CompletionRows:
     token_ids: Sequence[tuple[int, ...]]
     group: Sequence[int]
     kept_ids: Sequence[Sequence[TokenSet] | None] | None = None
+    sampled: Sequence[Sequence[int]] | None = None
+    """Places of the tokens that are predicted and trained in each completion, in order; None: all of them."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def predicted(self, row: int) -> Sequence[int]:
+        """The places of the row's sampled tokens."""
+        return range(len(self.token_ids[row])) if self.sampled is None else self.sampled[row]
+
+    def targets(self) -> list[int]:
+        """The sampled tokens of all rows, one row after another."""
+        return [self.token_ids[row][place] for row in range(len(self)) for place in self.predicted(row)]
+
     def select(self, rows: Sequence[int]) -> CompletionRows:
         kept = None if self.kept_ids is None else [self.kept_ids[i] for i in rows]
-        return CompletionRows(
-            [self.prompt_ids[i] for i in rows], [self.token_ids[i] for i in rows], [self.group[i] for i in rows], kept
-        )
+        sampled = None if self.sampled is None else [self.sampled[i] for i in rows]
+        prompts, tokens = [self.prompt_ids[i] for i in rows], [self.token_ids[i] for i in rows]
+        return CompletionRows(prompts, tokens, [self.group[i] for i in rows], kept, sampled)
 
     def runs(self) -> list[list[int]]:
         """Row numbers, cut where the group changes."""
@@ -119,8 +129,8 @@ class Pack(Segments):
             positions += range(len(prompt))
             for row in run:
                 inputs = rows.token_ids[row][:-1]
-                if rows.token_ids[row]:
-                    predict += [start + len(prompt) - 1, *range(len(ids), len(ids) + len(inputs))]
+                before = len(ids) - 1  # the first token is predicted by the last one of the prompt
+                predict += [before + place if place else start + len(prompt) - 1 for place in rows.predicted(row)]
                 ids += inputs
                 positions += range(len(prompt), len(prompt) + len(inputs))
             lengths = tuple(max(len(rows.token_ids[row]) - 1, 0) for row in run)
@@ -131,12 +141,12 @@ class Pack(Segments):
         positions += [0] * self.num_padding
         self.num_targets = len(predict)
         predict += [0] * (-len(predict) % BUCKET)
-        targets = [t for row_ids in rows.token_ids for t in row_ids]
+        targets = rows.targets()
         targets += [0] * (len(predict) - len(targets))
         self.input_ids_P = torch.tensor(ids, device=device)
         self.position_ids_P = torch.tensor(positions, device=device)
         self.predict_C = torch.tensor(predict, device=device, dtype=torch.long)
-        """Packed position whose hidden state predicts each completion token; beyond `num_targets`, padding."""
+        """Packed position whose hidden state predicts each sampled token; beyond `num_targets`, padding."""
         self.target_C = torch.tensor(targets, device=device, dtype=torch.long)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
         self._flex = FlexAttention(self.segments, self.position_ids_P) if backend_of(device).has_flex else None

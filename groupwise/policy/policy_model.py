@@ -1,12 +1,12 @@
 """The policy: a model whose completions are scored by a packed fast pass or by a plain slow one.
 
 Both give the same log-probs to rounding; `rollout/fastpath.py` compares them when a model is loaded.
-Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only completion tokens count.
+Shapes: N rows, T the longest completion among them, NT arrays are padded with 0 and only sampled tokens count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per completion token, float32."""
+    """Per sampled token, float32; 0 elsewhere."""
 
     logprob_NT: Tensor
     entropy_NT: Tensor
@@ -110,9 +110,18 @@ def _spread(values_C: Tensor, mask_NT: Tensor) -> Tensor:
 
 
 def completion_mask(rows: CompletionRows, device: torch.device) -> Tensor:
-    """True where row n has a token t, shape NT."""
+    """True where row n has a token t that was sampled, shape NT: given tokens are holes."""
+    if rows.sampled is not None:
+        return _holed_mask(rows, rows.sampled).to(device)
     lengths = torch.tensor([len(ids) for ids in rows.token_ids], device=device)
     return torch.arange(int(lengths.max()), device=device)[None, :] < lengths[:, None]
+
+
+def _holed_mask(rows: CompletionRows, sampled: Sequence[Sequence[int]]) -> Tensor:
+    mask_NT = torch.zeros(len(rows), max(map(len, rows.token_ids)), dtype=torch.bool)
+    for row, places in enumerate(sampled):
+        mask_NT[row, list(places)] = True
+    return mask_NT
 
 
 def plain_scores(model: nn.Module, dtype: torch.dtype, rows: CompletionRows, scoring: Scoring) -> TokenScores:
@@ -124,12 +133,12 @@ def plain_scores(model: nn.Module, dtype: torch.dtype, rows: CompletionRows, sco
     attention_mask = torch.arange(input_ids.shape[1], device=device)[None, :] < lengths[:, None]
     with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits = model(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).logits
-    pairs = list(zip(rows.prompt_ids, rows.token_ids, strict=True))
-    logits_CV = torch.cat([logits[n, len(p) - 1 : len(p) - 1 + len(c)] for n, (p, c) in enumerate(pairs)]).float()
+    places = [[len(p) - 1 + t for t in rows.predicted(n)] for n, p in enumerate(rows.prompt_ids)]
+    logits_CV = torch.cat([logits[n, at] for n, at in enumerate(places)]).float()
     adjust = logits_processor(rows, scoring.repetition_penalty, device)
     logits_CV = (logits_CV if adjust is None else adjust(logits_CV, 0)) / (scoring.temperature or 1.0)
     log_p_CV = logits_CV.log_softmax(-1)
-    target_C = torch.tensor([t for ids in rows.token_ids for t in ids], device=device)
+    target_C = torch.tensor(rows.targets(), device=device)
     entropy_C = -(log_p_CV.exp() * log_p_CV.masked_fill(log_p_CV == float("-inf"), 0.0)).sum(-1)
     mask_NT = completion_mask(rows, device)
     logprob_C = log_p_CV.gather(1, target_C[:, None])[:, 0]

@@ -103,8 +103,9 @@ def _inline(png: bytes) -> str:
 
 
 def _facts(completion: CompletionRecord) -> str:
-    facts = [f"{len(completion['ids'])} tokens"]
-    if completion["stop_reason"] == "length":
+    turns = completion.get("turns") or [{"start": 0, "end": len(completion["ids"])}]
+    facts = [f"{sum(turn['end'] - turn['start'] for turn in turns)} tokens"]
+    if completion["stop_reason"] in ("length", "turns"):
         facts.append("cut off")
     if completion["advantage"] is not None:
         facts.append(f"advantage {number(completion['advantage'])}")

@@ -53,7 +53,7 @@ class FlatGroups:
             | ({"completion_ids": ids} if any(ids) else {})
             | {
                 "prompts": self._for_each([problem.prompt for problem in problems]),
-                "completions": [as_completion(problem.prompt, completion.text) for problem, completion in rows],
+                "completions": [_value(problem, completion) for problem, completion in rows],
             }
         )
 
@@ -79,6 +79,13 @@ class FlatGroups:
             if id(completion.text) in identities or id(keywords["completions"][row]) in identities:
                 return row
         return None
+
+
+def _value(problem: Problem, completion: Completion) -> CompletionValue:
+    """What a function is given for one completion; of several turns, every message after a chat."""
+    if completion.messages and not isinstance(problem.prompt, str):
+        return [dict(message) for message in completion.messages]
+    return as_completion(problem.prompt, completion.text)
 
 
 def group_from_completions(

@@ -233,6 +233,8 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
     keywords = {name: value for name, value in offered.items() if function.accepts(name)}
     if function.is_shipped:  # they read texts and numbers
         keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & flat.column_names}
+        if "completion_ids" in keywords and not isinstance(function.call, Isolated):  # and count the policy's tokens
+            keywords["completion_ids"] = [list(completion.sampled_ids) for _, completion in flat.rows]
     return Call(
         function.call,
         keywords,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
 
 from groupwise.json_values import plain_value
-from groupwise.types import Completion, Prompt, StepGroup, row_place
+from groupwise.types import Completion, Message, Prompt, StepGroup, row_place
 
 MAX_COLUMN_BYTES = 4096
 """A column longer than this in JSON stays out of the record: the row number still finds it in the data set."""
@@ -25,6 +26,8 @@ class CompletionRecord(TypedDict):
     advantage: float | None
     logprob_mean: float | None
     logprob_min: float | None
+    messages: NotRequired[list[Message]]
+    turns: NotRequired[list[dict[str, Any]]]
 
 
 class GroupRecord(TypedDict):
@@ -63,7 +66,7 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
 
 
 def _completion_record(group: StepGroup, index: int, completion: Completion) -> CompletionRecord:
-    logprobs = completion.rollout_logprob
+    logprobs = [completion.rollout_logprob[place] for place in completion.sampled]
     record: CompletionRecord = {
         "text": completion.text,
         "ids": list(completion.token_ids),
@@ -78,6 +81,9 @@ def _completion_record(group: StepGroup, index: int, completion: Completion) -> 
         record["counted"] = {name: values[index] for name, values in group.shaped.items()}
     if group.extras:
         record["extra"] = _short_columns({name: values[index] for name, values in group.extras.items()})
+    if completion.turns:
+        record["messages"] = [plain_value(message, {}) for message in completion.messages]
+        record["turns"] = [plain_value(asdict(turn), {}) for turn in completion.turns]
     return record
 
 

@@ -31,7 +31,7 @@ def step_advantages(
             [[end for end, _ in steps] for steps in scored],
             [[reward for _, reward in steps] for steps in scored],
             group_N,
-            samples.mask_NT.sum(dim=1).cpu(),
+            [len(ids) for ids in samples.rows.token_ids],  # ends are places, given tokens counted
             ddof=objective.ddof,
             eps=objective.eps,
         )

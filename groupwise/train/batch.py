@@ -1,6 +1,7 @@
 """The completions of a step as tensors: `Samples` is what was sampled and scored, `Batch` what the learner trains on.
 
-Shapes: N completions of the step, T the longest of them, K reward functions. NT arrays hold completion tokens only.
+Shapes: N completions of the step, T the longest of them, K reward functions. NT arrays hold completion tokens only;
+those that nobody sampled are holes in the mask.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ def rows_of(groups: Sequence[Group]) -> CompletionRows:
         [c.token_ids for _, _, c in pairs],
         [number for number, _, _ in pairs],
         kept if any(k is not None for k in kept) else None,
+        [c.sampled for _, _, c in pairs] if any(c.turns for _, _, c in pairs) else None,
     )
 
 

@@ -5,6 +5,8 @@ Only training has this penalty; evaluation keeps the rewards of the task.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from groupwise.algo import overlong_penalty
 from groupwise.config import Settings
 from groupwise.rewards import RewardScorer
@@ -20,8 +22,17 @@ def with_overlong_penalty(scorer: RewardScorer, config: Settings) -> RewardScore
     longest = config.max_completion_length
     cache = max(round(config.overlong_cache * longest), 1)
 
-    def overlong(completion_ids: list[list[int]]) -> list[float]:
-        penalties: list[float] = overlong_penalty([len(ids) for ids in completion_ids], longest, cache).tolist()
-        return penalties
+    return scorer.with_function(RewardFunction.of(Overlong(longest, cache), name=NAME))
 
-    return scorer.with_function(RewardFunction.of(overlong, name=NAME))
+
+@dataclass(frozen=True)
+class Overlong:
+    """A penalty that grows over the last `cache` of `longest` tokens; tokens that nobody sampled do not count."""
+
+    longest: int
+    cache: int
+
+    def __call__(self, completion_ids: list[list[int]]) -> list[float]:
+        lengths = [len(ids) for ids in completion_ids]
+        penalties: list[float] = overlong_penalty(lengths, self.longest, self.cache).tolist()
+        return penalties

@@ -25,8 +25,8 @@ MEASURED_BY_PASSES = (
 def step_metrics(result: StepResult) -> dict[str, Any]:
     """Everything that is measured of a step, without counters of the whole run."""
     step, collected, update, times = result.step, result.collected, result.update, result.timing
-    sampled = sum(len(c.token_ids) for g in collected.all_groups for c in g.completions)
-    trained = sum(len(c.token_ids) for g in collected.groups for c in g.completions)
+    sampled = sum(c.num_sampled for g in collected.all_groups for c in g.completions)
+    trained = sum(c.num_sampled for g in collected.groups for c in g.completions)
     return {
         "step": step,
         **rewards(collected),
@@ -102,9 +102,9 @@ def _lengths(groups: Sequence[StepGroup]) -> dict[str, float | None]:
 
 
 def lengths(completions: Sequence[Completion]) -> dict[str, float | None]:
-    """Lengths in tokens, of all completions and of those that ended by themselves; the share that was cut off."""
-    counts = [len(c.token_ids) for c in completions]
-    ended = [len(c.token_ids) for c in completions if not c.is_truncated]
+    """Lengths in sampled tokens, of all completions and of those that ended by themselves; the share cut off."""
+    counts = [c.num_sampled for c in completions]
+    ended = [c.num_sampled for c in completions if not c.is_truncated]
     return {
         "completions/mean_length": fmean(counts),
         "completions/min_length": min(counts),
@@ -119,7 +119,7 @@ def lengths(completions: Sequence[Completion]) -> dict[str, float | None]:
 def _mean_length(groups: Sequence[StepGroup], sign: int) -> float | None:
     """Mean length of the completions whose advantage has that sign."""
     pairs = [(c, a) for g in groups for c, a in zip(g.completions, g.advantages, strict=True)]
-    lengths = [len(c.token_ids) for c, advantage in pairs if advantage * sign > 0]
+    lengths = [c.num_sampled for c, advantage in pairs if advantage * sign > 0]
     return fmean(lengths) if lengths else None
 
 
