@@ -52,6 +52,7 @@ pip                  errors                                                  -
 sources              types errors hub quiet pip transformers_internals \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
+bridge               types errors chat                                       -
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/shipped/math_check.py  -                                                     math_verify
 rewards/llm/reply_cache.py  errors sources                                       -
