@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from groupwise.chat import Tokenizer, apply_template, content_text
+from groupwise.chat import Tokenizer, apply_template, content_text, encode_prompt, render_chat
 from groupwise.errors import ConfigError, DataError, shortened
-from groupwise.types import Message
+from groupwise.types import Message, Prompt
 
 _MARK = "qzxvkj"
 """A word that no template writes by itself."""
@@ -98,14 +98,27 @@ class Bridge:
             before, _, after = self.turn_format.partition("{observation}")
             return tuple(encode_parts(self.tokenizer, [(before, True), ("\n".join(contents), False), (after, True)]))
         scaffold = self._scaffold(messages)
-        parts = [
-            (part, True) if isinstance(part, str) else (part.fill(contents[part.number]), False)
-            for part in scaffold.parts
-        ]
-        ids = encode_parts(self.tokenizer, [(scaffold.end, True), *parts])
+        ids = encode_parts(self.tokenizer, [(scaffold.end, True), *_filled(scaffold.parts, contents)])
         if not is_ended:
             ids = [*encode_parts(self.tokenizer, [(scaffold.close, True)]), *ids]
         return tuple(ids[1:] if scaffold.end and is_ended else ids)
+
+    def prompt_ids(self, prompt: Prompt, added: str | Sequence[Message], system_prompt: str | None) -> tuple[int, ...]:
+        """Ids of a prompt with text at the end of its last message, or messages behind it; both are contents.
+
+        Raises:
+            ConfigError, DataError: the chat template refuses it.
+        """
+        contents = [added] if isinstance(added, str) else [content_text(message.get("content")) for message in added]
+        if isinstance(prompt, str):
+            ids = encode_prompt(self.tokenizer, prompt, system_prompt=system_prompt)
+            return (*ids, *encode_parts(self.tokenizer, [("".join(contents), False)]))
+        if isinstance(added, str):
+            chat = [*prompt[:-1], {**prompt[-1], "content": content_text(prompt[-1]["content"]) + _mark(0)}]
+        else:
+            chat = [*prompt, *({**message, "content": _mark(number)} for number, message in enumerate(added))]
+        text = render_chat(self.tokenizer, chat, system_prompt=system_prompt, chat_template_kwargs=self.template_kwargs)
+        return tuple(encode_parts(self.tokenizer, _filled(_slots(text, 0, len(contents)), contents)))
 
     def _as_taken(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages, with one of the user for the results of tools where the template has no role for them."""
@@ -136,10 +149,7 @@ class Bridge:
     def _after(self, contexts: Sequence[list[Message]], messages: Sequence[Message]) -> str:
         """The template's text from the end of what the assistant said."""
         options = {**{k: v for k, v in self.template_kwargs.items() if k != "tools"}, "add_generation_prompt": True}
-        new = [
-            {**message, "content": f'\t{_MARK}{number}"{_MARK}\t', **_id_of(message)}
-            for number, message in enumerate(messages)
-        ]
+        new = [{**message, "content": _mark(number), **_id_of(message)} for number, message in enumerate(messages)]
         refusal: DataError | None = None
         for context in contexts:
             try:
@@ -151,22 +161,9 @@ class Bridge:
         raise ConfigError(f"An environment's answer has no place in this model's chat template. {refusal}") from refusal
 
     def _read(self, after: str, messages: Sequence[Message]) -> _Scaffold:
-        found = list(_CONTENT.finditer(after))
-        if [int(match["number"]) for match in found] != list(range(len(messages))):
-            roles = ", ".join(str(message["role"]) for message in messages)
-            raise ConfigError(
-                f"The chat template leaves out, or moves, what an environment answers with the roles {roles}: after "
-                f"a turn it writes {shortened(repr(after), 200)}. Answer with the role user, or give a chat template "
-                "that takes these roles."
-            )
         start, end = self._end(after)
         close = "" if _results(messages) else after[: start - len(end)]
-        parts: list[str | _Slot] = []
-        for match in found:
-            slot = _Slot(int(match["number"]), bool(match["json"]), not match["left"], not match["right"])
-            parts += [after[start : match.start()], slot]
-            start = match.end()
-        return _Scaffold(close if end else "", end, (*parts, after[start:]))
+        return _Scaffold(close if end else "", end, _slots(after, start, len(messages)))
 
     def _end(self, after: str) -> tuple[int, str]:
         """Where the assistant's end token ends in the text, and its text; (0, "") where there is none."""
@@ -178,6 +175,32 @@ class Bridge:
         if not text:  # what a call leaves of its line is no part of what follows
             return max(before.find("\n"), 0), ""
         return place + len(text), text
+
+
+def _mark(number: int) -> str:
+    """Stands for the content of message `number`."""
+    return f'\t{_MARK}{number}"{_MARK}\t'
+
+
+def _slots(text: str, start: int, count: int) -> tuple[str | _Slot, ...]:
+    """The text of a template from `start` on, in parts: its own and the places of `count` contents."""
+    found = list(_CONTENT.finditer(text))
+    if [int(match["number"]) for match in found] != list(range(count)):
+        raise ConfigError(
+            "The chat template leaves out, or moves, what an environment answers; it writes "
+            f"{shortened(repr(text), 300)}. Answer with the role user, or give a chat template that takes these roles."
+        )
+    parts: list[str | _Slot] = []
+    for match in found:
+        slot = _Slot(int(match["number"]), bool(match["json"]), not match["left"], not match["right"])
+        parts += [text[start : match.start()], slot]
+        start = match.end()
+    return (*parts, text[start:])
+
+
+def _filled(parts: Sequence[str | _Slot], contents: Sequence[str]) -> list[tuple[str, bool]]:
+    """The parts as texts, each with whether it is the template's."""
+    return [(p, True) if isinstance(p, str) else (p.fill(contents[p.number]), False) for p in parts]
 
 
 def encode_parts(tokenizer: Tokenizer, parts: Sequence[tuple[str, bool]]) -> list[int]:

@@ -3,6 +3,7 @@
     GroupwiseError
     ├── ConfigError        a recipe or an argument: unknown key, value out of range, contradiction
     ├── DataError          a data set: missing column, no rows, a row that cannot be used
+    ├── EnvironmentFailedError   an environment broke down; it may raise this itself
     ├── ModelError         a model: not found, not a model folder, cannot be trained
     ├── RewardError        a reward function: wrong count, not a number, an exception inside
     ├── RolloutError       an engine: a request it cannot serve
@@ -27,6 +28,7 @@ from groupwise.redact import redact
 __all__ = [
     "ConfigError",
     "DataError",
+    "EnvironmentFailedError",
     "GroupwiseError",
     "GuardError",
     "ModelError",
@@ -51,6 +53,10 @@ class ConfigError(GroupwiseError, ValueError):
 
 class DataError(GroupwiseError, ValueError):
     """The data set cannot be used as it is."""
+
+
+class EnvironmentFailedError(GroupwiseError, RuntimeError):
+    """An environment cannot answer, through no fault of the policy: the completion is unscored."""
 
 
 class ModelError(GroupwiseError, ValueError):

@@ -30,6 +30,7 @@ __all__ = [
     "StepGroup",
     "Steps",
     "StopReason",
+    "TURN_KEYWORDS",
     "TokenSet",
     "Turn",
 ]
@@ -46,7 +47,10 @@ SAMPLED_KEYWORDS = ("prompts", "completions", "completion_ids")
 LOG_KEYWORDS = ("log_metric", "log_extra", "log_why")
 """Functions for the record, which a reward function gets where its signature names them."""
 
-REWARD_KEYWORDS = (*SAMPLED_KEYWORDS, "trainer_state", *LOG_KEYWORDS)
+TURN_KEYWORDS = ("completion_turns",)
+"""The turns of each completion, for a reward function whose signature names them."""
+
+REWARD_KEYWORDS = (*SAMPLED_KEYWORDS, *TURN_KEYWORDS, "trainer_state", *LOG_KEYWORDS)
 """All keywords that the trainer fills in: a column of such a name cannot reach a reward function."""
 
 Steps = tuple[tuple[int, float | None], ...]
@@ -122,6 +126,14 @@ class Request:
     """What errors call it."""
     first: int = 0
     """Number of the first of these completions in its group: a group may be sampled in parts."""
+    max_tokens: int | None = None
+    """Tokens of a completion at most, where it is fewer than the sampling's; requests that differ in it alone are
+    sampled together."""
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a completion at most."""
+        return self.sampling.max_tokens if self.max_tokens is None else self.max_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,6 +267,8 @@ class Group:
     completions: tuple[Completion, ...]
     opening: str = ""
     """What the completions go on from: tags that the prompt ends in, or the assistant's message that they continue."""
+    environment: tuple[str, int] | None = None
+    """Name of the environment that answered, and the seed that it began with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ rewards/model.py     types errors chat rewards world sources hub quiet      torc
 rewards/shipped/math_check.py  -                                                     math_verify
 rewards/llm/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx tenacity
+environments/load.py  types errors rewards.import_function environments             -
+environments         types errors chat waiting rewards.sandbox environments              -
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task_spec   -
 kernels              errors sources torch_internals kernels                  torch
@@ -71,13 +73,14 @@ report/figures.py    types errors runs report                                mat
 report/style.py      types errors runs report                                matplotlib
 report/render.py     -                                                       jinja2
 report               types errors redact runs report                         -
-train                types errors rounding config algo world chat rewards data policy rollout torch_settings \
+train                types errors rounding config algo world chat bridge environments rewards data policy rollout \
+    torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
 checkpoint           types errors ways_out json_values config world data policy runs train checkpoint \
     torch safetensors
 guards               types errors config data policy rollout runs train guards            torch
-lifecycle            types errors ways_out rounding forks json_values config algo world ranks sources chat rewards \
-    data tasks policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle \
+lifecycle            types errors ways_out rounding forks json_values config algo world ranks sources chat bridge \
+    environments rewards data tasks policy rollout runs train torch_settings torch_internals checkpoint guards lifecycle \
     torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \

@@ -178,6 +178,31 @@ class SamplingFields(Section):
     """Completions that decode together: more is faster until memory or the machine is full."""
 
 
+class EnvironmentFields(Section):
+    """The environment"""
+
+    max_turns: Count = 8
+    """Turns of a completion at most; one that would go on after them is cut off. No environment: one."""
+    max_turn_length: Count | None = None
+    """Tokens after which a turn is cut off, and the environment answers what there is; null sets no limit but
+    `max_completion_length`, which counts the tokens of all turns and of what came back between them."""
+    max_observation_length: Count | None = None
+    """Characters of a message that comes back at most: of a longer one the policy reads the head and the tail."""
+    environment_timeout_s: Positive = 120.0
+    """Seconds for one answer of an environment; one that takes longer has failed, and its completion is unscored."""
+    tool_timeout_s: Positive = 30.0
+    """Seconds for one call of a tool; of one that takes longer the policy is told."""
+    turn_format: str = "\n{observation}\n"
+    """What follows a turn after a prompt of plain text, `{observation}` being what came back. Chats have a template."""
+
+    @field_validator("turn_format")
+    @classmethod
+    def _has_a_place(cls, turn_format: str) -> str:
+        if turn_format.count("{observation}") != 1:
+            raise ValueError(f"is {turn_format!r}; it needs {{observation}} once.")
+        return turn_format
+
+
 class ReferenceFields(Section):
     """Rewards and the reference model"""
 
@@ -308,6 +333,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RunFields,
     StepFields,
     SamplingFields,
+    EnvironmentFields,
     ReferenceFields,
     BesideFields,
     CurriculumFields,

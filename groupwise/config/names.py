@@ -68,6 +68,9 @@ TASKS = {
 }
 """Task (problems, rewards and prompt bound together) -> its parameters."""
 
+ENVIRONMENTS = {"guess": ("low", "high", "guesses")}
+"""Environment that ships with groupwise -> its arguments."""
+
 GYM = "reasoning-gym"
 """The task that stands for all of that package, and passes further parameters on."""
 

@@ -11,6 +11,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from groupwise.config.compat.hints import RECIPE_KEYS, recipe_sentence
 from groupwise.config.compat.translate import COMMON_KEYS, ELSEWHERE, KNOWN_KEYS
+from groupwise.config.environment_spec import EnvironmentSpec
 from groupwise.config.fields import Section
 from groupwise.config.make_settings import make_settings
 from groupwise.config.mistakes import ConfigProblemsError, Mistakes
@@ -21,7 +22,7 @@ from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
 from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
 
-__all__ = ["DataSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
+__all__ = ["DataSpec", "EnvironmentSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
 
 _ELSEWHERE = {**ELSEWHERE, **RECIPE_KEYS}
 
@@ -39,6 +40,8 @@ class RecipeFields(Section):
     """Reward functions: names of shipped ones, `file.py:function`, `module:function`, reward models, or mappings."""
     lora: LoraSpec | None = None
     """Adapter to train; null trains every weight of the model."""
+    environment: EnvironmentSpec | None = None
+    """What answers the policy between its turns: a name, `file.py:Class`, or a mapping; null: one turn, no answer."""
     task: TaskSpec | None = None
     """Problems, rewards and prompt under one name (tasks.md), instead of `data`; `rewards` are added to its own."""
 
@@ -90,6 +93,7 @@ class Recipe(RecipeFields):
             "rewards": [reward.resolved() for reward in self.rewards],
             "lora": self.lora.resolved() if self.lora else None,
             "task": self.task.resolved() if self.task else None,
+            "environment": self.environment.resolved() if self.environment else None,
             **self.config.resolved(),
         }
 
@@ -139,6 +143,8 @@ def _in_full(own: dict[str, Any]) -> dict[str, Any]:
         own["task"] = own.pop("data")  # it brings its own scorer
     if "task" in own:
         own["task"] = TaskSpec.in_full(own["task"])
+    if "environment" in own:
+        own["environment"] = EnvironmentSpec.in_full(own["environment"])
     if isinstance(own.get("data"), str):
         own["data"] = {"path": own["data"]}
     if "rewards" in own:
@@ -161,5 +167,7 @@ def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
-    for sentence in wrong_gates(recipe.rewards, [recipe.task.reward] if recipe.task else []):
+    of_others = [each for each in (recipe.task and recipe.task.reward,) if each]
+    of_environment = [recipe.environment.recorded_as] if recipe.environment else []
+    for sentence in wrong_gates(recipe.rewards, of_others, of_environment):
         problems.add(sentence)

@@ -186,9 +186,11 @@ class LoraSpec(Spec):
         return {"task_type": "CAUSAL_LM", **self.model_dump()}
 
 
-def wrong_gates(rewards: Sequence[RewardSpec], of_task: Sequence[str] = ()) -> Iterator[str]:
-    """A sentence for each reward whose gates name no other reward of the recipe, its task's own included."""
-    names = unique_names([*of_task, *(reward.recorded_as for reward in rewards)])
+def wrong_gates(
+    rewards: Sequence[RewardSpec], of_task: Sequence[str] = (), of_environment: Sequence[str] = ()
+) -> Iterator[str]:
+    """A sentence for each reward whose gates name no other reward of the recipe, its task's and environment's too."""
+    names = unique_names([*of_task, *(reward.recorded_as for reward in rewards), *of_environment])
     for index, reward in enumerate(rewards):
         try:
             Shaping.of(reward.resolved()).check(names[len(of_task) + index], names)

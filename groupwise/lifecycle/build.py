@@ -30,6 +30,7 @@ from groupwise.lifecycle.evaluate import Evaluator
 from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
+from groupwise.policy.bounds import context_length
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
@@ -51,6 +52,7 @@ from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.rollout.spread import SpreadEngine
 from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
+from groupwise.train.episodes import EpisodeSampler
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty
@@ -126,7 +128,10 @@ class RunParts:
         return EvaluationLoss(self.config, self.policy.policy_model, self.reference, self.scorer.weights)
 
     def _sampler_of(self, problems: PreparedProblems) -> GroupSampler:
-        return GroupSampler.of(self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)
+        given = (self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)
+        if self.inputs.environment is None:
+            return GroupSampler.of(*given)
+        return EpisodeSampler.playing(*given, self.inputs.environment, context_length(self.policy.model.config))
 
 
 def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:

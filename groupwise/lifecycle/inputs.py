@@ -16,10 +16,13 @@ from typing import Any
 from groupwise.config import LoraSpec, Recipe, Settings, replaced
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
+from groupwise.environments.load import load_environment
+from groupwise.environments.pool import EnvironmentPool
 from groupwise.errors import ConfigError, RunError
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
-from groupwise.rewards.function import RewardFunction, callable_name
+from groupwise.rewards.environment_reward import EnvironmentReward
+from groupwise.rewards.function import RewardFunction, callable_name, with_unique_names
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.runs.folder import RunFolder, require_free
 from groupwise.sources import check_name
@@ -49,6 +52,8 @@ class RunInputs:
     """Named evaluation sets, beside or instead of `eval_problems`."""
     policy_loss: Callable[..., Any] | None = None
     """A loss of the user's own in the place of the objective's."""
+    environment: EnvironmentPool | None = None
+    """What answers the policy between its turns; None: completions of one turn."""
 
     @property
     def loss_name(self) -> str | None:
@@ -101,11 +106,28 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
     check_name(recipe.model)
     own = [reward.resolved() for reward in recipe.rewards]
     with RunSandboxes.of(recipe.config).in_force():
-        rewards = recipe_rewards(recipe.task, own, recipe.config.reward_weights, folder)
+        environment = _environment(recipe, folder)
+        of_environment = []
+        if recipe.environment is not None:
+            name, weight = recipe.environment.recorded_as, recipe.environment.weight
+            of_environment = [environment_reward(name, recipe.config, weight)]
+        weights = recipe.config.reward_weights
+        rewards = with_unique_names([*recipe_rewards(recipe.task, own, weights, folder), *of_environment])
         problems, eval_problems = _read_data(recipe, folder)
         check_parts(recipe.config, rewards, problems, [] if eval_problems is None else [eval_problems])
     config = replaced(recipe.config, reward_weights=None) if recipe.config.reward_weights else recipe.config
-    return RunInputs(config, problems, eval_problems, rewards, recipe.lora, recipe.model, recipe.tokenizer)
+    given = (recipe.lora, recipe.model, recipe.tokenizer)
+    return RunInputs(config, problems, eval_problems, rewards, *given, environment=environment)
+
+
+def environment_reward(name: str, config: Settings, weight: float = 1.0) -> RewardFunction:
+    """What an environment gives, as a reward function of its name; by turn where the rewards of steps are compared."""
+    return RewardFunction(name, EnvironmentReward(by_turn=config.process_rewards), weight)
+
+
+def _environment(recipe: Recipe, folder: Path | None) -> EnvironmentPool | None:
+    spec = recipe.environment
+    return None if spec is None else load_environment(spec.name, spec.params, folder, spec.recorded_as)
 
 
 def check_parts(

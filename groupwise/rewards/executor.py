@@ -20,6 +20,7 @@ from typing import Any
 
 from groupwise.errors import GroupwiseError, RewardError
 from groupwise.rewards.interrupt import CallTimeoutError, call_within
+from groupwise.waiting import serve_loop, stop_loop
 
 Returned = tuple[Any, float]
 """The value that a function returned, and the seconds it took."""
@@ -122,9 +123,7 @@ class RewardExecutor:
     def _submit(self, value: Awaitable[Any]) -> Future[Returned]:
         if self._loop is None or self._owner != os.getpid():  # a forked child has the loop, and not its thread
             self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
-            thread = threading.Thread(target=_serve, args=(self._loop,), name="groupwise-rewards", daemon=True)
-            thread.start()
-            weakref.finalize(self, _stop, self._loop, thread)
+            weakref.finalize(self, stop_loop, self._loop, serve_loop(self._loop, "groupwise-rewards"))
         return asyncio.run_coroutine_threadsafe(_timed(value), self._loop)
 
     def _leave_stuck_loop(self) -> None:
@@ -139,26 +138,3 @@ class RewardExecutor:
 async def _timed(value: Awaitable[Any]) -> Returned:
     start = time.perf_counter()
     return await value, time.perf_counter() - start
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Run the loop until it is stopped; then let what is still in it end before it closes."""
-    asyncio.set_event_loop(loop)
-    while True:
-        try:
-            loop.run_forever()
-            break
-        except (SystemExit, KeyboardInterrupt):  # asyncio lets them out of the loop; whoever awaits the task gets them
-            continue
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    if thread is not threading.current_thread():
-        thread.join(timeout=5)

@@ -3,7 +3,8 @@
     f(prompts, completions, completion_ids=..., **columns) -> list[float | None]
 
 Everything is passed by keyword, and only what the signature accepts: any of the above, any column of the data set,
-`trainer_state`, `log_metric` and `log_extra`; `**kwargs` receives all of these. `log_why` comes when it is named.
+`trainer_state`, `log_metric` and `log_extra`; `**kwargs` receives all of these. `log_why` and `completion_turns` come
+when they are named.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from groupwise.rewards.call_limits import CallLimits
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rewards.spec_rules import unique_names
 from groupwise.rounding import LARGEST
-from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS
+from groupwise.types import REWARD_KEYWORDS, SAMPLED_KEYWORDS, TURN_KEYWORDS
 
-ON_REQUEST = frozenset({"log_why"})
+ON_REQUEST = frozenset({"log_why", *TURN_KEYWORDS})
 """Passed to a function that names it, not through `**kwargs`, whose names are those of the ecosystem."""
 
 

@@ -28,6 +28,9 @@ _FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>.*))?")
 _MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<function>[A-Za-z_][\w.]*)")
 
 
+_REWARD = "a reward function"
+"""What most files are read for."""
+
 _ADDED: set[str] = set()
 """Folders of rewards that this process has added to the path."""
 
@@ -50,31 +53,52 @@ def load_function(spec: str, folder: Path) -> Callable[..., Any]:
     return load_from_module(match["module"], match["function"], folder)
 
 
+def load_object(spec: str, folder: Path, what: str) -> Callable[..., Any]:
+    """The class or function that `file.py:Name` or `module:Name` names; errors call it `what`, such as "a reward"."""
+    if match := _FILE.fullmatch(spec):
+        if not match["function"]:
+            raise ConfigError(f'"{spec}" names a file only; name {what} in it: "{match["file"]}:Name".')
+        module = _execute(_file(match["file"], folder, what), what)
+        return _attribute(module, match["function"], match["file"], is_class_allowed=True)
+    match = _MODULE.fullmatch(spec)
+    if match is None:
+        raise ConfigError(f'"{spec}" names nothing to make {what} of; write file.py:Name or module:Name.')
+    return _attribute(_module(match["module"], match["function"], folder, what), match["function"], spec, True)
+
+
 def load_from_file(path: str, attribute: str, folder: Path) -> Callable[..., Any]:
     """The function `attribute` of the Python file `path`, a relative path counted from `folder`."""
+    file = _file(path, folder, _REWARD)
+    return _attribute(_execute(file), attribute, str(file))
+
+
+def _file(path: str, folder: Path, what: str) -> Path:
     file = (folder / Path(path).expanduser()).resolve()
     if not file.is_file():
         beside = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise ConfigError(f"There is no file {file} to take a reward function from.{did_you_mean(file.name, beside)}")
-    return _attribute(_execute(file), attribute, str(file))
+        raise ConfigError(f"There is no file {file} to take {what} from.{did_you_mean(file.name, beside)}")
+    return file
 
 
 def load_from_module(name: str, attribute: str, folder: Path) -> Callable[..., Any]:
     """The function `attribute` of an importable module; `folder` and the current one count as importable."""
+    return _attribute(_module(name, attribute, folder, _REWARD), attribute, name)
+
+
+def _module(name: str, attribute: str, folder: Path, what: str) -> ModuleType:
     _add_to_path(Path.cwd())
     _add_to_path(folder)
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(
-                f"There is no module {name} to take a reward function from. For a file give its path: "
+                f"There is no module {name} to take {what} from. For a file give its path: "
                 f"{name.replace('.', '/')}.py:{attribute}."
             ) from error
-        raise _import_failure(name, error) from error
+        raise _import_failure(name, error, what) from error
     except (Exception, SystemExit) as error:
-        raise _import_failure(name, error) from error
-    return _attribute(module, attribute, name)
+        raise _import_failure(name, error, what) from error
 
 
 def failing_line(error: BaseException, call: Callable[..., Any] | None = None) -> str:
@@ -121,7 +145,7 @@ def _code(call: Callable[..., Any]) -> CodeType | None:
     return getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
 
 
-def _execute(file: Path) -> ModuleType:
+def _execute(file: Path, what: str = _REWARD) -> ModuleType:
     """Import a file by its path; again when it has changed, since the name holds its time stamp."""
     stamp = hashlib.sha256(f"{file}:{file.stat().st_mtime_ns}".encode()).hexdigest()[:12]
     name = f"_groupwise_rewards_{file.stem}_{stamp}"
@@ -137,7 +161,7 @@ def _execute(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a script may read its command line and end
         del sys.modules[name]
-        raise _import_failure(str(file), error) from error
+        raise _import_failure(str(file), error, what) from error
     return module
 
 
@@ -174,13 +198,11 @@ def _home(module: ModuleType) -> str | None:
     return str(Path(file).parents[1 if hasattr(module, "__path__") else 0])
 
 
-def _import_failure(what: str, error: BaseException) -> ConfigError:
-    return ConfigError(
-        f"Importing {what} for a reward function failed: {type(error).__name__}: {error} ({failing_line(error)})."
-    )
+def _import_failure(name: str, error: BaseException, what: str) -> ConfigError:
+    return ConfigError(f"Importing {name} for {what} failed: {type(error).__name__}: {error} ({failing_line(error)}).")
 
 
-def _attribute(module: ModuleType, attribute: str, where: str) -> Callable[..., Any]:
+def _attribute(module: ModuleType, attribute: str, where: str, is_class_allowed: bool = False) -> Callable[..., Any]:
     """`attribute` (dots reach into objects) of a module, which must be something to call."""
     value: Any = module
     for part in attribute.split("."):
@@ -189,7 +211,7 @@ def _attribute(module: ModuleType, attribute: str, where: str) -> Callable[..., 
             listed = f" It has: {', '.join(names)}." if names else ""
             raise ConfigError(f'{where} has no function "{part}".{listed}{did_you_mean(part, names)}')
         value = getattr(value, part)
-    if isinstance(value, type) or not callable(value):
+    if (isinstance(value, type) and not is_class_allowed) or not callable(value):
         kind = "a class" if isinstance(value, type) else repr(value)
         raise ConfigError(
             f"{where}:{attribute} is {kind}; a reward is a function or "

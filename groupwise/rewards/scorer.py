@@ -115,7 +115,7 @@ class RewardScorer:
         calls = [_call(f, flat, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
         names = [function.name for function in self.functions]
         returned = dict(zip(names, self._executor.run(calls), strict=True))
-        scores = {name: read_scores(name, value, flat) for name, (value, _) in returned.items()}
+        scores = {name: _of_played(read_scores(name, value, flat), flat) for name, (value, _) in returned.items()}
         extras = {column: values for note in notes for column, values in note.extras.items()}
         return ScoredGroups(
             groups=self._with_rewards(flat, scores, extras),
@@ -223,6 +223,7 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
             "log_metric": notes.log_metric,
             "log_extra": notes.log_extra,
             "log_why": notes.log_why,
+            "completion_turns": [list(completion.turns) for _, completion in flat.rows],
         }
     )
     if "completion_ids" in function.required and "completion_ids" not in offered:
@@ -242,6 +243,17 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
         name=f'reward function "{function.name}"',
         timeout_s=0.0 if isinstance(function.call, Isolated) else function.limits.timeout_s,  # it keeps it itself
         instead=notes.unscored if function.limits.on_failure == "none" else None,
+    )
+
+
+def _of_played(scores: FunctionScores, flat: FlatGroups) -> FunctionScores:
+    """The scores, without those of completions whose environment failed: nobody knows what they are worth."""
+    is_played = [completion.stop_reason != "failed" for _, completion in flat.rows]
+    if all(is_played):
+        return scores
+    return FunctionScores(
+        [value if keep else None for value, keep in zip(scores.rewards, is_played, strict=True)],
+        [steps if keep else None for steps, keep in zip(scores.steps, is_played, strict=True)],
     )
 
 

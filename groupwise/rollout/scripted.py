@@ -25,7 +25,7 @@ class ScriptedEngine:
             yield number, [self._complete(request, request.first + i) for i in range(request.num_completions)]
 
     def _complete(self, request: Request, index: int) -> Completion:
-        ids = tuple(self.script(request, index))[: request.sampling.max_tokens]
+        ids = tuple(self.script(request, index))[: request.limit]
         stopped = bool(ids) and ids[-1] in request.sampling.stop_ids
         return Completion(ids, (0.0,) * len(ids), "stop" if stopped else "length", self.version)
 

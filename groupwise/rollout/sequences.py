@@ -38,7 +38,7 @@ class SequenceState:
     def uniforms(self) -> np.ndarray:
         """One for each token that it can have."""
         if self._uniforms is None:
-            self._uniforms = uniforms(self.request.seed, self.index, self.request.sampling.max_tokens)
+            self._uniforms = uniforms(self.request.seed, self.index, self.request.limit)
         return self._uniforms
 
     def next_uniform(self) -> float:
@@ -54,7 +54,7 @@ class SequenceState:
             self.stop_reason = "stop"
         elif sampling.stop and self._ends_in_stop_string():
             self.stop_reason = "stop_string"
-        elif len(self.token_ids) >= sampling.max_tokens:
+        elif len(self.token_ids) >= self.request.limit:
             self.stop_reason = "length"
 
     def _ends_in_stop_string(self) -> bool:

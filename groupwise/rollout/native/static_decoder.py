@@ -144,7 +144,7 @@ class StaticGeneration(Generation):
         """A block of tokens for every active row, or fewer where no row can take that many."""
         assert self.buffers is not None
         active = self._active()
-        count = min(BLOCK, max(self.sampling.max_tokens - len(row.token_ids) for row in active))
+        count = min(BLOCK, max(row.request.limit - len(row.token_ids) for row in active))
         token_BR, logprob_BR = self.buffers.draw(count, self.decoder.recorder)
         tokens, logprobs = token_BR.T.tolist(), logprob_BR.T.tolist()
         for r, row in enumerate(self.grid):

@@ -142,7 +142,7 @@ class StaticGrid:
         self.is_growing_R.copy_(torch.tensor(growing))
         self.token_R.copy_(torch.tensor([row.token_ids[-1] if row is not None else 0 for row in rows]))
         self.length_R.copy_(torch.tensor([drawn[r] - 1 if growing[r] else 0 for r in number]))
-        self.limit_R.copy_(torch.tensor([row.request.sampling.max_tokens if row is not None else 0 for row in rows]))
+        self.limit_R.copy_(torch.tensor([row.request.limit if row is not None else 0 for row in rows]))
         uniform_RT = np.zeros(self.uniform_RT.shape)
         for r in number:
             if (row := rows[r]) is not None and not self.bucket.is_greedy:

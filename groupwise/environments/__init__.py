@@ -1,0 +1,8 @@
+"""What answers the policy between its turns. START HERE: environment.py."""
+
+from groupwise.environments.environment import Environment as Environment
+from groupwise.environments.environment import Observation as Observation
+from groupwise.environments.environment import Reply as Reply
+from groupwise.types import Call as Call
+
+__all__ = ["Call", "Environment", "Observation", "Reply"]

@@ -1,0 +1,59 @@
+"""Guess a secret number: after each guess the policy reads whether the secret is higher or lower."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from groupwise.environments.environment import Observation, Reply
+from groupwise.errors import ConfigError
+from groupwise.types import Message, Problem
+
+_NUMBER = re.compile(r"-?\d+")
+
+
+class Guess:
+    """A win is worth 1; a lost game half the share of its guesses that no hint had ruled out.
+
+    The secret is drawn from the group's seed, so that all completions of a group look for the same number. A reply's
+    first number is its guess; a reply without one uses a guess up.
+    """
+
+    def __init__(self, low: int = 1, high: int = 10, guesses: int = 4) -> None:
+        if not low < high or guesses < 1:
+            raise ConfigError(f"environment guess: low {low}, high {high}, guesses {guesses}; low is below high.")
+        self.low, self.high, self.guesses = low, high, guesses
+        self._secret, self._left, self._consistent = low, guesses, 0
+        self._least, self._most = low, high
+        """What the hints leave."""
+
+    def reset(self, problem: Problem, seed: int) -> Sequence[Message]:
+        self._secret = random.Random(seed).randint(self.low, self.high)
+        self._left, self._consistent = self.guesses, 0
+        self._least, self._most = self.low, self.high
+        return ()
+
+    def step(self, reply: Reply) -> Observation:
+        found = _NUMBER.search(reply.text)
+        guess = int(found[0]) if found else None
+        self._left -= 1
+        if guess == self._secret:
+            return Observation(reward=1.0, done=True)
+        if guess is not None and self._least <= guess <= self._most:
+            self._consistent += 1
+        if self._left == 0:
+            return Observation(reward=0.5 * self._consistent / self.guesses, done=True)
+        return Observation([{"role": "user", "content": self._hint(guess)}])
+
+    def _hint(self, guess: int | None) -> str:
+        if guess is None:
+            return f"Guess a number from {self.low} to {self.high}."
+        if guess < self._secret:
+            self._least = max(self._least, guess + 1)
+            return "higher"
+        self._most = min(self._most, guess - 1)
+        return "lower"
+
+    def close(self) -> None:
+        """There is nothing to release."""

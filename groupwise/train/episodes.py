@@ -1,0 +1,399 @@
+"""Completions of several turns: the policy and an environment take turns, all completions of a call in step.
+
+Each round samples one turn of every completion that goes on, lets their environments answer side by side, and bridges
+to the next turn. Answers are taken in the order of the completions, never of their arrival: the same seed gives the
+same run, whatever the delays.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import Any
+
+from groupwise.bridge import Bridge
+from groupwise.chat import OPENING, completion_decoder, decode_completion, opening
+from groupwise.config import Settings
+from groupwise.data.order import Draw
+from groupwise.data.prepare import PreparedProblem, PreparedProblems
+from groupwise.environments.calls import parse_calls
+from groupwise.environments.crew import Answer, Crew, seeded
+from groupwise.environments.environment import Environment, Observation, Reply
+from groupwise.environments.pool import EnvironmentPool
+from groupwise.environments.read_answers import (
+    Begun,
+    about,
+    extended,
+    read_begun,
+    read_observation,
+    read_reward,
+    shorten,
+    state_of,
+)
+from groupwise.errors import DataError, EnvironmentFailedError, words_of
+from groupwise.rollout.engine import Engine
+from groupwise.train.sampler import EVALUATION, GroupSampler, OnProgress, make_sampling
+from groupwise.types import Completion, Group, Message, Prompt, Request, StopReason, TokenSet, Turn
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Episode:
+    """One completion while it is played."""
+
+    prepared: PreparedProblem
+    seed: tuple[int, ...]
+    """Of its first turn's tokens: those of its request, and its number in it."""
+    environment: Environment
+    prompt_ids: tuple[int, ...] = ()
+    budget: int = 0
+    """Tokens of the completion at most, given ones counted."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    kept: list[TokenSet] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    begun: Begun = ()
+    """What `reset` gave."""
+    state: str = ""
+    text: str = ""
+    version: int = 0
+    stop_reason: StopReason | None = None
+    error: BaseException | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.stop_reason is None
+
+    def fail(self, error: BaseException) -> None:
+        self.stop_reason, self.error = "failed", error
+
+    def give(self, ids: Sequence[int]) -> None:
+        """Add tokens that nobody sampled."""
+        self.token_ids += ids
+        self.logprobs += [0.0] * len(ids)
+        self.kept += [TokenSet(b"")] * len(ids)
+
+    def take(self, sampled: Completion, text: str) -> None:
+        """Add a turn of the policy."""
+        start = len(self.token_ids)
+        self.token_ids += sampled.token_ids
+        self.logprobs += sampled.rollout_logprob
+        self.kept += sampled.kept_ids or ()
+        self.turns.append(Turn(start, len(self.token_ids), sampled.stop_reason, state=self.state))
+        self.version, self.text = sampled.policy_version, text
+
+    def finish(self) -> Completion:
+        """The completion; without given tokens it has the one turn that it always had."""
+        assert self.stop_reason is not None
+        has_kept = bool(self.turns) and len(self.kept) == len(self.token_ids)
+        return Completion(
+            tuple(self.token_ids),
+            tuple(self.logprobs),
+            self.stop_reason,
+            self.version,
+            text=self.text,
+            kept_ids=tuple(self.kept) if has_kept else None,
+            turns=tuple(self.turns),
+            messages=tuple(self.messages),
+        )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How completions with an environment are played."""
+
+    max_turns: int
+    max_turn_length: int | None
+    max_observation_length: int | None
+    """Characters of what comes back."""
+    timeout_s: float
+    """Of a call of an environment."""
+    max_completion_length: int
+    context: int | None
+    """Tokens of the model's context, where it has a bound."""
+
+    @classmethod
+    def of(cls, config: Settings, context: int | None) -> Rules:
+        return cls(
+            config.max_turns,
+            config.max_turn_length,
+            config.max_observation_length,
+            config.environment_timeout_s,
+            config.max_completion_length,
+            context,
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeSampler(GroupSampler):
+    """Samples groups whose completions an environment answers."""
+
+    pool: EnvironmentPool
+    bridge: Bridge
+    rules: Rules
+    encode: Callable[[Prompt, Begun], tuple[int, ...]]
+    """Ids of a prompt with what an environment begins with."""
+    crew: Crew = field(default_factory=Crew)
+
+    @classmethod
+    def playing(
+        cls,
+        engine: Engine,
+        problems: PreparedProblems,
+        config: Settings,
+        tokenizer: Any,
+        stop_ids: tuple[int, ...],
+        pool: EnvironmentPool,
+        context: int | None,
+    ) -> EpisodeSampler:
+        """As the configuration samples and plays; `context`: tokens that the model can attend to.
+
+        Raises:
+            ConfigError: the chat template cannot go on after an answer (see `Bridge.check`).
+        """
+        is_chat = not isinstance(problems[0].problem.prompt, str)
+        bridge = Bridge(tokenizer, stop_ids, is_chat, config.turn_format, config.chat_template_kwargs)
+        bridge.check()
+        sampling = make_sampling(config, stop_ids)
+        return cls(
+            engine,
+            problems,
+            sampling,
+            completion_decoder(tokenizer, sampling),
+            config.seed,
+            pool,
+            bridge,
+            Rules.of(config, context),
+            functools.partial(bridge.prompt_ids, system_prompt=config.system_prompt),
+        )
+
+    def sample(
+        self,
+        draws: Sequence[Draw],
+        num_completions: int,
+        step: int,
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> list[Group]:
+        """The groups of `draws`, in their order.
+
+        Raises:
+            EnvironmentFailedError: more than half of the environments have failed.
+        """
+        seeds = {draw.number: environment_seed(self.seed, draw.number, step) for draw in draws}
+        episodes = self._begin(draws, num_completions, step)
+        on_progress(0, len(episodes))
+        self._reset(episodes, [seeds[draw.number] for draw in draws for _ in range(num_completions)])
+        of_draw = [episodes[i : i + num_completions] for i in range(0, len(episodes), num_completions)]
+        requests = [request for each in of_draw for request in self._first_requests(each)]
+        while requests:
+            self._sample_turn(requests)
+            self._answer([episode for episode, _ in self._flat(requests)])
+            on_progress(sum(not episode.is_open for episode in episodes), len(episodes))
+            requests = [self._next_request(episode) for episode in episodes if episode.is_open]
+        self._reward_whole(episodes)
+        self._put_aside(episodes)
+        return [self._group_of(draw, each, seeds[draw.number]) for draw, each in zip(draws, of_draw, strict=True)]
+
+    def _begin(self, draws: Sequence[Draw], num_completions: int, step: int) -> list[Episode]:
+        environments = iter(self.pool.take(len(draws) * num_completions))
+        return [
+            Episode(self.problems[draw.row], (self.seed, step, draw.number, index), next(environments))
+            for draw in draws
+            for index in range(num_completions)
+        ]
+
+    def _reset(self, episodes: Sequence[Episode], seeds: Sequence[int]) -> None:
+        """Let every environment begin: one after another, because the global generators are seeded for each."""
+        for episode, seed in zip(episodes, seeds, strict=True):
+            call = functools.partial(episode.environment.reset, episode.prepared.problem, seed)
+            with seeded(seed):
+                (answer,) = self.crew.run([call], self.rules.timeout_s)
+            try:
+                episode.begun = read_begun(_value_of(answer))
+                episode.state = state_of(episode.environment, episode.begun)
+            except Exception as error:
+                episode.fail(error)
+
+    def _first_requests(self, group: Sequence[Episode]) -> list[_Round]:
+        """One for the whole group where its environments begin alike; else each goes on from what is common."""
+        playing = [episode for episode in group if episode.is_open]
+        prompts = [self._prompt_of(episode) for episode in playing]
+        if not playing:
+            return []
+        common = prompts[0] if len(set(prompts)) == 1 else _common_start(prompts)
+        for episode, ids in zip(playing, prompts, strict=True):
+            episode.prompt_ids = common
+            episode.budget = self._budget(episode, len(ids) - len(common))
+            if len(common) < len(ids):
+                episode.messages += [{"role": "user", "content": b} for b in [episode.begun] if isinstance(b, str)]
+                episode.messages += [m for m in episode.begun if not isinstance(m, str)]
+            episode.give(ids[len(common) :])
+        is_whole = len(playing) == len(group) and all(ids == common for ids in prompts)
+        if not is_whole:
+            return [self._next_request(episode) for episode in playing]
+        return [_Round(self._request(group[0], group[0].seed[:-1], len(group)), tuple(group))]
+
+    def _prompt_of(self, episode: Episode) -> tuple[int, ...]:
+        prepared = episode.prepared
+        return self.encode(prepared.problem.prompt, episode.begun) if episode.begun else prepared.prompt_ids
+
+    def _budget(self, episode: Episode, num_given: int) -> int:
+        budget = self.rules.max_completion_length
+        if self.rules.context is not None:
+            budget = min(budget, self.rules.context - len(episode.prompt_ids))
+        if budget <= num_given:
+            raise DataError(
+                f"{episode.prepared.problem.label}: its prompt has {len(episode.prompt_ids) + num_given} tokens "
+                f"with what environment {self.pool.name} begins with, which leaves no room for a completion "
+                f"(max_completion_length {self.rules.max_completion_length}, context {self.rules.context})."
+            )
+        return budget
+
+    def _next_request(self, episode: Episode) -> _Round:
+        seed = (*episode.seed, len(episode.turns)) if episode.token_ids else episode.seed
+        return _Round(self._request(episode, seed, 1), (episode,))
+
+    def _request(self, episode: Episode, seed: tuple[int, ...], num_completions: int) -> Request:
+        left = episode.budget - len(episode.token_ids)
+        return Request(
+            episode.prompt_ids + tuple(episode.token_ids),
+            num_completions,
+            self.sampling,
+            seed=seed,
+            decode=self.decode,
+            label=episode.prepared.problem.label,
+            max_tokens=min(left, self.rules.max_turn_length or left),
+        )
+
+    def _sample_turn(self, rounds: Sequence[_Round]) -> None:
+        for index, sampled in self.engine.generate([each.request for each in rounds]):
+            for episode, completion in zip(rounds[index].episodes, sampled, strict=True):
+                episode.take(completion, self.decode(completion.token_ids))
+
+    @staticmethod
+    def _flat(rounds: Sequence[_Round]) -> list[tuple[Episode, Request]]:
+        return [(episode, each.request) for each in rounds for episode in each.episodes]
+
+    def _answer(self, episodes: Sequence[Episode]) -> None:
+        """Let the environments answer side by side, then go on with each in its order."""
+        replies = [_reply(episode) for episode in episodes]
+        calls = [functools.partial(e.environment.step, reply) for e, reply in zip(episodes, replies, strict=True)]
+        for episode, reply, answer in zip(episodes, replies, self.crew.run(calls, self.rules.timeout_s), strict=True):
+            episode.messages.append(_said(reply))
+            try:
+                self._go_on(episode, reply, read_observation(_value_of(answer)), answer.seconds)
+            except Exception as error:
+                episode.fail(error)
+
+    def _go_on(self, episode: Episode, reply: Reply, observation: Observation, seconds: float) -> None:
+        """What came back: the turn's reward, and given tokens where there is room for another turn."""
+        messages, is_cut = shorten(observation.messages, self.rules.max_observation_length)
+        calls = reply.calls if observation.calls is None else observation.calls
+        turn = replace(episode.turns[-1], reward=observation.reward, calls=tuple(calls), seconds=seconds, is_cut=is_cut)
+        episode.turns[-1] = turn
+        if observation.is_last:
+            episode.messages += messages
+            episode.stop_reason = turn.stop_reason
+            return
+        given = self.bridge.given(messages, is_ended=episode.token_ids[-1] in self.bridge.stop_ids)
+        if len(episode.token_ids) + len(given) >= episode.budget:
+            episode.stop_reason = "length"
+        elif len(episode.turns) >= self.rules.max_turns:
+            episode.stop_reason = "turns"
+        else:
+            episode.messages += messages
+            episode.give(given)
+            episode.state = state_of(episode.environment, tuple(messages))
+
+    def _reward_whole(self, episodes: Sequence[Episode]) -> None:
+        """Add an environment's reward for the whole completion to that of its last turn."""
+        played = [e for e in episodes if e.stop_reason != "failed" and hasattr(e.environment, "final_reward")]
+        calls = [getattr(episode.environment, "final_reward") for episode in played]  # noqa: B009
+        for episode, answer in zip(played, self.crew.run(calls, self.rules.timeout_s), strict=True):
+            try:
+                reward = read_reward(_value_of(answer))
+            except Exception as error:
+                episode.fail(error)
+                continue
+            before = episode.turns[-1].reward
+            if reward is not None:
+                episode.turns[-1] = replace(episode.turns[-1], reward=reward + (before or 0.0))
+
+    def _put_aside(self, episodes: Sequence[Episode]) -> None:
+        """Use failed environments no more; too many end the run."""
+        failed = [episode for episode in episodes if episode.error is not None]
+        if not failed:
+            return
+        self.pool.discard([episode.environment for episode in failed])
+        first = failed[0]
+        assert first.error is not None
+        what = (
+            f"{len(failed)} of {len(episodes)} completions are unscored because environment {self.pool.name} failed. "
+            f"The first, for {first.prepared.problem.label}, after {len(first.turns)} turns: {about(first.error)}"
+        )
+        if 2 * len(failed) > len(episodes):
+            raise EnvironmentFailedError(f"{what} That is more than half, so the run ends here.") from first.error
+        _log.warning(what)
+
+    def _group_of(self, draw: Draw, episodes: Sequence[Episode], seed: int) -> Group:
+        prepared = self.problems[draw.row]
+        begun = next((e for e in episodes if e.prompt_ids), episodes[0])
+        problem = prepared.problem
+        if all(episode.begun == begun.begun for episode in episodes):
+            problem = replace(problem, prompt=extended(problem.prompt, begun.begun))
+        opened = prepared.opening
+        if begun.begun:
+            end = decode_completion(self.bridge.tokenizer, begun.prompt_ids[-OPENING:], skip_special_tokens=False)
+            opened = opening(problem.prompt, end)
+        completions = tuple(episode.finish() for episode in episodes)
+        ids = begun.prompt_ids or prepared.prompt_ids
+        return Group(draw.number, problem, ids, completions, opened, (self.pool.name, seed))
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A request, and the completions that it goes on with."""
+
+    request: Request
+    episodes: tuple[Episode, ...]
+
+
+def environment_seed(seed: int, draw: int, step: int) -> int:
+    """What the environments of a group begin with, below 2**32: numpy's bound. An evaluation has seeds of its own."""
+    of = (seed, EVALUATION, draw) if step == EVALUATION else (seed, draw)
+    return int.from_bytes(hashlib.blake2s(repr(of).encode(), digest_size=4).digest())
+
+
+def _value_of(answer: Answer) -> Any:
+    if answer.error is None:
+        return answer.value
+    if isinstance(answer.error, Exception):
+        raise answer.error
+    raise EnvironmentFailedError(f"{type(answer.error).__name__}: {words_of(answer.error)}") from answer.error
+
+
+def _reply(episode: Episode) -> Reply:
+    turn = episode.turns[-1]
+    calls = parse_calls(episode.text) if getattr(episode.environment, "tools", ()) else ()
+    return Reply(episode.text, calls, tuple(episode.token_ids[turn.start : turn.end]), turn.stop_reason)
+
+
+def _said(reply: Reply) -> Message:
+    """A turn as a message, with its calls as the ecosystem writes them."""
+    said: Message = {"role": "assistant", "content": reply.text}
+    if not reply.calls:
+        return said
+    functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in reply.calls]
+    return {**said, "tool_calls": [{"type": "function", "function": function} for function in functions]}
+
+
+def _common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all of them begin with, the last token of the shortest never among them: it is given, too."""
+    columns = zip(*(ids[:-1] for ids in prompts), strict=False)
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
