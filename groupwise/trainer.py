@@ -28,6 +28,7 @@ from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
 from groupwise.lifecycle.arguments import (
     check_arguments,
     check_checkpoint,
+    check_environment,
     check_objects,
     warn_of_lengths,
     with_quantization,
@@ -45,7 +46,14 @@ from groupwise.lifecycle.build import (
 from groupwise.lifecycle.callbacks import Callbacks, loader_of
 from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
 from groupwise.lifecycle.follow import Follower, begin
-from groupwise.lifecycle.inputs import RunInputs, check_held_out, check_parts, read_inputs, warn_of_used_folder
+from groupwise.lifecycle.inputs import (
+    RunInputs,
+    check_held_out,
+    check_parts,
+    read_inputs,
+    warn_of_used_folder,
+    with_environment,
+)
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.signals import Interrupted, finish_step_first, stopped_by_the_leader
@@ -101,6 +109,8 @@ class GRPOTrainer(TrainerMembers):
         peft_config: wraps the model with a fresh adapter.
         screen: where progress is shown; by default the terminal.
         policy_loss: a loss in the place of the objective's, called as `groupwise.algo.policy_loss` (docs/from-trl.md).
+        environment: a class, or a function without arguments, that makes what answers the policy between its turns
+            (`groupwise.environments.Environment`); its reward is added to those of `reward_funcs`, under its name.
 
     A subclass may extend `train`, `evaluate`, `log`, `save_model`, `create_model_card` and `push_to_hub`: they are
     called wherever a run evaluates, logs, saves its last model or uploads it. Overriding anything else that the
@@ -131,10 +141,12 @@ class GRPOTrainer(TrainerMembers):
         peft_config: Any = None,
         screen: Screen | None = None,
         policy_loss: Callable[..., Any] | None = None,
+        environment: Any = None,
         quantization_config: Any = None,
         **unknown: Any,
     ) -> None:
-        check_arguments(model, reward_funcs, args, train_dataset, unknown)
+        check_arguments(model, reward_funcs, args, train_dataset, unknown, environment)
+        check_environment(environment)
         check_objects(callbacks, optimizers, screen, policy_loss)
         tokenizer = None if processing_class is None else as_tokenizer(processing_class, "processing_class")
         self.world = this_world()
@@ -157,15 +169,18 @@ class GRPOTrainer(TrainerMembers):
         with self._own_state():
             with settings_of_program():  # a file or module of rewards is the program's
                 rewards = resolve_rewards(
-                    reward_funcs, weights=self.args.reward_weights, processing_classes=reward_processing_classes
+                    [] if reward_funcs is None else reward_funcs,
+                    weights=self.args.reward_weights,
+                    processing_classes=reward_processing_classes,
                 )
             check_sandboxes(rewards)
+            pool, rewards = with_environment(environment, rewards, settings)
             problems = load_problems(train_dataset, num_streamed=num_drawn(settings))
             held_out = {} if eval_dataset is None else self._load_held_out(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
             unnamed = held_out.pop("", None)
             inputs = RunInputs(
-                settings, problems, unnamed, rewards, peft_config, model, tokenizer, held_out, policy_loss
+                settings, problems, unnamed, rewards, peft_config, model, tokenizer, held_out, policy_loss, pool
             )
             self._set_up(inputs, callbacks or (), optimizers)
         self.args.freeze()
@@ -228,6 +243,7 @@ class GRPOTrainer(TrainerMembers):
             tokenizer,
             peft_config=inputs.peft_config,
             screen=screen,
+            environment=inputs.environment,
         )
         trainer._recipe = recipe.resolved()
         trainer._recipe_folder = None if folder is None else folder.resolve()

@@ -13,27 +13,32 @@ from groupwise.algo import Objective
 from groupwise.config import GRPOConfig, Settings
 from groupwise.config.compat.trainer_names import check_argument
 from groupwise.config.make_settings import replaced
+from groupwise.environments.pool import EnvironmentPool
 from groupwise.errors import ConfigError, named, shortened
 
 _log = logging.getLogger(__name__)
 
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
-    "callbacks", "optimizers", "peft_config", "screen", "policy_loss", "quantization_config",
+    "callbacks", "optimizers", "peft_config", "screen", "policy_loss", "environment",
+    "quantization_config",
 )  # fmt: skip
 
 
 EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 
 
-def check_arguments(model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any]) -> None:
+def check_arguments(
+    model: Any, rewards: Any, args: Any, data: Any, unknown: Mapping[str, Any], environment: Any = None
+) -> None:
     """Raise `ConfigError` for an argument that is missing, unknown, or a configuration of another library."""
     for name, value in unknown.items():
         check_argument(name, value, _NAMES)
     if args is not None and not isinstance(args, GRPOConfig):
         raise ConfigError(f"args is {named(args)}; expected groupwise.GRPOConfig{_way_to_config(args)}")
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
-        if value is None or (isinstance(value, str) and not value):
+        is_rewarded = name == "reward_funcs" and environment is not None
+        if (value is None and not is_rewarded) or (isinstance(value, str) and not value):
             raise ConfigError(f"GRPOTrainer needs {name}.")
 
 
@@ -46,6 +51,15 @@ def _way_to_config(args: Any) -> str:
     if isinstance(args, type):
         return ": call the class, with the settings as its arguments."
     return ". It takes the same arguments: change the import."
+
+
+def check_environment(environment: Any) -> None:
+    """Raise `ConfigError` for an environment that nothing can be made of."""
+    if environment is not None and not callable(environment) and not isinstance(environment, EnvironmentPool):
+        raise ConfigError(
+            f"environment is {named(environment)}; expected a class, or a function without arguments that makes one "
+            "(groupwise.environments.Environment)."
+        )
 
 
 def check_objects(callbacks: Any, optimizers: Any, screen: Any = None, policy_loss: Any = None) -> None:

@@ -67,6 +67,7 @@ def record_of_start(
             "engine": parts.engine.capabilities.name,
             "stop_ids": list(policy.stop_ids),
             **({} if parts.inputs.policy_loss is None else {"policy_loss": parts.inputs.loss_name}),
+            **({} if parts.inputs.environment is None else {"environment": parts.inputs.environment.name}),
         },
         "versions": versions(),
         "git": git_state(),

@@ -19,7 +19,7 @@ from groupwise.train.collect import score_as_the_program
 from groupwise.train.sampler import EVALUATION, GroupSampler
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
-from groupwise.train.step_metrics import lengths, mean_of_scored, spread
+from groupwise.train.step_metrics import lengths, mean_of_scored, spread, turns
 from groupwise.types import Group, ScoredGroup
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,8 @@ def _of_sampled(groups: Sequence[ScoredGroup]) -> dict[str, float | None]:
     for name in groups[0].rewards:
         values = [r for g in groups for r in g.rewards[name]]
         metrics |= {f"rewards/{name}/mean": mean_of_scored(values), f"rewards/{name}/std": spread(values)}
-    return {**metrics, **lengths([c for g in groups for c in g.completions])}
+    completions = [c for g in groups for c in g.completions]
+    return {**metrics, **lengths(completions), **turns(completions)}
 
 
 def mean_and_error(name: str, groups: Sequence[ScoredGroup]) -> dict[str, float | None]:

@@ -125,6 +125,16 @@ def environment_reward(name: str, config: Settings, weight: float = 1.0) -> Rewa
     return RewardFunction(name, EnvironmentReward(by_turn=config.process_rewards), weight)
 
 
+def with_environment(
+    given: Any, rewards: Sequence[RewardFunction], config: Settings
+) -> tuple[EnvironmentPool | None, list[RewardFunction]]:
+    """The pool of what makes environments, and the rewards with the environment's own, which those of a pool have."""
+    if given is None or isinstance(given, EnvironmentPool):
+        return given, list(rewards)
+    pool = EnvironmentPool(callable_name(given), given)
+    return pool, with_unique_names([*rewards, environment_reward(pool.name, config)])
+
+
 def _environment(recipe: Recipe, folder: Path | None) -> EnvironmentPool | None:
     spec = recipe.environment
     return None if spec is None else load_environment(spec.name, spec.params, folder, spec.recorded_as)

@@ -379,11 +379,36 @@ _EVALUATION = (
         "-",
         "The loss on the sampled completions as TRL has it; of scripts that import from `groupwise.trl` alone.",
     ),
+    Metric("eval_environment/<key>", "-", "The same of turns and environments on held-out problems."),
+    Metric("eval_tools/<key>", "-", "The same of calls of tools."),
     Metric("eval_samples_per_second", "1/s", "Sampled completions / time/eval.", "up"),
     Metric("eval_steps_per_second", "1/s", "Held-out problems / time/eval.", "up"),
     Metric("eval_<set>_reward", "reward", "The same of one of several evaluation sets; and so on for each key.", "up"),
     Metric("eval_<set>_<key>", "-", "Any other key of an evaluation, of that set."),
     Metric("time/eval_<set>", "s", "The evaluation of that set after this step, beside step_time.", "down"),
+)
+
+_TURNS = (
+    Metric("environment/turns/mean", "count", "Turns of a completion, with an environment.", "none"),
+    Metric("environment/turns/max", "count", "Turns of the completion that has most.", "none"),
+    Metric("environment/seconds", "s", "Mean seconds of an answer; those of a round run at once.", "down"),
+    Metric(
+        "environment/failed",
+        "share",
+        "Completions whose environment failed. They are unscored, and above half of a step the run ends.",
+        "zero",
+    ),
+    Metric(
+        "environment/start_differs",
+        "share",
+        "Completions of groups whose environments began differently, although their seed was the same.",
+        "zero",
+    ),
+    Metric("environment/observations_cut", "share", "Turns whose answer was cut to max_observation_length.", "zero"),
+    Metric("completions/given_tokens", "tokens", "Mean tokens of a completion that nobody sampled.", "steady"),
+    Metric("completions/out_of_turns", "share", "Completions cut off after max_turns.", "down"),
+    Metric("tools/call_frequency", "count", "Calls of tools in a completion.", "none"),
+    Metric("tools/failure_frequency", "share", "Calls that failed: malformed ones, and those whose tool did.", "down"),
 )
 
 _OWN = (Metric("extra/<name>", "-", "Whatever a reward function logged under that name with `log_metric`."),)
@@ -394,6 +419,7 @@ SECTIONS = {
     "The update": _UPDATE,
     "The curriculum": _CURRICULUM,
     "Completions": _COMPLETIONS,
+    "Turns and environments": _TURNS,
     "Sampler against learner": _MISMATCH,
     "Time and memory": _COST,
     "Evaluation": _EVALUATION,

@@ -39,6 +39,7 @@ class GroupRecord(TypedDict):
     prompt_ids: list[int]
     opening: NotRequired[str]
     place: NotRequired[str]
+    environment: NotRequired[dict[str, Any]]
     policy_version: int | None
     is_used: bool
     completions: list[CompletionRecord]
@@ -62,6 +63,9 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
         record["opening"] = group.opening
     if group.problem.place != row_place(group.problem.index):
         record["place"] = group.problem.place
+    if group.environment is not None:
+        name, seed = group.environment
+        record["environment"] = {"name": name, "seed": seed}
     return record
 
 

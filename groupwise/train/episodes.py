@@ -34,7 +34,7 @@ from groupwise.environments.read_answers import (
     shorten,
     state_of,
 )
-from groupwise.errors import DataError, EnvironmentFailedError, words_of
+from groupwise.errors import DataError, EnvironmentFailedError, GroupwiseError, words_of
 from groupwise.rollout.engine import Engine
 from groupwise.train.sampler import EVALUATION, GroupSampler, OnProgress, make_sampling
 from groupwise.types import Completion, Group, Message, Prompt, Request, StopReason, TokenSet, Turn
@@ -218,7 +218,7 @@ class EpisodeSampler(GroupSampler):
                 episode.begun = read_begun(_value_of(answer))
                 episode.state = state_of(episode.environment, episode.begun)
             except Exception as error:
-                episode.fail(error)
+                episode.fail(fault_of(error))
 
     def _first_requests(self, group: Sequence[Episode]) -> list[_Round]:
         """One for the whole group where its environments begin alike; else each goes on from what is common."""
@@ -289,7 +289,7 @@ class EpisodeSampler(GroupSampler):
             try:
                 self._go_on(episode, reply, read_observation(_value_of(answer)), answer.seconds)
             except Exception as error:
-                episode.fail(error)
+                episode.fail(fault_of(error))
 
     def _go_on(self, episode: Episode, reply: Reply, observation: Observation, seconds: float) -> None:
         """What came back: the turn's reward, and given tokens where there is room for another turn."""
@@ -319,7 +319,7 @@ class EpisodeSampler(GroupSampler):
             try:
                 reward = read_reward(_value_of(answer))
             except Exception as error:
-                episode.fail(error)
+                episode.fail(fault_of(error))
                 continue
             before = episode.turns[-1].reward
             if reward is not None:
@@ -362,6 +362,13 @@ class _Round:
 
     request: Request
     episodes: tuple[Episode, ...]
+
+
+def fault_of(error: Exception) -> Exception:
+    """An environment's fault; a mistake that ends the run is raised again, such as a role that no template takes."""
+    if isinstance(error, GroupwiseError) and not isinstance(error, EnvironmentFailedError):
+        raise error
+    return error
 
 
 def environment_seed(seed: int, draw: int, step: int) -> int:

@@ -36,6 +36,7 @@ def step_metrics(result: StepResult) -> dict[str, Any]:
         "grad_norm": update.grad_norm,
         "learning_rate": update.learning_rate,
         **_lengths(result.used_groups),
+        **turns([c for g in collected.groups for c in g.completions]),
         **times,
         "tokens_per_second": sampled / times["step_time"],
         "learn_tokens_per_second": trained / times["time/learn"] if times["time/learn"] else None,
@@ -114,6 +115,28 @@ def lengths(completions: Sequence[Completion]) -> dict[str, float | None]:
         "completions/max_terminated_length": max(ended, default=None),
         "completions/clipped_ratio": 1 - len(ended) / len(counts),
     }
+
+
+def turns(completions: Sequence[Completion]) -> dict[str, float]:
+    """What happened between the turns of completions; empty where no environment answered."""
+    if not any(c.turns or c.stop_reason == "failed" for c in completions):
+        return {}
+    every = [turn for c in completions for turn in c.turns]
+    calls = [call for turn in every for call in turn.calls]
+    found = {
+        "environment/turns/mean": len(every) / len(completions),
+        "environment/turns/max": float(max(len(c.turns) for c in completions)),
+        "environment/seconds": fmean(turn.seconds for turn in every) if every else 0.0,
+        "environment/failed": fmean(c.stop_reason == "failed" for c in completions),
+        "environment/start_differs": fmean(bool(c.turns) and c.turns[0].start > 0 for c in completions),
+        "environment/observations_cut": fmean(turn.is_cut for turn in every) if every else 0.0,
+        "completions/given_tokens": fmean(len(c.token_ids) - c.num_sampled for c in completions),
+        "completions/out_of_turns": fmean(c.stop_reason == "turns" for c in completions),
+    }
+    if calls:
+        found["tools/call_frequency"] = len(calls) / len(completions)
+        found["tools/failure_frequency"] = fmean(call.error is not None for call in calls)
+    return found
 
 
 def _mean_length(groups: Sequence[StepGroup], sign: int) -> float | None:

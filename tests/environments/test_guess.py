@@ -1,0 +1,77 @@
+"""The game that comes with groupwise: its hints, its rewards, its secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from groupwise.environments import Reply
+from groupwise.environments.games.guess import Guess
+from groupwise.errors import ConfigError
+from groupwise.types import Problem
+
+PROBLEM = Problem(0, "guess")
+
+
+def play(guesses, *, seed=3, **settings):
+    game = Guess(**settings)
+    game.reset(PROBLEM, seed)
+    found = []
+    for guess in guesses:
+        found.append(game.step(Reply(str(guess))))
+        if found[-1].done:
+            break
+    return game, found
+
+
+def secret(seed, **settings):
+    game = Guess(**settings)
+    game.reset(PROBLEM, seed)
+    return game._secret
+
+
+def test_a_seed_is_a_secret():
+    secrets = [secret(seed) for seed in range(200)]
+    assert set(secrets) == set(range(1, 11))
+    assert secrets == [secret(seed) for seed in range(200)]
+
+
+def test_hints_point_to_the_secret_and_a_win_is_worth_one():
+    goal = secret(3)
+    for number in set(range(1, 11)) - {goal}:
+        _, (first, second) = play([number, f"It is {goal}!"])
+        assert first.messages[0]["content"] == ("higher" if number < goal else "lower")
+        assert first.reward is None
+        assert (second.reward, second.done, second.messages) == (1.0, True, ())
+
+
+def test_a_lost_game_is_worth_its_consistent_guesses():
+    seed = next(seed for seed in range(99) if secret(seed) == 7)
+    assert play([1, 2, 3, 4], seed=seed)[1][-1].reward == 0.5
+    assert play([5, 3, 4, 6], seed=seed)[1][-1].reward == 0.25  # 3 and 4 were ruled out
+    assert play([9, 10, 99, "well"], seed=seed)[1][-1].reward == 0.125
+    assert play(["a", "b", "c", "d"], seed=seed)[1][-1].reward == 0.0
+
+
+def test_a_reply_without_a_number_uses_a_guess_up():
+    _, found = play(["hm"] * 9, guesses=2)
+    assert len(found) == 2
+    assert found[0].messages[0]["content"] == "Guess a number from 1 to 10."
+
+
+def test_bisection_wins_always():
+    for seed in range(40):
+        game = Guess(1, 15, 4)
+        game.reset(PROBLEM, seed)
+        least, most, found = 1, 15, None
+        while found is None or not found.done:
+            middle = (least + most) // 2
+            found = game.step(Reply(f"{middle}"))
+            if not found.done:
+                least, most = (middle + 1, most) if found.messages[0]["content"] == "higher" else (least, middle - 1)
+        assert found.reward == 1.0
+
+
+@pytest.mark.parametrize("settings", [{"low": 3, "high": 3}, {"guesses": 0}])
+def test_a_game_that_cannot_be_played_is_refused(settings):
+    with pytest.raises(ConfigError, match="low is below high"):
+        Guess(**settings)
