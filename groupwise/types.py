@@ -130,10 +130,15 @@ class Request:
     """Tokens of a completion at most, where it is fewer than the sampling's; requests that differ in it alone are
     sampled together."""
 
+    session: tuple[int, ...] | None = None
+    """A hint: the prompt goes on from what this session, or the one without its last number, has seen under these
+    weights. An engine may keep what it has computed of that."""
+
     @property
     def limit(self) -> int:
         """Tokens of a completion at most."""
-        return self.sampling.max_tokens if self.max_tokens is None else self.max_tokens
+        most = self.sampling.max_tokens
+        return most if self.max_tokens is None else min(self.max_tokens, most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

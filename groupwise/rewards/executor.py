@@ -30,7 +30,7 @@ LISTENS_S = 2.0
 
 
 @dataclass(frozen=True)
-class Call:
+class RewardCall:
     """One function with its keywords."""
 
     function: Callable[..., Any]
@@ -100,7 +100,7 @@ class RewardExecutor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = 0
 
-    def run(self, calls: Sequence[Call]) -> list[Returned]:
+    def run(self, calls: Sequence[RewardCall]) -> list[Returned]:
         """The value of each call and its seconds, in the order of the calls."""
         running: dict[int, tuple[Future[Returned], float]] = {}
         done: dict[int, Returned] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from groupwise.errors import ConfigError, DataError, RewardError
 from groupwise.rewards.copies import without_arrays
-from groupwise.rewards.executor import Call, RewardExecutor
+from groupwise.rewards.executor import RewardCall, RewardExecutor
 from groupwise.rewards.failure import failure
 from groupwise.rewards.flat_groups import FlatGroups
 from groupwise.rewards.function import RewardFunction, with_unique_names
@@ -214,7 +214,7 @@ class _Notes:
         self.log_extra(f"{self.function_name}/why", reasons)
 
 
-def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes: _Notes) -> Call:
+def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes: _Notes) -> RewardCall:
     offered = (
         flat.keywords(function.accepts)
         | opened_completions(function.call, flat.groups)
@@ -236,7 +236,7 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
         keywords |= {name: without_arrays(keywords[name]) for name in keywords.keys() & flat.column_names}
         if "completion_ids" in keywords and not isinstance(function.call, Isolated):  # and count the policy's tokens
             keywords["completion_ids"] = [list(completion.sampled_ids) for _, completion in flat.rows]
-    return Call(
+    return RewardCall(
         function.call,
         keywords,
         functools.partial(failure, function, flat, offered),

@@ -84,8 +84,8 @@ TRL_METRICS: tuple[TrlMetric, ...] = (
     TrlMetric("aux_loss", "load-balancing loss of mixtures of experts", "never: no such loss is added"),
     TrlMetric("cispo_clip_ratio", "share of tokens above the cap of CISPO", "never: `clip_ratio/high_mean` has it"),
     TrlMetric("vespo/phi_seq_mean", "mean weight of VESPO", "never: `ratio/max` is near"),
-    TrlMetric("tools/call_frequency", "tool calls a completion; only with tools", "never: there are no tools yet"),
-    TrlMetric("tools/failure_frequency", "share of calls that failed; only with tools", "never"),
+    TrlMetric("tools/call_frequency", "tool calls a completion; only with tools"),
+    TrlMetric("tools/failure_frequency", "share of calls that failed; only with tools"),
     TrlMetric("<name>", "what a reward function gave to `log_metric`", "`extra/<name>` in the run folder"),
 )
 

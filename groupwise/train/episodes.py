@@ -269,6 +269,7 @@ class EpisodeSampler(GroupSampler):
             decode=self.decode,
             label=episode.prepared.problem.label,
             max_tokens=min(left, self.rules.max_turn_length or left),
+            session=seed if num_completions > 1 else episode.seed,
         )
 
     def _sample_turn(self, rounds: Sequence[_Round]) -> None:

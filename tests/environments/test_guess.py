@@ -53,8 +53,8 @@ def test_a_lost_game_is_worth_its_consistent_guesses():
 
 
 def test_a_reply_without_a_number_uses_a_guess_up():
-    _, found = play(["hm"] * 9, guesses=2)
-    assert len(found) == 2
+    _, found = play(["hm"] * 9, low=1, high=10, seed=0)
+    assert len(found) == 4
     assert found[0].messages[0]["content"] == "Guess a number from 1 to 10."
 
 

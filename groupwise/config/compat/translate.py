@@ -23,6 +23,7 @@ from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
 from groupwise.config.compat.trl_names import RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
+from groupwise.config.fields import EnvironmentFields
 from groupwise.config.mistakes import Mistakes, shown
 from groupwise.config.normalize import tidy
 from groupwise.config.settings import Settings
@@ -44,7 +45,9 @@ KNOWN_KEYS = dict.fromkeys((*_FIELDS, "objective", *objective.AXES, *WORDS, *FOR
 
 _IDLE = {name for name, entry in FOREIGN.items() if entry.kind in ("ignored", "refused")}
 
-COMMON_KEYS = KNOWN_KEYS - _IDLE - (frozenset(objective.AXES) - objective.READ)
+_OF_ENVIRONMENTS = frozenset(EnvironmentFields.model_fields)
+
+COMMON_KEYS = KNOWN_KEYS - _IDLE - _OF_ENVIRONMENTS - (frozenset(objective.AXES) - objective.READ)
 """Keys that do something whatever else is set: of what an unknown key may mean, these come first."""
 
 ELSEWHERE = {

@@ -22,7 +22,7 @@ LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Reply:
+class LlmReply:
     """The reply to one request."""
 
     text: str
@@ -53,7 +53,7 @@ class Endpoint:
     first_wait_s: float = 0.5
     _random: random.Random = field(default_factory=random.Random, repr=False)
 
-    async def ask(self, client: Any, body: Mapping[str, Any]) -> Reply:
+    async def ask(self, client: Any, body: Mapping[str, Any]) -> LlmReply:
         """The reply to a chat request.
 
         Raises:
@@ -73,7 +73,7 @@ class Endpoint:
         except BusyError as error:
             raise NoReplyError(f"{error}, {self.num_retries + 1} times") from None
 
-    async def _try(self, client: Any, body: Mapping[str, Any]) -> Reply:
+    async def _try(self, client: Any, body: Mapping[str, Any]) -> LlmReply:
         """The reply to one attempt; `BusyError` where another one can help."""
         import httpx
 
@@ -107,7 +107,7 @@ class Endpoint:
         return text.replace(self.api_key, "***") if self.api_key else text
 
 
-def _read(response: Any) -> Reply:
+def _read(response: Any) -> LlmReply:
     try:
         content = response.json()
         text = content["choices"][0]["message"]["content"]
@@ -116,7 +116,7 @@ def _read(response: Any) -> Reply:
     if not isinstance(text, str):
         raise NoReplyError("an empty reply")
     usage = content.get("usage") or {}
-    return Reply(text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    return LlmReply(text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
 
 def _retry_after(header: str | None) -> float | None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from groupwise.chat import CompletionValue, completion_text, content_text
 from groupwise.errors import ConfigError
 from groupwise.rewards.answer_reward import LogWhy, Verdict, split_reasons
-from groupwise.rewards.llm.endpoint import Endpoint, NoReplyError, Reply
+from groupwise.rewards.llm.endpoint import Endpoint, LlmReply, NoReplyError
 from groupwise.rewards.llm.llm_score import read_score
 from groupwise.rewards.llm.reply_cache import ReplyCache
 from groupwise.rewards.parameters import ask_for_columns, check_count, check_number, require_extra
@@ -167,7 +167,7 @@ class LlmJudge:
         return Endpoint(self.base_url.rstrip("/"), self.request_timeout_s, self.num_retries, key)
 
     @staticmethod
-    def _count(spent: Spent, reply: Reply) -> None:
+    def _count(spent: Spent, reply: LlmReply) -> None:
         spent.prompt_tokens += reply.prompt_tokens
         spent.completion_tokens += reply.completion_tokens
 

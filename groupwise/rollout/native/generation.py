@@ -6,6 +6,7 @@ The schedule depends on the requests alone, never on time or free memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -15,6 +16,7 @@ from groupwise.kernels.buffer import Buffer
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import BUCKET
 from groupwise.rollout.native.kv_cache import DecodePlan, PrefillPlan, PromptCache, choose_slots
+from groupwise.rollout.native.sessions import ExtendPlan, Prefix, Sessions
 from groupwise.rollout.sequences import SequenceState, draw_tokens, new_sequences
 from groupwise.types import Completion, Request, Sampling
 
@@ -36,7 +38,9 @@ class Generation:
         max_rows: int,
         sampling: Sampling,
         requests: list[tuple[int, Request]],
+        sessions: Sessions,
     ) -> None:
+        self.sessions = sessions
         self.fused, self.version, self.max_rows, self.sampling = fused, version, max_rows, sampling
         self.rows_of = {number: new_sequences(number, request) for number, request in requests}
         self.waiting = [row for rows in self.rows_of.values() for row in rows]
@@ -116,30 +120,36 @@ class Generation:
 
     @torch.inference_mode()
     def _prefill(self, entering: list[SequenceState]) -> None:
-        """Run the prompts that are not cached yet, several to a pass."""
-        new = {row.number: row.request.prompt_ids for row in entering if row.number not in self.prompts}
-        batch: list[tuple[int, tuple[int, ...]]] = []
-        for number, ids in new.items():
-            if batch and sum(len(p) for _, p in batch) + len(ids) > PREFILL_TOKENS:
+        """Run the prompts that are not cached yet, or what is new in them, several to a pass."""
+        new = {row.number: row.request for row in entering if row.number not in self.prompts}
+        found = {number: self.sessions.find(request) for number, request in new.items()}
+        for kind in (False, True):
+            chosen = [
+                _Part(number, request, prefix)
+                for (number, request), prefix in zip(new.items(), found.values(), strict=True)
+                if (prefix is not None) == kind
+            ]
+            for batch in _batches(chosen):
                 self._prefill_pass(batch)
-                batch = []
-            batch.append((number, ids))
-        if batch:
-            self._prefill_pass(batch)
 
-    def _prefill_pass(self, batch: list[tuple[int, tuple[int, ...]]]) -> None:
-        lengths = [len(ids) for _, ids in batch]
-        plan = PrefillPlan(lengths)
+    def _prefill_pass(self, batch: list[_Part]) -> None:
+        """One pass over prompts, or over what follows the prefix of each."""
+        lengths = [len(part.ids) for part in batch]
+        prefixes = [part.prefix.cache for part in batch if part.prefix is not None]
+        plan = ExtendPlan(prefixes, lengths) if prefixes else PrefillPlan(lengths)
         device = self.fused.device
         padding = -sum(lengths) % BUCKET
-        ids_P = torch.tensor([t for _, ids in batch for t in ids] + [0] * padding, device=device)
-        positions_P = torch.cat([torch.arange(n, device=device) for n in [*lengths, padding]])
+        ids_P = torch.tensor([t for part in batch for t in part.ids] + [0] * padding, device=device)
+        starts = [*(part.start for part in batch), 0]
+        spans = zip(starts, [*lengths, padding], strict=True)
+        positions_P = torch.cat([torch.arange(start, start + n, device=device) for start, n in spans])
         hidden_PD = self.fused.hidden(ids_P, positions_P, plan)
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits_NV = self.fused.head.logits(hidden_PD[last])
-        for (number, _), cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
-            self.prompts[number] = cache
-            self.first_logits[number] = logits.clone()
+        for part, cache, logits in zip(batch, plan.caches(), logits_NV, strict=True):
+            self.prompts[part.number] = cache
+            self.first_logits[part.number] = logits.clone()
+            self.sessions.keep(part.request, cache)
 
     @torch.inference_mode()
     def _sample_first(self, entering: list[SequenceState]) -> None:
@@ -160,6 +170,36 @@ class Generation:
             is_active = [row is not None and not row.is_finished for row in self.grid]
             hidden_RD = hidden_RD[torch.tensor(is_active, device=device)]
         draw_tokens(self.fused.head.logits(hidden_RD, self._logits), rows, self.fused.kernel_dtype)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a pass of the prefill computes of one prompt."""
+
+    number: int
+    request: Request
+    prefix: Prefix | None
+
+    @property
+    def start(self) -> int:
+        """Place of its first new token."""
+        return 0 if self.prefix is None else self.prefix.cache.length
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.request.prompt_ids[self.start :]
+
+
+def _batches(parts: list[_Part]) -> Iterator[list[_Part]]:
+    """The parts of each pass."""
+    batch: list[_Part] = []
+    for part in parts:
+        if batch and sum(len(p.ids) for p in batch) + len(part.ids) > PREFILL_TOKENS:
+            yield batch
+            batch = []
+        batch.append(part)
+    if batch:
+        yield batch
 
 
 def _padding(num_rows: int, slots: int) -> int:
