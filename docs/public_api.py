@@ -16,6 +16,7 @@ PUBLIC_MODULES = (
     "groupwise.tasks",
     "groupwise.rewards",
     "groupwise.rewards.sandbox",
+    "groupwise.environments",
     "groupwise.testing",
     "groupwise.algo",
     "groupwise.runs",
