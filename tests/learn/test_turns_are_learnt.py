@@ -12,6 +12,7 @@ from api_helpers import trainer
 from tiny import tiny_model
 
 from groupwise.environments import Observation, Reply
+from groupwise.environments.games.guess import Guess
 from groupwise.runs.reader import RunReader
 
 LETTERS = "abcdefgh"
@@ -39,7 +40,7 @@ class Echo:
         pass
 
 
-def learn(folder: Path, *, environment: type[Echo] = Echo, seed: int = 0, **settings: Any) -> tuple[float, float]:
+def learn(folder: Path, *, environment: Any = Echo, seed: int = 0, **settings: Any) -> tuple[float, float]:
     """Mean of the environment's reward in the first and the last four steps."""
     defaults = {
         "max_steps": 50, "prompts_per_step": 4, "num_generations": 8, "max_completion_length": 60, "beta": 0.0,
@@ -93,3 +94,16 @@ def test_what_is_not_read_is_not_learnt(tmp_path):
 def test_without_a_signal_nothing_is_learnt(tmp_path, environment, settings):
     first, last = learn(tmp_path, environment=environment, max_steps=20, **settings)
     assert abs(last - first) < 0.2
+
+
+@pytest.mark.slow
+def test_the_guess_game_is_learnt(tmp_path):
+    """A random model hardly writes a digit; wins need it to guess inside of what the hints leave."""
+
+    class Game(Guess):
+        def __init__(self) -> None:
+            super().__init__(low=1, high=4, guesses=3)
+
+    first, last = learn(tmp_path, environment=Game, max_turns=3)
+    assert first < 0.2
+    assert last > 0.6

@@ -102,7 +102,7 @@ def test_an_environment_that_ends_at_once_is_none():
     played = sampler(engines[0], lambda: Plays(says(0, reward=1.0)), prompts=[ASKED, user("two")])
     plain = GroupSampler(engines[1], played.problems, played.sampling, played.decode, played.seed)
     groups = played.sample(DRAWS, 3, 5), plain.sample(DRAWS, 3, 5)
-    assert [replace(r, max_tokens=None, decode=None) for r in engines[0].requests] == [
+    assert [replace(r, max_tokens=None, session=None, decode=None) for r in engines[0].requests] == [
         replace(r, decode=None) for r in engines[1].requests
     ]
     assert engines[0].requests[0].limit == engines[1].requests[0].limit
