@@ -29,7 +29,7 @@ from groupwise.policy import save
 from groupwise.rewards.scorer import RewardScorer
 from groupwise.train.collect import Collector, score_as_the_program
 from groupwise.train.learner import Learner
-from groupwise.train.loop import take_step, train
+from groupwise.train.loop import learn, take_step, train
 from groupwise.train.sampler import GroupSampler
 from groupwise.train.step import Hook, Idle
 from groupwise.trainer import GRPOTrainer
@@ -40,6 +40,7 @@ OPENED: tuple[Any, ...] = (
     RunParts.of,
     prepare_problems,
     take_step,
+    learn,
     Collector.collect,
     Collector._round,
     GroupSampler.sample,
@@ -223,7 +224,7 @@ def saved_parts(scope: Scope, syntax: ast.AST) -> Iterator[tuple[str, type]]:
 
 def tensor_files() -> dict[str, Any]:
     """The safetensors files of a checkpoint -> the function that writes them, as the code names them."""
-    names = [str(n.value) for n in ast.walk(syntax_of(store._tensors)) if isinstance(n, ast.Constant)]
+    names = [str(n.value) for n in ast.walk(syntax_of(store.learner_tensors)) if isinstance(n, ast.Constant)]
     state = [f"{store.STATE}/{name}" for name in names if name.endswith(".safetensors")]
     return {save.ADAPTER_WEIGHTS: save.save_policy, **dict.fromkeys(state, store.save_checkpoint)}
 

@@ -51,8 +51,8 @@ from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.rollout.spread import SpreadEngine
-from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
 from groupwise.train.episodes import EpisodeSampler
+from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty

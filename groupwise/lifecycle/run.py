@@ -28,7 +28,6 @@ from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
-from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.loop import Loop
 from groupwise.train.schedule import Schedule
@@ -91,7 +90,8 @@ def start_run(
     config, screen, writer = parts.config, outputs.screen, outputs.writer
     callbacks = outputs.callbacks
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
-    collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
+    given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
+    collector = SharedCollector(*given, world=learner.world)
 
     def go_back(before: int) -> int | None:
         step = roll_back(outputs.folder, learner, before=before)
@@ -134,6 +134,5 @@ def start_run(
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
     policy_model = parts.policy.policy_model
-    shared = SharedCollector(collector, learner.world)
-    loop = Loop(policy_model, parts.engine, shared, learner, schedule, hooks, callbacks.state)
+    loop = Loop(policy_model, parts.engine, collector, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

@@ -20,7 +20,6 @@ from groupwise.train.batch import Batch, Samples
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner, Update
 from groupwise.train.schedule import Schedule
-from groupwise.train.shared import SharedCollector
 from groupwise.train.step import Clock, Hooks, StepResult
 from groupwise.types import ScoredGroup
 
@@ -31,7 +30,7 @@ class Loop:
 
     policy_model: PolicyModel
     engine: Engine
-    collector: Collector | SharedCollector
+    collector: Collector
     learner: Learner
     schedule: Schedule
     hooks: Hooks

@@ -11,13 +11,14 @@ LEARN = "learn"
 """The order that comes with the groups of a step."""
 
 
-class SharedCollector:
+class SharedCollector(Collector):
     """The collector of rank 0: what it has collected goes to every rank, which then learns from it."""
 
-    def __init__(self, collector: Collector, world: World) -> None:
-        self.collector, self.world = collector, world
+    def __init__(self, *parts: Any, world: World) -> None:
+        super().__init__(*parts)
+        self.world = world
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
-        collected = self.collector.collect(step, trainer_state)
+        collected = super().collect(step, trainer_state)
         self.world.order(LEARN, (step, collected.groups))
         return collected
