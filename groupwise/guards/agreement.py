@@ -67,10 +67,11 @@ def require_agreement(probe: AgreementProbe, monitor: Monitor) -> None:
     engine, policy_model = probe.sampler.engine, probe.policy_model
     if not engine.capabilities.keeps_logprobs:
         return
-    if policy_model.dtype == torch.float32:
+    if policy_model.dtype == torch.float32 and engine.capabilities.is_float32:
         _check(("agreement",), probe, monitor)
         return
-    if policy_model.fused is None and monitor.is_on("agreement"):  # the fast path has been compared in float32 already
+    is_compared = policy_model.fused is not None or policy_model.dtype == torch.float32
+    if not is_compared and monitor.is_on("agreement"):  # the fast path has been compared in float32 already
         exact = copy.deepcopy(policy_model.model).float()
         sampler = replace(probe.sampler, engine=PlainEngine(exact, torch.float32))
         _check(

@@ -7,6 +7,7 @@ shapes depend only on the requests and its own settings, never on time or free m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ class Capabilities:
     name: str
     keeps_logprobs: bool = True
     """Whether the log-probs of sampled tokens are those of the engine's own pass."""
+    is_float32: bool = True
+    """Whether its log-probs are as exact as the learner's; False where it computes in fewer bits than a learner may."""
 
 
 class Engine(Protocol):
@@ -41,4 +44,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release servers, connections and buffers; the next `load_weights` makes the engine usable again."""
+        ...
+
+
+class VersionedEngine(Engine, Protocol):
+    """An engine that holds several versions of the policy, so that a collection can go on under an earlier one."""
+
+    def hold(self, version: int) -> None:
+        """Keep that version until `release`."""
+        ...
+
+    def release(self, version: int) -> None: ...
+
+    def pinned(self, version: int) -> AbstractContextManager[None]:
+        """Inside, `generate` of this thread samples from that version."""
         ...

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from groupwise.rollout.nonfinite_logits import NonFiniteLogitsError
 from groupwise.rollout.sampler import sample, uniforms
+from groupwise.rollout.stop_strings import ends_in_stop_string
 from groupwise.types import Completion, Request, StopReason, TokenSet
-
-TAIL_MARGIN = 8
-"""Tokens decoded before a stop string: they take what a decoder does to the first of a text, half characters too."""
 
 
 @dataclass(slots=True)
@@ -52,17 +50,10 @@ class SequenceState:
         sampling = self.request.sampling
         if token in sampling.stop_ids:
             self.stop_reason = "stop"
-        elif sampling.stop and self._ends_in_stop_string():
+        elif sampling.stop and ends_in_stop_string(self.request, self.token_ids):
             self.stop_reason = "stop_string"
         elif len(self.token_ids) >= self.request.limit:
             self.stop_reason = "length"
-
-    def _ends_in_stop_string(self) -> bool:
-        decode = self.request.decode
-        assert decode is not None, "stop strings need Request.decode"
-        longest = max(len(s.encode()) for s in self.request.sampling.stop)  # a token can be a single byte
-        text = decode(self.token_ids[-(longest + TAIL_MARGIN) :])
-        return any(s in text for s in self.request.sampling.stop)
 
     def finish(self, version: int) -> Completion:
         assert self.stop_reason is not None

@@ -61,7 +61,8 @@ def take_step(loop: Loop, step: int) -> StepResult:
 
     with clock.part("rollout"):
         loop.engine.load_weights(loop.policy_model, version=step)
-    return StepResult.of(step, collected, batch, update, clock, is_float32=loop.policy_model.is_float32)
+    is_float32 = loop.policy_model.is_float32 and loop.engine.capabilities.is_float32
+    return StepResult.of(step, collected, batch, update, clock, is_float32=is_float32)
 
 
 def learn(learner: Learner, groups: Sequence[ScoredGroup]) -> tuple[Batch, Update]:

@@ -6,7 +6,8 @@ import pytest
 from tiny import EOS, tiny_tokenizer
 
 from groupwise.rollout.scripted import ScriptedEngine
-from groupwise.rollout.sequences import TAIL_MARGIN, new_sequences
+from groupwise.rollout.sequences import new_sequences
+from groupwise.rollout.stop_strings import TAIL_MARGIN
 from groupwise.types import Request, Sampling
 
 TOKENIZER = tiny_tokenizer()
