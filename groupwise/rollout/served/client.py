@@ -58,6 +58,7 @@ class Client:
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def call(
         self,
@@ -92,14 +93,19 @@ class Client:
             raise ServerFailureError(f"{type(error).__name__}: {error}".rstrip(": ")) from None
 
     def close(self) -> None:
-        """Close every connection; a call that is under way fails."""
+        """Close every connection; a call that is under way fails. Later calls keep no connection."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle, busy = self._idle, [], list(self._busy)
         for connection in busy:
             with suppress(OSError, AttributeError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
         for _, connection in idle:
             connection.close()
+
+    def open(self) -> None:
+        """Keep connections again."""
+        self._is_closed = False
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
@@ -140,11 +146,12 @@ class Client:
         finally:
             with self._lock:
                 self._busy.discard(connection)
-        if response.will_close:
-            connection.close()
-        else:
-            with self._lock:
+        with self._lock:
+            is_kept = not (response.will_close or self._is_closed)
+            if is_kept:
                 self._idle.append((monotonic(), connection))
+        if not is_kept:
+            connection.close()
         return _read(response.status, content)
 
 

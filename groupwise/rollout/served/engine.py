@@ -138,7 +138,7 @@ class ServedEngine:
             self._retired += [old for old in self._held.values() if old.version != version]
             self._held = {}
         self._held[version], self.version = published, version
-        self._each_live(lambda server: self._bring(server, published))
+        self._each_live(lambda server: self._bring_alone(server, published))
         self._pool.choose(0)  # one at least, in the end
         self._compare(published)
         self._retire()
@@ -194,18 +194,29 @@ class ServedEngine:
         raise RolloutError(f"No server has sampled {request.label} in {len(errors)} attempts. {'; '.join(errors)}.")
 
     def _ask(self, server: Server, request: Request, published: Published) -> list[Completion]:
-        max_tokens = request.sampling.max_tokens
+        max_tokens, seed = request.sampling.max_tokens, seed_of(request.seed)
         name = published.name if self._is_lora else server.model
         for has_loaded in (False, True):
             try:
-                choices = server.dialect.generate(name, request, max_tokens, seed_of(request.seed))
+                choices = server.dialect.generate(name, published.name, request, max_tokens, seed)
                 return completions_of(choices, request, max_tokens, self._vocabulary, published.version)
             except ServerRefusalError as error:
                 if error.status != 404 or not self._is_lora or has_loaded:
                     raise
-            self.events.append(("server_without_version", f"{server.url} had lost {name}, and loads it again."))
-            self._bring(server, published)
+            self._bring_lost(server, published)
         raise AssertionError
+
+    def _bring_lost(self, server: Server, published: Published) -> None:
+        """Load what the server has lost, once for all requests that miss it."""
+        with server.loading:
+            if published.name not in server.dialect.models():
+                text = f"{server.url} had lost {published.name}, and loads it again."
+                self.events.append(("server_without_version", text))
+                self._bring(server, published)
+
+    def _bring_alone(self, server: Server, published: Published) -> None:
+        with server.loading:
+            self._bring(server, published)
 
     def _bring(self, server: Server, published: Published) -> None:
         """Let a server hold a version, and prove it by the probe.
@@ -311,7 +322,7 @@ class ServedEngine:
         shake_hands(server, self.needs)
         done: set[int] = set()
         while missing := [p for p in list(self._held.values()) if p.version not in done]:
-            self._bring(server, missing[0])
+            self._bring_alone(server, missing[0])
             done.add(missing[0].version)
 
     def _wait_for_pins(self) -> None:

@@ -18,7 +18,7 @@ IN_A_ROW = 3
 """Failures in a row after which a server is left out."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """One server and what is known of it."""
 
@@ -34,7 +34,9 @@ class Server:
     """In a row."""
     last_error: str = ""
     probed: list[Probed] = field(default_factory=list)
-    """Its answers to the probe, the newest last: of the base, and of the two versions before now at most."""
+    """Its answers to the probe, the newest last: of the base, and of two versions at most."""
+    loading: threading.Lock = field(default_factory=threading.Lock)
+    """Held while it takes a version: one at a time."""
 
     @property
     def url(self) -> str:
@@ -70,6 +72,7 @@ class Pool:
         self._closed = threading.Event()
         for server in self.servers:
             server.is_live, server.failures = True, 0
+            server.dialect.client.open()
 
     def close(self) -> None:
         """End every call and every wait."""
@@ -91,7 +94,7 @@ class Pool:
         with self._changed:
             while True:
                 live = [server for server in ring if server.is_live]
-                if fitting := [s for s in live if all(s is not each for each in avoid)] or live:
+                if fitting := [s for s in live if s not in avoid] or live:
                     return fitting[0]
                 if self._closed.is_set() or not self._changed.wait(deadline - monotonic()):
                     raise self.none_left()

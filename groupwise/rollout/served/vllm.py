@@ -63,9 +63,10 @@ class VllmDialect:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return tuple(_of(self.client.call("POST", "/tokenize", body, timeout_s=SHORT_S), "tokens"))
 
-    def generate(self, model: str, request: Request, max_tokens: int, seed: int) -> list[Choice]:
-        """The completions of one request under the model or adapter of that name, in order."""
-        body = completion_body(model, request, max_tokens, seed)
+    def generate(self, model: str, salt: str, request: Request, max_tokens: int, seed: int) -> list[Choice]:
+        """The completions of one request under the model or adapter of that name, in order; no prefix is shared with
+        requests of another salt."""
+        body = {**completion_body(request, max_tokens, seed), "model": model, "cache_salt": salt}
         answer = self.client.call(
             "POST", "/v1/completions", body, timeout_s=self._request_timeout_s, is_repeatable=True
         )
@@ -106,12 +107,10 @@ class VllmDialect:
         self.client.call("POST", "/reset_prefix_cache", timeout_s=SHORT_S)
 
 
-def completion_body(model: str, request: Request, max_tokens: int, seed: int) -> dict[str, Any]:
-    """One request, every field that could be filled in from elsewhere set. The name of the model is the salt of its
-    cache, so that no prefix is shared between versions."""
+def completion_body(request: Request, max_tokens: int, seed: int) -> dict[str, Any]:
+    """One request, every field set that a server would fill in from elsewhere."""
     sampling = request.sampling
     return {
-        "model": model,
         "prompt": list(request.prompt_ids),
         "n": request.num_completions,
         "seed": seed,
@@ -126,7 +125,6 @@ def completion_body(model: str, request: Request, max_tokens: int, seed: int) ->
         "presence_penalty": 0.0,
         "logprobs": 0,
         "return_token_ids": True,
-        "cache_salt": model,
         "ignore_eos": True,
         "stop_token_ids": list(sampling.stop_ids),
         "stop": list(sampling.stop),
