@@ -28,6 +28,7 @@ AROUND = frozenset(
         *("eval_strategy", "eval_steps", "eval_on_start", "eval_greedy", "num_eval_problems", "num_generations_eval"),
         *("data.eval_split", "data.eval_path"),
         *("push_to_hub", "hub_model_id", "hub_private_repo"),
+        *("sync_dir", "request_timeout", "server_timeout"),
         *("sandbox", "run_untrusted_code_without_sandbox"),
         "guards",
     }
@@ -37,6 +38,7 @@ AROUND = frozenset(
 ROUNDING = frozenset(
     {
         *("micro_batch_tokens", "max_concurrent_completions", "gradient_checkpointing"),
+        *("servers", "server_kind", "sync"),
         *("engine", "attn_implementation", "use_cpu"),
     }
 )

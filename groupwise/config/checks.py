@@ -7,6 +7,7 @@ import json
 from groupwise.config import guards
 from groupwise.config.curriculum_rules import check_curriculum, without_effect
 from groupwise.config.mistakes import Mistakes
+from groupwise.config.server_rules import check_servers, servers_without_effect
 from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError
 
@@ -29,6 +30,7 @@ def check_together(config: Settings, problems: Mistakes) -> tuple[str, ...]:
         _plain_values,
         _best,
         check_curriculum,
+        check_servers,
     ):
         check(config, problems)
     try:
@@ -155,8 +157,8 @@ def _without_effect(config: Settings) -> tuple[str, ...]:
             "trust_region luffy: nothing puts demonstrations into a group yet, and without any it is clip.",
         ),
     ]
-    of_curriculum = without_effect(config)
-    return (*(sentence for holds, sentence in idle if holds), *([of_curriculum] if of_curriculum else []))
+    others = [without_effect(config), servers_without_effect(config)]
+    return (*(sentence for holds, sentence in idle if holds), *(sentence for sentence in others if sentence))
 
 
 def _best(config: Settings, problems: Mistakes) -> None:

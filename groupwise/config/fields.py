@@ -203,6 +203,28 @@ class EnvironmentFields(Section):
         return turn_format
 
 
+class ServerFields(Section):
+    """The servers"""
+
+    servers: list[str] = []
+    """Addresses of vLLM servers that sample (scale.md): a list, `http://host:8000-8003` for several ports, or `@FILE`
+    with one a line. Empty: this process samples. A key is read from the variable GROUPWISE_SERVER_KEY."""
+    server_kind: Literal["vllm"] = "vllm"
+    """What the servers are: stock vLLM, of any version since 0.14 (0.18 for `sync: weights`)."""
+    sync: Literal["auto", "lora", "weights"] = "auto"
+    """What travels to the servers after a step: the adapter, or the weights of the whole model; auto takes the adapter
+    where there is one."""
+    sync_dir: str | None = None
+    """Folder for what travels, which every server sees under the same path; null is `sync` in `output_dir`."""
+    request_timeout: Positive = 600.0
+    """Seconds for the completions of one prompt; then another server is asked."""
+    server_timeout: Positive = 300.0
+    """Seconds for a server to take new weights, and to come back where none is left."""
+    rollout_lag: NonNegativeInt = 0
+    """k: the completions of step s are sampled from the weights after step s - 1 - k, so that servers sample while the
+    learner updates. Exact; it needs `servers` and a correction (`mismatch`)."""
+
+
 class ReferenceFields(Section):
     """Rewards and the reference model"""
 
@@ -334,6 +356,7 @@ SECTIONS: tuple[type[Section], ...] = (
     StepFields,
     SamplingFields,
     EnvironmentFields,
+    ServerFields,
     ReferenceFields,
     BesideFields,
     CurriculumFields,

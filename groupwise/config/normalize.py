@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -114,6 +115,30 @@ def _interval(field: str) -> Callable[[Any], Any]:
     return steps
 
 
+def _addresses(value: Any) -> Any:
+    """The addresses in a text, a range of ports written out, those of `@FILE` read from it."""
+    texts = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    found = []
+    for text in texts:
+        if text.startswith("@"):
+            found += _addresses(_lines_of(text[1:]))
+        elif ports := re.fullmatch(r"(.+:)(\d+)-(\d+)/?", text):
+            found += [f"{ports[1]}{port}" for port in range(int(ports[2]), int(ports[3]) + 1)]
+        elif text:
+            found.append(text.rstrip("/"))
+    return found
+
+
+def _lines_of(path: str) -> str:
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"servers is @{path}, and the file cannot be read: {error}.") from None
+
+
 _COUNTS = ("prompts_per_step", "num_generations", "num_minibatches", "num_iterations", "max_completion_length")
 _COUNTED_IN_STEPS = ("max_steps", "ref_model_sync_steps", "ref_model_reset_steps", "warmup_steps")
 
@@ -121,6 +146,7 @@ _TIDIERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys((*_COUNTS, *_COUNTED_IN_STEPS), whole),
     "guards": guards.complete,
     "output_dir": _folder,
+    "servers": _addresses,
     "report_to": _trackers,
     "optim": _optimizer,
     "lr_scheduler_type": _scheduler,

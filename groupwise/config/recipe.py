@@ -21,6 +21,7 @@ from groupwise.config.settings import Settings
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
 from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
+from groupwise.rollout.served.adapter_rules import why_not_served
 
 __all__ = ["DataSpec", "EnvironmentSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
 
@@ -167,6 +168,11 @@ def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
+    if recipe.config.servers and recipe.config.sync != "weights" and recipe.lora is not None:
+        if why := why_not_served(recipe.lora.peft_arguments()):
+            problems.add(f"lora: vLLM does not take it with {why}. Change it, or set sync: weights (merged weights).")
+    if recipe.config.servers and recipe.config.sync == "lora" and recipe.lora is None:
+        problems.add("sync: lora sends the adapter to the servers, and there is no lora. Set sync: weights, or lora.")
     of_others = [each for each in (recipe.task and recipe.task.reward,) if each]
     of_environment = [recipe.environment.recorded_as] if recipe.environment else []
     for sentence in wrong_gates(recipe.rewards, of_others, of_environment):

@@ -25,6 +25,7 @@ from groupwise.config.fields import (
     ReferenceFields,
     RunFields,
     SamplingFields,
+    ServerFields,
     StepFields,
 )
 
@@ -34,6 +35,7 @@ class Settings(
     StepFields,
     SamplingFields,
     EnvironmentFields,
+    ServerFields,
     ReferenceFields,
     BesideFields,
     CurriculumFields,

@@ -31,6 +31,7 @@ from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.policy.bounds import context_length
+from groupwise.lifecycle.served_rollouts import make_served_engine, meet_servers
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
@@ -53,6 +54,7 @@ from groupwise.rollout.plain import PlainEngine
 from groupwise.rollout.spread import SpreadEngine
 from groupwise.train.episodes import EpisodeSampler
 from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
+from groupwise.rollout.served.engine import ServedEngine
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty
@@ -153,7 +155,10 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     policy = make_policy(model, name, tokenizer, inputs.config)
     engine = make_engine(policy, inputs.config)
     spread = SpreadEngine(engine, world) if world.size > 1 and world.is_leader else engine
-    return RunParts.of(inputs, policy, spread, scorer)
+    parts = RunParts.of(inputs, policy, spread, scorer)
+    if isinstance(parts.engine, ServedEngine):
+        meet_servers(parts.engine, parts.problems, parts.config)
+    return parts
 
 
 def prepare_sets(sets: Mapping[str, Problems], policy: PolicyBundle, config: Settings) -> dict[str, PreparedProblems]:
@@ -263,6 +268,8 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: Settings) -
 
 def make_engine(policy: PolicyBundle, config: Settings) -> Engine:
     """The engine that samples from the policy."""
+    if config.servers:
+        return make_served_engine(policy, config)
     if policy.policy_model.fused is None:
         return PlainEngine(policy.model, policy.policy_model.dtype)
     return NativeEngine(policy.policy_model.fused, max_concurrent=config.max_concurrent_completions)

@@ -22,8 +22,10 @@ from groupwise.lifecycle.evaluate import EvaluationHook
 from groupwise.lifecycle.follow_curriculum import CurriculumHook
 from groupwise.lifecycle.hooks import RunHooks
 from groupwise.lifecycle.record import LogHook, RecordHook
+from groupwise.lifecycle.served_rollouts import ServersHook
 from groupwise.lifecycle.totals import Totals
 from groupwise.policy.save import ModelWriter
+from groupwise.rollout.served.engine import ServedEngine
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
@@ -114,13 +116,15 @@ def start_run(
         "best": best,
     }
 
+    servers = [ServersHook(parts.engine, writer)] if isinstance(parts.engine, ServedEngine) else []
+
     def state() -> dict[str, Any]:
         return state_of(named, learner)
 
     checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin, callbacks.as_json)
     checkpoints = CheckpointHook(checkpoint_writer, best, schedule, guards, callbacks)
     hooks = RunHooks(
-        measuring=[guards, totals, CurriculumHook(order, config, writer)],
+        measuring=[guards, totals, CurriculumHook(order, config, writer), *servers],
         finishing=[
             CallbackHook(callbacks, schedule, order),
             log,

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,8 @@ from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import effective_model
 from groupwise.policy.save import ModelWriter
 from groupwise.quiet import without_bars
+from groupwise.rollout.served.adapter_rules import why_not_served
 from groupwise.rollout.served.published import Published
-
-MAX_RANK = 512
-"""Of an adapter that vLLM takes."""
-_STARTS_AT_BASE = (True, False, "gaussian")
-"""Values of `init_lora_weights` that leave the base as it is."""
 
 
 class VersionWriter:
@@ -51,7 +47,9 @@ class VersionWriter:
         final, scratch = self._folder / name, self._folder / f".{name}.tmp"
         try:
             shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(final, ignore_errors=True)  # of the same version, after a run that was resumed in this process
+            shutil.rmtree(
+                final, ignore_errors=True
+            )  # of the same version, after a run that was resumed in this process
             scratch.mkdir(parents=True)
             self._write(policy, scratch)
             _to_disk(scratch)
@@ -101,32 +99,6 @@ def why_not_lora(model: nn.Module) -> str | None:
     if beside := trained_parameters(model).beside:
         return f"{next(iter(beside))} is trained beside the adapter"
     return why_not_served(config.to_dict())
-
-
-def why_not_served(lora: Mapping[str, Any]) -> str | None:
-    """Why vLLM does not take an adapter with these settings, in words; None where it does."""
-    kind = lora.get("peft_type")
-    found = {
-        f"the adapter is {getattr(kind, 'value', kind)}": getattr(kind, "value", kind) not in ("LORA", None),
-        "use_dora": lora.get("use_dora"),
-        f"modules_to_save {lora.get('modules_to_save')}": lora.get("modules_to_save"),
-        f"bias {lora.get('bias')}": lora.get("bias") not in ("none", None),
-        f"rank {lora.get('r')}, above {MAX_RANK}": (lora.get("r") or 0) > MAX_RANK,
-        f"init_lora_weights {lora.get('init_lora_weights')}, which changes the base": lora.get("init_lora_weights", True)
-        not in _STARTS_AT_BASE,
-        "rank_pattern": lora.get("rank_pattern"),
-        "alpha_pattern": lora.get("alpha_pattern"),
-        "trainable_token_indices": lora.get("trainable_token_indices"),
-        "target_parameters": lora.get("target_parameters"),
-        f"an adapter on {_on_tokens(lora)}": _on_tokens(lora),
-    }
-    return next((name for name, is_wrong in found.items() if is_wrong), None)
-
-
-def _on_tokens(lora: Mapping[str, Any]) -> str | None:
-    targets = lora.get("target_modules") or ()
-    names = [targets] if isinstance(targets, str) else [*targets]
-    return next((n for n in names if any(n.endswith(end) for end in ("lm_head", "embed_tokens"))), None)
 
 
 def require_servable(model: nn.Module, mode: str) -> None:

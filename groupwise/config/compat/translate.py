@@ -17,12 +17,12 @@ from typing import Any
 
 from groupwise.config import guards
 from groupwise.config import objective_keys as objective
-from groupwise.config.compat import hints
+from groupwise.config.compat import hints, served
 from groupwise.config.compat.conventions import DEFAULT_FIELDS
 from groupwise.config.compat.foreign import Foreign
 from groupwise.config.compat.loss_aliases import WORDS
 from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRANSFORMERS_LEGACY_FIELDS
-from groupwise.config.compat.trl_names import RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
+from groupwise.config.compat.trl_names import NO_SERVERS, RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import EnvironmentFields
 from groupwise.config.mistakes import Mistakes, shown
 from groupwise.config.normalize import tidy
@@ -146,7 +146,7 @@ def translate(written: Mapping[str, Any], problems: Mistakes) -> Translation:
         state = _sort(state, name, value)
     for reason, names in state.ignored.items():
         state = state.with_note(f"{listed(names)} {'is' if len(names) == 1 else 'are'} ignored: {reason}.")
-    for topic in (_renamed, _generation, _model_arguments, _precision, _schedule, _best, _order):
+    for topic in (_servers, _renamed, _generation, _model_arguments, _precision, _schedule, _best, _order):
         state = topic(state)
     return state
 
@@ -198,11 +198,22 @@ def _sort(state: Translation, name: str, value: Any) -> Translation:
 
 def _meet(state: Translation, entry: Foreign) -> Translation:
     """Refuse a foreign key, or note that it is ignored. The topics translate the rest."""
+    if entry.name in served.WORDS and not served.means_servers(state.written):
+        return state.with_ignored(replace(entry, sentence=NO_SERVERS))
     if entry.kind == "refused":
         state.problems.add(f"{entry.name} is not supported: {entry.sentence}.")
     elif entry.kind == "ignored":
         return state.with_ignored(entry)
     return state
+
+
+def _servers(state: Translation) -> Translation:
+    """The server of a script in TRL's words."""
+    if not served.means_servers(state.written):
+        return state
+    state = state.with_key("servers", [served.address_of(state.written)], "use_vllm")
+    timeout = state.asked("vllm_server_timeout")
+    return state if timeout is None else state.with_key("server_timeout", timeout, "vllm_server_timeout")
 
 
 def _renamed(state: Translation) -> Translation:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
 
-_VLLM = "groupwise's own engine samples until servers are given"
+NO_SERVERS = "groupwise's own engine samples until servers are given"
+_VLLM = NO_SERVERS
 _BATCHES = "groupwise's own engine always batches continuously"
 
 TRL_FIELDS: tuple[Foreign, ...] = (
@@ -39,11 +40,15 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("chat_template_kwargs"),
     same("repetition_penalty"),
     ignored("cache_implementation", None, "the engine has its own cache"),
-    *all_ignored(_VLLM, use_vllm=False),
-    *all_ignored(_VLLM, vllm_mode="colocate", vllm_model_impl="vllm", vllm_enable_sleep_mode=False),
+    translated("use_vllm", False, "`servers`, beside an address; without one groupwise's own engine samples"),
+    translated("vllm_mode", "colocate", "`servers`, beside an address"),
+    *all_ignored(_VLLM, vllm_model_impl="vllm", vllm_enable_sleep_mode=False),
     refused("vllm_structured_outputs_regex", None, "completions cannot be constrained; reward the format instead"),
-    *all_ignored(_VLLM, vllm_server_base_url=None, vllm_server_host="0.0.0.0", vllm_server_port=8000),
-    *all_ignored(_VLLM, vllm_server_timeout=240.0, vllm_group_port=51216, vllm_gpu_memory_utilization=0.3),
+    translated("vllm_server_base_url", None, "`servers`"),
+    translated("vllm_server_host", "0.0.0.0", "`servers`"),
+    translated("vllm_server_port", 8000, "`servers`"),
+    translated("vllm_server_timeout", 240.0, "`server_timeout`"),
+    *all_ignored(_VLLM, vllm_group_port=51216, vllm_gpu_memory_utilization=0.3),
     *all_ignored(_VLLM, vllm_max_model_length=None, vllm_tensor_parallel_size=1),
     same("beta"),
     same("num_iterations"),

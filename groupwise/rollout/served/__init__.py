@@ -1,5 +1,1 @@
 """Sampling by servers that are known by their addresses: stock vLLM over plain HTTP. No torch and no policy here."""
-
-from groupwise.rollout.served.engine import ServedEngine
-
-__all__ = ["ServedEngine"]

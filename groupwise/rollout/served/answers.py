@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from groupwise.rollout.served.client import ServerFailureError
-from groupwise.rollout.served.vllm import NO_LOGPROB, Choice
+from groupwise.rollout.served.vllm import NO_LOGPROB, ServedChoice
 from groupwise.rollout.stop_strings import ends_in_stop_string
 from groupwise.types import Completion, Request, StopReason
 
 
 def completions_of(
-    choices: Sequence[Choice], request: Request, max_tokens: int, vocabulary: int, version: int
+    choices: Sequence[ServedChoice], request: Request, max_tokens: int, vocabulary: int, version: int
 ) -> list[Completion]:
     """The completions of a request.
 
@@ -25,7 +25,7 @@ def completions_of(
     return [_completion(choice, request, max_tokens, vocabulary, version) for choice in choices]
 
 
-def _completion(choice: Choice, request: Request, max_tokens: int, vocabulary: int, version: int) -> Completion:
+def _completion(choice: ServedChoice, request: Request, max_tokens: int, vocabulary: int, version: int) -> Completion:
     problem = _problem(choice, request, max_tokens, vocabulary)
     if problem is not None:
         raise ServerFailureError(problem)
@@ -33,7 +33,7 @@ def _completion(choice: Choice, request: Request, max_tokens: int, vocabulary: i
     return Completion(ids, choice.logprobs[: len(ids)], reason, version)
 
 
-def _problem(choice: Choice, request: Request, max_tokens: int, vocabulary: int) -> str | None:
+def _problem(choice: ServedChoice, request: Request, max_tokens: int, vocabulary: int) -> str | None:
     """What is wrong with it, in words."""
     ids, logprobs = choice.token_ids, choice.logprobs
     if not ids:
@@ -49,7 +49,7 @@ def _problem(choice: Choice, request: Request, max_tokens: int, vocabulary: int)
     return _wrong_end(choice, request.sampling, max_tokens)
 
 
-def _wrong_end(choice: Choice, sampling: Any, max_tokens: int) -> str | None:
+def _wrong_end(choice: ServedChoice, sampling: Any, max_tokens: int) -> str | None:
     """Whether its last token and the reason why it ended contradict each other."""
     last, reason = choice.token_ids[-1], choice.finish_reason
     is_end_token = last in sampling.stop_ids
@@ -69,7 +69,7 @@ def _wrong_end(choice: Choice, sampling: Any, max_tokens: int) -> str | None:
     )
 
 
-def _cut(choice: Choice, request: Request) -> tuple[tuple[int, ...], StopReason]:
+def _cut(choice: ServedChoice, request: Request) -> tuple[tuple[int, ...], StopReason]:
     """Its tokens up to the first stop string as every other engine finds it, and why it ended."""
     sampling, ids = request.sampling, choice.token_ids
     if sampling.stop:

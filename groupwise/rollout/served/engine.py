@@ -27,7 +27,7 @@ from groupwise.rollout.served.client import (
 )
 from groupwise.rollout.served.handshake import Needs, check_slots, refusal, shake_hands
 from groupwise.rollout.served.pool import CHECK_S, IN_A_ROW, Pool, Server
-from groupwise.rollout.served.probe import FLOAT32_GAP, Probed, disagreement, why_wrong
+from groupwise.rollout.served.probe import FLOAT32_GAP, ProbeAnswer, disagreement, why_wrong
 from groupwise.rollout.served.published import Published, Publisher
 from groupwise.types import Completion, Request
 
@@ -71,6 +71,7 @@ class ServedEngine:
         """(kind, sentence) of what happened since somebody last took them."""
         self.num_repeats = 0
         self.publish_s = 0.0
+        """Seconds that the last version took until every server held it."""
         self._pool = Pool(
             servers,
             server_timeout_s,
@@ -87,6 +88,11 @@ class ServedEngine:
     @property
     def num_live(self) -> int:
         return len(self._pool.live)
+
+    @property
+    def probe_gap(self) -> float | None:
+        """The largest distance of a live server from the learner in its last probe (mean exp |difference|)."""
+        return max((server.probed[-1].gap for server in self._pool.live if server.probed), default=None)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -252,7 +258,7 @@ class ServedEngine:
         answer = server.dialect.prompt_logprobs(server.model, self.needs.probe_ids, self._timeout_s)
         if self.needs.base_expected is not None:
             base = Published(-1, server.model, "", self.needs.base_expected, ())
-            server.probed.append(Probed(base, answer))
+            server.probed.append(ProbeAnswer(base, answer))
 
     def _reload(self, server: Server, published: Published) -> None:
         """Ask before loading: a reload that timed out may have arrived."""
@@ -266,7 +272,7 @@ class ServedEngine:
         return server.dialect.prompt_logprobs(name, self.needs.probe_ids, self._timeout_s)
 
     def _probe(self, server: Server, published: Published) -> None:
-        now = Probed(published, self._answer_of(server, published))
+        now = ProbeAnswer(published, self._answer_of(server, published))
         before = next((e for e in reversed(server.probed) if _is_before(e.published, published)), None)
         is_repeatable = server.is_repeatable and not (self._lag and self._pins)
         if problem := why_wrong(now, before, is_repeatable=is_repeatable):

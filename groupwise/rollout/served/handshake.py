@@ -69,7 +69,9 @@ def shake_hands(server: Server, needs: Needs) -> None:
 
 def refusal(server: Server, problem: str, needs: Needs) -> RolloutError:
     """The error for a server that cannot serve the run."""
-    return RolloutError(f"The server {server.url} cannot sample for this run: {problem} Start it with:\n{needs.command}")
+    return RolloutError(
+        f"The server {server.url} cannot sample for this run: {problem} Start it with:\n{needs.command}"
+    )
 
 
 def _base_model(cards: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from time import monotonic
 
 from groupwise.errors import RolloutError
 from groupwise.rollout.served.client import ServerFailureError, ServerRefusalError
-from groupwise.rollout.served.probe import Probed
+from groupwise.rollout.served.probe import ProbeAnswer
 from groupwise.rollout.served.vllm import VllmDialect
 
 CHECK_S = 5.0
@@ -33,7 +33,7 @@ class Server:
     failures: int = 0
     """In a row."""
     last_error: str = ""
-    probed: list[Probed] = field(default_factory=list)
+    probed: list[ProbeAnswer] = field(default_factory=list)
     """Its answers to the probe, the newest last: of the base, and of two versions at most."""
     loading: threading.Lock = field(default_factory=threading.Lock)
     """Held while it takes a version: one at a time."""

@@ -25,7 +25,7 @@ WORTH_COMPARING = 4.0
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeAnswer:
     """What one server answered for one version."""
 
     published: Published
@@ -44,7 +44,7 @@ def gap(answer: Sequence[float], expected: Sequence[float]) -> float:
     return sum(math.exp(min(abs(a - e), 50.0)) for a, e in zip(answer, expected, strict=True)) / len(expected)
 
 
-def why_wrong(now: Probed, before: Probed | None, *, is_repeatable: bool) -> str | None:
+def why_wrong(now: ProbeAnswer, before: ProbeAnswer | None, *, is_repeatable: bool) -> str | None:
     """The reason why a server does not hold what was published, None where it does.
 
     `before` is the same server's answer for an earlier version; `is_repeatable`, whether it gives one answer for one
@@ -65,7 +65,7 @@ def why_wrong(now: Probed, before: Probed | None, *, is_repeatable: bool) -> str
     return None
 
 
-def _moved(now: Probed, before: Probed) -> float:
+def _moved(now: ProbeAnswer, before: ProbeAnswer) -> float:
     """How far the server has followed the learner from one version to the next: 1 all the way, 0 not at all; 1 where
     the step is too small to tell."""
     step = [a - b for a, b in zip(now.published.expected, before.published.expected, strict=True)]

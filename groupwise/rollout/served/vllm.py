@@ -19,7 +19,7 @@ SHORT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ServedChoice:
     """One completion as the server sends it."""
 
     token_ids: tuple[int, ...]
@@ -63,7 +63,7 @@ class VllmDialect:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return tuple(_of(self.client.call("POST", "/tokenize", body, timeout_s=SHORT_S), "tokens"))
 
-    def generate(self, model: str, salt: str, request: Request, max_tokens: int, seed: int) -> list[Choice]:
+    def generate(self, model: str, salt: str, request: Request, max_tokens: int, seed: int) -> list[ServedChoice]:
         """The completions of one request under the model or adapter of that name, in order; no prefix is shared with
         requests of another salt."""
         body = {**completion_body(request, max_tokens, seed), "model": model, "cache_salt": salt}
@@ -135,11 +135,11 @@ def completion_body(request: Request, max_tokens: int, seed: int) -> dict[str, A
     }
 
 
-def _choice(found: Mapping[str, Any]) -> Choice:
+def _choice(found: Mapping[str, Any]) -> ServedChoice:
     try:
         ids, logprobs = found["token_ids"], found["logprobs"]["token_logprobs"]
         prompt = found.get("prompt_token_ids")
-        return Choice(
+        return ServedChoice(
             tuple(map(int, ids)),
             tuple(NO_LOGPROB if value is None else float(value) for value in logprobs),
             str(found["finish_reason"]),

@@ -216,7 +216,10 @@ class FakeServer:
     def _top_choice(self, model: Any, body: dict[str, Any]) -> dict[str, Any]:
         temperature = body["temperature"] if self.is_processed else 1.0
         values, ids = self._logprobs(model, body["prompt"], temperature)[-1].topk(body["logprobs"])
-        return {"index": 0, "logprobs": {"top_logprobs": [dict(zip(map(str, ids.tolist()), values.tolist(), strict=True))]}}
+        return {
+            "index": 0,
+            "logprobs": {"top_logprobs": [dict(zip(map(str, ids.tolist()), values.tolist(), strict=True))]},
+        }
 
     @torch.no_grad()
     def _sampled(self, model: Any, request: Request) -> list[SequenceState]:
@@ -239,7 +242,9 @@ class FakeServer:
             stop_ids=(*stops, *extra),
             stop=tuple(body["stop"]),
         )
-        request = Request(tuple(body["prompt"]), body["n"], sampling, seed=(body["seed"],), decode=self.tokenizer.decode)
+        request = Request(
+            tuple(body["prompt"]), body["n"], sampling, seed=(body["seed"],), decode=self.tokenizer.decode
+        )
         rows = self._sampled(model, request)
         choices = [
             {
@@ -342,6 +347,6 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = _serve  # noqa: N815
+        do_GET = do_POST = _serve
 
     return Handler

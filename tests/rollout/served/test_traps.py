@@ -277,9 +277,8 @@ def test_trap_15_a_policy_that_did_not_move_passes_the_probe(tmp_path):
 
 def test_trap_15_another_model_fails_at_the_handshake(tmp_path):
     policy = policy_of("lora")
-    with FakeServer(smallest_model(5)) as fake:
-        with pytest.raises(RolloutError, match="it is another model"):
-            make_engine([fake], policy, tmp_path).shake_hands()
+    with FakeServer(smallest_model(5)) as fake, pytest.raises(RolloutError, match="it is another model"):
+        make_engine([fake], policy, tmp_path).shake_hands()
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/load_lora_adapter"])
@@ -399,9 +398,8 @@ def test_trap_23_another_tokenizer_is_found_at_the_handshake(tmp_path):
     def other(text, add_special_tokens):
         return {"input_ids": [4, 5, 6]}
 
-    with pytest.raises(RolloutError, match="its tokenizer is another one"):
-        with serving(tmp_path, tokenizer=other):
-            pass
+    with pytest.raises(RolloutError, match="its tokenizer is another one"), serving(tmp_path, tokenizer=other):
+        pass
 
 
 REFUSED = {
