@@ -129,6 +129,41 @@ def train(
 
 
 @app.command()
+def serve(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file; of it, model, adapter and lengths are read.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe. Repeatable."),
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs, one server each, such as 4-7; by default all that are visible.")
+    ] = None,
+    vllm: Annotated[str | None, typer.Option(help="vLLM's own environment, its python or its vllm program.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen at; this machine alone unless GROUPWISE_SERVER_KEY is set.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="First port; by default the next free one.")
+    ] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the commands and start nothing.")] = False,
+) -> None:
+    """Start stock vLLM servers that sample for a recipe, until Ctrl-C."""
+    from groupwise import serve as servers
+
+    settings = _read_recipe(recipe, changes or [], resume=False)
+    with shown_by(_print_note):
+        fleet = servers.make_fleet(settings, gpus=gpus, vllm=vllm, host=host, port=port)
+    if only_print:
+        with fleet.locks:
+            print("\n".join(child.in_words() for child in fleet.children))
+        return
+    for child, name in zip(fleet.children, [servers.gpu_names().get(c.gpu or "") for c in fleet.children], strict=True):
+        _print_note(f"server {child.port}  {name or 'CPU'}  {child.in_words()}")
+    train_with = f"groupwise train {shlex.quote(str(recipe))} --set servers={','.join(fleet.addresses)}"
+    servers.run_fleet(fleet, _print_note, train_with)
+
+
+@app.command()
 def check(
     recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
     changes: Annotated[

@@ -65,6 +65,7 @@ tasks                types errors chat data rewards tasks config.task_spec   -
 kernels              errors sources torch_internals kernels                  torch
 policy               types errors world sources algo kernels policy hub quiet torch_internals transformers_internals \
     torch transformers safetensors | peft
+rollout/served/keeper.py  -                                                  -
 rollout/served       types errors rollout.engine rollout.stop_strings rollout.served    -
 rollout/stop_strings.py  types                                               -
 rollout              types errors world kernels policy quiet transformers_internals rollout    torch numpy
@@ -89,6 +90,7 @@ check/check_screen.py  runs check                                            ric
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train lifecycle guards torch_settings check          torch | transformers peft
 offline              *                                                       -
+serve                config errors sources rollout.served                    -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
 export               *                                                       torch | huggingface_hub

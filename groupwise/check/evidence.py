@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from groupwise.check.correlation import Agreement, agreements
-from groupwise.check.probes import ProbeAnswer
+from groupwise.check.probes import Probed
 from groupwise.check.reward_stats import Scores, scores_of, total_of
 from groupwise.check.sample import Sampled
 from groupwise.lifecycle.build import RunParts
@@ -22,7 +22,7 @@ class Evidence:
 
     run: RunParts
     sampled: Sampled
-    probed: Sequence[ProbeAnswer]
+    probed: Sequence[Probed]
 
     @cached_property
     def functions(self) -> list[Scores]:

@@ -44,7 +44,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ProbeAnswer:
+class Probed:
     """The rewards of the probes of one problem, beside those of its sampled completions."""
 
     group: ScoredGroup
@@ -77,7 +77,7 @@ class ProbeRow:
     total: float | None
 
 
-def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[ProbeAnswer]:
+def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
     """Make up the probes of every sampled problem and have them scored, all in one call."""
     relative = any(f.shaping.normalise in ("group", "batch") for f in run.training_scorer.functions)
     probes = [list(_probes(run, group)) for group in sampled.groups]
@@ -95,7 +95,7 @@ def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Pr
     ]
 
 
-def _probed(scored: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> ProbeAnswer:
+def _probed(scored: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
     num = len(kinds)
     company = scored.reward[num:] or before.reward
     alone = replace(
@@ -105,7 +105,7 @@ def _probed(scored: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seco
         shaped={name: values[:num] for name, values in scored.shaped.items()},
         reward=scored.reward[:num],
     )
-    return ProbeAnswer(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
+    return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
 
 
 def _probes(run: RunParts, group: Group) -> Iterator[Probe]:
@@ -152,13 +152,13 @@ def _completion(run: RunParts, made: Probe) -> Completion:
     return Completion(tuple(ids), (0.0,) * len(ids), "length" if is_cut else "stop", 0, text)
 
 
-def probe_rows(probed: Sequence[ProbeAnswer]) -> list[ProbeRow]:
+def probe_rows(probed: Sequence[Probed]) -> list[ProbeRow]:
     """One row a kind, in the order in which they were made."""
     kinds = dict.fromkeys(kind for each in probed for kind in each.kinds)
     return [_row(kind, [each for each in probed if kind in each.kinds]) for kind in kinds]
 
 
-def _row(kind: str, probed: Sequence[ProbeAnswer]) -> ProbeRow:
+def _row(kind: str, probed: Sequence[Probed]) -> ProbeRow:
     chosen = [(each.group, each.index_of_best(kind)) for each in probed]
     rewards = {name: _mean(group.rewards[name][i] for group, i in chosen) for name in probed[0].group.rewards}
     first, index = chosen[0]
