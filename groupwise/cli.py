@@ -142,13 +142,11 @@ def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen at; this machine alone unless GROUPWISE_SERVER_KEY is set.")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="First port; by default the next free one.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="First port; else the next free one.")] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the commands and start nothing.")] = False,
 ) -> None:
     """Start stock vLLM servers that sample for a recipe, until Ctrl-C."""
-    from groupwise import serve as servers
+    from groupwise import serving as servers
 
     settings = _read_recipe(recipe, changes or [], resume=False)
     with shown_by(_print_note):

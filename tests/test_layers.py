@@ -90,7 +90,7 @@ check/check_screen.py  runs check                                            ric
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
     rollout runs report train lifecycle guards torch_settings check          torch | transformers peft
 offline              *                                                       -
-serve                config errors sources rollout.served                    -
+serving              config errors sources rollout.served                    -
 testing              types errors chat rewards                               -
 generate             *                                                       torch | transformers peft
 export               *                                                       torch | huggingface_hub

@@ -168,12 +168,18 @@ def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
-    if recipe.config.servers and recipe.config.sync != "weights" and recipe.lora is not None:
-        if why := why_not_served(recipe.lora.peft_arguments()):
-            problems.add(f"lora: vLLM does not take it with {why}. Change it, or set sync: weights (merged weights).")
-    if recipe.config.servers and recipe.config.sync == "lora" and recipe.lora is None:
-        problems.add("sync: lora sends the adapter to the servers, and there is no lora. Set sync: weights, or lora.")
+    if recipe.config.servers:
+        _check_adapter(recipe, problems)
     of_others = [each for each in (recipe.task and recipe.task.reward,) if each]
     of_environment = [recipe.environment.recorded_as] if recipe.environment else []
     for sentence in wrong_gates(recipe.rewards, of_others, of_environment):
         problems.add(sentence)
+
+
+def _check_adapter(recipe: Recipe, problems: Mistakes) -> None:
+    """What travels to the servers has to be there, and something that they take."""
+    lora, sync = recipe.lora, recipe.config.sync
+    if lora is None and sync == "lora":
+        problems.add("sync: lora sends the adapter to the servers, and there is no lora. Set sync: weights, or lora.")
+    elif lora is not None and sync != "weights" and (why := why_not_served(lora.peft_arguments())):
+        problems.add(f"lora: vLLM does not take it with {why}. Change it, or set sync: weights (merged weights).")

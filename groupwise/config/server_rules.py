@@ -34,8 +34,8 @@ def _check_lag(config: Any, problems: Mistakes) -> None:
         problems.add(f"rollout_lag {lag} needs servers: this process cannot sample while it trains.")
     if config.objective.mismatch == "none":
         problems.add(
-            f"rollout_lag {lag} trains on completions of older weights, and mismatch is none, so nothing corrects that. "
-            "Set mismatch (token_truncate, for example), or rollout_lag 0."
+            f"rollout_lag {lag} trains on completions of older weights, and mismatch is none, so nothing corrects "
+            "that. Set mismatch (token_truncate, for example), or rollout_lag 0."
         )
     if config.curriculum != "none":
         problems.add(

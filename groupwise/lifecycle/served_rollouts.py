@@ -22,7 +22,7 @@ from groupwise.rollout.served.engine import ServedEngine
 from groupwise.rollout.served.flags import ServerPlan
 from groupwise.rollout.served.handshake import Needs
 from groupwise.rollout.served.pool import Server
-from groupwise.rollout.served.probe import NUM_TOKENS
+from groupwise.rollout.served.version_probe import NUM_TOKENS
 from groupwise.rollout.served.vllm import VllmDialect
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Idle, StepRecord

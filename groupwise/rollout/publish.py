@@ -1,7 +1,7 @@
 """Writes versions of the policy to a folder that servers read: the adapter, or the weights of the whole model.
 
-A version appears under its name complete or not at all, and is never changed. Names hold a mark of this process, since a
-server may still hold what an earlier one published under the same number.
+A version appears under its name complete or not at all, and is never changed. Names hold a mark of this process, since
+a server may still hold what an earlier one published under the same number.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def require_servable(model: nn.Module, mode: str) -> None:
     """
     if mode == "lora" and (why := why_not_lora(model)):
         raise ModelError(
-            f"The adapter cannot travel to vLLM: {why}. Change it, or set sync: weights, which sends the merged weights."
+            f"The adapter cannot travel to vLLM: {why}. Change it, or set sync: weights, which sends merged weights."
         )
 
 

@@ -75,7 +75,7 @@ class Client:
         server has closed that.
 
         Raises:
-            ServerFailureError: no connection (ServerDownError), no answer within `timeout_s`, or a status of 500 and more.
+            ServerFailureError: no connection (ServerDownError), no answer within `timeout_s`, a status of 500 or more.
             ServerRefusalError: a status from 400 to 499.
         """
         data = None if body is None else json.dumps(body).encode()

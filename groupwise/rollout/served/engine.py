@@ -27,8 +27,8 @@ from groupwise.rollout.served.client import (
 )
 from groupwise.rollout.served.handshake import Needs, check_slots, refusal, shake_hands
 from groupwise.rollout.served.pool import CHECK_S, IN_A_ROW, Pool, Server
-from groupwise.rollout.served.probe import FLOAT32_GAP, ProbeAnswer, disagreement, why_wrong
 from groupwise.rollout.served.published import Published, Publisher
+from groupwise.rollout.served.version_probe import FLOAT32_GAP, ProbeAnswer, disagreement, why_wrong
 from groupwise.types import Completion, Request
 
 REPEATS = 3

@@ -13,7 +13,7 @@ from typing import Any
 from groupwise.errors import RolloutError
 from groupwise.rollout.served.client import ServerFailureError, ServerRefusalError
 from groupwise.rollout.served.pool import Server
-from groupwise.rollout.served.probe import LARGEST_GAP, gap
+from groupwise.rollout.served.version_probe import LARGEST_GAP, gap
 
 _NEEDED_PATHS = {"lora": ("/v1/load_lora_adapter",), "weights": ("/collective_rpc",)}
 _MAX_LORAS = re.compile(r'vllm:lora_requests_info\{[^}]*max_lora="(\d+)"')

@@ -1,7 +1,7 @@
 """Runs a command and ends it, with everything that it has started, when whoever started this ends: killed too.
 
-Run as a program by `groupwise serve`, which holds the other end of standard input. Standard library alone, no imports of
-ours: it starts at once and outlives an environment that is changed under it.
+Run as a program by `groupwise serve`, which holds the other end of standard input. Standard library alone, no imports
+of ours: it starts at once and outlives an environment that is changed under it.
 """
 
 import os

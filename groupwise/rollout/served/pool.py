@@ -9,7 +9,7 @@ from time import monotonic
 
 from groupwise.errors import RolloutError
 from groupwise.rollout.served.client import ServerFailureError, ServerRefusalError
-from groupwise.rollout.served.probe import ProbeAnswer
+from groupwise.rollout.served.version_probe import ProbeAnswer
 from groupwise.rollout.served.vllm import VllmDialect
 
 CHECK_S = 5.0

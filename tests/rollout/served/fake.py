@@ -17,6 +17,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict, deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -309,10 +310,8 @@ class _Http(ThreadingHTTPServer):
 
     def close_all(self) -> None:
         for each in list(self._open):
-            try:
+            with suppress(OSError):
                 each.shutdown(2)
-            except OSError:
-                pass
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A dropped connection is no news."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,11 @@ def test_trap_2_no_prefix_is_shared_between_versions(tmp_path, mode):
 
 
 def test_trap_3_raw_logprobs_are_found_by_behaviour(tmp_path):
-    with pytest.raises(RolloutError, match=r"multiplies their differences by 1\.00, expected 2.*processed_logprobs"):
-        with serving(tmp_path, is_processed=False):
-            pass
+    with (
+        pytest.raises(RolloutError, match=r"multiplies their differences by 1\.00, expected 2.*processed_logprobs"),
+        serving(tmp_path, is_processed=False),
+    ):
+        pass
 
 
 def test_trap_3_a_temperature_beside_1_is_in_the_logprobs(tmp_path):
@@ -101,8 +104,7 @@ def test_trap_3_a_temperature_beside_1_is_in_the_logprobs(tmp_path):
 
 def test_trap_5_seeds_lie_far_apart_and_within_64_bits():
     seeds = [seed_of((42, step, draw)) for step in range(50) for draw in range(40)]
-    ordered = sorted(seeds)
-    assert min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) > 1024
+    assert min(b - a for a, b in pairwise(sorted(seeds))) > 1024
     assert all(0 <= seed < 2**62 for seed in seeds)
     assert seed_of((1, 23)) != seed_of((12, 3))
 
@@ -148,9 +150,11 @@ def test_trap_8_a_lost_adapter_is_loaded_again_and_the_request_repeated(tmp_path
 
 @pytest.mark.parametrize(("slots", "lag"), [(1, 0), (2, 1)])
 def test_trap_9_too_few_adapters_are_refused(tmp_path, slots, lag):
-    with pytest.raises(RolloutError, match=rf"keeps {slots} adapter\(s\) and {lag + 2} are in use.*\n.*vllm serve"):
-        with serving(tmp_path, max_loras=slots, lag=lag):
-            pass
+    with (
+        pytest.raises(RolloutError, match=rf"keeps {slots} adapter\(s\) and {lag + 2} are in use.*\n.*vllm serve"),
+        serving(tmp_path, max_loras=slots, lag=lag),
+    ):
+        pass
 
 
 def test_trap_10_a_folder_lives_longer_than_the_last_request_for_it(tmp_path):
@@ -198,7 +202,7 @@ def test_trap_11_a_folder_that_cannot_be_written_is_named(tmp_path):
     policy = policy_of("lora")
     with FakeServer(smallest_model()) as fake:
         engine = make_engine([fake], policy, tmp_path / "file" / "sync")
-        with pytest.raises(RolloutError, match="could not be written for the servers.*sync_dir"):
+        with pytest.raises(RolloutError, match=r"could not be written for the servers.*sync_dir"):
             engine.load_weights(policy, 0)
 
 
@@ -311,8 +315,8 @@ def test_trap_17_a_connection_that_the_server_closed_is_no_failure():
         fake.start(fake.stop())
         client.call("GET", "/health", timeout_s=5, is_repeatable=True)
         client.close()
+        fake.fault("/health", "hang")
         with pytest.raises(ServerTimeoutError):
-            fake.fault("/health", "hang")
             client.call("GET", "/health", timeout_s=0.2)
 
 
@@ -353,9 +357,9 @@ def test_trap_18_a_group_that_no_server_gives_whole_ends_the_rollout(tmp_path, f
 def test_trap_20_a_servers_own_end_tokens_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr("groupwise.rollout.served.engine.sleep", lambda seconds: None)
     asked = requests(6, 4, sampling=replace(SAMPLING, max_tokens=30))
-    with serving(tmp_path, extra_stop_id=13, server_timeout_s=1.0) as (engine, _, __):
-        with pytest.raises(RolloutError, match=r"ended with token 13 .*--generation-config vllm"):
-            sample(engine, asked)
+    wanted = pytest.raises(RolloutError, match=r"ended with token 13 .*--generation-config vllm")
+    with serving(tmp_path, extra_stop_id=13, server_timeout_s=1.0) as (engine, _, __), wanted:
+        sample(engine, asked)
 
 
 def test_trap_20_every_field_of_sampling_is_sent(tmp_path):
@@ -379,7 +383,7 @@ def test_trap_21_the_end_token_belongs_to_the_completion(tmp_path):
 
 def test_stop_strings_end_a_completion_where_every_engine_ends_it(tmp_path):
     asked = requests(4, 4, sampling=Sampling(max_tokens=20, stop_ids=(EOS,), stop=("a", "7", "k")))
-    with serving(tmp_path) as (engine, policy, (fake,)):
+    with serving(tmp_path) as (engine, policy, _):
         served = sample(engine, asked)
         same = [replace(r, seed=(seed_of(r.seed),)) for r in asked]
         plain = dict(PlainEngine(policy.model, torch.float32).generate(same))
@@ -389,9 +393,11 @@ def test_stop_strings_end_a_completion_where_every_engine_ends_it(tmp_path):
 
 
 def test_trap_22_a_short_context_is_found_at_the_handshake(tmp_path):
-    with pytest.raises(RolloutError, match=r"have 40 tokens, and its context is 39.*\nvllm serve"):
-        with serving(tmp_path, max_model_len=39):
-            pass
+    with (
+        pytest.raises(RolloutError, match=r"have 40 tokens, and its context is 39.*\nvllm serve"),
+        serving(tmp_path, max_model_len=39),
+    ):
+        pass
 
 
 def test_trap_23_another_tokenizer_is_found_at_the_handshake(tmp_path):
@@ -423,7 +429,7 @@ def test_trap_24_an_adapter_that_the_server_refuses_or_cuts_is_refused_before_tr
 
 def test_trap_24_the_model_that_was_given_is_looked_at_too():
     model = with_lora(tiny_model(), target_modules=["q_proj", "lm_head"])
-    with pytest.raises(ModelError, match="an adapter on lm_head.*sync: weights"):
+    with pytest.raises(ModelError, match=r"an adapter on lm_head.*sync: weights"):
         require_servable(model, "lora")
     require_servable(model, "weights")
     with pytest.raises(ModelError, match="no adapter"):
@@ -442,12 +448,16 @@ def test_trap_25_a_server_in_bfloat16_is_tolerated_and_known_as_one(tmp_path):
 
 def test_trap_26_a_server_without_the_path_for_new_weights_is_refused(tmp_path):
     """So is one with several API servers, which switches the path off."""
-    with pytest.raises(RolloutError, match=r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.*\nvllm serve"):
-        with serving(tmp_path, paths=()):
-            pass
-    with pytest.raises(RolloutError, match="VLLM_SERVER_DEV_MODE=1"):
-        with serving(tmp_path, "weights", paths=("/v1/load_lora_adapter",)):
-            pass
+    with (
+        pytest.raises(RolloutError, match=r"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.*\nvllm serve"),
+        serving(tmp_path, paths=()),
+    ):
+        pass
+    with (
+        pytest.raises(RolloutError, match="VLLM_SERVER_DEV_MODE=1"),
+        serving(tmp_path, "weights", paths=("/v1/load_lora_adapter",)),
+    ):
+        pass
 
 
 def test_trap_28_the_version_of_the_server_is_in_the_name_of_the_engine(tmp_path):
@@ -561,9 +571,9 @@ def test_a_closed_engine_is_usable_again_after_the_next_load(tmp_path):
 
 def test_the_client_has_a_time_for_everything():
     with FakeServer(smallest_model()) as fake:
+        fake.fault("/health", "status")
+        client = Client(fake.url)
         with pytest.raises(ServerFailureError, match="status 500: the engine is dead"):
-            fake.fault("/health", "status")
-            client = Client(fake.url)
             client.call("GET", "/health", timeout_s=1)
         client.close()
         with pytest.raises(TypeError, match="timeout_s"):

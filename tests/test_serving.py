@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from groupwise import serve
+from groupwise import serving as serve
 from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RolloutError
 from tests.tiny import tiny_model, tiny_tokenizer

