@@ -82,6 +82,12 @@ def settings_of_training() -> Iterator[None]:
         _of_program.reset(before)
 
 
+def forget_program() -> None:
+    """Let code of the program run under this thread's settings from now on: another thread is training, and most
+    settings are the whole process's."""
+    _of_program.set(None)
+
+
 @contextmanager
 def settings_of_program() -> Iterator[None]:
     """Inside, for code of the program, torch is as the program has set it, and what it sets stays set for it."""

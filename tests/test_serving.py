@@ -15,7 +15,7 @@ import pytest
 from groupwise import serving as serve
 from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RolloutError
-from tests.tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 SERVER = """
 import http.server, os, subprocess, sys, pathlib, time

@@ -48,12 +48,12 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Guards under the names that they have now, and the part "log", which earlier versions did not have."""
+    """Guards under the names that they have now, and the parts that a run without them, or of an earlier version, lacks."""
     origin, watched = state["origin"], state["parts"]["guards"]
     recipe = {**origin["recipe"]}
     if "guards" in recipe:
         recipe["guards"] = with_new_names(recipe["guards"])
-    parts = {"log": {"asked": []}, **state["parts"]}
+    parts = {"log": {"asked": []}, "ahead": {"collected": {}}, **state["parts"]}
     parts["guards"] = {**watched, "records": with_new_names(watched["records"])}
     return {**state, "origin": {**origin, "recipe": recipe}, "parts": parts}
 

@@ -30,6 +30,8 @@ from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
+from groupwise.train.ahead import Ahead
+from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.loop import Loop
 from groupwise.train.schedule import Schedule
@@ -93,7 +95,11 @@ def start_run(
     callbacks = outputs.callbacks
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
-    collector = SharedCollector(*given, world=learner.world)
+    collector: Collector | Ahead = SharedCollector(*given, world=learner.world)
+    ahead: dict[str, Saveable] = {}
+    if config.rollout_lag:
+        assert isinstance(parts.engine, ServedEngine)
+        ahead["ahead"] = collector = Ahead(collector, parts.engine, schedule, config.rollout_lag)
 
     def go_back(before: int) -> int | None:
         step = roll_back(outputs.folder, learner, before=before)
@@ -107,6 +113,7 @@ def start_run(
     log = LogHook(callbacks, outputs.log, config, evaluation.prefixes or ["eval"])
     best = Best(config, evaluation.of_step)
     named: dict[str, Saveable] = {
+        **ahead,  # first: it waits for the draws that are under way
         "order": order,
         "totals": totals,
         "guards": guards,

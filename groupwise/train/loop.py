@@ -16,6 +16,7 @@ from typing import Any
 
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.engine import Engine
+from groupwise.train.ahead import Ahead
 from groupwise.train.batch import Batch, Samples
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner, Update
@@ -30,7 +31,7 @@ class Loop:
 
     policy_model: PolicyModel
     engine: Engine
-    collector: Collector
+    collector: Collector | Ahead
     learner: Learner
     schedule: Schedule
     hooks: Hooks

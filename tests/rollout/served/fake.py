@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from groupwise.rollout.sequences import SequenceState, draw_tokens, new_sequences
 from groupwise.types import Request, Sampling
-from tests.tiny import tiny_tokenizer
+from tiny import tiny_tokenizer
 
 
 class FakeServer:

@@ -17,8 +17,8 @@ from groupwise.rollout.served.handshake import Needs
 from groupwise.rollout.served.pool import Server
 from groupwise.rollout.served.vllm import VllmDialect
 from groupwise.types import Completion, Request, Sampling
-from tests.rollout.served.fake import FakeServer
-from tests.tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer, with_lora
+from rollout.served.fake import FakeServer
+from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer, with_lora
 
 TEXT = "the quick brown fox jumps over 3 dogs"
 SAMPLING = Sampling(max_tokens=5, stop_ids=(EOS,))

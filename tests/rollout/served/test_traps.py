@@ -22,8 +22,8 @@ from groupwise.rollout.publish import require_servable, why_not_served
 from groupwise.rollout.served.client import Client, ServerFailureError, ServerTimeoutError
 from groupwise.rollout.served.engine import seed_of
 from groupwise.types import Sampling
-from tests.rollout.served.fake import FakeServer
-from tests.rollout.served.served import (
+from rollout.served.fake import FakeServer
+from rollout.served.served import (
     SAMPLING,
     make_engine,
     needs_of,
@@ -34,9 +34,14 @@ from tests.rollout.served.served import (
     smallest_model,
     train_a_little,
 )
-from tests.tiny import EOS, tiny_model, with_lora
+from tiny import EOS, tiny_model, with_lora
 
 MODES = ("lora", "weights")
+
+
+def refused(match):
+    """The handshake ends with an error that matches."""
+    return pytest.raises(RolloutError, match=match)
 
 
 def expect_learners_logprobs(policy, found, asked):
@@ -404,7 +409,7 @@ def test_trap_23_another_tokenizer_is_found_at_the_handshake(tmp_path):
     def other(text, add_special_tokens):
         return {"input_ids": [4, 5, 6]}
 
-    with pytest.raises(RolloutError, match="its tokenizer is another one"), serving(tmp_path, tokenizer=other):
+    with refused("its tokenizer is another one"), serving(tmp_path, tokenizer=other):
         pass
 
 
