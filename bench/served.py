@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -153,7 +152,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, str]:
     """What differs from the recipe: no evaluations, and smaller steps where they were asked for."""
     found = {"max_steps": arguments.steps, "save_steps": arguments.steps, "eval_on_start": "false"}
     found |= {"eval_strategy": "no", "eval_steps": "null", "server_timeout": 900, "dtype": arguments.dtype}
-    for name in ("prompts_per_step", "num_generations", "max_completion_length"):
+    for name in ("prompts_per_step", "num_generations", "max_completion_length", "learning_rate"):
         if (value := getattr(arguments, name)) is not None:
             found[name] = value
     return {key: str(value) for key, value in found.items()}
@@ -213,6 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts-per-step", type=int)
     parser.add_argument("--num-generations", type=int)
     parser.add_argument("--max-completion-length", type=int)
+    parser.add_argument("--learning-rate")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", default=str(RESULTS / "served.json"))
     return parser.parse_args()

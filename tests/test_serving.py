@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from groupwise import serving as serve
 from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RolloutError
-from tiny import tiny_model, tiny_tokenizer
 
 SERVER = """
 import http.server, os, subprocess, sys, pathlib, time

@@ -40,6 +40,13 @@ class StepView:
     update: Update
     is_float32: bool = False
     """Whether the run multiplies in float32, where engine and learner differ by less."""
+    is_current: bool = True
+    """Whether its completions are of the weights that it began with; with `rollout_lag` they are of older ones."""
+
+    @property
+    def mismatch(self) -> float | None:
+        """That of engine and learner under the same weights; None where there is none to measure."""
+        return self.metrics["sampling/mismatch"] if self.is_current else None
 
 
 Measure = Callable[[StepView, list[float]], float | None]
@@ -97,7 +104,7 @@ def grad_norm(view: StepView, memory: list[float]) -> float | None:
 
 def mismatch(view: StepView, memory: list[float]) -> float | None:
     """(mismatch - 1) as a multiple of what the first steps had; None until then."""
-    value = view.metrics["sampling/mismatch"]
+    value = view.mismatch
     if value is None:
         return None
     if len(memory) < FIRST_STEPS:
@@ -108,7 +115,7 @@ def mismatch(view: StepView, memory: list[float]) -> float | None:
 
 def gap(view: StepView, memory: list[float]) -> float | None:
     """(mismatch - 1) of the step as a multiple of what its precision allows: every token, row and position of it."""
-    value = view.metrics["sampling/mismatch"]
+    value = view.mismatch
     return None if value is None else (float(value) - 1) / LARGEST_GAP[view.is_float32]
 
 

@@ -107,9 +107,10 @@ class GuardMonitor(Idle):
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         assert record.result is not None, "guards check a step in the process that took it"
+        is_current = all(c.policy_version == record.step - 1 for group in record.groups for c in group.completions)
+        result = record.result
         self.check_step(
-            record.step,
-            StepView(record.metrics, record.groups, record.result.update, record.result.is_float32),
+            record.step, StepView(record.metrics, record.groups, result.update, result.is_float32, is_current)
         )
         return {}
 

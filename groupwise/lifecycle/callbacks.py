@@ -18,6 +18,7 @@ from groupwise.runs.log_entries import evaluation_entry
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.torch_settings import settings_of_program
+from groupwise.train.ahead import Ahead
 from groupwise.train.schedule import Schedule
 from groupwise.train.step import Idle, StepRecord
 from groupwise.types import Problem
@@ -156,7 +157,7 @@ class Callbacks:
 class CallbackHook(Idle):
     """Calls the user's callbacks before and after every step, and at both ends of the run."""
 
-    def __init__(self, callbacks: Callbacks, schedule: Schedule, order: Order) -> None:
+    def __init__(self, callbacks: Callbacks, schedule: Schedule, order: Order | Ahead) -> None:
         self._callbacks, self._schedule, self._order = callbacks, schedule, order
 
     def start(self) -> None:

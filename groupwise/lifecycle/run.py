@@ -96,10 +96,11 @@ def start_run(
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
     collector: Collector | Ahead = SharedCollector(*given, world=learner.world)
-    ahead: dict[str, Saveable] = {}
+    ahead: dict[str, Ahead] = {}
     if config.rollout_lag:
         assert isinstance(parts.engine, ServedEngine)
         ahead["ahead"] = collector = Ahead(collector, parts.engine, schedule, config.rollout_lag)
+    progress = ahead.get("ahead", order)
 
     def go_back(before: int) -> int | None:
         step = roll_back(outputs.folder, learner, before=before)
@@ -108,7 +109,7 @@ def start_run(
 
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
-    totals = Totals(order, callbacks, parts.policy.policy_model.device)
+    totals = Totals(progress, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluators, outputs.evaluate, schedule, callbacks, screen)
     log = LogHook(callbacks, outputs.log, config, evaluation.prefixes or ["eval"])
     best = Best(config, evaluation.of_step)
@@ -133,7 +134,7 @@ def start_run(
     hooks = RunHooks(
         measuring=[guards, totals, CurriculumHook(order, config, writer), *servers],
         finishing=[
-            CallbackHook(callbacks, schedule, order),
+            CallbackHook(callbacks, schedule, progress),
             log,
             evaluation,
             FollowBest(best, callbacks),

@@ -9,6 +9,7 @@ import torch
 
 from groupwise.data import Order
 from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.train.ahead import Ahead
 from groupwise.train.step import Idle, StepRecord
 from groupwise.train.step_metrics import num_tokens
 from groupwise.world import peak_memory_bytes
@@ -17,7 +18,7 @@ from groupwise.world import peak_memory_bytes
 class Totals(Idle):
     """Adds every step to the counters, and moves the state that callbacks read to that step."""
 
-    def __init__(self, order: Order, callbacks: Callbacks, device: torch.device) -> None:
+    def __init__(self, order: Order | Ahead, callbacks: Callbacks, device: torch.device) -> None:
         self._order, self._callbacks, self._device = order, callbacks, device
         self.num_tokens = 0
         self.num_updates = 0

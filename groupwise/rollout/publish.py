@@ -38,11 +38,12 @@ class VersionWriter:
         self._writer = ModelWriter(policy.model, _NoTokenizer()) if mode == "lora" else None
 
     def publish(self, policy: PolicyModel, version: int) -> Published:
-        """Write the policy as it is now.
+        """Write the policy as it is now, after what the learner derives from its weights is made anew.
 
         Raises:
             RolloutError: the folder cannot be written.
         """
+        policy.refresh()
         name = f"{self._name}-v{version}"
         final, scratch = self._folder / name, self._folder / f".{name}.tmp"
         try:

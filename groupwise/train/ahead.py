@@ -32,7 +32,15 @@ class Ahead:
         self._encoded: dict[int, dict[str, Any]] = {}
         self._awaited: int | None = None
         self._running: int | None = None
+        self._epochs: dict[int, float] = {}
+        """Step -> epochs drawn up to its collection."""
+        self._epoch: float | None = None
         self._on_progress, collector.on_progress = collector.on_progress, self._show
+
+    @property
+    def epoch(self) -> float:
+        """Epochs drawn up to the step taken last: the order itself is further on."""
+        return self._collector.order.epoch if self._epoch is None else self._epoch
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
         """The groups of the step; those of `step + lag` begin, under the weights after `step - 1`."""
@@ -43,6 +51,7 @@ class Ahead:
         collected = self._pending[step].result()
         del self._pending[step]
         self._encoded.pop(step, None)
+        self._epoch = self._epochs.pop(step)
         return collected
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,14 +63,15 @@ class Ahead:
         for step, pending in sorted(self._pending.items()):
             if pending.exception() is None:
                 if step not in self._encoded:
-                    self._encoded[step] = encoded(pending.result())
+                    self._encoded[step] = {**encoded(pending.result()), "epoch": self._epochs[step]}
                 held[str(step)] = self._encoded[step]
-        return {"collected": held}
+        return {"collected": held, "epoch": self._epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._pending, self._encoded = {}, {}
+        self._pending, self._encoded, self._epoch = {}, {}, state.get("epoch")
         for step, value in state["collected"].items():
             self._pending[int(step)] = Future()
+            self._epochs[int(step)] = value["epoch"]
             self._pending[int(step)].set_result(decoded(value, self._collector.sampler))
 
     def _begin(self, step: int, version: int, trainer_state: Any) -> None:
@@ -94,7 +104,9 @@ class Ahead:
         order = self._collector.order
         before = order.state_dict()
         try:
-            return self._collector.collect(step, trainer_state)
+            collected = self._collector.collect(step, trainer_state)
+            self._epochs[step] = order.epoch
+            return collected
         except BaseException:
             order.load_state_dict(before)
             raise

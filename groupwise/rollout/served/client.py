@@ -83,10 +83,10 @@ class Client:
         try:
             if used is not None:
                 try:
-                    return self._exchange(used, method, path, data, timeout_s)
+                    return self._exchange(used, method, path, data, timeout_s, is_kept=True)
                 except CLOSED_BY_SERVER:
                     used.close()
-            return self._exchange(self._connect(), method, path, data, timeout_s)
+            return self._exchange(self._connect(), method, path, data, timeout_s, is_kept=is_repeatable)
         except TimeoutError:
             raise ServerTimeoutError(f"no answer to {path} within {timeout_s:g} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -131,7 +131,14 @@ class Client:
         return found
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None, timeout_s: float
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        data: bytes | None,
+        timeout_s: float,
+        *,
+        is_kept: bool,
     ) -> Any:
         with self._lock:
             self._busy.add(connection)
@@ -147,7 +154,7 @@ class Client:
             with self._lock:
                 self._busy.discard(connection)
         with self._lock:
-            is_kept = not (response.will_close or self._is_closed)
+            is_kept = is_kept and not (response.will_close or self._is_closed)
             if is_kept:
                 self._idle.append((monotonic(), connection))
         if not is_kept:

@@ -51,14 +51,10 @@ def shake_hands(server: Server, needs: Needs) -> None:
         dialect.is_healthy()
         server.version = dialect.version()
         server.model, card = _base_model(dialect.models())
-        for problem in (
-            _paths(server, needs),
-            _context(card, needs),
-            _tokenizer(server, needs),
-            _processed(server, needs),
-            _base(server, needs),
-        ):
-            if problem is not None:
+        if (problem := _context(card, needs)) is not None:
+            raise refusal(server, problem, needs)
+        for check in (_paths, _tokenizer, _processed, _base):
+            if (problem := check(server, needs)) is not None:
                 raise refusal(server, problem, needs)
     except ServerRefusalError as error:
         hint = " The key is read from the variable GROUPWISE_SERVER_KEY." if error.status in (401, 403) else ""

@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tiny import tiny_tokenizer
 
 from groupwise.rollout.sequences import SequenceState, draw_tokens, new_sequences
 from groupwise.types import Request, Sampling
-from tiny import tiny_tokenizer
 
 
 class FakeServer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer, with_lora
 
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.publish import VersionWriter, expected_logprobs
@@ -18,7 +19,6 @@ from groupwise.rollout.served.pool import Server
 from groupwise.rollout.served.vllm import VllmDialect
 from groupwise.types import Completion, Request, Sampling
 from rollout.served.fake import FakeServer
-from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer, with_lora
 
 TEXT = "the quick brown fox jumps over 3 dogs"
 SAMPLING = Sampling(max_tokens=5, stop_ids=(EOS,))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import EOS, tiny_model, with_lora
 
 from groupwise.errors import ModelError, RolloutError
 from groupwise.policy.packing import CompletionRows
@@ -34,7 +35,6 @@ from rollout.served.served import (
     smallest_model,
     train_a_little,
 )
-from tiny import EOS, tiny_model, with_lora
 
 MODES = ("lora", "weights")
 
