@@ -21,7 +21,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl environments layers lint types format bench docs wheel oldest newest clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl environments layers lint types format bench docs wheel oldest newest servers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -85,6 +85,10 @@ types: $(VENV)/installed-dev  ## mypy, strict on the package, less so on the scr
 format: $(VENV)/installed-dev  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+VLLM ?= bench/.venvs/vllm
+servers: $(VENV)/installed-dev  ## the demo over a real vLLM server, killed in mid-run (VLLM=folder: vLLM's own environment)
+	$(BIN)/python bench/served.py --vllm $(VLLM)
 
 bench: $(VENV)/installed-dev  ## measure every figure that the README prints, on an idle machine (about two hours)
 	$(BIN)/python bench/peers.py

@@ -98,7 +98,8 @@ def make_fleet(recipe: Recipe, *, gpus: str | None, vllm: str | None, host: str 
     program, plan = find_vllm(vllm), plan_of(recipe)
     host = host_of(plan.mode, host)
     key = os.environ.get(KEY)
-    locks, children = ExitStack(), []
+    locks = ExitStack()
+    children: list[Child] = []
     next_port = port or FIRST_PORT
     for gpu in devices(gpus):
         taken = locks.enter_context(held_port(next_port, is_fixed=port is not None and not children))

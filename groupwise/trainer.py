@@ -420,7 +420,7 @@ class GRPOTrainer(TrainerMembers):
             parts.problems,
             self.model,
             own_optimizer,
-            machine(self.model),
+            machine(self.model, self.parts.engine),
             parts.inputs.loss_name,
         )
         outputs = Outputs(

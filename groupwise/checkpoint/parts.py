@@ -48,7 +48,7 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Guards under the names that they have now, and the parts that a run without them, or of an earlier version, lacks."""
+    """Guards under the names that they have now, and the parts that not every run or version has."""
     origin, watched = state["origin"], state["parts"]["guards"]
     recipe = {**origin["recipe"]}
     if "guards" in recipe:

@@ -18,6 +18,8 @@ from groupwise.lifecycle.build import RunParts
 from groupwise.policy.load_model import count_parameters
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.sandbox.backend_choice import sandbox_programs, sandboxes_in_use
+from groupwise.rollout.engine import Engine
+from groupwise.rollout.served.engine import ServedEngine
 from groupwise.train.schedule import Schedule
 
 
@@ -111,9 +113,10 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def machine(model: nn.Module) -> dict[str, Any]:
+def machine(model: nn.Module, engine: Engine) -> dict[str, Any]:
     """What the last bits of a run depend on."""
-    return {**versions(), **hardware(next(model.parameters()).device)}
+    servers = {"servers": engine.capabilities.name} if isinstance(engine, ServedEngine) else {}
+    return {**versions(), **hardware(next(model.parameters()).device), **servers}
 
 
 def recipe_of(

@@ -95,11 +95,11 @@ def start_run(
     callbacks = outputs.callbacks
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
-    collector: Collector | Ahead = SharedCollector(*given, world=learner.world)
+    collector = SharedCollector(*given, world=learner.world)
     ahead: dict[str, Ahead] = {}
     if config.rollout_lag:
         assert isinstance(parts.engine, ServedEngine)
-        ahead["ahead"] = collector = Ahead(collector, parts.engine, schedule, config.rollout_lag)
+        ahead["ahead"] = Ahead(collector, parts.engine, schedule, config.rollout_lag)
     progress = ahead.get("ahead", order)
 
     def go_back(before: int) -> int | None:
@@ -146,5 +146,5 @@ def start_run(
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
     policy_model = parts.policy.policy_model
-    loop = Loop(policy_model, parts.engine, collector, learner, schedule, hooks, callbacks.state)
+    loop = Loop(policy_model, parts.engine, ahead.get("ahead", collector), learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

@@ -330,6 +330,15 @@ _MISMATCH = (
 _COST = (
     Metric("step_time", "s", "The whole step; evaluation and checkpoints not included.", "down"),
     Metric("time/rollout", "s", "Sampling, and loading the new weights into the engine.", "down"),
+    Metric("time/publish", "s", "With servers: writing the new weights until every server holds them.", "down"),
+    Metric("servers/live", "", "Servers that sample.", "up"),
+    Metric("servers/repeats", "", "Requests of the step that failed and were sent again.", "down"),
+    Metric(
+        "servers/probe_gap",
+        "",
+        "Mean exp |difference| of the log-probs of the probe, of the server furthest from the learner; 1 is equal.",
+        "down",
+    ),
     Metric("time/reward", "s", "Waiting for the reward functions (scoring overlaps with sampling).", "down"),
     Metric("time/learn", "s", "Scoring and updating.", "down"),
     Metric("time/other", "s", "The rest of step_time.", "down"),

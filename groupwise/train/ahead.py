@@ -1,8 +1,8 @@
 """Collects later steps while the learner updates: with a lag of k, step s is sampled from the weights after s - 1 - k.
 
-The lag is exact and not a bound. Collections run one after the other in the order of their steps, so that what is drawn,
-and in which order, is that of no lag; no clock decides anything. A checkpoint waits for the collections under way and
-holds them.
+The lag is exact and not a bound. Collections run one after the other in the order of their steps, so that what is
+drawn, and in which order, is that of no lag; no clock decides anything. A checkpoint waits for the collections under
+way and holds them.
 """
 
 from __future__ import annotations

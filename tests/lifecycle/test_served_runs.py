@@ -91,7 +91,7 @@ def test_an_adapter_that_never_arrives_ends_the_run_by_the_probe(tmp_path, monke
     monkeypatch.setattr(VersionWriter, "_write", _always_the_first(VersionWriter._write))
     with servers() as fakes:
         made = run(tmp_path / "run", fakes, server_timeout=1)
-        with pytest.raises(RolloutError, match="as under version 0|from the learner's"):
+        with pytest.raises(RolloutError, match=r"as under version 0|from the learner's"):
             made.train()
     assert len(versions(tmp_path / "run")) <= 1
 
@@ -184,3 +184,11 @@ def test_the_reward_rises_over_servers_and_not_without_learning(tmp_path):
             rise[name] = sum(rewards[-5:]) / 5 - sum(rewards[:5]) / 5
     assert rise["learns"] > 0.5
     assert abs(rise["does not"]) < 0.4
+
+
+def test_trap_28_another_version_of_the_servers_is_announced_when_a_run_goes_on(tmp_path, capsys):
+    with servers() as fakes:
+        run(tmp_path / "run", fakes, {"callbacks": [StopAfter(2)]}, save_steps=1).train()
+        fakes[0].version = "0.33.0"
+        run(tmp_path / "run", fakes, save_steps=1).train(resume_from_checkpoint=True)
+    assert "servers was vLLM 0.32.0 and is now vLLM 0.33.0" in capsys.readouterr().out
