@@ -96,11 +96,10 @@ def start_run(
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
     given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
     collector = SharedCollector(*given, world=learner.world)
-    ahead: dict[str, Ahead] = {}
+    ahead: Ahead | None = None
     if config.rollout_lag:
         assert isinstance(parts.engine, ServedEngine)
-        ahead["ahead"] = Ahead(collector, parts.engine, schedule, config.rollout_lag)
-    progress = ahead.get("ahead", order)
+        ahead = Ahead(collector, parts.engine, schedule, config.rollout_lag)
 
     def go_back(before: int) -> int | None:
         step = roll_back(outputs.folder, learner, before=before)
@@ -109,12 +108,11 @@ def start_run(
 
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
-    totals = Totals(progress, callbacks, parts.policy.policy_model.device)
+    totals = Totals(ahead or order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluators, outputs.evaluate, schedule, callbacks, screen)
     log = LogHook(callbacks, outputs.log, config, evaluation.prefixes or ["eval"])
     best = Best(config, evaluation.of_step)
     named: dict[str, Saveable] = {
-        **ahead,  # first: it waits for the draws that are under way
         "order": order,
         "totals": totals,
         "guards": guards,
@@ -124,7 +122,8 @@ def start_run(
         "best": best,
     }
 
-    servers = [ServersHook(parts.engine, writer)] if isinstance(parts.engine, ServedEngine) else []
+    if ahead is not None:
+        named = {"ahead": ahead, **named}  # first: it waits for the draws that are under way
 
     def state() -> dict[str, Any]:
         return state_of(named, learner)
@@ -132,9 +131,9 @@ def start_run(
     checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin, callbacks.as_json)
     checkpoints = CheckpointHook(checkpoint_writer, best, schedule, guards, callbacks)
     hooks = RunHooks(
-        measuring=[guards, totals, CurriculumHook(order, config, writer), *servers],
+        measuring=[guards, totals, CurriculumHook(order, config, writer), ServersHook(parts.engine, writer)],
         finishing=[
-            CallbackHook(callbacks, schedule, progress),
+            CallbackHook(callbacks, schedule, ahead or order),
             log,
             evaluation,
             FollowBest(best, callbacks),
@@ -146,5 +145,5 @@ def start_run(
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
     policy_model = parts.policy.policy_model
-    loop = Loop(policy_model, parts.engine, ahead.get("ahead", collector), learner, schedule, hooks, callbacks.state)
+    loop = Loop(policy_model, parts.engine, ahead or collector, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

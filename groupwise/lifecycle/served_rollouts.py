@@ -16,6 +16,7 @@ from groupwise.data.prepare import PreparedProblems
 from groupwise.policy.adapter import active_config, has_adapter
 from groupwise.policy.bounds import num_logits
 from groupwise.policy.bundle import PolicyBundle
+from groupwise.rollout.engine import Engine
 from groupwise.rollout.publish import VersionWriter, expected_logprobs, require_servable
 from groupwise.rollout.served.client import Client
 from groupwise.rollout.served.engine import ServedEngine
@@ -106,28 +107,33 @@ def meet_servers(engine: ServedEngine, problems: PreparedProblems, config: Setti
 
 
 class ServersHook(Idle):
-    """Records what happened to the servers in a step."""
+    """Records what happened to the servers in a step; without servers, nothing."""
 
-    def __init__(self, engine: ServedEngine, writer: RunWriter) -> None:
-        self._engine, self._writer, self._repeats = engine, writer, 0
+    def __init__(self, engine: Engine, writer: RunWriter) -> None:
+        self._engine = engine if isinstance(engine, ServedEngine) else None
+        self._writer, self._repeats = writer, 0
 
     def start(self) -> None:
         self._record(0)
 
     def after_step(self, record: StepRecord) -> Mapping[str, Any]:
         self._record(record.step)
-        repeats, self._repeats = self._engine.num_repeats - self._repeats, self._engine.num_repeats
+        if (engine := self._engine) is None:
+            return {}
+        repeats, self._repeats = engine.num_repeats - self._repeats, engine.num_repeats
         return {
-            "servers/live": self._engine.num_live,
+            "servers/live": engine.num_live,
             "servers/repeats": repeats,
-            "servers/probe_gap": self._engine.probe_gap,
-            "time/publish": self._engine.publish_s,
+            "servers/probe_gap": engine.probe_gap,
+            "time/publish": engine.publish_s,
         }
 
     def end(self) -> None:
         self._record(None)
 
     def _record(self, step: int | None) -> None:
+        if self._engine is None:
+            return
         events, self._engine.events[:] = list(self._engine.events), []
         for kind, text in events:
             self._writer.event(kind, step=step, message=text)
