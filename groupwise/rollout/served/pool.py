@@ -88,15 +88,17 @@ class Pool:
         Raises:
             RolloutError: none has come back within the time for servers.
         """
-        deadline = monotonic() + self._server_timeout_s
+        closed, deadline = self._closed, monotonic() + self._server_timeout_s
         start = number % len(self.servers)
         ring = self.servers[start:] + self.servers[:start]
         with self._changed:
             while True:
+                if closed.is_set():
+                    raise RolloutError("The rollout was broken off.")
                 live = [server for server in ring if server.is_live]
                 if fitting := [s for s in live if s not in avoid] or live:
                     return fitting[0]
-                if self._closed.is_set() or not self._changed.wait(deadline - monotonic()):
+                if not self._changed.wait(deadline - monotonic()):
                     raise self.none_left()
 
     def none_left(self) -> RolloutError:

@@ -547,6 +547,14 @@ def test_without_any_server_the_error_names_each(tmp_path, monkeypatch):
             sample(engine, requests())
 
 
+def test_a_rollout_that_is_broken_off_waits_for_nobody(tmp_path):
+    with serving(tmp_path) as (engine, _, (fake,)):
+        fake.stop()
+        threading.Timer(0.3, engine.close).start()
+        with pytest.raises(RolloutError, match="was broken off"):
+            sample(engine, requests(1))
+
+
 def test_nobody_there_is_named_at_the_handshake(tmp_path):
     policy = policy_of("lora")
     with FakeServer(smallest_model()) as fake:
