@@ -60,7 +60,7 @@ def killed_run(arguments: argparse.Namespace, work: Path, server: Server) -> dic
         "rollout_against_learner": [_mismatch(m) for m in metrics],
         "probe_gap": [m["servers/probe_gap"] for m in metrics],
         "repeats": [m["servers/repeats"] for m in metrics],
-        "seconds": {key: [m.get(f"time/{key}") for m in metrics] for key in ("rollout", "learn", "publish", "step")},
+        "seconds": {key: [m.get(f"time/{key}") for m in metrics] for key in ("rollout", "learn", "publish")},
         "events": [{"kind": e["kind"], "step": e.get("step")} for e in events if e["kind"].startswith("server")],
     }
 

@@ -3,7 +3,7 @@
 `FakeServer.fault(path, name, count)` lets the next `count` calls of a path go wrong:
 
     drop      the connection closes without an answer          status    500
-    hang      no answer until the server is closed             late      the answer after half a second
+    hang      no answer until the server is closed             late      the answer after 1.2 s
     empty     completions without tokens                       floor     a log-prob of -9999
     fewer     one completion missing                           long      a token more than was asked for
     stop_id   ends with a token that is no end token           beyond    a token beyond the vocabulary
@@ -121,7 +121,7 @@ class FakeServer:
             self._closed.wait(30)
             raise ConnectionAbortedError
         if fault == "late":
-            time.sleep(0.5)
+            time.sleep(1.2)
         if fault == "status":
             return 500, {"error": {"message": "the engine is dead"}}
         if fault == "ignored":

@@ -241,7 +241,7 @@ def test_trap_13_weights_of_the_whole_model_wait_for_what_samples(tmp_path):
 
 
 def test_trap_14_a_load_that_timed_out_is_not_posted_again(tmp_path):
-    with serving(tmp_path, server_timeout_s=0.6) as (engine, policy, (fake,)):
+    with serving(tmp_path, server_timeout_s=2.0) as (engine, policy, (fake,)):
         fake.fault("/v1/load_lora_adapter", "late")
         train_a_little(policy)
         engine.load_weights(policy, 1)
@@ -252,7 +252,7 @@ def test_trap_14_a_load_that_timed_out_is_not_posted_again(tmp_path):
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/collective_rpc"])
 def test_trap_15_a_success_that_did_nothing_is_not_believed(tmp_path, path):
     mode = "lora" if "lora" in path else "weights"
-    with serving(tmp_path, mode, num=2, server_timeout_s=1.0) as (engine, policy, fakes):
+    with serving(tmp_path, mode, num=2, server_timeout_s=4.0) as (engine, policy, fakes):
         fakes[0].fault(path, "ignored", 1000)
         train_a_little(policy)
         engine.load_weights(policy, 1)
@@ -268,7 +268,7 @@ def test_trap_15_a_success_that_did_nothing_is_not_believed(tmp_path, path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_trap_15_a_server_one_version_behind_fails_the_probe(tmp_path, size, dtype):
     """In bfloat16 a small step is far below the distance of the two precisions; the answer is the one before."""
-    with serving(tmp_path, dtype=dtype, server_timeout_s=0.5, is_learnt=True) as (engine, policy, (fake,)):
+    with serving(tmp_path, dtype=dtype, server_timeout_s=4.0, is_learnt=True) as (engine, policy, (fake,)):
         train_a_little(policy, size, seed=1)
         engine.load_weights(policy, 1)
         fake.fault("/v1/load_lora_adapter", "stale", 1000)
@@ -292,14 +292,14 @@ def test_trap_15_another_model_fails_at_the_handshake(tmp_path):
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/load_lora_adapter"])
 def test_trap_16_a_server_that_hangs_is_left_after_its_time(tmp_path, path):
-    with serving(tmp_path, num=2, request_timeout_s=0.5, server_timeout_s=2.0) as (engine, policy, fakes):
+    with serving(tmp_path, num=2, request_timeout_s=1.5, server_timeout_s=4.0) as (engine, policy, fakes):
         fakes[0].fault(path, "hang", 100)
         start = time.monotonic()
         train_a_little(policy)
         engine.load_weights(policy, 1)
         asked = requests()
         expect_learners_logprobs(policy, sample(engine, asked), asked)
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 25
 
 
 def test_trap_17_an_idle_connection_is_dropped_before_the_server_drops_it(monkeypatch):
@@ -505,7 +505,7 @@ def test_trap_43_44_a_resumed_process_publishes_its_version_under_a_name_of_its_
 
 
 def test_trap_47_an_answer_that_came_too_late_is_not_used(tmp_path):
-    with serving(tmp_path, num=2, request_timeout_s=0.3) as (engine, _, fakes):
+    with serving(tmp_path, num=2, request_timeout_s=0.8) as (engine, _, fakes):
         fakes[0].fault("/v1/completions", "late")
         found = sample(engine, requests())
         assert [len(group) for group in found] == [2] * 4
