@@ -188,6 +188,7 @@ class GRPOTrainer(TrainerMembers):
     def _set_up(self, inputs: RunInputs, callbacks: Sequence[Any], optimizers: tuple[Any, Any]) -> None:
         """Check what needs no model, then build the run."""
         config, problems = inputs.config, inputs.problems
+        inputs.check_combinations()
         warn_of_lengths(config.objective)
         Order(len(problems), config.prompts_per_step)  # a data set too small for a step is an error before any loading
         if optimizers[1] is None:

@@ -83,8 +83,8 @@ train                types errors rounding config algo world chat bridge environ
 checkpoint           types errors ways_out json_values config world data policy runs train checkpoint \
     torch safetensors
 guards               types errors config data policy rollout runs train guards            torch
-lifecycle            types errors ways_out rounding forks json_values config algo world ranks sources chat bridge \
-    environments rewards data tasks policy rollout runs train torch_settings torch_internals checkpoint guards \
+lifecycle            types errors ways_out rounding forks launch json_values config algo world ranks sources chat \
+    bridge environments rewards data tasks policy rollout runs train torch_settings torch_internals checkpoint guards \
     lifecycle                                                        torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \

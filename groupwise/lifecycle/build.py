@@ -30,8 +30,8 @@ from groupwise.lifecycle.evaluate import Evaluator
 from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
-from groupwise.policy.bounds import context_length
 from groupwise.lifecycle.served_rollouts import make_served_engine, meet_servers
+from groupwise.policy.bounds import context_length
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
@@ -51,10 +51,10 @@ from groupwise.rollout.engine import Engine
 from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
+from groupwise.rollout.served.served_engine import ServedEngine
 from groupwise.rollout.spread import SpreadEngine
 from groupwise.train.episodes import EpisodeSampler
 from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
-from groupwise.rollout.served.engine import ServedEngine
 from groupwise.train.learner import Learner
 from groupwise.train.optim import check_own_optimizer, make_optimizer, make_scheduler
 from groupwise.train.overlong import with_overlong_penalty

@@ -19,7 +19,7 @@ from groupwise.policy.load_model import count_parameters
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.sandbox.backend_choice import sandbox_programs, sandboxes_in_use
 from groupwise.rollout.engine import Engine
-from groupwise.rollout.served.engine import ServedEngine
+from groupwise.rollout.served.served_engine import ServedEngine
 from groupwise.train.schedule import Schedule
 
 

@@ -19,6 +19,7 @@ from groupwise.data.problems import Problems
 from groupwise.environments.load import load_environment
 from groupwise.environments.pool import EnvironmentPool
 from groupwise.errors import ConfigError, RunError
+from groupwise.launch import world_size
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.environment_reward import EnvironmentReward
@@ -90,6 +91,15 @@ class RunInputs:
         """
         self.check_held_out(RewardScorer(self.rewards, self.problems.column_names))
         Order(len(self.problems), self.config.prompts_per_step)
+        self.check_combinations()
+
+    def check_combinations(self) -> None:
+        """Raise `ConfigError` for what does not work together yet."""
+        if world_size() > 1 and (self.config.servers or self.environment is not None):
+            what = "servers" if self.config.servers else "an environment"
+            raise ConfigError(f"{world_size()} ranks and {what} do not work together yet. Start one process.")
+        if self.config.rollout_lag and self.environment is not None:
+            raise ConfigError("rollout_lag and an environment do not work together yet. Leave one of them out.")
 
     def check_held_out(self, scorer: RewardScorer) -> None:
         """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""

@@ -25,13 +25,12 @@ from groupwise.lifecycle.record import LogHook, RecordHook
 from groupwise.lifecycle.served_rollouts import ServersHook
 from groupwise.lifecycle.totals import Totals
 from groupwise.policy.save import ModelWriter
-from groupwise.rollout.served.engine import ServedEngine
+from groupwise.rollout.served.served_engine import ServedEngine
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.train.ahead import Ahead
-from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.loop import Loop
 from groupwise.train.schedule import Schedule

@@ -19,10 +19,10 @@ from groupwise.policy.bundle import PolicyBundle
 from groupwise.rollout.engine import Engine
 from groupwise.rollout.publish import VersionWriter, expected_logprobs, require_servable
 from groupwise.rollout.served.client import Client
-from groupwise.rollout.served.engine import ServedEngine
 from groupwise.rollout.served.flags import ServerPlan
 from groupwise.rollout.served.handshake import Needs
-from groupwise.rollout.served.pool import Server
+from groupwise.rollout.served.served_engine import ServedEngine
+from groupwise.rollout.served.server_pool import Server
 from groupwise.rollout.served.version_probe import NUM_TOKENS
 from groupwise.rollout.served.vllm import VllmDialect
 from groupwise.runs.writer import RunWriter

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groupwise import GRPOConfig
 from groupwise.errors import ConfigError, RankError, RewardError
 from groupwise.launch import is_leader, local_rank, rank, world_size
 from groupwise.lifecycle.follow import compare_settings
+from groupwise.lifecycle.inputs import RunInputs
 from groupwise.ranks import this_world
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.rollout.spread import LOAD, SAMPLE, SpreadEngine, cut, sample_share
@@ -147,3 +149,24 @@ def test_a_size_without_an_address_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"Found WORLD_SIZE=2 in the environment and no RANK.* with torchrun"):
         this_world()
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "size", "words"),
+    [
+        ({"servers": ["http://localhost:8000"]}, None, "2", "2 ranks and servers do not work together yet"),
+        ({}, object(), "4", "4 ranks and an environment do not work together yet"),
+        (
+            {"servers": ["http://localhost:8000"], "rollout_lag": 1, "objective": {"mismatch": "token_truncate"}},
+            object(),
+            "1",
+            "rollout_lag and an environment do not work together yet",
+        ),
+    ],
+)
+def test_what_does_not_work_together_yet_is_refused(monkeypatch, settings, environment, size, words):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    config = GRPOConfig(output_dir="unused", **settings).settings
+    inputs = RunInputs(config, None, None, [], environment=environment)
+    with pytest.raises(ConfigError, match=words):
+        inputs.check_combinations()

@@ -12,7 +12,7 @@ from typing import Any
 
 from groupwise.errors import RolloutError
 from groupwise.rollout.served.client import ServerFailureError, ServerRefusalError
-from groupwise.rollout.served.pool import Server
+from groupwise.rollout.served.server_pool import Server
 from groupwise.rollout.served.version_probe import LARGEST_GAP, gap
 
 _NEEDED_PATHS = {"lora": ("/v1/load_lora_adapter",), "weights": ("/collective_rpc",)}

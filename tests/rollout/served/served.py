@@ -13,9 +13,9 @@ from tiny import EOS, VOCABULARY, tiny_model, tiny_tokenizer, with_lora
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.publish import VersionWriter, expected_logprobs
 from groupwise.rollout.served.client import Client
-from groupwise.rollout.served.engine import ServedEngine
 from groupwise.rollout.served.handshake import Needs
-from groupwise.rollout.served.pool import Server
+from groupwise.rollout.served.served_engine import ServedEngine
+from groupwise.rollout.served.server_pool import Server
 from groupwise.rollout.served.vllm import VllmDialect
 from groupwise.types import Completion, Request, Sampling
 from rollout.served.fake import FakeServer

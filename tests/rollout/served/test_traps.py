@@ -21,7 +21,7 @@ from groupwise.policy.policy_model import Scoring
 from groupwise.rollout.plain import PlainEngine
 from groupwise.rollout.publish import require_servable, why_not_served
 from groupwise.rollout.served.client import Client, ServerFailureError, ServerTimeoutError
-from groupwise.rollout.served.engine import seed_of
+from groupwise.rollout.served.served_engine import seed_of
 from groupwise.types import Sampling
 from rollout.served.fake import FakeServer
 from rollout.served.served import (
@@ -352,7 +352,7 @@ def test_trap_18_19_20_21_a_wrong_answer_is_asked_for_again_and_never_used(tmp_p
 
 @pytest.mark.parametrize("fault", WRONG_ANSWERS)
 def test_trap_18_a_group_that_no_server_gives_whole_ends_the_rollout(tmp_path, fault, monkeypatch):
-    monkeypatch.setattr("groupwise.rollout.served.engine.sleep", lambda seconds: None)
+    monkeypatch.setattr("groupwise.rollout.served.served_engine.sleep", lambda seconds: None)
     with serving(tmp_path, server_timeout_s=1.0) as (engine, _, (fake,)):
         fake.fault("/v1/completions", fault, 1000)
         with pytest.raises(RolloutError, match=WRONG_ANSWERS[fault]):
@@ -360,7 +360,7 @@ def test_trap_18_a_group_that_no_server_gives_whole_ends_the_rollout(tmp_path, f
 
 
 def test_trap_20_a_servers_own_end_tokens_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("groupwise.rollout.served.engine.sleep", lambda seconds: None)
+    monkeypatch.setattr("groupwise.rollout.served.served_engine.sleep", lambda seconds: None)
     asked = requests(6, 4, sampling=replace(SAMPLING, max_tokens=30))
     wanted = pytest.raises(RolloutError, match=r"ended with token 13 .*--generation-config vllm")
     with serving(tmp_path, extra_stop_id=13, server_timeout_s=1.0) as (engine, _, __), wanted:
@@ -529,7 +529,7 @@ def test_a_server_that_goes_down_and_comes_back_joins_again(tmp_path):
 
 
 def test_with_one_server_a_rollout_waits_for_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("groupwise.rollout.served.engine.sleep", lambda seconds: None)
+    monkeypatch.setattr("groupwise.rollout.served.served_engine.sleep", lambda seconds: None)
     with serving(tmp_path, is_learnt=True) as (engine, policy, (fake,)):
         port = fake.stop()
         fake.restart()
@@ -539,7 +539,7 @@ def test_with_one_server_a_rollout_waits_for_it(tmp_path, monkeypatch):
 
 
 def test_without_any_server_the_error_names_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("groupwise.rollout.served.engine.sleep", lambda seconds: None)
+    monkeypatch.setattr("groupwise.rollout.served.served_engine.sleep", lambda seconds: None)
     with serving(tmp_path, num=2, server_timeout_s=0.5) as (engine, _, fakes):
         for fake in fakes:
             fake.stop()

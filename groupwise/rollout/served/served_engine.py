@@ -26,8 +26,8 @@ from groupwise.rollout.served.client import (
     ServerTimeoutError,
 )
 from groupwise.rollout.served.handshake import Needs, check_slots, refusal, shake_hands
-from groupwise.rollout.served.pool import CHECK_S, IN_A_ROW, Pool, Server
 from groupwise.rollout.served.published import Published, Publisher
+from groupwise.rollout.served.server_pool import CHECK_S, IN_A_ROW, Pool, Server
 from groupwise.rollout.served.version_probe import FLOAT32_GAP, ProbeAnswer, disagreement, why_wrong
 from groupwise.types import Completion, Request
 
@@ -200,7 +200,7 @@ class ServedEngine:
         raise RolloutError(f"No server has sampled {request.label} in {len(errors)} attempts. {'; '.join(errors)}.")
 
     def _ask(self, server: Server, request: Request, published: Published) -> list[Completion]:
-        max_tokens, seed = request.sampling.max_tokens, seed_of(request.seed)
+        max_tokens, seed = request.limit, seed_of(request.seed)
         name = published.name if self._is_lora else server.model
         for has_loaded in (False, True):
             try:
