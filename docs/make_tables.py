@@ -9,6 +9,7 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of a page 
 from __future__ import annotations
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -182,6 +183,8 @@ def value(found: Any) -> str:
         return {None: "null", True: "true", False: "false"}[found]
     if isinstance(found, tuple):
         found = list(found)
+    if isinstance(found, str) and not found.isprintable():
+        found = json.dumps(found)
     return f"`{found:g}`" if isinstance(found, float) else f"`{found}`"
 
 

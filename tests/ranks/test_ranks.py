@@ -14,7 +14,7 @@ from tests.ranks.launching import Launch, Launched, launch_all
 
 pytestmark = pytest.mark.slow
 
-DYNAMIC = {"is_sparse": True, "dynamic_sampling": True, "num_minibatches": 1}
+DYNAMIC = {"seed": 5, "is_sparse": True, "dynamic_sampling": True, "num_minibatches": 1}
 LONG_AND_SHORT = {"max_completion_length": 48, "num_minibatches": 1, "num_iterations": 1, "micro_batch_tokens": 60}
 FEW_ROWS = {"prompts_per_step": 1, "num_generations": 2, "num_minibatches": 1, "micro_batch_tokens": 4096}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
