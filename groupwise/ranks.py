@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -37,7 +38,7 @@ class Ranks(World):
 
     def __init__(self, rank: int, size: int, control: Any, data: Any, heartbeat: Heartbeat) -> None:
         self.rank, self.size = rank, size
-        self.is_leading = self._is_broken = False
+        self.is_leading = self.is_broken = False
         self._control, self._data, self._heartbeat = control, data, heartbeat
         self.num_bytes_shared = 0
         """Bytes of the objects that rank 0 has shared."""
@@ -46,7 +47,7 @@ class Ranks(World):
         blob = pickle.dumps(value, pickle.HIGHEST_PROTOCOL) if self.is_leader else b""
         self.num_bytes_shared += len(blob)
         length = torch.tensor([len(blob)])
-        with self._collective(what):
+        with self.collective(what):
             dist.broadcast(length, 0, group=self._control)
             buffer = torch.frombuffer(bytearray(blob or int(length)), dtype=torch.uint8)
             dist.broadcast(buffer, 0, group=self._control)
@@ -54,14 +55,14 @@ class Ranks(World):
 
     def gather(self, value: T, what: str) -> list[T]:
         values: list[Any] = [None] * self.size
-        with self._collective(what):
+        with self.collective(what):
             dist.all_gather_object(values, value, group=self._control)
         return values
 
     def sum_(self, tensors: Sequence[Tensor], what: str) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            with self._collective(what):
+            with self.collective(what):
                 dist.all_reduce(flat, group=self._group_of(flat))
             for tensor, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 tensor.copy_(summed.view_as(tensor))
@@ -69,7 +70,7 @@ class Ranks(World):
     def share_tensors(self, tensors: Sequence[Tensor], what: str) -> None:
         for tensor in tensors:
             whole = tensor.contiguous()
-            with self._collective(what):
+            with self.collective(what):
                 dist.broadcast(whole, 0, group=self._group_of(whole))
             if whole is not tensor:
                 tensor.copy_(whole)
@@ -84,7 +85,7 @@ class Ranks(World):
             with self._heartbeat.lockstep(what):
                 yield
         except BaseException as error:  # the others are in the middle of it, and no order reaches them
-            self._is_broken = True
+            self.is_broken = True
             self._heartbeat.report(error)
             raise
 
@@ -93,7 +94,7 @@ class Ranks(World):
         try:
             result = call()
         except BaseException as error:
-            if self._is_broken:
+            if self.is_broken:
                 raise
             self.order("end", Ended(None, _sent(error, RankError(f"Rank 0: {type(error).__name__}: {error}")), after()))
             raise
@@ -106,6 +107,10 @@ class Ranks(World):
         name, payload = self.share(("", None), "the next order of rank 0")
         return name, payload
 
+    def mesh(self, device: torch.device) -> Any:
+        group = self._data if device.type == "cuda" else self._control
+        return DeviceMesh.from_group(group, device.type)
+
     def on_missed(self, call: Callable[[str], None]) -> None:
         self._heartbeat.on_missed = call
 
@@ -113,12 +118,12 @@ class Ranks(World):
         return self._data if tensor.is_cuda else self._control
 
     @contextmanager
-    def _collective(self, what: str) -> Iterator[None]:
+    def collective(self, what: str) -> Iterator[None]:
         try:
             with self._heartbeat.waiting(what):
                 yield
         except RuntimeError as error:  # a connection that broke: torch has no narrower class for gloo's
-            self._is_broken = True
+            self.is_broken = True
             raise RankError(self._why_lost(what, error)) from error
 
     def _why_lost(self, what: str, error: RuntimeError) -> str:

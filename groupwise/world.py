@@ -28,6 +28,8 @@ class World:
     size = 1
     is_leading = False
     """Whether rank 0 is inside a call that the other ranks follow."""
+    is_broken = False
+    """Whether another rank is missed, so that no order reaches it any more."""
 
     @property
     def is_leader(self) -> bool:
@@ -57,6 +59,15 @@ class World:
         """On another rank: the name of the next order of rank 0, and what comes with it."""
         raise AssertionError("one rank alone has nobody to follow")
 
+    def mesh(self, device: torch.device) -> Any:
+        """The ranks as a `DeviceMesh` of one dimension, over which weights are sharded."""
+        raise AssertionError("one rank alone has nobody to share weights with")
+
+    @contextmanager
+    def collective(self, what: str) -> Iterator[None]:
+        """Inside, this rank waits for `what` of the other ranks, by a call that is not one of these."""
+        yield
+
     @contextmanager
     def lockstep(self, what: str) -> Iterator[None]:
         """Inside, this rank waits for nothing but the other ranks, so one that does not compute hangs."""
@@ -74,19 +85,23 @@ class Ended:
         self.result, self.error, self.state = result, error, state
 
 
-def portion(costs: Sequence[float], world: World) -> list[int]:
-    """Numbers of the pieces of work that this rank does, in ascending order.
+def portions(costs: Sequence[float], size: int) -> list[list[int]]:
+    """For each rank the numbers of the pieces of work that it does, in ascending order.
 
     Every rank finds the same division: the costliest piece first, each to the rank with the least to do.
     """
-    loads = [(0.0, rank) for rank in range(world.size)]
-    mine = []
+    loads = [(0.0, rank) for rank in range(size)]
+    found: list[list[int]] = [[] for _ in range(size)]
     for piece in sorted(range(len(costs)), key=lambda piece: (-costs[piece], piece)):
         load, rank = heapq.heappop(loads)
         heapq.heappush(loads, (load + costs[piece], rank))
-        if rank == world.rank:
-            mine.append(piece)
-    return sorted(mine)
+        found[rank].append(piece)
+    return [sorted(pieces) for pieces in found]
+
+
+def portion(costs: Sequence[float], world: World) -> list[int]:
+    """Numbers of the pieces of work that this rank does; see `portions`."""
+    return portions(costs, world.size)[world.rank]
 
 
 def pick_device(*, use_cpu: bool = False) -> torch.device:

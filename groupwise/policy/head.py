@@ -67,6 +67,10 @@ class LMHead:
         if self._weight32 is not None and pack and self._packed is None and can_pack(self._weight32):
             self._packed = reorder_linear_weight(self._weight32, 16)
 
+    def borrow(self, other: LMHead) -> None:
+        """Read the weights of another head of the same model in place of own copies."""
+        self._weight_low, self._weight32, self._panels = other._weight_low, other._weight32, other._panels
+
     def tensors(self) -> list[Tensor]:
         """Tensors that `logits` reads."""
         return [t for t in (self._weight_low, self._weight32, self.bias_V) if t is not None]

@@ -19,6 +19,7 @@ from groupwise.policy.head import token_logprobs
 from groupwise.policy.logits_processor import logits_processor
 from groupwise.policy.packing import CompletionRows, Pack
 from groupwise.policy.quantized import quantization_of
+from groupwise.policy.sharded_weights import ShardedWeights
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class PolicyModel:
         self.dtype = dtype
         self.fused = fused
         self.why_plain = why_plain
+        self.sharded: ShardedWeights | None = None
+        """The trained weights in shards over the ranks; None where each rank has them whole."""
         self.is_float32 = dtype == torch.float32 and quantization_of(model) is None
         """Whether every product is one of float32 numbers, so that engine and learner differ by rounding alone."""
 
@@ -70,6 +73,10 @@ class PolicyModel:
                 yield plain_scores(self.model, self.dtype, rows, scoring)
             return
         pack = Pack(rows, self.fused.device)
+        if self.sharded is not None and torch.is_grad_enabled():
+            with self.sharded.using(pack) as call:
+                yield TokenScores(*call(_packed_tensors, pack, rows, scoring))
+            return
         with self.fused.using(pack):
             yield packed_scores(self.fused, pack, rows, scoring)
 
@@ -85,6 +92,12 @@ class PolicyModel:
         context = self.fused.adapters_off() if self.fused is not None else self.model.disable_adapter()  # type: ignore[operator]
         with context:
             yield
+
+
+def _packed_tensors(fused: FusedModel, pack: Pack, rows: CompletionRows, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """`packed_scores` in the form that FSDP finds tensors in."""
+    scores = packed_scores(fused, pack, rows, scoring)
+    return scores.logprob_NT, scores.entropy_NT
 
 
 def packed_scores(fused: FusedModel, pack: Pack, rows: CompletionRows, scoring: Scoring) -> TokenScores:
