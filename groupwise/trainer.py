@@ -56,6 +56,7 @@ from groupwise.lifecycle.inputs import (
 )
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
+from groupwise.lifecycle.sharding import check_sharding
 from groupwise.lifecycle.signals import Interrupted, finish_step_first, stopped_by_the_leader
 from groupwise.notes import shown_by
 from groupwise.policy.adapter import active_config, require_trainable_adapter
@@ -195,6 +196,7 @@ class GRPOTrainer(TrainerMembers):
             check_schedule(config, Schedule(config, len(problems), None).num_updates)
         scorer = make_scorer(inputs)
         check_parts(config, scorer.functions, problems, inputs.held_out.values())
+        check_sharding(config, self.world, inputs.model, optimizers)
         self.trackers = open_trackers(config.report_to, self._on_tracker_failure)
         self._optimizers = optimizers
         self.parts: RunParts = build(inputs, scorer)
@@ -289,7 +291,8 @@ class GRPOTrainer(TrainerMembers):
         overwrite = overwrite or (self.args.overwrite_output_dir and not resume_from_checkpoint)
         if not overwrite and not resume_from_checkpoint:
             run_folder.require_free(run_folder.RunFolder(self.output_dir))
-        model_writer = require_trainable(self.model, self.processing_class)  # a script may have changed it since
+        is_sharded = self.parts.policy.policy_model.sharded is not None
+        model_writer = require_trainable(self.model, self.processing_class, is_sharded=is_sharded)  # may have changed
         warn_of_dropout(self.model)
         self.parts.policy.policy_model.refresh()
         self._callbacks.begin_run()

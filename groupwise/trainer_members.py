@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from groupwise.algo import Objective
 from groupwise.algo.masks import off_policy_keep, top_entropy_keep
 from groupwise.algo.ratio import make_terms
+from groupwise.checkpoint.whole import whole_model
 from groupwise.config import GRPOConfig
 from groupwise.config.compat.trainer_names import CALLED, KEPT, MEMBERS, check_override, keyword_note, why_no_member
 from groupwise.errors import ConfigError
@@ -354,7 +355,8 @@ class TrainerMembers:
         from groupwise.policy.save import save_merged, save_policy
 
         save = save_merged if merge else save_policy
-        return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
+        with whole_model(self.parts.policy.policy_model):
+            return save(self.model, self.processing_class, Path(output_dir) if output_dir else self.output_dir)
 
     @by_leader
     def create_model_card(

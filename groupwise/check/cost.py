@@ -102,7 +102,7 @@ def mismatch_limit(run: RunParts) -> float | None:
 
 def _learner_at_rest(run: RunParts, schedule: Schedule) -> Learner:
     """The run's own learner and optimizer, whose steps have length 0."""
-    optimizer, _ = make_optimizer(replaced(run.config, learning_rate=0.0), run.policy.model)
+    optimizer, _ = make_optimizer(replaced(run.config, learning_rate=0.0), run.policy.policy_model)
     learner, _ = make_learner(run, schedule, (optimizer, LambdaLR(optimizer, lambda update: 1.0)))
     return learner
 

@@ -10,6 +10,7 @@ from typing import Any
 from groupwise.checkpoint.exact import ExactState
 from groupwise.checkpoint.fingerprint import Origin
 from groupwise.checkpoint.store import num_bytes_of, save_checkpoint
+from groupwise.checkpoint.whole import whole_learner
 from groupwise.policy.save import ModelWriter
 from groupwise.runs.disk import free_bytes
 from groupwise.runs.reserve import Reserve
@@ -62,7 +63,8 @@ class CheckpointWriter:
         self.reserve.release()
         whole = {**state, "origin": self.origin}
         text = self._trainer_state(step, state["parts"]["callbacks"])
-        path = save_checkpoint(self.folder, step, self.learner, self.model_writer, whole, text, keep=keep, best=best)
+        with whole_learner(self.learner):
+            path = save_checkpoint(self.folder, step, self.learner, self.model_writer, whole, text, keep=keep, best=best)
         self.hold_room()
         where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
         self.records.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))

@@ -88,7 +88,7 @@ class CheckpointHook(Idle):
         path = self.writer.folder.checkpoint_of(step)
         try:
             check(path)
-            load_weights(path, self.writer.learner.policy_model.model)
+            load_weights(path, self.writer.learner.policy_model)
             text = (
                 f"The model has the weights of step {step}, whose {self.best.metric} of {self.best.value:g} was best."
             )

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from groupwise.checkpoint.store import STATE, load_weights, num_bytes_of, read_state, write_model
-from groupwise.errors import RunError
+from groupwise.errors import ConfigError, RunError
 from groupwise.policy.save import ModelWriter
 from groupwise.runs import disk, manifest, schema_1
 from groupwise.runs.folder import SET_ASIDE, RunFolder, checkpoint_name
@@ -21,6 +21,11 @@ def move_to_today(folder: RunFolder, learner: Learner, model_writer: ModelWriter
     """
     if not schema_1.is_run(folder.path):
         return False
+    if learner.policy_model.sharded is not None:
+        raise ConfigError(
+            f'The run in "{folder.path}" has the files of an older version, which are read into whole weights. Resume '
+            "it once with shard: none, on one rank."
+        )
     for step, old in schema_1.checkpoints(folder.path).items():
         _move_checkpoint(old, folder.checkpoint_of(step), learner, model_writer)
     for step, aside in schema_1.set_aside(folder.path).items():
@@ -40,7 +45,7 @@ def _move_checkpoint(old: Path, new: Path, learner: Learner, model_writer: Model
     except RunError:
         old.rename(new)  # a damaged one stays damaged, and resuming names the damage
         return
-    load_weights(old, learner.policy_model.model)
+    load_weights(old, learner.policy_model)
     with disk.whole_folder(new, num_bytes_of(learner, model_writer)) as scratch:
         write_model(scratch, learner.policy_model.model, model_writer, state)
         for name in ("optimizer.safetensors", "reference.safetensors"):

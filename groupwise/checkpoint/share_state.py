@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupwise.checkpoint.share_shards import share_shards
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.checkpoint.store import learner_tensors, trained_weights
 from groupwise.policy.adapter import named_trained
@@ -24,7 +25,10 @@ def share_state(learner: Learner, world: World) -> None:
         return
     with world.lockstep("taking the state of rank 0"):
         world.order(TAKE)
-        _share(learner, world)
+        if learner.policy_model.sharded is None:
+            _share(learner, world)
+        else:
+            share_shards(learner, learner.policy_model.sharded, world)
 
 
 def _share(learner: Learner, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Plain = Any
 """What JSON holds. A container is an object of one key that names its kind; a tensor is named by its place."""
@@ -16,7 +17,7 @@ def split(value: Any, tensors: dict[str, Tensor], place: str = "") -> Plain:
     Raises:
         TypeError: something is neither a plain tensor nor a plain value.
     """
-    if type(value) in (Tensor, nn.Parameter):  # a subclass carries more than its numbers
+    if type(value) in (Tensor, nn.Parameter, DTensor):  # another subclass carries more than its numbers
         tensors[place] = value.detach()
         return {"tensor": place}
     if value is None or isinstance(value, bool | int | float | str):

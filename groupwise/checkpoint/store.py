@@ -16,6 +16,7 @@ from groupwise.checkpoint.parts import upgraded
 from groupwise.checkpoint.state_tree import join, split
 from groupwise.errors import ConfigError, GroupwiseError, RunError, words_of
 from groupwise.policy.adapter import named_trained
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.save import ModelWriter, stored_tensors
 from groupwise.runs import disk, manifest
 from groupwise.runs.folder import RunFolder
@@ -116,10 +117,13 @@ def restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 
 def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
     assert isinstance(state["parts"], dict), "a checkpoint has parts"
-    load_weights(path, learner.policy_model.model)
+    load_weights(path, learner.policy_model)
     folder = state_folder(path)
     moments = {name: t.clone() for name, t in load_file(folder / "optimizer.safetensors").items()}  # not file pages
-    learner.optimizer.load_state_dict(join(state["optimizer"], moments))
+    if (sharded := learner.policy_model.sharded) is not None:
+        sharded.loaded_state = state["optimizer"], moments
+    else:
+        learner.optimizer.load_state_dict(join(state["optimizer"], moments))
     learner.scheduler.load_state_dict(join(state["scheduler"], {}))
     learner.load_state_dict(state["learner"])
     if learner.reference is not None and (folder / "reference.safetensors").is_file():
@@ -127,13 +131,13 @@ def _restore(path: Path, state: Mapping[str, Any], learner: Learner) -> None:
 
 
 @torch.no_grad()
-def load_weights(path: Path, model: nn.Module) -> None:
-    """The trained weights of a checkpoint.
+def load_weights(path: Path, policy_model: PolicyModel) -> None:
+    """The trained weights of a checkpoint; where they are in shards, `share_state` brings them there.
 
     Raises:
         RunError: they are another model's.
     """
-    saved = _saved_weights(path)
+    saved, model = _saved_weights(path), policy_model.model
     trained = named_trained(model)
     unknown = sorted(set(saved) - set(trained)) + sorted(
         name for name in saved.keys() & trained.keys() if saved[name].shape != trained[name].shape
@@ -144,6 +148,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
             f'The checkpoint "{path}" belongs to another model or adapter ({detail}). Resume with the recipe it was '
             "made with."
         )
+    if policy_model.sharded is not None:
+        policy_model.sharded.loaded = saved
+        return
     for name, tensor in saved.items():
         trained[name].copy_(tensor)
 

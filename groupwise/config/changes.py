@@ -39,7 +39,7 @@ ROUNDING = frozenset(
     {
         *("micro_batch_tokens", "max_concurrent_completions", "gradient_checkpointing"),
         *("servers", "server_kind", "sync"),
-        *("engine", "attn_implementation", "use_cpu"),
+        *("engine", "attn_implementation", "use_cpu", "shard"),
     }
 )
 """Keys that change in what order sums are added up, and so the last bits, but nothing that is computed."""

@@ -29,6 +29,7 @@ def check_together(config: Settings, problems: Mistakes) -> tuple[str, ...]:
         _coefficients,
         _plain_values,
         _best,
+        _sharding,
         check_curriculum,
         check_servers,
     ):
@@ -164,6 +165,32 @@ def _without_effect(config: Settings) -> tuple[str, ...]:
 def _best(config: Settings, problems: Mistakes) -> None:
     if config.load_best_model_at_end and config.eval_strategy == "no":
         problems.add("load_best_model_at_end needs evaluations to find the best by: set eval_steps.")
+
+
+def _sharding(config: Settings, problems: Mistakes) -> None:
+    """What cannot work on shards of the weights."""
+    if config.shard == "none":
+        return
+    if config.engine == "transformers":
+        problems.add(
+            "shard: full needs the fast path, whose passes read the whole weights that the ranks sample with, and "
+            "engine: transformers turns it off. Use engine: auto, or shard: none."
+        )
+    if config.optim in ("adafactor", "adamw_8bit"):
+        problems.add(
+            f"optim {config.optim} looks at whole matrices or blocks of them, and shard: full leaves each rank a part. "
+            "Use adamw, adamw_fused or sgd."
+        )
+    if config.sync_ref_model:
+        problems.add(
+            "sync_ref_model mixes whole float32 weights, which no rank holds under shard: full. Leave it out, or use "
+            "shard: none."
+        )
+    if "quantization_config" in config.model_init_kwargs:
+        problems.add(
+            "shard: full cannot cut quantized weights, which are frozen: their adapter is small and every rank holds "
+            "it. Use shard: none."
+        )
 
 
 def _plain_values(config: Settings, problems: Mistakes) -> None:

@@ -345,6 +345,9 @@ class ModelFields(Section):
     """Attention of the plain path, by its name in transformers ("eager", "sdpa", ...); null takes its default."""
     trust_remote_code: bool = False
     """Whether code that comes with a model is run."""
+    shard: Literal["none", "full"] = "none"
+    """What several ranks divide among them: nothing, so that each holds everything, or the float32 weights, gradients
+    and optimizer state of a full fine-tuning (scale.md)."""
     use_cpu: bool = False
     """Whether to stay on the CPU although the machine has a GPU."""
     model_init_kwargs: dict[str, Any] = {}

@@ -32,6 +32,7 @@ from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.lifecycle.served_rollouts import make_served_engine, meet_servers
 from groupwise.policy.bounds import context_length
+from groupwise.lifecycle.sharding import shard
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
@@ -153,6 +154,7 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     if world.is_leader:  # the other ranks score nothing
         scorer.load()
     policy = make_policy(model, name, tokenizer, inputs.config)
+    shard(policy.policy_model, inputs.config, world)
     engine = make_engine(policy, inputs.config)
     spread = SpreadEngine(engine, world) if world.size > 1 and world.is_leader else engine
     parts = RunParts.of(inputs, policy, spread, scorer)
@@ -183,13 +185,14 @@ def _signal_of(config: Settings) -> SignalOf:
     return "any_function" if config.objective.combine == "normalise_each" else "sum"
 
 
-def require_trainable(model: nn.Module, tokenizer: Any) -> ModelWriter:
-    """Hold what is trained in float32; the writer of its files, which has tried to save it.
+def require_trainable(model: nn.Module, tokenizer: Any, *, is_sharded: bool = False) -> ModelWriter:
+    """Hold what is trained in float32, unless shards do; the writer of its files, which has tried to save it.
 
     Raises:
         ModelError: nothing is trained, or it cannot be saved.
     """
-    hold_trained_weights_in_float32(model)
+    if not is_sharded:
+        hold_trained_weights_in_float32(model)
     return ModelWriter(model, tokenizer)
 
 
@@ -306,7 +309,7 @@ def make_learner(
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:
-        optimizer, name = make_optimizer(config, policy.model)
+        optimizer, name = make_optimizer(config, policy.policy_model)
     else:
         check_own_optimizer(optimizer, policy.model)
     scheduler = scheduler or make_scheduler(config, optimizer, schedule.num_updates)

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from groupwise.checkpoint.share_state import TAKE, share_state
+from groupwise.checkpoint.whole import GATHER, follow_gathering
 from groupwise.errors import RankError
 from groupwise.lifecycle.build import RunParts, make_learner
 from groupwise.rollout.spread import LOAD, SAMPLE, sample_share, with_decode
@@ -35,6 +36,7 @@ class Follower:
             LOAD: self._load,
             SAMPLE: self._sample,
             LEARN: self._learn,
+            GATHER: self._gather,
         }
 
     def follow(self) -> Ended:
@@ -69,6 +71,9 @@ class Follower:
         learn(self._trained(), groups)
         assert self._schedule is not None
         self._schedule.sync_reference(step)
+
+    def _gather(self, with_optimizer: bool) -> None:
+        follow_gathering(self._parts.policy.policy_model, self._trained() if with_optimizer else None)
 
     def _trained(self) -> Learner:
         assert self._learner is not None, "training has begun"

@@ -60,6 +60,13 @@ class PolicyModel:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def optimized(self) -> list[Tensor]:
+        """What an optimizer moves: the trained parameters, or this rank's shards of them."""
+        if self.sharded is not None:
+            return list(self.sharded.masters.values())
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     def refresh(self) -> None:
         """Read weights that have changed."""
         if self.fused is not None:

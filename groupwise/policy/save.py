@@ -44,7 +44,8 @@ class ModelWriter:
     def num_bytes(self) -> int:
         """Of the weights; the other files are small."""
         weights = named_trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())
-        return sum(p.numel() * p.element_size() for p in weights.values()) + sum(map(len, self._files.values()))
+        sizes = [p.numel() * (4 if p.requires_grad else p.element_size()) for p in weights.values()]
+        return sum(sizes) + sum(map(len, self._files.values()))
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write them; returns trained parameter -> its key, of all whose exact values the weight files hold.

@@ -8,7 +8,7 @@ products read the whole weights and whose gradients go to the shards; passes wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,8 @@ class ShardedWeights:
         """Trained parameter -> its float32 values, a shard on each rank."""
         self.loaded: dict[str, Tensor] = {}
         """Trained parameter -> whole values that rank 0 has read and that the shards do not hold yet."""
+        self.loaded_state: tuple[Any, dict[str, Tensor]] | None = None
+        """The optimizer's state that rank 0 has read: its plain part and its whole tensors."""
         self._seeds = _lower(whole)
         self._require_ties()
 
@@ -87,6 +89,19 @@ class ShardedWeights:
             dist.all_gather_single(whole, padded, group=mesh.get_group())
         return whole[: shard.shape[0]]
 
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of the gradients, over the shards of all ranks."""
+        shards = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        square = nn.utils.get_total_norm(shards).square()
+        self.world.sum_([square], "the norm of the gradients")
+        return square.sqrt()
+
+    def odd_gradients(self) -> tuple[list[str], int]:
+        """Names of the weights whose gradient is not finite on some rank, and how many are trained."""
+        mine = [name for name, p in self.masters.items() if not bool(p.grad.to_local().isfinite().all())]  # type: ignore[union-attr]
+        odd = {name for names in self.world.gather(mine, "the gradients that are not finite") for name in names}
+        return [name for name in self.masters if name in odd], len(self.masters)
+
     @torch.no_grad()
     def gather(self) -> dict[str, Tensor]:
         """On rank 0 every trained weight whole, in float32; empty on the others, which have to call it too."""
@@ -96,6 +111,25 @@ class ShardedWeights:
             if self.world.is_leader:
                 found[name] = whole.cpu()
         return found
+
+    @contextmanager
+    def holding(self, whole: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the model's trained parameters are these tensors; without any it stays as it is."""
+        own = named_trained(self.model)
+        stand_ins = {id(own[name]): nn.Parameter(tensor) for name, tensor in whole.items()}
+        places = [
+            (module, name, parameter)
+            for module in self.model.modules()
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+            if id(parameter) in stand_ins
+        ]
+        try:
+            for module, name, parameter in places:
+                setattr(module, name, stand_ins[id(parameter)])
+            yield
+        finally:
+            for module, name, parameter in places:
+                setattr(module, name, parameter)
 
     @torch.no_grad()
     def put(self, name: str, whole: Tensor) -> None:
@@ -127,11 +161,11 @@ class LiveSource:
         self._layer = layer
 
     @property
-    def weight_OI(self) -> Tensor:  # noqa: N802
+    def weight_OI(self) -> Tensor:
         return self._layer.weight  # type: ignore[return-value]
 
     @property
-    def bias_O(self) -> Tensor | None:  # noqa: N802
+    def bias_O(self) -> Tensor | None:
         return self._layer.bias  # type: ignore[return-value]
 
 
@@ -182,7 +216,9 @@ def _lower(whole: FusedModel) -> dict[int, int]:
     seeds = {}
     for linear in whole.linears:
         assert linear.weight_OI is not None
-        for part, (rows_OI, source) in enumerate(zip(linear.weight_OI.split(linear.sizes), linear.sources, strict=True)):
+        for part, (rows_OI, source) in enumerate(
+            zip(linear.weight_OI.split(linear.sizes), linear.sources, strict=True)
+        ):
             seeds[id(source.weight_OI)] = linear.seed + part
             if source.weight_OI.requires_grad:
                 source.weight_OI.data = rows_OI

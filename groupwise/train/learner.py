@@ -28,7 +28,7 @@ from groupwise.train.batch import Batch, LogProbs, Samples
 from groupwise.train.coefficients import Coefficients
 from groupwise.train.nonfinite import why_not_finite
 from groupwise.train.own_loss import own_loss
-from groupwise.world import World, portion
+from groupwise.world import World, portions
 
 AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
 """Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
@@ -148,7 +148,12 @@ class Learner:
 
     def _share(self, rows: CompletionRows, passes: Sequence[list[int]]) -> list[list[int]]:
         """The passes of this rank."""
-        return [passes[i] for i in portion([packed_tokens(rows, part) for part in passes], self.world)]
+        return self._shares(rows, passes)[self.world.rank]
+
+    def _shares(self, rows: CompletionRows, passes: Sequence[list[int]]) -> list[list[list[int]]]:
+        """The passes of each rank."""
+        costs = [packed_tokens(rows, part) for part in passes]
+        return [[passes[i] for i in numbers] for numbers in portions(costs, self.world.size)]
 
     def prepare(self, samples: Samples, logprobs: LogProbs) -> Batch:
         """The batch of the step: its samples with their log-probs and advantages."""
@@ -215,22 +220,49 @@ class Learner:
         rows = self._rows_with_gradient(batch)
         passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
         stats = [_stats_of_skipped(batch, weights, rows)] if self.world.is_leader else []
-        mine = self._share(batch.rows, passes)
+        shares = self._shares(batch.rows, passes)
+        mine = shares[self.world.rank]
         for number, part in enumerate(mine):
             stats.append(self._backward(batch, weights, part))
             self.on_progress(number + 1, len(mine))
-        gradients = [p.grad for p in self.trained if p.grad is not None]
-        self.world.sum_(gradients, "the sum of the gradients")
-        norm = nn.utils.get_total_norm(gradients)
+        self._pad(batch, weights, shares)
+        norm = self._sum_gradients()
         measured = self._merged(stats)
-        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self.policy_model.model, batch)
+        why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self._odd_gradients, batch)
         if why is None:  # else nothing moves: neither weights nor the optimizer's state nor the schedule
             nn.utils.clip_grads_with_norm_(self.trained, self.config.max_grad_norm or float("inf"), norm)
             self.optimizer.step()
             self.scheduler.step()
+            if self.policy_model.sharded is not None:
+                self.policy_model.sharded.spread()
             if self.coefficients.follows_entropy:
                 self.coefficients.after_update(measured.floats().get("entropy"))
         return measured, float(norm), why
+
+    def _pad(self, batch: Batch, weights: StepWeights, shares: Sequence[list[list[int]]]) -> None:
+        """Bring this rank to as many passes as the others, where FSDP sums gradients within each: a short pass is
+        repeated with weight 0."""
+        if self.policy_model.sharded is None:
+            return
+        shortest = min((part for share in shares for part in share), key=len, default=[])
+        for _ in range(max(map(len, shares)) - len(shares[self.world.rank])):
+            self._backward(batch, weights, shortest, factor=0.0)
+
+    def _sum_gradients(self) -> Tensor:
+        """Sum the gradients over the ranks; their norm, the same on each."""
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        if self.policy_model.sharded is not None:
+            return self.policy_model.sharded.norm(gradients)
+        self.world.sum_(gradients, "the sum of the gradients")
+        return nn.utils.get_total_norm(gradients)
+
+    def _odd_gradients(self) -> tuple[list[str], int]:
+        """Names of the weights whose gradient is not finite, and how many have one."""
+        sharded = self.policy_model.sharded
+        if sharded is not None:
+            return sharded.odd_gradients()
+        trained = {name: p.grad for name, p in self.policy_model.model.named_parameters() if p.grad is not None}
+        return [name for name, grad in trained.items() if not bool(grad.isfinite().all())], len(trained)
 
     def _merged(self, stats: Sequence[Stats]) -> Stats:
         """The measurements of the passes of all ranks; of one rank they stay on its device."""
@@ -278,7 +310,8 @@ class Learner:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
 
-    def _backward(self, batch: Batch, weights: StepWeights, part: list[int]) -> Stats:
+    def _backward(self, batch: Batch, weights: StepWeights, part: list[int], *, factor: float = 1.0) -> Stats:
+        """One pass with gradient; `factor` 0 leaves the gradients as they are."""
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
         with self.policy_model.pass_over(rows.rows, self.scoring) as scores:
@@ -298,7 +331,7 @@ class Learner:
             loss, stats = policy_loss(*given, **arguments)
             if self._own_loss is not None:
                 loss, stats = own_loss(self._own_loss, stats, *given, **arguments)
-            loss.backward()
+            (loss if factor == 1.0 else loss * factor).backward()
         return stats
 
 

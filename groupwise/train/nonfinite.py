@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-
-from torch import nn
+from collections.abc import Callable
 
 from groupwise.train.batch import Batch
 
+OddGradients = Callable[[], tuple[list[str], int]]
+"""Names of the weights whose gradient is not finite, and how many weights have a gradient."""
 
-def why_not_finite(loss: float, norm: float, model: nn.Module, batch: Batch) -> str | None:
+
+def why_not_finite(loss: float, norm: float, odd_gradients: OddGradients, batch: Batch) -> str | None:
     """None when loss and gradient norm are finite; else what is not, by the name of the first weight concerned."""
     if not math.isfinite(loss):
         given = {
@@ -23,8 +25,7 @@ def why_not_finite(loss: float, norm: float, model: nn.Module, batch: Batch) -> 
         return f"the loss is {loss}" + (f" (log-probs of the {odd[0]} are not finite)" if odd else "")
     if math.isfinite(norm):
         return None
-    trained = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    odd = [name for name, grad in trained.items() if not bool(grad.isfinite().all())]
+    odd, num_trained = odd_gradients()
     if not odd:
         return f"the gradient's norm is {norm}"
-    return f"the gradient of {odd[0]} is not finite ({len(odd)} of {len(trained)} weights)"
+    return f"the gradient of {odd[0]} is not finite ({len(odd)} of {num_trained} weights)"

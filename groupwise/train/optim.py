@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,15 +15,16 @@ from groupwise.config import Settings
 from groupwise.errors import ConfigError
 from groupwise.policy.adapter import named_trained
 from groupwise.policy.backend import backend_of
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.runs.trackers import is_installed
 
 _log = logging.getLogger(__name__)
 
 
-def make_optimizer(config: Settings, model: nn.Module) -> tuple[Optimizer, str]:
+def make_optimizer(config: Settings, policy_model: PolicyModel) -> tuple[Optimizer, str]:
     """The optimizer over what is trained, and the name of the one really used."""
-    lr = config.peak_learning_rate(has_adapter=hasattr(model, "peft_config"))
-    groups = _decay_groups(model, config.weight_decay)
+    lr = config.peak_learning_rate(has_adapter=hasattr(policy_model.model, "peft_config"))
+    groups = _decay_groups(policy_model.optimized, config.weight_decay)
     adam: dict[str, Any] = {"lr": lr, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
     if config.optim == "sgd":
         return torch.optim.SGD(groups, lr=lr), "sgd"
@@ -78,9 +80,8 @@ def check_own_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     _log.warning(f"{what}; the others ({missing[0]}, ...) stay as they are.")
 
 
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _decay_groups(trained: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay acts on matrices; vectors (biases, norms) are left alone."""
-    trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.dim() >= 2]
     vectors = [p for p in trained if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

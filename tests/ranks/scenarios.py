@@ -46,8 +46,9 @@ def sparse_reward(prompts: Any, completions: list[str], **_: Any) -> list[float]
 
 def make_trainer(folder: Path, settings: dict[str, Any] | None = None, *, lora: bool = False) -> GRPOTrainer:
     settings = dict(settings or {})
+    name = settings.pop("model", "llama")
     function = sparse_reward if settings.pop("is_sparse", False) else reward
-    model = with_lora(tiny_model(), is_learnt=False) if lora else tiny_model()
+    model = with_lora(tiny_model(name), is_learnt=False) if lora else tiny_model(name)
     args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **settings})
     held_out = [{"prompt": "held out"}, {"prompt": "and more"}]
     rows = [{"prompt": text} for text in PROMPTS]
