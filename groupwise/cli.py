@@ -108,13 +108,29 @@ def train(
         bool, typer.Option("--overwrite", help="Delete the run that is in the output folder already.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--print", help="Print the memory of each rank and the command, and load no weights.")
+    ] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, for --print.")] = 1,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Ranks on each, for --print; by default one for each GPU.")
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Let --print write a script for sbatch.")] = False,
 ) -> None:
     """Train a model from a recipe. Ctrl-C finishes the step, saves and ends; a second one stops at once."""
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite deletes it. Keep one of them.")
     if allow_changes and not resume:
         raise ConfigError("--allow-changes is about going on with a run. Add --resume, or leave it out.")
+    if not dry and (nodes > 1 or ranks_per_node or slurm):
+        raise ConfigError("--nodes, --ranks-per-node and --slurm describe what --print writes. Add --print.")
     settings = _read_recipe(recipe, changes or [], resume=resume)
+    if dry:
+        flags = {"--resume": resume, "--allow-changes": allow_changes, "--overwrite": overwrite, "--quiet": quiet}
+        words = [str(recipe), *(word for change in changes or () for word in ("--set", change))]
+        words += [flag for flag, is_set in flags.items() if is_set]
+        _print_launch(settings, words, nodes, ranks_per_node, is_slurm=slurm)
+        return
     overwrite = overwrite or (settings.config.overwrite_output_dir and not resume)
     if is_leader():
         _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
@@ -171,6 +187,7 @@ def check(
     groups: Annotated[
         int | None, typer.Option(min=1, help="Groups to sample; by default those of a step, 4 to 8.")
     ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks to plan the memory of.")] = 1,
 ) -> None:
     """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1: a check fails."""
     from groupwise.lifecycle.inputs import read_inputs
@@ -187,7 +204,7 @@ def check(
     from groupwise.check.run_checks import check as run_checks
 
     with shown_by(_print_note):
-        result = run_checks(settings, inputs, groups=groups)
+        result = run_checks(settings, inputs, groups=groups, num_ranks=ranks)
     write_page(result, page)
     show(result, page)
     raise typer.Exit(0 if result.has_passed else 1)
@@ -306,6 +323,28 @@ def export(
             print(f"model  {target}")
         if push_to_hub is not None:
             print(f"hub    {upload(target, push_to_hub, private=private or None)}")
+
+
+def _print_launch(
+    recipe: Recipe, arguments: Sequence[str], nodes: int, ranks_per_node: int | None, *, is_slurm: bool
+) -> None:
+    """Print what each rank holds and how the ranks are started."""
+    import torch
+
+    from groupwise.lifecycle.launch_plan import Launch
+    from groupwise.lifecycle.memory_plan import model_without_weights, plan_memory, planned_machine
+    from groupwise.policy.adapter import lora_config
+
+    config, num_gpus = recipe.config, torch.cuda.device_count()
+    has_gpus = not config.use_cpu and (num_gpus > 0 or nodes > 1 or ranks_per_node is not None or is_slurm)
+    name = config.run_name or Path(config.output_dir).name
+    launch = Launch(arguments, name, nodes, ranks_per_node or (has_gpus and num_gpus) or 1, has_gpus)
+    with shown_by(_print_note):
+        lora = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
+        model = model_without_weights(recipe.model, config, lora)
+        device = torch.device("cuda" if has_gpus else "cpu")
+        plan = str(plan_memory(model, config, planned_machine(config, launch.num_ranks, device)))
+    print(launch.slurm_script(plan) if is_slurm else "\n".join(launch.lines(plan)))
 
 
 def _load_trainer(recipe: Recipe, changes: Sequence[str], *, resume: bool, quiet: bool) -> GRPOTrainer | None:

@@ -54,6 +54,7 @@ from groupwise.lifecycle.inputs import (
     warn_of_used_folder,
     with_environment,
 )
+from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.lifecycle.resume import resume
 from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.sharding import check_sharding
@@ -305,6 +306,7 @@ class GRPOTrainer(TrainerMembers):
         with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
             self.world.on_missed(lambda text: writer.event("failed", error=text))
             begin(self.parts, self.world)
+            self._show_plan()
             run, optimizer = self._make_run(folder, writer, model_writer)
             checkpoint = None
             if resume_from_checkpoint:
@@ -431,6 +433,13 @@ class GRPOTrainer(TrainerMembers):
             folder, writer, model_writer, self.screen, self.trackers, self._callbacks, self.log, self.evaluate
         )
         return start_run(parts, order, schedule, learner, origin, outputs), optimizer
+
+    def _show_plan(self) -> None:
+        """Show what each of several ranks holds."""
+        if self.world.size > 1:
+            policy = self.parts.policy.policy_model
+            where = Machine(self.world.size, policy.device, policy.dtype)
+            _log.info(f"Memory of {plan_memory(self.model, self.parts.config, where)}.")
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
         """Record and show what begins here."""

@@ -19,6 +19,7 @@ from groupwise.config import Recipe
 from groupwise.errors import RewardError
 from groupwise.lifecycle.build import RunParts, build, require_trainable
 from groupwise.lifecycle.inputs import RunInputs
+from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
@@ -38,6 +39,7 @@ def check(
     inputs: RunInputs,
     *,
     groups: int | None = None,
+    num_ranks: int = 1,
     load: Load = build,
 ) -> Result:
     """Look at a recipe as far as one can without changing a weight.
@@ -45,16 +47,17 @@ def check(
     Args:
         inputs: data, rewards and adapter of the recipe (`lifecycle/inputs.py`).
         groups: how many groups to sample; by default as many as a step has, 4 at least and 8 at most.
+        num_ranks: of the run whose memory is planned; the check itself is one process.
         load: loads the model and puts the run together.
 
     Raises:
         ConfigError, DataError, ModelError, RewardError: what cannot be read or run at all.
     """
     with RunSandboxes.of(inputs.config).in_force():
-        return _check(recipe, inputs, groups, load)
+        return _check(recipe, inputs, groups, num_ranks, load)
 
 
-def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, load: Load) -> Result:
+def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int, load: Load) -> Result:
     begun = perf_counter()
     findings = [finding for each in data.CHECKS for finding in each(inputs)]
     about = _about(recipe, inputs)
@@ -68,7 +71,7 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, load: Load) ->
     findings += [finding for each in prompts.CHECKS for finding in each(run)]
     done = partial(
         done,
-        about=[*about, *_about_subject(run)],
+        about=[*about, *_about_subject(run, num_ranks)],
         prompts=prompts.shown_prompts(run),
         special_tokens=run.policy.tokenizer.all_special_tokens,
         lengths=prompts.lengths(run),
@@ -132,10 +135,12 @@ def _weighted(name: str, weight: float) -> str:
     return name if weight == 1 else f"{name} (weight {weight:g})"
 
 
-def _about_subject(run: RunParts) -> list[tuple[str, str]]:
+def _about_subject(run: RunParts, num_ranks: int) -> list[tuple[str, str]]:
     policy_model = run.policy.policy_model
+    where = Machine(num_ranks, policy_model.device, policy_model.dtype)
     dtype = str(policy_model.dtype).removeprefix("torch.")
     return [
         ("parameters", str(count_parameters(run.policy.model))),
         ("machine", f"{policy_model.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
+        ("memory", str(plan_memory(run.policy.model, run.config, where))),
     ]

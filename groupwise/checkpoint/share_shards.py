@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groupwise.checkpoint.state_tree import join, split
-from groupwise.policy.sharded_weights import ShardedWeights, sharded_like
+from groupwise.policy.sharded_weights import ShardedWeights
 from groupwise.train.learner import Learner
 from groupwise.world import World
 
@@ -19,10 +19,8 @@ def share_shards(learner: Learner, sharded: ShardedWeights, world: World) -> Non
     for name, whole in _travel(sharded.loaded, learner, world):
         sharded.put(name, whole)
     plain, moments = world.share(sharded.loaded_state, "the optimizer's state") or (None, {})
-    like = next(iter(sharded.masters.values()))
     found = {
-        name: sharded_like(whole, like) if whole.dim() else whole.clone()
-        for name, whole in _travel(moments, learner, world)
+        name: sharded.cut(whole) if whole.dim() else whole.clone() for name, whole in _travel(moments, learner, world)
     }
     if plain is not None:
         learner.optimizer.load_state_dict(join(plain, found))

@@ -44,6 +44,7 @@ from groupwise.policy.load_model import (
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
 from groupwise.policy.save import ModelWriter
+from groupwise.policy.sharded_weights import lower
 from groupwise.policy.trainable import trainable_model
 from groupwise.ranks import this_world
 from groupwise.rewards import RewardScorer
@@ -285,7 +286,10 @@ def make_reference(policy: PolicyBundle, config: Settings) -> Reference | None:
     dtype, has_fast_path = policy.policy_model.dtype, policy.policy_model.fused is not None
 
     def policy_model_of(model: nn.Module) -> PolicyModel:  # the policy has earned the fast path for its architecture
-        return PolicyModel(model, dtype, FusedModel(model, dtype) if has_fast_path else None)
+        fused = FusedModel(model, dtype) if has_fast_path else None
+        if fused is not None and policy.policy_model.sharded is not None:
+            lower(fused)
+        return PolicyModel(model, dtype, fused)
 
     return Reference(policy.policy_model, policy_model_of)
 

@@ -72,6 +72,31 @@ def load_model(
     return model.to(device)  # type: ignore[no-any-return]
 
 
+def load_shapes(
+    name: str, *, full: bool, trust_remote_code: bool = False, init_kwargs: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The model of that name on the device `meta`: its modules and the shapes of its weights, without any value.
+
+    The dtypes are those that `load_model` would hold the weights in.
+
+    Raises:
+        ModelError: it has no configuration that transformers can read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kwargs = {key: value for key, value in (init_kwargs or {}).items() if key in (*_SHARED_WITH_TOKENIZER, "dtype")}
+    dtype = kwargs.pop("dtype", None)
+    files = resolve_model(name, revision=kwargs.pop("revision", None))
+    kwargs |= {"revision": files.revision, "trust_remote_code": trust_remote_code}
+    with reaching(files) as why, torch.device("meta"):
+        try:
+            config = AutoConfig.from_pretrained(files.path, **kwargs)
+            held = torch.float32 if full else dtype or getattr(config, "dtype", None) or torch.float32
+            return AutoModelForCausalLM.from_config(config, dtype=held, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+        except Exception as error:  # as below
+            raise ModelError(f'The configuration of "{name}" could not be read: {why(error)}') from error
+
+
 def load_tokenizer(
     name: str,
     *,

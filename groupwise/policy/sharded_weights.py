@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from groupwise.errors import ModelError
 from groupwise.policy.adapter import named_trained
@@ -37,7 +38,8 @@ class ShardedWeights:
         self.passes = FusedModel(model, whole.dtype, gradient_checkpointing=gradient_checkpointing)
         """The structure of the passes with gradient."""
         _make_live(self.passes)
-        self.root = _shard(self.passes, world, whole.device)
+        self.mesh = world.mesh(whole.device)
+        self.root = _shard(self.passes, world, self.mesh)
         held = dict(self.passes.model.named_parameters())
         self.masters: dict[str, DTensor] = {name: held[name] for name in named_trained(model)}  # type: ignore[misc]
         """Trained parameter -> its float32 values, a shard on each rank."""
@@ -45,8 +47,9 @@ class ShardedWeights:
         """Trained parameter -> whole values that rank 0 has read and that the shards do not hold yet."""
         self.loaded_state: tuple[Any, dict[str, Tensor]] | None = None
         """The optimizer's state that rank 0 has read: its plain part and its whole tensors."""
-        self._seeds = _lower(whole)
+        self._seeds = lower(whole)
         self._require_ties()
+        self._borrow()
 
     def _require_ties(self) -> None:
         """Sharding must not make two of a tied weight: one would be trained without the other."""
@@ -80,13 +83,13 @@ class ShardedWeights:
     @torch.no_grad()
     def gathered(self, name: str, shard: DTensor) -> Tensor:
         """The whole tensor of a shard, on every rank; every rank has to call it."""
-        mesh, local = shard.device_mesh, shard.to_local().detach()
-        length = -(-shard.shape[0] // mesh.size())
+        local = shard.to_local().detach()
+        length = -(-shard.shape[0] // self.mesh.size())
         padded = local.new_zeros(length, *shard.shape[1:])
         padded[: len(local)] = local
-        whole = local.new_empty(length * mesh.size(), *shard.shape[1:])
+        whole = local.new_empty(length * self.mesh.size(), *shard.shape[1:])
         with self.world.collective(f"the shards of {name}"):
-            dist.all_gather_single(whole, padded, group=mesh.get_group())
+            dist.all_gather_single(whole, padded, group=self.mesh.get_group())
         return whole[: shard.shape[0]]
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -134,22 +137,22 @@ class ShardedWeights:
     @torch.no_grad()
     def put(self, name: str, whole: Tensor) -> None:
         """Take this rank's part of a whole weight into its shard."""
-        self.masters[name].to_local().copy_(part_of(whole, self.masters[name]))
+        self.masters[name].to_local().copy_(part_of(whole, self.mesh))
+
+    def cut(self, whole: Tensor) -> DTensor:
+        """This rank's rows of a whole tensor as a shard of it."""
+        whole = whole.contiguous()
+        rows = part_of(whole, self.mesh).clone()
+        return DTensor.from_local(
+            rows, self.mesh, [Shard(0)], shape=whole.shape, stride=whole.stride(), run_check=False
+        )
 
 
-def part_of(whole: Tensor, like: DTensor) -> Tensor:
-    """This rank's part of a whole tensor, cut as `like` is."""
-    length = -(-like.shape[0] // like.device_mesh.size())
-    start = min(like.device_mesh.get_local_rank() * length, like.shape[0])
+def part_of(whole: Tensor, mesh: DeviceMesh) -> Tensor:
+    """This rank's rows of a whole tensor, cut as FSDP cuts."""
+    length = -(-whole.shape[0] // mesh.size())
+    start = min(mesh.get_local_rank() * length, whole.shape[0])
     return whole[start : start + length]
-
-
-def sharded_like(whole: Tensor, like: DTensor) -> DTensor:
-    """This rank's part of a whole tensor as a shard, cut as `like` is."""
-    local = part_of(whole, like).to(like.device).clone()
-    return DTensor.from_local(
-        local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
-    )
 
 
 class LiveSource:
@@ -194,9 +197,9 @@ class ShardedPass(nn.Module):
         return scores(passes, *arguments)
 
 
-def _shard(passes: FusedModel, world: World, device: torch.device) -> ShardedPass:
+def _shard(passes: FusedModel, world: World, mesh: DeviceMesh) -> ShardedPass:
     """One group for each decoder layer and one for the rest; gradients are summed over the ranks, not averaged."""
-    root, mesh = ShardedPass(passes), world.mesh(device)
+    root = ShardedPass(passes)
     frozen = {p for p in passes.model.parameters() if not p.requires_grad}
     parts: list[nn.Module] = [*decoder_layers(passes.backbone), root]
     for part in parts:
@@ -208,18 +211,16 @@ def _shard(passes: FusedModel, world: World, device: torch.device) -> ShardedPas
     return root
 
 
-def _lower(whole: FusedModel) -> dict[int, int]:
-    """Let the model's linear layers be views into the products' weights, where those have a lower dtype.
+def lower(whole: FusedModel) -> dict[int, int]:
+    """Let the linear layers of the model be views into the weights that the products read: one copy serves both.
 
-    Returns the seeds by which these are rounded, by the id of the parameter.
+    Returns the seeds by which those are rounded to a lower dtype, by the id of the parameter.
     """
     seeds = {}
     for linear in whole.linears:
         assert linear.weight_OI is not None
-        for part, (rows_OI, source) in enumerate(
-            zip(linear.weight_OI.split(linear.sizes), linear.sources, strict=True)
-        ):
-            seeds[id(source.weight_OI)] = linear.seed + part
-            if source.weight_OI.requires_grad:
-                source.weight_OI.data = rows_OI
+        for part, rows_OI in enumerate(linear.weight_OI.split(linear.sizes)):
+            weight_OI = linear.sources[part].weight_OI
+            seeds[id(weight_OI)] = linear.seed + part
+            weight_OI.data = rows_OI
     return seeds

@@ -98,7 +98,7 @@ def test_a_moved_checkpoint_holds_the_same_values(place: Path) -> None:
     for step, weights in old.items():
         path = Path(f"run/checkpoint-{step}")
         manifest.check(path)
-        store.load_weights(path, resumed.model)
+        store.load_weights(path, resumed.parts.policy.policy_model)
         trained = {name: p for name, p in resumed.model.named_parameters() if p.requires_grad}
         assert all(torch.equal(trained[name], tensor) for name, tensor in weights.items())
         assert not (path / "state/policy.safetensors").exists(), "each weight is stored once"
@@ -139,7 +139,7 @@ def test_a_kill_in_mid_move_loses_nothing(place: Path, monkeypatch: pytest.Monke
     resumed = trainer(max_steps=5)
     resumed.train(resume_from_checkpoint=True, allow_changes=True)
     assert RunFolder(Path("run")).checkpoint_steps() == [2, 4, 5]
-    store.load_weights(Path("run/checkpoint-2"), resumed.model)
+    store.load_weights(Path("run/checkpoint-2"), resumed.parts.policy.policy_model)
     trained = {name: p for name, p in resumed.model.named_parameters() if p.requires_grad}
     assert all(torch.equal(trained[name], tensor) for name, tensor in old.items())
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from groupwise import GRPOConfig, GRPOTrainer
 from groupwise.launch import rank
+from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.ranks import this_world
 from groupwise.train.learner import Learner
 from tests.tiny import tiny_model, tiny_tokenizer, with_lora
@@ -65,6 +67,37 @@ def trains(folder: Path, settings: dict[str, Any]) -> Any:
     return {"step": output.global_step, "num_entries": len(trainer.state.log_history), "size": trainer.world.size}
 
 
+def holds(folder: Path, settings: dict[str, Any]) -> Any:
+    """Bytes that this rank holds after a step, and those of its plan."""
+    trainer = make_trainer(folder, settings)
+    trainer.train()
+    policy = trainer.parts.policy.policy_model
+    plan = plan_memory(trainer.model, trainer.parts.config, Machine(trainer.world.size, policy.device, policy.dtype))
+    return {"plan": dict(plan.parts), "held": held_bytes(trainer)}
+
+
+def held_bytes(trainer: GRPOTrainer) -> dict[str, int]:
+    """Of weights, shards, gradients and the optimizer's state: each memory once."""
+    policy = trainer.parts.policy.policy_model
+    optimized, state = policy.optimized, trainer.optimizer.state.values()
+    sharded = [] if policy.sharded is None else list(policy.sharded.masters.values())
+    passes = [] if policy.sharded is None else policy.sharded.passes.tensors()
+    return {
+        "weights": _bytes([*trainer.model.parameters(), *policy.fused.tensors(), *passes]) - _bytes(sharded),
+        "float32 shards": _bytes(sharded),
+        "gradients": _bytes([p.grad for p in optimized if p.grad is not None]),
+        "optimizer": _bytes([t for each in state for t in each.values() if t.dim()]),
+    }
+
+
+def _bytes(tensors: Any) -> int:
+    storages = {}
+    for tensor in tensors:
+        storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
 def resumes(folder: Path, settings: dict[str, Any]) -> Any:
     """The same run from its newest checkpoint."""
     trainer = make_trainer(folder, settings)
@@ -88,7 +121,7 @@ def shares(folder: Path, argument: Any) -> Any:
 
 def evaluates(folder: Path, argument: Any) -> Any:
     """Every rank calls what a script calls, and gets the same."""
-    trainer = make_trainer(folder)
+    trainer = make_trainer(folder, argument)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()

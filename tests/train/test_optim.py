@@ -13,13 +13,14 @@ from groupwise.config import GRPOConfig
 from groupwise.config.names import SCHEDULERS
 from groupwise.errors import ConfigError
 from groupwise.notes import shown_by
+from groupwise.policy.policy_model import PolicyModel
 from groupwise.train.optim import check_own_optimizer, check_schedule, make_optimizer, make_scheduler
 
 
 def make(model=None, notes=None, **settings):
     notes = [] if notes is None else notes
     with shown_by(notes.append):
-        return make_optimizer(GRPOConfig(**settings).settings, model or tiny_model())
+        return make_optimizer(GRPOConfig(**settings).settings, PolicyModel(model or tiny_model(), torch.float32, None))
 
 
 @pytest.mark.parametrize(
