@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,13 +128,9 @@ def test_rank_0_writes_whole_weights(launched: dict[str, Launched]) -> None:
     for folder in ("checkpoint-6", "final"):
         model = transformers.AutoModelForCausalLM.from_pretrained(found.folder / "run" / folder)
         assert all(torch.equal(tensor, held[name]) for name, tensor in model.named_parameters())
-    sharded, whole = (_moments(launched[name].folder / "run/checkpoint-6") for name in ("saved 2", "uninterrupted"))
-    assert {name: t.shape for name, t in sharded.items()} != {}
-    assert all(sharded[name].shape[0] in (64, 32, 48, 16) for name in sharded if sharded[name].dim() == 2), whole.keys()
-
-
-def _moments(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint / "state/optimizer.safetensors")
+    moments = load_file(found.folder / "run/checkpoint-6/state/optimizer.safetensors")
+    whole = sorted(tuple(tensor.shape) for tensor in held.values())
+    assert sorted(tuple(t.shape) for name, t in moments.items() if name.endswith("exp_avg")) == whole
 
 
 def test_a_tied_embedding_stays_tied(launched: dict[str, Launched]) -> None:
