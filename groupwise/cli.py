@@ -331,14 +331,14 @@ def _print_launch(
     """Print what each rank holds and how the ranks are started."""
     import torch
 
-    from groupwise.lifecycle.launch_plan import Launch
+    from groupwise.lifecycle.launch_plan import LaunchPlan
     from groupwise.lifecycle.memory_plan import model_without_weights, plan_memory, planned_machine
     from groupwise.policy.adapter import lora_config
 
     config, num_gpus = recipe.config, torch.cuda.device_count()
     has_gpus = not config.use_cpu and (num_gpus > 0 or nodes > 1 or ranks_per_node is not None or is_slurm)
     name = config.run_name or Path(config.output_dir).name
-    launch = Launch(arguments, name, nodes, ranks_per_node or (has_gpus and num_gpus) or 1, has_gpus)
+    launch = LaunchPlan(arguments, name, nodes, ranks_per_node or (has_gpus and num_gpus) or 1, has_gpus)
     with shown_by(_print_note):
         lora = None if recipe.lora is None else lora_config(recipe.lora.peft_arguments())
         model = model_without_weights(recipe.model, config, lora)

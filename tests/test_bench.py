@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from scored import scored_group
+from tiny import tiny_model, tiny_tokenizer
 
 from groupwise.config import load_recipe
 from groupwise.rewards.scorer import ScoredGroups
@@ -20,7 +22,7 @@ from groupwise.types import Problem
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
     "peers", "step_vs_trl", "rollout_vs_vllm", "engine", "base_vs_trained", "demo_seeds", "negative_controls",
-    "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "gpu_profile", "scaling",
+    "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "gpu_profile", "scaling", "ranks",
 )  # fmt: skip
 
 
@@ -323,3 +325,24 @@ def test_a_process_that_takes_too_long_leaves_what_it_said(load: Any) -> None:
     ended = common.run_watched([sys.executable, "-c", work], 2.0)
     assert (ended.how, ended.lines) == ("cut off", ["RESULT {}"])
     assert common.run_watched([sys.executable, "-c", "1 / 0"], 20.0).how == "failed"
+
+
+def test_two_ranks_are_measured_against_one(tmp_path: Path) -> None:
+    """With a tiny model: every part of a step and every kind of call has its seconds."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "ab"}\n{"prompt": "cd"}\n' * 4)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: ./model\ndata: rows.jsonl\nrewards: [{name: length, target: 3, unit: characters}]\n")
+    sizes = ["prompts_per_step=2", "num_generations=2", "max_completion_length=4", f"model={tmp_path / 'model'}"]
+    settings = [word for size in sizes for word in ("--set", size)]
+    paths = ["--recipe", str(recipe), "--result", str(tmp_path / "ranks.json")]
+    command = [sys.executable, str(BENCH / "ranks.py"), "--full", "--steps", "2", *paths, *settings]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = json.loads((tmp_path / "ranks.json").read_text())["full"]
+    assert [case["ranks"] for case in found["cases"]] == [1, 2, 2]
+    assert found["overhead"]["step_s"] > 0
+    whole, sharded = (case["traffic"] for case in found["cases"][1:])
+    assert whole["sum gradients"]["bytes"] > 0 < whole["share the groups and orders"]["bytes"]
+    assert "sum gradients" not in sharded
+    assert sharded["gather and reduce shards"]["count"] > 1

@@ -11,7 +11,7 @@ PORT = 29500
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchPlan:
     """`arguments` are those of `groupwise train`."""
 
     arguments: Sequence[str]

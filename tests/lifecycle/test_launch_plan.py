@@ -8,35 +8,35 @@ from pathlib import Path
 import pytest
 
 from groupwise.cli import main
-from groupwise.lifecycle.launch_plan import Launch
+from groupwise.lifecycle.launch_plan import LaunchPlan
 from tests.tiny import tiny_model
 
 ARGUMENTS = ("my recipe.yaml", "--set", "shard=full")
 
 
 def test_one_rank_needs_no_launcher() -> None:
-    assert Launch(ARGUMENTS, "run").command == "groupwise train 'my recipe.yaml' --set shard=full"
+    assert LaunchPlan(ARGUMENTS, "run").command == "groupwise train 'my recipe.yaml' --set shard=full"
 
 
 def test_one_machine_is_alone() -> None:
-    command = Launch(ARGUMENTS, "run", 1, 8).command
+    command = LaunchPlan(ARGUMENTS, "run", 1, 8).command
     assert command == "torchrun --standalone --nproc-per-node 8 -m groupwise train 'my recipe.yaml' --set shard=full"
 
 
 def test_several_machines_meet_at_one() -> None:
-    lines = Launch(ARGUMENTS, "run", 4, 8).lines("the plan")
+    lines = LaunchPlan(ARGUMENTS, "run", 4, 8).lines("the plan")
     assert lines[0] == "the plan"
     assert "--nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HEAD:29500 --rdzv-id run" in lines[-1]
 
 
 def test_the_script_for_slurm_is_one_that_bash_reads(tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
-    script.write_text(Launch(ARGUMENTS, "a run", 4, 8).slurm_script("the plan"))
+    script.write_text(LaunchPlan(ARGUMENTS, "a run", 4, 8).slurm_script("the plan"))
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text()
     assert "#SBATCH --nodes=4" in text
     assert "#SBATCH --gpus-per-node=8" in text
-    assert "--gpus-per-node" not in Launch(ARGUMENTS, "a run", 4, 8, has_gpus=False).slurm_script("")
+    assert "--gpus-per-node" not in LaunchPlan(ARGUMENTS, "a run", 4, 8, has_gpus=False).slurm_script("")
 
 
 @pytest.fixture
@@ -50,8 +50,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def run(arguments: list[str], *, code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert (ended.value.code or 0) == code
+
+
 def test_print_loads_no_weights(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", str(recipe), "--print", "--nodes", "2", "--ranks-per-node", "4", "--set", "shard=full"])
+    run(["train", str(recipe), "--print", "--nodes", "2", "--ranks-per-node", "4", "--set", "shard=full"], code=0)
     printed = capsys.readouterr().out
     assert printed.startswith("each of 8 ranks: ")
     assert "torchrun --nnodes 2 --nproc-per-node 4" in printed
@@ -59,11 +65,10 @@ def test_print_loads_no_weights(recipe: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_print_writes_a_script(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", str(recipe), "--print", "--slurm", "--ranks-per-node", "2"])
+    run(["train", str(recipe), "--print", "--slurm", "--ranks-per-node", "2"], code=0)
     assert capsys.readouterr().out.startswith("#!/bin/bash\n")
 
 
 def test_what_describes_a_cluster_needs_print(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", str(recipe), "--nodes", "2"])
+    run(["train", str(recipe), "--nodes", "2"], code=2)
     assert "Add --print" in capsys.readouterr().err
