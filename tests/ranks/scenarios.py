@@ -77,9 +77,10 @@ def holds(folder: Path, settings: dict[str, Any]) -> Any:
 
 
 def held_bytes(trainer: GRPOTrainer) -> dict[str, int]:
-    """Of weights, shards, gradients and the optimizer's state: each memory once."""
+    """Of weights, shards, gradients and, on rank 0, the optimizer's state: each memory once."""
     policy = trainer.parts.policy.policy_model
-    optimized, state = policy.optimized, trainer.optimizer.state.values()
+    optimized = policy.optimized
+    state = [] if trainer.optimizer is None else trainer.optimizer.state.values()
     sharded = [] if policy.sharded is None else list(policy.sharded.masters.values())
     passes = [] if policy.sharded is None else policy.sharded.passes.tensors()
     return {
@@ -165,6 +166,11 @@ def _break_update(fault: dict[str, Any]) -> None:
     Learner._optimizer_step = step  # type: ignore[method-assign]
 
 
+def _fill(tensor: Any, value: float) -> None:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    local.view(-1)[:1].fill_(value)
+
+
 def _act(kind: str, learner: Learner) -> None:
     if kind == "raises":
         raise ValueError("this pass cannot be computed")
@@ -176,5 +182,8 @@ def _act(kind: str, learner: Learner) -> None:
         time.sleep(10_000)
     if kind == "drifts":
         learner.trained[0].data.add_(1e-3)
+    if kind == "overflows":
+        pad = learner._pad
+        learner._pad = lambda *arguments: (pad(*arguments), _fill(learner.trained[0].grad, float("inf")))  # type: ignore[method-assign, assignment]
     if kind == "diverges":
         learner.trained[0].data.fill_(float("nan"))

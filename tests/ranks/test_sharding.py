@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from groupwise.runs.reader import RunReader
 from tests.histories import history
 from tests.ranks.launching import Launch, Launched, launch_all
 from tests.ranks.test_ranks import FEW_ROWS, LONG_AND_SHORT, SAVED, all_well, ids, largest_difference, weights
@@ -74,7 +75,7 @@ LAUNCHES = [
         then=Launch("", 4, "resumes", {**FULL, **TIED, **SAVED, "max_steps": 8}),
     ),
     Launch("evaluates", 2, "evaluates", FULL),
-    Launch("diverges", 2, "fails", {"kind": "diverges", "rank": 1, "step": 2, "with": {**FULL, "max_steps": 2}}),
+    Launch("overflows", 2, "fails", {"kind": "overflows", "rank": 1, "step": 2, "with": {**FULL, "max_steps": 2}}),
     Launch("holds", 2, "holds", {**FULL, "max_steps": 1}),
     Launch("holds low", 2, "holds", {**FULL, "max_steps": 1, "dtype": "bfloat16"}),
     Launch("slow path", 2, "trains", {**FULL, "model": "lfm2"}),
@@ -161,10 +162,13 @@ def test_a_fault_ends_all_ranks_and_loses_nothing(launched: dict[str, Launched],
 
 
 def test_a_gradient_that_is_not_finite_on_one_rank_is_skipped_on_all(launched: dict[str, Launched]) -> None:
-    """Trap 38."""
-    found = launched["diverges"]
-    assert all(code != 0 for code in found.codes[0]) or all_well(found), found.output
-    assert "not finite" in found.output
+    """Trap 38: rank 1 alone has the number, and both leave the update out and name the weight."""
+    found = launched["overflows"]
+    assert found.codes[0] == [1, 1]
+    assert found.output.count("errors.GuardError: Guard non_finite (stop) at step 2: 6 updates in a row") == 2
+    skipped = [event for event in RunReader(found.folder / "run").events() if event["kind"] == "update_skipped"]
+    assert [event["num_skipped"] for event in skipped] == [6]
+    assert "the gradient of model.embed_tokens.weight is not finite" in skipped[0]["message"]
 
 
 @pytest.mark.parametrize("name", ["holds", "holds low"])
@@ -173,8 +177,8 @@ def test_the_plan_is_what_a_rank_holds(launched: dict[str, Launched], name: str)
     assert all_well(found), found.output
     for rank in range(2):
         plan, held = found.result(rank)["plan"], found.result(rank)["held"]
-        for part, size in held.items():
-            assert size == pytest.approx(plan[part], rel=0.05, abs=4096), (part, plan, held)
+        for part, size in held.items() if rank == 0 else [*held.items()][:-1]:
+            assert size == pytest.approx(plan[part], rel=0.01, abs=256), (part, plan, held)
 
 
 def test_one_rank_alone_has_nothing_to_shard(launched: dict[str, Launched]) -> None:
