@@ -64,7 +64,9 @@ class CheckpointWriter:
         whole = {**state, "origin": self.origin}
         text = self._trainer_state(step, state["parts"]["callbacks"])
         with whole_learner(self.learner):
-            path = save_checkpoint(self.folder, step, self.learner, self.model_writer, whole, text, keep=keep, best=best)
+            path = save_checkpoint(
+                self.folder, step, self.learner, self.model_writer, whole, text, keep=keep, best=best
+            )
         self.hold_room()
         where, seconds = str(path.relative_to(self.folder.path)), perf_counter() - start
         self.records.event("checkpoint", step=step, path=where, seconds=round(seconds, 3))

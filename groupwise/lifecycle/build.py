@@ -31,8 +31,8 @@ from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.lifecycle.served_rollouts import make_served_engine, meet_servers
-from groupwise.policy.bounds import context_length
 from groupwise.lifecycle.sharding import shard
+from groupwise.policy.bounds import context_length
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.load_model import (
