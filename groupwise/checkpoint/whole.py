@@ -78,7 +78,7 @@ def gather_weights(sharded: ShardedWeights) -> dict[str, Tensor]:
 @torch.no_grad()
 def gather_moments(sharded: ShardedWeights, optimizer: Any) -> dict[Place, Tensor]:
     """The optimizer's sharded tensors, whole, on rank 0; every rank has to call it."""
-    found = {}
+    found: dict[Place, Tensor] = {}
     with sharded.world.lockstep("gathering the optimizer's state"):
         for name, parameter in sharded.masters.items():
             for key, value in sorted(optimizer.state.get(parameter, {}).items()):

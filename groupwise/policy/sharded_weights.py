@@ -54,7 +54,7 @@ class ShardedWeights:
     def _require_ties(self) -> None:
         """Sharding must not make two of a tied weight: one would be trained without the other."""
         ends = [self.model, self.passes.model]
-        is_tied = [each.get_input_embeddings().weight is each.get_output_embeddings().weight for each in ends]  # type: ignore[operator, union-attr]
+        is_tied = [each.get_input_embeddings().weight is each.get_output_embeddings().weight for each in ends]  # type: ignore[operator]
         if is_tied[0] != is_tied[1]:
             raise ModelError("Sharding has untied the embedding from the output layer. Train with shard: none.")
 
@@ -177,7 +177,8 @@ def _make_live(passes: FusedModel) -> None:
     for layer in passes.model.modules():
         if isinstance(layer, FusedLinearSlice):
             source = layer.linear.sources[layer.part]
-            layer.weight, layer.bias = source.weight_OI, source.bias_O
+            layer.weight = source.weight_OI
+            layer.register_parameter("bias", source.bias_O)  # type: ignore[arg-type]
             layer.linear.sources[layer.part] = LiveSource(layer)  # type: ignore[call-overload]
 
 
