@@ -288,7 +288,7 @@ def make_reference(policy: PolicyBundle, config: Settings) -> Reference | None:
     def policy_model_of(model: nn.Module) -> PolicyModel:  # the policy has earned the fast path for its architecture
         fused = FusedModel(model, dtype) if has_fast_path else None
         if fused is not None and policy.policy_model.sharded is not None:
-            lower(fused)
+            lower(fused, spared={id(p) for p in policy.model.parameters()})
         return PolicyModel(model, dtype, fused)
 
     return Reference(policy.policy_model, policy_model_of)

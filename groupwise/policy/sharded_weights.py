@@ -8,7 +8,7 @@ products read the whole weights and whose gradients go to the shards; passes wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ class ShardedWeights:
         """Trained parameter -> whole values that rank 0 has read and that the shards do not hold yet."""
         self.loaded_state: tuple[Any, dict[str, Tensor]] | None = None
         """The optimizer's state that rank 0 has read: its plain part and its whole tensors."""
-        self._seeds = lower(whole)
+        self._seeds = lower(whole, spared={id(p) for p in model.parameters() if not p.requires_grad})
         self._require_ties()
         self._borrow()
 
@@ -212,10 +212,11 @@ def _shard(passes: FusedModel, world: World, mesh: DeviceMesh) -> ShardedPass:
     return root
 
 
-def lower(whole: FusedModel) -> dict[int, int]:
+def lower(whole: FusedModel, spared: Container[int]) -> dict[int, int]:
     """Let the linear layers of the model be views into the weights that the products read: one copy serves both.
 
-    Returns the seeds by which those are rounded to a lower dtype, by the id of the parameter.
+    `spared` are the ids of the parameters that stay as they are, because they are saved from here. Returns the seeds by
+    which the weights are rounded to a lower dtype, by the id of the parameter.
     """
     seeds = {}
     for linear in whole.linears:
@@ -223,5 +224,6 @@ def lower(whole: FusedModel) -> dict[int, int]:
         for part, rows_OI in enumerate(linear.weight_OI.split(linear.sizes)):
             weight_OI = linear.sources[part].weight_OI
             seeds[id(weight_OI)] = linear.seed + part
-            weight_OI.data = rows_OI
+            if id(weight_OI) not in spared:
+                weight_OI.data = rows_OI
     return seeds

@@ -74,6 +74,14 @@ LAUNCHES = [
         {**TIED, **SAVED, "max_steps": 4},
         then=Launch("", 4, "resumes", {**FULL, **TIED, **SAVED, "max_steps": 8}),
     ),
+    Launch("low whole", 2, "trains", {**FULL, **SAVED, "dtype": "bfloat16", "max_steps": 4}),
+    Launch(
+        "low resumed",
+        2,
+        "trains",
+        {**FULL, **SAVED, "dtype": "bfloat16", "max_steps": 2},
+        then=Launch("", 2, "resumes", {**FULL, **SAVED, "dtype": "bfloat16", "max_steps": 4}),
+    ),
     Launch("evaluates", 2, "evaluates", FULL),
     Launch("overflows", 2, "fails", {"kind": "overflows", "rank": 1, "step": 2, "with": {**FULL, "max_steps": 2}}),
     Launch("holds", 2, "holds", {**FULL, "max_steps": 1}),
@@ -132,6 +140,17 @@ def test_rank_0_writes_whole_weights(launched: dict[str, Launched]) -> None:
     moments = load_file(found.folder / "run/checkpoint-6/state/optimizer.safetensors")
     whole = sorted(tuple(tensor.shape) for tensor in held.values())
     assert sorted(tuple(t.shape) for name, t in moments.items() if name.endswith("exp_avg")) == whole
+
+
+def test_checkpoints_hold_the_float32_values_that_no_rank_has_whole(launched: dict[str, Launched]) -> None:
+    """The weights that a rank samples with are bfloat16 here, and a run that goes on from them would be another one."""
+    stayed, resumed = launched["low whole"], launched["low resumed"]
+    assert all_well(resumed), resumed.output
+    final, held = (load_file(run.folder / "run/final/model.safetensors") for run in (stayed, resumed))
+    assert all(torch.equal(final[name], held[name]) for name in final)
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert (final[name].dtype, weights(stayed)[name].dtype) == (torch.float32, torch.bfloat16)
+    assert not torch.equal(final[name], weights(stayed)[name].float())
 
 
 def test_a_tied_embedding_stays_tied(launched: dict[str, Launched]) -> None:
