@@ -38,6 +38,7 @@ MAPPINGS = {
     "params": "{target: 50}",
     "lora": "{r: 16, lora_alpha: 32}, or true for these",
     "task": "{name: countdown, max_number: 50}",
+    "environment": "{name: guess, high: 10}",
     "chat_template_kwargs": "{enable_thinking: false}",
     "lr_scheduler_kwargs": "{num_cycles: 2}",
     "model_init_kwargs": "{attn_implementation: sdpa}",

@@ -21,11 +21,12 @@ from groupwise.train.collected_state import decoded, encoded
 from groupwise.train.schedule import Schedule
 
 
-class Ahead:
+class Ahead(Collector):
     """A collector that is `lag` collections ahead of the step that asks. An engine of several versions carries it."""
 
     def __init__(self, collector: Collector, engine: VersionedEngine, schedule: Schedule, lag: int) -> None:
         assert lag > 0
+        super().__init__(collector.order, collector.sampler, collector.scorer, collector.config, collector.on_progress)
         self._collector, self._engine, self._schedule, self._lag = collector, engine, schedule, lag
         self._pending: dict[int, Future[Collected]] = {}
         """Step -> its collection, under way or done, until the step takes it."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.rollout.engine import Engine
-from groupwise.train.ahead import Ahead
 from groupwise.train.batch import Batch, Samples
 from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner, Update
@@ -31,7 +30,7 @@ class Loop:
 
     policy_model: PolicyModel
     engine: Engine
-    collector: Collector | Ahead
+    collector: Collector
     learner: Learner
     schedule: Schedule
     hooks: Hooks

@@ -288,6 +288,7 @@ ELSEWHERE = {
     "heartbeat.py": {"os._exit"},
     "kernels/structs.py": {"struct._fields_"},
     "rewards/interrupt.py": {"os._exit"},
+    "rollout/served/keeper.py": {"os._exit"},
     "rewards/sandbox/inside/parent.py": {"os._exit"},
     "trainer.py": {"trainer._recipe", "trainer._recipe_folder"},
     "trainer_members.py": {"trainer._follow"},
