@@ -44,7 +44,7 @@ kernels: $(VENV)/installed-dev  ## what is fast is equal to what is slow, with k
 	$(BIN)/python -m pytest tests/equal $(NO_KERNELS:%=--ignore tests/equal/test_%.py) --numprocesses auto --dist loadscope
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
-	$(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
+	GROUPWISE_LEARN=1 $(BIN)/python -m pytest tests/algo/test_learns.py tests/learn
 
 fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, checkpoints and records: each a clear error
 	FUZZ_EXAMPLES=300 FUZZ_RECORD=bench/results/fuzz.json $(BIN)/python -m pytest tests/fuzz

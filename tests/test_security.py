@@ -63,6 +63,9 @@ MAY = {
     ("trl/__init__.py", "import_module(HOMES[name])"),  # likewise
     ("trl/names.py", "import_module(module)"),  # likewise
     ("rewards/shipped/__init__.py", "import_module(HOMES[kind])"),  # likewise
+    ("ranks.py", "import pickle"),  # between the ranks of one run, which run the same program
+    ("ranks.py", "pickle.loads"),
+    ("serving.py", "probe.bind"),  # whether a port is free; it is closed again
 }
 
 
@@ -89,7 +92,7 @@ def complaints(source: str) -> list[str]:
                 found.append(ast.unparse(node))
             if keywords.get("allow_pickle") == "True" or keywords.get("weights_only") == "False":
                 found.append(f"{name} of pickles")
-            if name.endswith((".listen", ".bind", "start_server")):
+            if name.endswith((".listen", ".bind", "start_server")) and not name.startswith("inspect.signature("):
                 found.append(name)
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -30,7 +30,7 @@ class EnvironmentSpec(Spec):
         """The mapping that a short form stands for: a name alone, or arguments beside it."""
         if isinstance(written, str):
             return {"name": written}
-        if not isinstance(written, Mapping):
+        if not isinstance(written, Mapping) or not isinstance(written.get("params") or {}, Mapping):
             return written
         beside = {key: value for key, value in written.items() if key not in cls.model_fields}
         rest = {key: value for key, value in written.items() if key not in beside}

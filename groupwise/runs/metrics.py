@@ -439,11 +439,12 @@ METRICS: tuple[Metric, ...] = tuple(metric for section in SECTIONS.values() for 
 
 
 def evaluation_keys(prefix: str, functions: Iterable[str]) -> list[str]:
-    """The keys of every number of an evaluation set whose keys begin with `prefix`, in the order of the table."""
+    """The keys of every number of an evaluation set whose keys begin with `prefix`, in the order of the table; without
+    those of environments and tools."""
     members = {"<function>": list(functions), "<length>": LENGTHS}
     found: list[str] = []
     for metric in _EVALUATION:
-        if metric.key.startswith("eval_") and "<set>" not in metric.key:
+        if metric.key.startswith("eval_") and "<set>" not in metric.key and "<key>" not in metric.key:
             family = next((name for name in members if name in metric.key), None)
             found += [metric.key] if family is None else [metric.key.replace(family, m) for m in members[family]]
     return [prefix + key.removeprefix("eval") for key in found]

@@ -331,7 +331,8 @@ class Learner:
             loss, stats = policy_loss(*given, **arguments)
             if self._own_loss is not None:
                 loss, stats = own_loss(self._own_loss, stats, *given, **arguments)
-            (loss if factor == 1.0 else loss * factor).backward()
+            loss = loss if factor == 1.0 else loss * factor
+            loss.backward()
         return stats
 
 

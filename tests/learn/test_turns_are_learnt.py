@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from groupwise.environments.games.guess import Guess
 from groupwise.runs.reader import RunReader
 
 LETTERS = "abcdefgh"
+long = pytest.mark.skipif("GROUPWISE_LEARN" not in os.environ, reason="it takes minutes: make learn runs it")
 
 
 class Echo:
@@ -73,13 +75,16 @@ class Dealt(Echo):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"process_rewards": True}], ids=["trajectory", "turn"])
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"process_rewards": True}, marks=long)], ids=["trajectory", "turn"]
+)
 def test_an_answer_to_what_was_read_is_learnt(tmp_path, settings):
     first, last = learn(tmp_path, **settings)
     assert first < 0.3
     assert last > 0.9
 
 
+@long
 @pytest.mark.slow
 def test_what_is_not_read_is_not_learnt(tmp_path):
     """The best that a policy can do is to write any of four letters: 3 turns x 1/4."""
@@ -96,6 +101,7 @@ def test_without_a_signal_nothing_is_learnt(tmp_path, environment, settings):
     assert abs(last - first) < 0.2
 
 
+@long
 @pytest.mark.slow
 def test_the_guess_game_is_learnt(tmp_path):
     """A random model hardly writes a digit; wins need it to guess inside of what the hints leave."""
