@@ -34,8 +34,8 @@ demo: $(VENV)/installed  ## train a 135M-parameter model on this machine (SEED=2
 case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,000 updates
 	@$(BIN)/groupwise train recipes/case-study-smollm2-cpu.yaml --overwrite --set output_dir=runs/case-study$(if $(SEED),-seed$(SEED) --set seed=$(SEED))
 
-test: lint types test-fast  ## everything that CI runs: lint, types, all tests, those of the layers among them
-	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadscope
+test: lint types  ## everything that CI runs: lint, types, all tests, those of the layers among them
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run, one worker a core
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope

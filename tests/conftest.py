@@ -15,6 +15,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may wait for a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Threads of a slow test: threads of two workers on one core wait for each other."""
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # for the programs that tests start
+
 
 @pytest.fixture
 def docs_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
@@ -25,11 +29,11 @@ def docs_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> None:
-    """Tiny tensors are fastest on one thread; a slow test has a real model and takes the machine."""
+    """Tiny tensors are fastest on one thread; a slow test has a real model and takes its share of the machine."""
     torch = sys.modules.get("torch")
     if torch is not None:
         is_slow = request.node.get_closest_marker("slow") is not None
-        torch.set_num_threads((os.cpu_count() or 1) if is_slow else 1)
+        torch.set_num_threads(THREADS if is_slow else 1)
 
 
 @pytest.fixture(autouse=True, scope="session")
