@@ -34,7 +34,7 @@ common.measure_this_checkout()
 RECIPE = common.ROOT / "recipes" / "arithmetic-smollm2-cpu.yaml"
 PARTS = ("rollout", "reward", "learn", "other")
 FULL = ("lora=null", "learning_rate=1e-5")
-CASES = {
+CASES: dict[str, list[tuple[str, int, int, Sequence[str]]]] = {
     "lora": [("1 rank, 2 threads", 1, 2, ()), ("2 ranks, 1 thread each", 2, 1, ())],
     "full": [
         ("1 rank, 2 threads", 1, 2, FULL),
