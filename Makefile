@@ -21,7 +21,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl environments layers lint types format bench docs wheel oldest newest servers clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl environments ranks layers lint types format bench docs wheel oldest newest servers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -59,6 +59,9 @@ trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the en
 environments: $(VENV)/installed-dev  ## the turns of real models' chat templates, which a copy of the environment with TRL 1.16 has
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
 	.venv-trl/bin/python -m pytest tests/test_bridge.py -p no:cacheprovider
+
+ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in shards, and what ends them (a quarter of an hour)
+	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks --numprocesses auto --dist loadscope
 
 gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py

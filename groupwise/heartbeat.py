@@ -88,6 +88,7 @@ class Heartbeat:
         }
         self._waits_since: float | None = None
         self._holder = "The launcher" if store_is_of_launcher else "Rank 0"
+        self._holds_store = rank == 0 and not store_is_of_launcher
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="groupwise-heartbeat", daemon=True)
 
@@ -114,9 +115,23 @@ class Heartbeat:
             self._state["lockstep"] = before
 
     def report(self, error: BaseException) -> None:
-        """Tell the other ranks what this one ends with."""
+        """Tell the other ranks what this one ends with, and keep the store, where this process holds it, until they
+        have read it."""
         self._state["error"] = self._state["error"] or f"{type(error).__name__}: {error}"
-        self._write()
+        with suppress(Exception):  # the store has gone first
+            self._write()
+            if self._holds_store:
+                self._linger()
+
+    def _linger(self) -> None:
+        end = self._clock() + 2 * NEWS_SECONDS
+        while self._clock() < end and not all(self._is_told(seen.state) for seen in self._others.values()):
+            time.sleep(BEAT_SECONDS / 4)
+            self.look()
+
+    def _is_told(self, state: Mapping[str, Any]) -> bool:
+        """Whether a rank needs the store no more: it ends with an error, as it should, or is gone."""
+        return bool(state.get("error") or state.get("has_ended")) or self._is_gone(state)
 
     def end(self) -> None:
         """This rank ends as it should: nobody has to wait for it any more."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 MAX_PROCESSES = 6
 """Ranks that run at a time, of all launches together."""
@@ -66,6 +68,11 @@ def launch_all(folder: Path, launches: Sequence[Launch], *, timeout: float = 600
     )
     ended = json.loads((folder / "ended.json").read_text())
     return {name: Launched(folder / name, **values) for name, values in ended.items()}
+
+
+long_runs = pytest.mark.skipif(
+    not os.environ.get("GROUPWISE_RANKS"), reason="minutes of runs of several ranks: make ranks"
+)
 
 
 def free_port() -> int:

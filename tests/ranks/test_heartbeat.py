@@ -116,3 +116,13 @@ def test_a_lockstep_inside_another_ends_with_the_inner_one(two):
             assert two.second._state["lockstep"] == "sampling"
         assert two.second._state["lockstep"] == "learning"
     assert two.second._state["lockstep"] is None
+
+
+def test_the_holder_of_the_store_stays_until_the_others_have_read_why_it_ends(two, monkeypatch):
+    steps = iter([lambda: None, two.second.look, lambda: two.second.report(RuntimeError("rank 0 has failed"))])
+    monkeypatch.setattr(heartbeat.time, "sleep", lambda seconds: next(steps)())
+    holder = Heartbeat(two.store, 0, 2, store_is_of_launcher=False, clock=lambda: two.now)
+    two.second.beat()
+    holder.report(ValueError("this pass cannot be computed"))
+    assert "has failed: ValueError: this pass cannot be computed" in two.second.missed()
+    assert next(steps, None) is None

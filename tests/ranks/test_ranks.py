@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.histories import completions, history
-from tests.ranks.launching import Launch, Launched, launch_all
+from tests.ranks.launching import Launch, Launched, launch_all, long_runs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, long_runs]
 
 DYNAMIC = {"seed": 5, "is_sparse": True, "dynamic_sampling": True, "num_minibatches": 1}
 LONG_AND_SHORT = {"max_completion_length": 48, "num_minibatches": 1, "num_iterations": 1, "micro_batch_tokens": 60}

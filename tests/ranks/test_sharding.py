@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from groupwise.runs.reader import RunReader
 from tests.histories import history
-from tests.ranks.launching import Launch, Launched, launch_all
+from tests.ranks.launching import Launch, Launched, launch_all, long_runs
 from tests.ranks.test_ranks import FEW_ROWS, LONG_AND_SHORT, SAVED, all_well, ids, largest_difference, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, long_runs]
 
 FULL = {"shard": "full"}
 TIED = {"model": "llama-tied", "beta": 0.04}
