@@ -12,11 +12,12 @@ ceilings    bytes a second that a copy moves, bfloat16 products of 8192^3
 checks      tests/gpu: correct in float32 and bfloat16
 mismatch    mean exp |rollout log-prob - learner log-prob| in bfloat16, random weights
 rollout     tokens/s at 64, 8 and 256 rows of a 0.5B model, prompts of 256 tokens, 256 new ones
+bandwidth   token steps of 8 rows of a 1.5B model, beside the time in which its weights can be read once
 demo        seconds a step of the demo's recipe with a model of 135M
 step        seconds a step of a 0.5B model: 8 prompts of 256 x 8 completions of 256, LoRA, beta 0.04
-learner     a packed pass forward and backward: tokens/s, share of the products' ceiling
-generate    tokens/s of `model.generate` of transformers on the rollout's prompts: how TRL samples without vLLM
+learner     packs of 16,384 tokens of a 1.5B model, forward and backward: share of the products' ceiling
 trl         seconds a step of TRL on the same work as `step`, where it is installed
+generate    tokens/s of `model.generate` of transformers on the rollout's prompts: how TRL samples without vLLM
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from statistics import median
@@ -36,7 +37,8 @@ class Shape:
     vocabulary: int = 49_152
 
 
-HALF, SMALL, TINY = (
+BIG, HALF, SMALL, TINY = (
+    Shape(1536, 28, 12, 2, 8960, 151_936),
     Shape(896, 24, 14, 2, 4864),
     Shape(576, 30, 9, 3, 1536),
     Shape(64, 2, 4, 2, 128, 512),
@@ -52,14 +54,15 @@ class Work:
     prompt_tokens: int = 256
     new_tokens: int = 256
     rows: tuple[int, ...] = (64, 8, 256)
-    learner_prompts: int = 32
+    pack: int = 16_384
+    """Tokens of a learner's pass."""
     product: int = 8192
     num_steps: int = 4
 
     @classmethod
     def of(cls, device: str, *, is_tiny: bool) -> Work:
         where = torch.device(device)
-        return cls(where, True, 24, 12, (8,), 2, 64, 2) if is_tiny else cls(where, False)
+        return cls(where, True, 24, 12, (8,), 288, 64, 2) if is_tiny else cls(where, False)
 
     def shape(self, shape: Shape) -> Shape:
         return TINY if self.is_tiny else shape
@@ -99,7 +102,8 @@ def random_model(shape: Shape, device: torch.device) -> Any:
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).to(device)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():
         model.model.norm.weight.mul_(4 / (0.02 * shape.hidden**0.5))  # logits with a standard deviation of 4
     return model.eval()
@@ -111,13 +115,15 @@ def lora() -> Any:
     return LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
 
 
-def random_network(shape: Shape, device: torch.device) -> Any:
-    """The model under a fresh adapter, with its fast path, as a run has it."""
+def random_network(shape: Shape, device: torch.device, *, is_full: bool = False) -> Any:
+    """The model under a fresh adapter, or trained whole, with its fast path, as a run has it."""
     from groupwise.policy.load_model import hold_trained_weights_in_float32
     from groupwise.policy.trainable import add_adapter
     from groupwise.rollout.fastpath import build_policy_model
 
-    model = add_adapter(random_model(shape, device).requires_grad_(False), lora(), 0)
+    model = random_model(shape, device)
+    if not is_full:
+        model = add_adapter(model.requires_grad_(False), lora(), 0)
     hold_trained_weights_in_float32(model)
     policy_model = build_policy_model(model, torch.bfloat16)
     assert policy_model.fused is not None, policy_model.why_plain
@@ -137,16 +143,27 @@ def requests(work: Work, rows: int, vocabulary: int) -> list[Any]:
     return [Request(p, GROUP, Sampling(max_tokens=work.new_tokens), seed=(n,)) for n, p in enumerate(prompts)]
 
 
-def ceilings(work: Work) -> Iterator[Found]:
-    num_bytes = 2**20 if work.is_tiny else 2**31
-    source = torch.empty(num_bytes, dtype=torch.uint8, device=work.device)
+def copy_rate(work: Work) -> float:
+    """Bytes a second, read and written, of a large copy."""
+    source = torch.empty(2**20 if work.is_tiny else 2**31, dtype=torch.uint8, device=work.device)
     target = torch.empty_like(source)
-    moved = 2 * num_bytes / median(work.seconds(lambda: target.copy_(source), 10))
-    found: Found = {"copy_bytes_per_second": moved}
-    yield found
+    return 2 * len(source) / median(work.seconds(lambda: target.copy_(source), 10))
+
+
+def product_rate(work: Work) -> float:
+    """Multiplications and additions a second of a bfloat16 product of 8192^3."""
     size = work.product
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=work.device) for _ in range(2))
-    yield found | {"product_flop_per_second": 2 * size**3 / median(work.seconds(lambda: a @ b, 10, 3))}
+    return 2 * size**3 / median(work.seconds(lambda: a @ b, 10, 3))
+
+
+def ceilings(work: Work) -> Iterator[Found]:
+    yield {"copy_bytes_per_second": copy_rate(work), "product_flop_per_second": product_rate(work)}
+
+
+def peak_gib(work: Work) -> float | None:
+    """Most memory of the GPU that tensors of this process have held."""
+    return torch.cuda.max_memory_allocated() / 2**30 if work.device.type == "cuda" else None
 
 
 def checks(work: Work) -> Iterator[Found]:
@@ -220,6 +237,21 @@ def rollout(work: Work) -> Iterator[Found]:
         yield found
 
 
+def bandwidth(work: Work) -> Iterator[Found]:
+    """Token steps of 8 rows of the 1.5B model beside the time in which its weights can be read once."""
+    from groupwise.rollout.native import NativeEngine
+
+    shape = work.shape(BIG)
+    policy_model = random_network(shape, work.device)
+    engine = NativeEngine(policy_model.fused, max_concurrent=8)
+    engine.load_weights(policy_model, version=0)
+    asked = requests(work, 8, shape.vocabulary)
+    read = [p for name, p in policy_model.model.named_parameters() if "embed_tokens" not in name]
+    floor_s = sum(p.numel() for p in read) * 2 / copy_rate(work)
+    seconds = median(work.seconds(lambda: list(engine.generate(asked)))) / work.new_tokens
+    yield {"ms_per_token_step": 1000 * seconds, "floor_ms": 1000 * floor_s, "share_of_floor": floor_s / seconds}
+
+
 def steps(work: Work, shape: Shape, prompts: int, settings: Found, *, is_full_length: bool) -> Iterator[Found]:
     """Times of the steps of a run with prompts of `work.prompt_tokens` tokens."""
     from tiny import tiny_tokenizer
@@ -254,7 +286,11 @@ def steps(work: Work, shape: Shape, prompts: int, settings: Found, *, is_full_le
         run.train()
         total = perf_counter() - start
     keys = ("step_time", "time/rollout", "time/learn", "time/other", "sampling/mismatch", "completions/mean_length")
-    yield {"train_seconds": total, **{key: [line[key] for line in lines if key in line] for key in keys}}
+    yield {
+        "train_seconds": total,
+        "peak_gib": peak_gib(work),
+        **{key: [line[key] for line in lines if key in line] for key in keys},
+    }
 
 
 def demo(work: Work) -> Iterator[Found]:
@@ -269,36 +305,43 @@ def step(work: Work) -> Iterator[Found]:
 
 
 def learner(work: Work) -> Iterator[Found]:
+    """Packs of the 1.5B model: completions of 1,024 tokens, 8 to a prompt, under an adapter and trained whole."""
     from groupwise.policy.packing import CompletionRows
-    from groupwise.policy.policy_model import Scoring
 
-    shape = work.shape(HALF)
-    policy_model = random_network(shape, work.device)
-    found: Found = {}
-    for prompts in (2, work.learner_prompts // GROUP + 4):
-        group = [n for n in range(prompts) for _ in range(GROUP)]
-        asked = random_ids(prompts, work.prompt_tokens, shape.vocabulary)
-        said = random_ids(len(group), work.new_tokens, shape.vocabulary)
+    shape, ceiling = work.shape(BIG), product_rate(work)
+    found: Found = {"product_flop_per_second": ceiling}
+    new_tokens = work.pack // 2 // GROUP
+    for name, is_full in (("lora", False), ("full", True)):
+        policy_model = random_network(shape, work.device, is_full=is_full)
+        group = [n for n in range(2) for _ in range(GROUP)]
+        asked = random_ids(2, work.prompt_tokens, shape.vocabulary)
+        said = random_ids(len(group), new_tokens - work.prompt_tokens // GROUP, shape.vocabulary)
         rows = CompletionRows([asked[n] for n in group], said, group)
 
-        def learn() -> None:
-            with policy_model.pass_over(rows, Scoring()) as scores:  # noqa: B023
-                scores.logprob_NT.mean().backward()
-
-        first_s, *times = work.seconds(learn, 4, 0)
-        completion_tokens = len(group) * work.new_tokens
-        packed = completion_tokens + prompts * work.prompt_tokens
+        first_s, *times = work.seconds(partial(_learn, policy_model, rows), 4, 0)
+        completion_tokens = sum(map(len, said))
+        packed = completion_tokens + 2 * work.prompt_tokens
         layer = shape.hidden * (2 * shape.hidden + 3 * shape.feed_forward)
         layer += 2 * shape.hidden * shape.kv_heads * (shape.hidden // shape.heads)
-        flop = 4 * (packed * shape.layers * layer + completion_tokens * shape.hidden * shape.vocabulary)
-        found[str(packed)] = {
-            "tokens_per_second": packed / median(times),
+        products = packed * shape.layers * layer + completion_tokens * shape.hidden * shape.vocabulary
+        flop_rate = (6 if is_full else 4) * products / median(times)
+        found[name] = {
+            "packed_tokens": packed,
             "seconds": median(times),
             "first_seconds": first_s,
-            "product_flop_per_second": flop / median(times),
+            "product_flop_per_second": flop_rate,
+            "share_of_ceiling": flop_rate / ceiling,
+            "peak_gib": peak_gib(work),
         }
-        print(packed, found[str(packed)], flush=True)
+        print(name, found[name], flush=True)
         yield found
+
+
+def _learn(policy_model: Any, rows: Any) -> None:
+    from groupwise.policy.policy_model import Scoring
+
+    with policy_model.pass_over(rows, Scoring(with_entropy=False)) as scores:
+        scores.logprob_NT.mean().backward()
 
 
 def generate(work: Work) -> Iterator[Found]:
@@ -344,7 +387,7 @@ def trl(work: Work) -> Iterator[Found]:
             config, Dataset.from_list(rows), processing_class=tiny_tokenizer(), peft_config=lora(), callbacks=[Clock()],
         )  # fmt: skip
         run.train()
-    yield {"step_seconds": [after - before for before, after in pairwise(times)]}
+    yield {"step_seconds": [after - before for before, after in pairwise(times)], "peak_gib": peak_gib(work)}
 
 
 @dataclass(frozen=True)
@@ -360,10 +403,11 @@ PARTS = {
     "checks": Part(checks, 240),
     "mismatch": Part(mismatch, 120),
     "rollout": Part(rollout, 120),
+    "bandwidth": Part(bandwidth, 90),
     "demo": Part(demo, 120),
     "step": Part(step, 120),
     "learner": Part(learner, 90),
-    "generate": Part(generate, 60),
     "trl": Part(trl, 120),
+    "generate": Part(generate, 60),
 }
 """By name, most important first."""

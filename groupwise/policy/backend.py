@@ -34,6 +34,10 @@ class DeviceTraits:
     has_static_decoding: bool
     """Whether decoding runs over static buffers, each step recorded once and played again."""
     has_fused_optimizer: bool
+    has_joined_adapters: bool
+    """Whether a frozen weight and its adapters are one matrix, and their products one product."""
+    has_layer_kernels: bool
+    """Whether decoder layers are a few large kernels, `kernels/gpu_ops.py`, where they can be rebuilt from them."""
     head_rows: int
     """Rows of logits that exist at a time."""
 
@@ -46,6 +50,8 @@ CPU = DeviceTraits(
     has_flex=False,
     has_static_decoding=False,
     has_fused_optimizer=False,
+    has_joined_adapters=False,
+    has_layer_kernels=False,
     head_rows=128,  # 25 MB at a vocabulary of 49,152
 )
 GPU = DeviceTraits(
@@ -56,9 +62,19 @@ GPU = DeviceTraits(
     has_flex=True,
     has_static_decoding=True,
     has_fused_optimizer=True,
+    has_joined_adapters=True,
+    has_layer_kernels=True,
     head_rows=1024,
 )
-OTHER = replace(GPU, has_flex=False, has_static_decoding=False, has_fused_optimizer=False, has_low_precision_head=False)
+OTHER = replace(
+    GPU,
+    has_flex=False,
+    has_static_decoding=False,
+    has_fused_optimizer=False,
+    has_low_precision_head=False,
+    has_joined_adapters=False,
+    has_layer_kernels=False,
+)
 """Any other accelerator that torch knows."""
 
 _SUMS_INTO_FLOAT32 = ("cuda", "meta")

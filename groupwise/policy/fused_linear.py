@@ -18,6 +18,8 @@ from groupwise.policy.backend import backend_of
 from groupwise.policy.memory_pages import release_pages
 from groupwise.torch_internals import has_onednn_bf16, onednn_linear, onednn_linear_add, reorder_linear_weight
 
+_ALIGNED = 8
+"""Numbers a row of a joined weight is a multiple of: products of bfloat16 are slow on others."""
 FEW_ROWS = 16
 """Up to here a CPU multiplies low-rank factors faster in float32 than in bfloat16 (4 to 11 us against 14 to 38)."""
 
@@ -89,6 +91,9 @@ class FusedLinear:
         self.adapters_enabled = True
         self.sizes = [s.weight_OI.shape[0] for s in sources]
         self.weight_OI: Tensor | None = None
+        self.joined_OJ: Tensor | None = None
+        """Weight and B side by side, J = I + R rounded up: `[x, x A'] joined'` is the whole product, where the device's
+        traits have it so. `weight_OI` and `b_OR` are then parts of it."""
         self.packed: Any = None
         self.panels = PanelCache()
         self.bias_O: Tensor | None = None
@@ -130,11 +135,11 @@ class FusedLinear:
     def _fused_weight(self) -> Tensor:
         """The siblings' weights stacked in the compute dtype; a single weight of that dtype is not copied."""
         first = self.sources[0].weight_OI
-        if len(self.sources) == 1 and first.dtype == self.dtype:
+        if len(self.sources) == 1 and first.dtype == self.dtype and not self._can_join:
             return first.detach()
         fused_OI = self.weight_OI
         if fused_OI is None:
-            fused_OI = first.new_empty(sum(self.sizes), first.shape[1], dtype=self.dtype, requires_grad=False)
+            fused_OI = self._new_weight(first)
         rounds_up = self.dtype == torch.bfloat16 and first.dtype == torch.float32
         for part, (rows_OI, source) in enumerate(zip(fused_OI.split(self.sizes), self.sources, strict=True)):
             weight = source.weight_OI
@@ -143,6 +148,23 @@ class FusedLinear:
             if not weight.requires_grad:
                 release_pages(weight)
         return fused_OI
+
+    @property
+    def _can_join(self) -> bool:
+        """Whether weight and adapters form one product: frozen weights under adapters, on a device that has it so."""
+        is_adapted = any(s.adapters for s in self.sources)
+        return is_adapted and not self.is_trained and backend_of(self.sources[0].weight_OI.device).has_joined_adapters
+
+    def _new_weight(self, like: Tensor) -> Tensor:
+        """Memory of the stacked weights."""
+        width, outputs = like.shape[1], sum(self.sizes)
+        if not self._can_join:
+            return like.new_empty(outputs, width, dtype=self.dtype, requires_grad=False)
+        rank = sum(adapter.a_RI.shape[0] for source in self.sources for adapter in source.adapters)
+        columns = -(-(width + rank) // _ALIGNED) * _ALIGNED
+        self.joined_OJ = like.new_zeros(outputs, columns, dtype=self.dtype, requires_grad=False)
+        self.b_OR = self.joined_OJ[:, width : width + rank]
+        return self.joined_OJ[:, :width]
 
     def _refresh_adapters(self) -> None:
         adapters = [(part, a) for part, s in enumerate(self.sources) for a in s.adapters]
@@ -208,6 +230,40 @@ class FusedLinear:
             x_TI = x_TI.to(self.dtype)
             y_TO = self.product(x_TI, self.down(x_TI))
         return y_TO.view(*x.shape[:-1], -1)
+
+    @property
+    def columns(self) -> int:
+        """J: numbers a row of an input of `output_of` has room for, the input's I first."""
+        assert self.weight_OI is not None
+        return self.weight_OI.shape[1] if self.joined_OJ is None else self.joined_OJ.shape[1]
+
+    def output_of(self, x_TJ: Tensor) -> Tensor:
+        """Outputs [T, O] of all siblings for factors that nobody else reads: columns behind the I first are written.
+
+        Its gradient has J columns, too; those behind the first I mean nothing.
+        """
+        if self.joined_OJ is None:
+            return self.fused_output(x_TJ)
+        if not self.adapters_enabled:
+            return self.fused_output(x_TJ[:, : self.width])
+        if torch.is_grad_enabled() and (x_TJ.requires_grad or any(p.requires_grad for p in self.parameters)):
+            return _JoinedLinearFunction.apply(self, x_TJ, *self.parameters)  # type: ignore[no-any-return, no-untyped-call]
+        return F.linear(self.join(x_TJ), self.joined_OJ, self.bias_O)
+
+    def join(self, x_TJ: Tensor) -> Tensor:
+        """The same with `x A'` behind the input's numbers, and zeros behind it."""
+        assert self.a_RI is not None
+        rank = self.a_RI.shape[0]
+        torch.mm(x_TJ[:, : self.width], self.a_RI.t(), out=x_TJ[:, self.width : self.width + rank])
+        if self.columns > self.width + rank:
+            x_TJ[:, self.width + rank :] = 0
+        return x_TJ
+
+    @property
+    def width(self) -> int:
+        """I."""
+        assert self.weight_OI is not None
+        return self.weight_OI.shape[1]
 
     def down(self, x_TI: Tensor) -> Tensor | None:
         """The adapters' inner activations `x A'`, shape TR."""
@@ -282,6 +338,32 @@ class _FusedLinearFunction(torch.autograd.Function):
             dx = dx_TI.to(ctx.x_dtype).view(ctx.x_shape)
         grads = _parameter_gradients(linear, ctx.needs_input_grad[2:], x_TI, h_TR, dy_TO, dh_TR)
         return (None, dx, *grads)
+
+
+class _JoinedLinearFunction(torch.autograd.Function):
+    """`[x, x A'] joined' + b`, forward and backward one large product each; see `FusedLinear.output_of`."""
+
+    @staticmethod
+    def forward(ctx: Any, linear: FusedLinear, x_TJ: Tensor, *parameters: Tensor) -> Tensor:
+        assert linear.joined_OJ is not None
+        linear.join(x_TJ)
+        ctx.linear, ctx.joined_OJ, ctx.a_RI = linear, linear.joined_OJ, linear.a_RI
+        ctx.save_for_backward(x_TJ)
+        return F.linear(x_TJ, linear.joined_OJ, linear.bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
+        linear: FusedLinear = ctx.linear
+        (x_TJ,) = ctx.saved_tensors
+        width, rank = linear.width, len(ctx.a_RI)
+        dy_TO = dy_TO.to(linear.dtype)
+        dx_TJ = dy_TO @ ctx.joined_OJ
+        h_TR, dh_TR = (x[:, width : width + rank] for x in (x_TJ, dx_TJ))
+        grads = _parameter_gradients(linear, ctx.needs_input_grad[2:], x_TJ[:, :width], h_TR, dy_TO, dh_TR)
+        if not ctx.needs_input_grad[1]:
+            return (None, None, *grads)
+        dx_TJ[:, :width].addmm_(dh_TR, ctx.a_RI)
+        return (None, dx_TJ, *grads)
 
 
 def _parameter_gradients(

@@ -29,6 +29,7 @@ from groupwise.policy.decoder_layer import (
 )
 from groupwise.policy.deterministic import recompute_layers
 from groupwise.policy.fused_linear import FusedLinear, FusedLinearSlice, read_source
+from groupwise.policy.gpu_layer import install_gpu_layers
 from groupwise.policy.head import LMHead
 from groupwise.policy.load_model import checkpoint_layers
 from groupwise.transformers_internals import SIBLING_LINEARS, decoder_layers
@@ -55,11 +56,16 @@ class FusedModel:
         self.kernel_layers = install_kernels(self.model, self._context, dtype) if self.backend.has_kernels else []
         self._decodes_at_once = False
         """Whether the first layer's call computes all layers of a decode step."""
-        if self.backend.is_residual_float32 and dtype != torch.float32:
-            self._keep_stream_in_float32()
+        is_float32 = dtype == torch.float32
+        if self.backend.is_residual_float32 and not is_float32:
+            is_float32 = self._keep_stream_in_float32()
+        self.gpu_layers = []
+        """Decoder layers that run as a few large kernels."""
+        if self.backend.has_layer_kernels and is_float32:
+            self.gpu_layers = install_gpu_layers(self.model, self._context)
 
-    def _keep_stream_in_float32(self) -> None:
-        """Keep the residual stream in float32 under weights of lower precision, where the layers' code allows it.
+    def _keep_stream_in_float32(self) -> bool:
+        """Keep the residual stream in float32 under weights of lower precision; whether the layers' code allows it.
 
         Half of the difference between a rollout's log-probs and the learner's comes from rounding this sum.
         """
@@ -71,6 +77,8 @@ class FusedModel:
                 self.hidden(ids_P, ids_P, LayerProbe())
         except RuntimeError:  # parameters beside the linear layers, in the weights' dtype, that do not mix with float32
             hook.remove()
+            return False
+        return True
 
     def refresh(self, *, pack: bool = False) -> None:
         """Read the user's current weights; `pack` prepares products with few rows (decoding)."""

@@ -24,7 +24,7 @@ from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.rollout.native import NativeEngine
 from groupwise.types import Completion, Request, Sampling
 
-NAMES = ("llama", "qwen2", "mistral-window", "gemma3")
+NAMES = ("llama", "qwen2", "qwen3", "mistral-window", "gemma3")
 PROMPTS = [random_rows((n,), ((1,),), seed=n).prompt_ids[0] for n in (9, 17, 4)]
 GROUP = 6
 LOW = torch.bfloat16

@@ -17,9 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groupwise.kernels.gpu_ops import (
+    ScoreRule,
+    StaticCaches,
+    attend_static,
+    has_triton,
+    merged_heads,
+    rotate_and_store,
+)
 from groupwise.policy.attention import AttentionLayer
 from groupwise.policy.backend import matmul_float32
 from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.gpu_layer import StepAttention, StepQKV
 from groupwise.rollout.native.kv_cache import PrefillPlan, PromptCache
 from groupwise.rollout.native.recorder import Recorder, Work
 from groupwise.rollout.sampler import invert_cdf
@@ -70,7 +79,7 @@ def sample_cache(fused: FusedModel) -> PromptCache | None:
     return cache if kinds <= first else None
 
 
-class StaticGrid:
+class StaticGrid(StepAttention):
     """The buffers of one bucket, and the step over them."""
 
     def __init__(self, fused: FusedModel, bucket: Bucket, like: PromptCache) -> None:
@@ -103,6 +112,7 @@ class StaticGrid:
         self._place_n = self._first_KR.flatten()
         """Places of this step's keys and values in the flattened caches of a layer."""
         self._masks: dict[int | None, Tensor] = {}
+        self._has_kernels = has_triton(self.device)
         self._replay: Work | None = None
 
     def _numbers(self, count: int) -> Tensor:
@@ -211,11 +221,30 @@ class StaticGrid:
         """Position in its sequence of the token that each row is given."""
         return self.prompt_length_C[:, None] + self.length_R.view(self.num_cells, -1)
 
+    def attend_step(self, step: StepQKV, columns: int) -> Tensor:
+        if not self._has_kernels:
+            q, k, v = step.written_out()
+            return merged_heads(self.attend(step.layer, q, k, v), q.dtype, columns)
+        caches = self._caches(step.layer)
+        q_RHD = rotate_and_store(step.qkv_RO, step.norms, step.cos_RD, step.sin_RD, caches, step.heads)
+        return attend_static(q_RHD, caches, _rule_of(step.layer), columns)
+
+    def _caches(self, layer: AttentionLayer) -> StaticCaches:
+        buffers = (self.prompt_k, self.prompt_v, self.own_k, self.own_v)
+        return StaticCaches(*(x[layer.index] for x in buffers), self.prompt_length_C, self.length_R)
+
     def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         """Attention of the rows' new tokens (T = R here) to their prompts and to their own earlier tokens."""
-        cells, heads, slots, width = self.num_cells, self.heads, self.bucket.slots, q_HTD.shape[-1]
         self._write(self.own_k[layer.index], k_KTD)
         self._write(self.own_v[layer.index], v_KTD)
+        if not self._has_kernels:
+            return self._attention_written_out(layer, q_HTD)
+        q_RHD = q_HTD.transpose(0, 1).contiguous()
+        out_RI = attend_static(q_RHD, self._caches(layer), _rule_of(layer), q_RHD[0].numel())
+        return out_RI.view(q_RHD.shape).transpose(0, 1)
+
+    def _attention_written_out(self, layer: AttentionLayer, q_HTD: Tensor) -> Tensor:
+        cells, heads, slots, width = self.num_cells, self.heads, self.bucket.slots, q_HTD.shape[-1]
         q = q_HTD.view(heads, -1, cells, slots, width).permute(2, 0, 3, 1, 4).reshape(cells * heads, -1, width)
         queries = q.shape[1] // slots
         grid = (cells, heads, slots, queries, -1)
@@ -261,3 +290,7 @@ class StaticGrid:
             mask = torch.zeros(sees.shape, device=self.device).masked_fill_(~sees, float("-inf"))
             self._masks[window] = mask[:, None, :, None]
         return self._masks[window]
+
+
+def _rule_of(layer: AttentionLayer) -> ScoreRule:
+    return ScoreRule(layer.scaling, layer.window, layer.softcap, layer.sinks_H)
