@@ -34,7 +34,7 @@ def decode_block(policy_model: Any, work: gpu_parts.Work, vocabulary: int) -> Ca
     def draw() -> None:
         grid.is_growing_R.fill_(True)
         grid.length_R.zero_()
-        grid.draw(8, recorder)
+        grid.launch(8, 0, recorder).read()
 
     return draw
 

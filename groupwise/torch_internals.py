@@ -44,6 +44,59 @@ def onednn_linear_add(x_TI: Tensor, other_TO: Tensor, weight_OI: Tensor) -> Tens
     return torch.ops.mkldnn._linear_pointwise.binary(x_TI, other_TO, weight_OI, None, "add")  # type: ignore[no-any-return]
 
 
+def flash_attention(
+    q_THD: Tensor,
+    k_TKD: Tensor,
+    v_TKD: Tensor,
+    first_q: Tensor,
+    first_k: Tensor,
+    longest_q: int,
+    longest_k: int,
+    *,
+    is_causal: bool,
+    scale: float,
+) -> list[Tensor]:
+    """`torch.ops.aten._flash_attention_forward`: output [T, H, D], lse [H, T] and the state of its gradient, of
+    consecutive runs of tokens whose first ones are given. On a GPU, in 16 bits.
+    """
+    runs = (first_q, first_k, longest_q, longest_k)
+    found: list[Tensor] = list(
+        torch.ops.aten._flash_attention_forward(q_THD, k_TKD, v_TKD, *runs, 0.0, is_causal, False, scale=scale)
+    )
+    expected = (q_THD.shape[1], len(q_THD))
+    if found[1].shape != expected:
+        raise RuntimeError(f"flash attention returns an lse of shape {tuple(found[1].shape)}, expected {expected}")
+    return found
+
+
+def flash_attention_backward(
+    dout_THD: Tensor,
+    q_THD: Tensor,
+    k_TKD: Tensor,
+    v_TKD: Tensor,
+    output_THD: Tensor,
+    lse_HT: Tensor,
+    first_q: Tensor,
+    first_k: Tensor,
+    longest_q: int,
+    longest_k: int,
+    state: Sequence[Tensor],
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.ops.aten._flash_attention_backward`: gradients of q, k and v, the same bits every time."""
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = (first_q, first_k, longest_q, longest_k)
+        found = torch.ops.aten._flash_attention_backward(
+            dout_THD, q_THD, k_TKD, v_TKD, output_THD, lse_HT, *runs, 0.0, is_causal, *state, scale=scale
+        )
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    return found[0], found[1], found[2]
+
+
 def version_of(tensor: Tensor) -> int:
     """`torch.Tensor._version`: a count of the changes in place."""
     return tensor._version

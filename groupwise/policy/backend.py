@@ -29,8 +29,10 @@ class DeviceTraits:
     """Whether what layers add up is kept in float32 whatever the weights' dtype is."""
     has_low_precision_head: bool
     """Whether float32 logits are summed from factors in the compute dtype, without a float32 copy of the weight."""
+    has_flash: bool
+    """Whether packed tokens attend by flash attention, where it computes what their layer does."""
     has_flex: bool
-    """Whether packs attend by FlexAttention."""
+    """Whether packs attend by FlexAttention where flash attention does not."""
     has_static_decoding: bool
     """Whether decoding runs over static buffers, each step recorded once and played again."""
     has_fused_optimizer: bool
@@ -47,6 +49,7 @@ CPU = DeviceTraits(
     is_attention_float32=True,
     is_residual_float32=False,
     has_low_precision_head=False,
+    has_flash=False,
     has_flex=False,
     has_static_decoding=False,
     has_fused_optimizer=False,
@@ -59,6 +62,7 @@ GPU = DeviceTraits(
     is_attention_float32=False,
     is_residual_float32=True,
     has_low_precision_head=True,
+    has_flash=True,
     has_flex=True,
     has_static_decoding=True,
     has_fused_optimizer=True,
@@ -68,6 +72,7 @@ GPU = DeviceTraits(
 )
 OTHER = replace(
     GPU,
+    has_flash=False,
     has_flex=False,
     has_static_decoding=False,
     has_fused_optimizer=False,

@@ -45,12 +45,25 @@ class StepQKV:
         return q.to(self.qkv_RO.dtype), k.to(self.qkv_RO.dtype), v.to(self.qkv_RO.dtype)
 
 
+class Stream:
+    """What the layer before leaves to be added to the residual stream of a decode step: a norm adds it on its way."""
+
+    def __init__(self) -> None:
+        self.delta_RI: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        delta_RI, self.delta_RI = self.delta_RI, None
+        return delta_RI
+
+
 class GPULayer:
     """Replaces the `forward` of a decoder layer."""
 
-    def __init__(self, parts: LayerParts, context: AttentionContext) -> None:
+    def __init__(self, parts: LayerParts, context: AttentionContext, stream: Stream, *, is_followed: bool) -> None:
+        """`is_followed`: the next layer of the model is one of these, too, and shares the `stream`."""
         self._parts = parts
         self._context = context
+        self._stream, self._is_followed = stream, is_followed
 
     def __call__(self, hidden_states: Tensor, *_: Any, **keywords: Any) -> Tensor:
         plan: Any = self._context.plan
@@ -62,10 +75,18 @@ class GPULayer:
 
     def _step(self, x_RI: Tensor, cos_RD: Tensor, sin_RD: Tensor, plan: StepAttention) -> Tensor:
         """One token of every row."""
-        p = self._parts
-        qkv_RO = p.qkv.output_of(rms_norm(x_RI, p.norm_in.weight, p.eps, p.dtype, p.qkv.columns))
-        attended_RJ = plan.attend_step(StepQKV(p, qkv_RO, cos_RD, sin_RD), p.o.columns)
-        return self._after_attention(x_RI, attended_RJ)
+        p, delta_RI = self._parts, self._stream.take()
+        norm = (p.norm_in.weight, p.eps, p.dtype, p.qkv.columns)
+        if delta_RI is None:
+            normed_RJ = rms_norm(x_RI, *norm)
+        else:
+            x_RI, normed_RJ = add_rms_norm(x_RI, delta_RI, *norm)
+        attended_RJ = plan.attend_step(StepQKV(p, p.qkv.output_of(normed_RJ), cos_RD, sin_RD), p.o.columns)
+        x_RI, delta_RI = self._after_attention(x_RI, attended_RJ)
+        if not self._is_followed:
+            return x_RI + delta_RI
+        self._stream.delta_RI = delta_RI
+        return x_RI
 
     def _pass(self, x_TI: Tensor, cos_TD: Tensor, sin_TD: Tensor, plan: AttentionPlan) -> Tensor:
         """The packed tokens of a pass, differentiable."""
@@ -75,14 +96,16 @@ class GPULayer:
             qkv_TO = _with_normed_heads(qkv_TO, p)
         q_HTD, k_KTD, v_KTD = rotated_heads(qkv_TO, cos_TD, sin_TD, p.heads, p.kv_heads)
         attended_HTD = plan.attend(p.attention, q_HTD, k_KTD, v_KTD)
-        return self._after_attention(x_TI, merged_heads(attended_HTD, p.dtype, p.o.columns))
+        x_TI, delta_TI = self._after_attention(x_TI, merged_heads(attended_HTD, p.dtype, p.o.columns))
+        return x_TI + delta_TI
 
-    def _after_attention(self, x_TI: Tensor, attended_TJ: Tensor) -> Tensor:
+    def _after_attention(self, x_TI: Tensor, attended_TJ: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream after attention, and what the feed-forward part adds to it."""
         p = self._parts
         delta_TI = p.o.output_of(attended_TJ)
         x_TI, normed_TJ = add_rms_norm(x_TI, delta_TI, p.norm_post.weight, p.eps, p.dtype, p.gate_up.columns)
         gate_up_TG = p.gate_up.output_of(normed_TJ)
-        return x_TI + p.down.output_of(silu_mul(gate_up_TG, p.down.columns))
+        return x_TI, p.down.output_of(silu_mul(gate_up_TG, p.down.columns))
 
 
 def _with_normed_heads(qkv_TO: Tensor, parts: LayerParts) -> Tensor:
@@ -99,12 +122,15 @@ def _with_normed_heads(qkv_TO: Tensor, parts: LayerParts) -> Tensor:
 @torch.no_grad()
 def install_gpu_layers(model: nn.Module, context: AttentionContext) -> list[GPULayer]:
     """Replace the `forward` of every decoder layer that can be rebuilt from its parts."""
-    rotary, installed = rotary_embedding(model), []
-    for layer in model.modules():
-        if rotary is None or not is_decoder_layer(layer):
-            continue
-        parts = read_layer(layer, rotary, context)
+    rotary, stream = rotary_embedding(model), Stream()
+    if rotary is None:
+        return []
+    layers = [layer for layer in model.modules() if is_decoder_layer(layer)]
+    parts_of = [read_layer(layer, rotary, context) for layer in layers]
+    installed = []
+    for layer, parts, following in zip(layers, parts_of, [*parts_of, None][1:], strict=True):
         if parts is not None:
-            installed.append(GPULayer(parts, context))
+            is_followed = following is not None and following.attention.index == parts.attention.index + 1
+            installed.append(GPULayer(parts, context, stream, is_followed=is_followed))
             layer.forward = installed[-1]
     return installed

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from groupwise.policy.attention import AttentionLayer, Segments, causal_mask, dot_product_attention, segment_table
 from groupwise.policy.backend import backend_of
+from groupwise.policy.flash import FlashAttention
 from groupwise.policy.flex import FlexAttention
 from groupwise.types import TokenSet
 
@@ -149,11 +150,14 @@ class Pack(Segments):
         """Packed position whose hidden state predicts each sampled token; beyond `num_targets`, padding."""
         self.target_C = torch.tensor(targets, device=device, dtype=torch.long)
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-        self._flex = FlexAttention(self.segments, self.position_ids_P) if backend_of(device).has_flex else None
+        traits = backend_of(device)
+        self._flash = FlashAttention(self.segments, len(ids), self.longest, device) if traits.has_flash else None
+        self._flex = FlexAttention(self.segments, self.position_ids_P) if traits.has_flex else None
 
     def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
-        if self._flex is not None and (output_HTD := self._flex.attend(layer, q_HTD, k_KTD, v_KTD)) is not None:
-            return output_HTD
+        for fast in (self._flash, self._flex):
+            if fast is not None and (output_HTD := fast.attend(layer, q_HTD, k_KTD, v_KTD)) is not None:
+                return output_HTD
         outputs = []
         for group in self.groups:
             end = group.start + group.prompt_length

@@ -152,19 +152,19 @@ def test_fifty_steps_record_once_a_bucket_and_nothing_moves(is_lora: bool, monke
     sampling = replace(PLAIN, max_tokens=24)
     engine = NativeEngine(fused, max_concurrent=12, recorder=recorder)
     looks, waits = {"static": 0, "first": 0}, Waits()
-    draw, first = StaticGrid.draw, generation.draw_tokens
+    launch, first = StaticGrid.launch, generation.draw_tokens
 
-    def counted_draw(*arguments: Any) -> Any:
+    def counted_launch(*arguments: Any) -> Any:
         looks["static"] += 1
         with waits if step % 10 == 0 else nullcontext():
-            return draw(*arguments)
+            return launch(*arguments)
 
     def counted_first(*arguments: Any) -> None:
         looks["first"] += 2  # tokens and log-probs
         first(*arguments)
 
     monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: True)  # as it is while a graph is recorded
-    monkeypatch.setattr(StaticGrid, "draw", counted_draw)
+    monkeypatch.setattr(StaticGrid, "launch", counted_launch)
     monkeypatch.setattr(generation, "draw_tokens", counted_first)
     places: dict[Any, dict[str, int]] = {}
     weights: list[list[int]] = []
@@ -214,7 +214,7 @@ def test_a_step_mixes_no_devices_and_waits_for_no_number(
         large.take_rows(small, [(1, 0), (2, 3)])
         for grid in (small, large):
             grid._step()
-            assert {tensor.device.type for key, tensor in grid.tensors.items() if key != "seen_2BR"} == {"meta"}
+            assert {tensor.device.type for key, tensor in grid.tensors.items() if key != "seen_A2BR"} == {"meta"}
 
 
 def on_meta(model: Any) -> Any:

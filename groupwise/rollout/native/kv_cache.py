@@ -21,6 +21,7 @@ from groupwise.kernels.decode import PROMPT_STEP, KVCaches
 from groupwise.policy.attention import AttentionLayer, Segments, causal_mask, dot_product_attention, segment_table
 from groupwise.policy.backend import backend_of, matmul_float32
 from groupwise.policy.decoder_layer import DecodeAttention
+from groupwise.policy.flash import FlashAttention
 
 FIRST_CAPACITY = 128
 """Own tokens that there is room for at first, at most."""
@@ -51,6 +52,7 @@ class PrefillPlan(Segments):
         first = [sum(self.lengths[:number]) for number in range(len(self.lengths))]
         self.segments, self.longest = segment_table([(f, n, 0, 0) for f, n in zip(first, self.lengths, strict=True)])
         self._kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in lengths]
+        self._flash: FlashAttention | None = None
 
     def store_kv(self, k_KTD: Tensor, v_KTD: Tensor) -> None:
         padding = k_KTD.shape[1] - sum(self.lengths)
@@ -59,6 +61,9 @@ class PrefillPlan(Segments):
             kept.append(pair)
 
     def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
+        if (output_HTD := self._at_once(layer, q_HTD, k_KTD, v_KTD)) is not None:
+            self.store_kv(k_KTD, v_KTD)
+            return output_HTD
         outputs = []
         padding = q_HTD.shape[1] - sum(self.lengths)
         parts = zip(*(x.split([*self.lengths, padding], dim=1) for x in (q_HTD, k_KTD, v_KTD)), strict=True)
@@ -67,6 +72,14 @@ class PrefillPlan(Segments):
             kept.append((k, v))
         outputs.append(q_HTD.new_zeros(q_HTD.shape[0], padding, v_KTD.shape[-1]))
         return torch.cat(outputs, dim=1)
+
+    def _at_once(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor | None:
+        """The attention of all prompts by one call, where the device has it."""
+        if not backend_of(q_HTD.device).has_flash:
+            return None
+        if self._flash is None:
+            self._flash = FlashAttention(self.segments, q_HTD.shape[1], self.longest, q_HTD.device)
+        return self._flash.attend(layer, q_HTD, k_KTD, v_KTD)
 
     def caches(self) -> list[PromptCache]:
         return [PromptCache(length, kept) for length, kept in zip(self.lengths, self._kept, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,13 @@ from groupwise.rollout.native.generation import WORTH_REARRANGING, Generation, g
 from groupwise.rollout.native.kv_cache import PromptCache, choose_slots
 from groupwise.rollout.native.recorder import Recorder
 from groupwise.rollout.native.static_grid import (
+    AHEAD,
     BLOCK,
     FIRST_OWN,
     LEAST_OWN,
     LEAST_PROMPT,
     LEAST_ROWS,
+    Block,
     Bucket,
     StaticGrid,
     is_drawn_in_step,
@@ -72,6 +75,9 @@ class StaticGeneration(Generation):
         super().__init__(*arguments)
         self.decoder = decoder
         self.buffers: StaticGrid | None = None
+        self.blocks: deque[Block] = deque()
+        """Blocks that were started and are not read yet."""
+        self.num_blocks = 0
         self.cells: list[int | None] = []
         """Number of the prompt in each cell."""
         requests = [rows[0].request for rows in self.rows_of.values()]
@@ -110,6 +116,8 @@ class StaticGeneration(Generation):
 
     def _rearrange(self) -> None:
         """Let waiting rows enter and lay all active rows out anew, in the buffers that they need."""
+        while self.blocks:
+            self._read()
         active = self._admit_waiting()
         old, old_grid, old_cells = self.buffers, self.grid, self.cells
         self.buffers, self.grid, self.cells = None, [], []
@@ -141,11 +149,26 @@ class StaticGeneration(Generation):
 
     @torch.inference_mode()
     def _decode(self) -> None:
-        """A block of tokens for every active row, or fewer where no row can take that many."""
+        """Read a block of tokens of every active row, while the next one is drawn."""
+        while len(self.blocks) < AHEAD and (count := self._next_count()) > 0:
+            assert self.buffers is not None
+            self.blocks.append(self.buffers.launch(count, self.num_blocks, self.decoder.recorder))
+            self.num_blocks += 1
+        self._read()
+
+    def _next_count(self) -> int:
+        """Tokens of the next block: fewer where no row may take that many, 0 where the buffers have no more room."""
         assert self.buffers is not None
-        active = self._active()
-        count = min(BLOCK, max(row.request.limit - len(row.token_ids) for row in active))
-        token_BR, logprob_BR = self.buffers.draw(count, self.decoder.recorder)
+        longest = [len(row.token_ids) for row in self._active()]
+        under_way = sum(block.count for block in self.blocks)
+        count = min(BLOCK, self.sampling.max_tokens - min(longest) - under_way)
+        return (
+            count if min(max(longest) + under_way + count, self.sampling.max_tokens) <= self.buffers.bucket.own else 0
+        )
+
+    def _read(self) -> None:
+        """Append the tokens of the oldest block."""
+        token_BR, logprob_BR = self.blocks.popleft().read()
         tokens, logprobs = token_BR.T.tolist(), logprob_BR.T.tolist()
         for r, row in enumerate(self.grid):
             if row is not None and not row.is_finished:

@@ -37,6 +37,8 @@ from groupwise.types import Sampling
 
 BLOCK = 8
 """Tokens that every row samples between two reads of the host."""
+AHEAD = 2
+"""Blocks under way at most: the device draws one while the host reads the one before."""
 LEAST_ROWS, LEAST_PROMPT, LEAST_OWN, FIRST_OWN = 8, 64, 32, 128
 _STOPS = 64
 """End tokens that there is room for."""
@@ -79,6 +81,22 @@ def sample_cache(fused: FusedModel) -> PromptCache | None:
     return cache if kinds <= first else None
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Tokens of every row that are being drawn."""
+
+    count: int
+    _seen_2BR: Tensor
+    _done: torch.cuda.Event | None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and their log-probs, each [count, R]; waits until they are drawn."""
+        if self._done is not None:
+            self._done.synchronize()
+        report = self._seen_2BR.numpy()[:, : self.count].copy()
+        return report[0], report[1].view(np.float32)
+
+
 class StaticGrid(StepAttention):
     """The buffers of one bucket, and the step over them."""
 
@@ -106,8 +124,8 @@ class StaticGrid(StepAttention):
         """Place in the report of the next token."""
         self.report_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, device=self.device)
         """Tokens, and the bits of their float32 log-probs, which the host reads."""
-        self.seen_2BR = torch.zeros(2, BLOCK, rows, dtype=torch.int32, pin_memory=self.device.type == "cuda")
-        """Its copy on the host."""
+        self.seen_A2BR = torch.zeros(AHEAD, 2, BLOCK, rows, dtype=torch.int32, pin_memory=self.device.type == "cuda")
+        """Its copies on the host, one for each block under way."""
         self._first_KR = self._first_places()
         self._place_n = self._first_KR.flatten()
         """Places of this step's keys and values in the flattened caches of a layer."""
@@ -172,15 +190,22 @@ class StaticGrid(StepAttention):
             rows = theirs[:, old_n // old.bucket.slots, :, old_n % old.bucket.slots, :width]  # a copy: both may be one
             mine[:, new_n // self.bucket.slots, :, new_n % self.bucket.slots, :width] = rows
 
-    def draw(self, count: int, recorder: Recorder) -> tuple[np.ndarray, np.ndarray]:
-        """`count` tokens of every row and their log-probs, each [count, R]. The host reads them once, at the end."""
+    def launch(self, count: int, number: int, recorder: Recorder) -> Block:
+        """Start drawing `count` tokens of every row, behind what was started before; nothing is waited for.
+
+        At most `AHEAD` blocks are under way; `number` counts them.
+        """
         if self._replay is None:
             self._replay = self._recorded(recorder)
         self.place_1.zero_()
         for _ in range(count):
             self._replay()
-        report = self.seen_2BR.copy_(self.report_2BR).numpy()[:, :count].copy()
-        return report[0], report[1].view(np.float32)
+        seen_2BR = self.seen_A2BR[number % AHEAD].copy_(self.report_2BR, non_blocking=True)
+        done = None
+        if self.device.type == "cuda":
+            done = torch.cuda.Event()
+            done.record()
+        return Block(count, seen_2BR, done)
 
     def forget_recording(self) -> None:
         """Call when a weight has another place in memory."""
