@@ -21,7 +21,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl environments ranks layers lint types format bench docs wheel oldest newest servers clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl triton environments ranks layers lint types format bench docs wheel oldest newest servers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -55,6 +55,10 @@ faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and
 trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the environment that has it
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
 	.venv-trl/bin/python -m pytest tests/config/test_beside_trl_itself.py tests/algo/test_beside_trl.py -p no:cacheprovider
+
+triton: $(VENV)/installed-dev  ## the kernels of a GPU, interpreted on this CPU, in a copy of the environment that has triton (1 GB)
+	test -d .venv-triton || { cp -a $(VENV) .venv-triton && .venv-triton/bin/python -m pip install $(QUIETLY) --no-deps triton; }
+	TRITON_INTERPRET=1 .venv-triton/bin/python -m pytest tests/equal/test_gpu_ops.py -p no:cacheprovider
 
 environments: $(VENV)/installed-dev  ## the turns of real models' chat templates, which a copy of the environment with TRL 1.16 has
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
@@ -132,7 +136,7 @@ install: $(VENV)/installed  ## only create .venv and install groupwise into it
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized .venv-trl build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized .venv-trl .venv-triton build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

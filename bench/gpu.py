@@ -23,11 +23,15 @@ generate    tokens/s of `model.generate` of transformers on the rollout's prompt
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import common
@@ -36,15 +40,13 @@ import gpu_parts
 Found = dict[str, Any]
 
 
-def run_part(name: str, arguments: argparse.Namespace) -> None:
-    """The part in this process; every result so far is a line that starts with RESULT."""
+def results(name: str, arguments: argparse.Namespace) -> Iterator[Found]:
+    """What the part has found so far, again and again."""
     work = gpu_parts.Work.of(arguments.device, is_tiny=arguments.tiny)
     from groupwise.policy.backend import GPU, backend_override
 
     with backend_override(GPU) if work.device.type == "cpu" else nullcontext():
-        found: Found
-        for found in gpu_parts.PARTS[name].measure(work):
-            print("RESULT", json.dumps(found), flush=True)
+        yield from gpu_parts.PARTS[name].measure(work)
 
 
 def child(name: str, arguments: argparse.Namespace) -> Found:
@@ -57,6 +59,34 @@ def child(name: str, arguments: argparse.Namespace) -> Found:
     if ended.how != "well":
         found["last_lines"] = [line for line in ended.lines if not line.startswith("RESULT ")][-25:]
     return found
+
+
+def here(name: str, arguments: argparse.Namespace) -> Found:
+    """The part in this process, which saves the start of another one."""
+    import torch
+
+    found: Found = {"part": name, "seconds": 0.0, "ended": "well", "found": None}
+
+    def end(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(gpu_parts.PARTS[name].limit_s)
+    start = perf_counter()
+    try:
+        for result in results(name, arguments):
+            found["found"] = result
+    except TimeoutError:
+        found["ended"] = "cut off"
+    except Exception:
+        found |= {"ended": "failed", "last_lines": traceback.format_exc().splitlines()[-25:]}
+    signal.alarm(0)
+    gc.collect()
+    if arguments.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    print(f"RESULT {json.dumps(found)}", flush=True)
+    return found | {"seconds": perf_counter() - start}
 
 
 def summary(lines: list[Found]) -> Iterator[str]:
@@ -90,10 +120,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=common.RESULTS / "gpu.jsonl")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a smoke test")
+    parser.add_argument("--one-process", action="store_true", help="save the start of a process for every part")
     parser.add_argument("--part", choices=gpu_parts.PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        run_part(arguments.part, arguments)
+        for found in results(arguments.part, arguments):
+            print("RESULT", json.dumps(found), flush=True)
         return
     if not has_device(arguments.device):
         print("SKIPPED: there is no NVIDIA GPU here that torch can use. Nothing was measured.")
@@ -104,7 +136,7 @@ def main() -> None:
     add(header | {"is_tiny": arguments.tiny})
     for name in arguments.only:
         print(f"--- {name}", flush=True)
-        lines.append(child(name, arguments))
+        lines.append((here if arguments.one_process else child)(name, arguments))
         add(lines[-1])
     print("\n" + "\n".join(summary(lines)))
 

@@ -62,6 +62,7 @@ environments/load.py  types errors rewards.import_function environments         
 environments         types errors chat waiting rewards.sandbox environments              -
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task_spec   -
+kernels/triton_kernels.py  -                                                 triton
 kernels              errors sources torch_internals kernels                  torch
 policy               types errors world sources algo kernels policy hub quiet torch_internals transformers_internals \
     torch transformers safetensors | peft

@@ -19,7 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from groupwise.kernels.head import Softmax
+
 _INTERPRETED = "TRITON_INTERPRET"
+_VOCABULARY_BLOCK = 4096
+"""Logits of a row that a program reads at a time."""
 
 
 def has_triton(device: torch.device) -> bool:
@@ -93,7 +97,7 @@ class _AddRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        dsum_TI, dy_TJ = (None, *gradients)[-2:]
+        dsum_TI, dy_TJ = (gradients[0] if len(gradients) == 2 else None), gradients[-1]
         sum_TI, weight_I, inverse_T = ctx.saved_tensors
         dx_TI = torch.empty_like(sum_TI)
         ddelta_TI = None if ctx.delta_dtype is None else torch.empty_like(sum_TI, dtype=ctx.delta_dtype)
@@ -339,3 +343,34 @@ def attend_static(q_RHD: Tensor, caches: StaticCaches, rule: ScoreRule, columns:
 def _is_exact(q: Tensor) -> bool:
     """Whether products take their factors in float32; of others the interpreter on a CPU makes wrong sums."""
     return q.dtype == torch.float32 or q.device.type == "cpu"
+
+
+def softmax(z_NV: Tensor, target_N: Tensor, temperature: float, dtype: torch.dtype, *, with_weights: bool) -> Softmax:
+    """Like `kernels.head.softmax`. By a kernel only; nothing is written over `z_NV`."""
+    z_NV = z_NV.contiguous()
+    logprob_N, entropy_N, total_N = (z_NV.new_empty(len(z_NV), dtype=torch.float32) for _ in range(3))
+    weight_NV = torch.empty_like(z_NV, dtype=dtype) if with_weights else None
+    _kernels().softmax_rows[(len(z_NV),)](
+        z_NV, target_N, weight_NV, logprob_N, entropy_N, total_N, 1.0 / temperature, z_NV.shape[1],
+        HAS_WEIGHTS=with_weights, BLOCK=_VOCABULARY_BLOCK, num_warps=8,
+    )  # fmt: skip
+    return Softmax(logprob_N, entropy_N, total_N, weight_NV)
+
+
+def softmax_gradient(
+    z_NV: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    gradients: tuple[Tensor, Tensor],
+    scale: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Gradient for z in `dtype`, times `scale`, of the log-probs and entropies whose `gradients` [N] are given."""
+    z_NV, found = z_NV.contiguous(), softmax(z_NV, target_N, temperature, dtype, with_weights=False)
+    dlogprob_N, dentropy_N = (gradient.float().contiguous() for gradient in gradients)
+    dz_NV = torch.empty_like(z_NV, dtype=dtype)
+    _kernels().softmax_gradient[(len(z_NV), -(-z_NV.shape[1] // _VOCABULARY_BLOCK))](
+        z_NV, target_N, found.logprob_N, found.entropy_N, dlogprob_N, dentropy_N, dz_NV, 1.0 / temperature, scale,
+        z_NV.shape[1], BLOCK=_VOCABULARY_BLOCK, num_warps=8,
+    )  # fmt: skip
+    return dz_NV

@@ -275,3 +275,57 @@ def merge_parts(
         denominator += tl.exp(sink - top)
     y = tl.sum(share[:, None] * summed, 0) / denominator
     tl.store(out_ptr + row * out_stride + head * WIDTH + i, y.to(out_ptr.dtype.element_ty), mask=i < WIDTH)
+
+
+@triton.jit
+def softmax_rows(
+    z_ptr, target_ptr, weight_ptr, logprob_ptr, entropy_ptr, total_ptr, per_temperature, V,
+    HAS_WEIGHTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Log-prob of a row's target and entropy under softmax(z / temperature); the weights exp(z - max z), and their sum.
+
+    A row a program, in one pass: every lane keeps the largest of its numbers and sums relative to it.
+    """
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    total, slope = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for start in range(0, V, BLOCK):
+        z = tl.load(z_ptr + row * V + start + column, mask=start + column < V, other=float("-inf")) * per_temperature
+        larger = tl.maximum(largest, z)
+        reference = tl.where(larger == float("-inf"), 0.0, larger)
+        shrink, weight = tl.exp(largest - reference), tl.exp(z - reference)
+        total = total * shrink + weight
+        slope = slope * shrink + weight * tl.where(z == float("-inf"), 0.0, z)
+        largest = larger
+    top = tl.max(largest, 0)
+    shrink = tl.exp(largest - top)
+    whole, moment = tl.sum(total * shrink, 0), tl.sum(slope * shrink, 0)
+    log_whole = tl.log(whole)
+    at_target = tl.load(z_ptr + row * V + tl.load(target_ptr + row)) * per_temperature
+    tl.store(logprob_ptr + row, at_target - top - log_whole)
+    tl.store(entropy_ptr + row, top + log_whole - moment / whole)
+    tl.store(total_ptr + row, whole)
+    if HAS_WEIGHTS:
+        for start in range(0, V, BLOCK):
+            inside = start + column < V
+            z = tl.load(z_ptr + row * V + start + column, mask=inside, other=float("-inf")) * per_temperature
+            weight = tl.exp(z - top)
+            tl.store(weight_ptr + row * V + start + column, weight.to(weight_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def softmax_gradient(
+    z_ptr, target_ptr, logprob_ptr, entropy_ptr, dlogprob_ptr, dentropy_ptr, dz_ptr, per_temperature, scale, V,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dz = scale (dlogprob onehot(target) - p (dlogprob + dentropy (log p + entropy))), a block of a row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < V
+    target = tl.load(target_ptr + row)
+    lse = tl.load(z_ptr + row * V + target) * per_temperature - tl.load(logprob_ptr + row)
+    log_p = tl.load(z_ptr + row * V + column, mask=inside, other=float("-inf")) * per_temperature - lse
+    p, dlogprob = tl.exp(log_p), tl.load(dlogprob_ptr + row)
+    of_entropy = tl.load(dentropy_ptr + row) * (tl.where(p > 0, log_p, 0.0) + tl.load(entropy_ptr + row))
+    dz = tl.where(column == target, dlogprob, 0.0) - p * (dlogprob + of_entropy)
+    tl.store(dz_ptr + row * V + column, (dz * scale).to(dz_ptr.dtype.element_ty), mask=inside)

@@ -34,7 +34,7 @@ class Attended(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lengths:
+class KeyRuns:
     """Consecutive runs of queries, and the runs of keys that each attends to."""
 
     first_q: Tensor
@@ -45,15 +45,17 @@ class Lengths:
     is_causal: bool
 
     @classmethod
-    def of(cls, queries: Sequence[int], keys: Sequence[int], device: torch.device, *, is_causal: bool) -> Lengths:
+    def of(cls, queries: Sequence[int], keys: Sequence[int], device: torch.device, *, is_causal: bool) -> KeyRuns:
         first_q, first_k = (torch.tensor([0, *counts]).cumsum(0).to(device, torch.int32) for counts in (queries, keys))
         return cls(first_q, first_k, max(queries), max(keys), is_causal)
 
     def attend(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scaling: float) -> Attended:
         if not q_THD.is_cuda:
             return _written_out(self, q_THD, k_TKD, v_TKD, scaling)
-        runs = (self.first_q, self.first_k, self.longest_q, self.longest_k)
-        output, lse, *state = flash_attention(q_THD, k_TKD, v_TKD, *runs, is_causal=self.is_causal, scale=scaling)
+        output, lse, *state = flash_attention(
+            q_THD, k_TKD, v_TKD, self.first_q, self.first_k, self.longest_q, self.longest_k,
+            is_causal=self.is_causal, scale=scaling,
+        )  # fmt: skip
         return Attended(output, lse, state[:2])
 
     def gradients(
@@ -62,8 +64,10 @@ class Lengths:
         """Gradients of q, k and v. `whole` holds the output and the lse over all keys, those of other parts too."""
         if not dout_THD.is_cuda:
             return _written_out_gradients(self, dout_THD, parts, whole, scaling)
-        runs = (self.first_q, self.first_k, self.longest_q, self.longest_k)
-        return flash_attention_backward(dout_THD, *parts, *whole[:2], *runs, whole.state, self.is_causal, scaling)
+        return flash_attention_backward(
+            dout_THD, *parts, whole.output_THD, whole.lse_HT, self.first_q, self.first_k, self.longest_q,
+            self.longest_k, whole.state, self.is_causal, scaling,
+        )  # fmt: skip
 
 
 class FlashAttention:
@@ -73,12 +77,12 @@ class FlashAttention:
         """`segments` and `longest` as in `attention.Segments`; tokens of no segment see one another."""
         self.longest = longest
         rows = segments.tolist()
-        self.own = Lengths.of(*(_cover(rows, num_tokens),) * 2, device, is_causal=True)
+        self.own = KeyRuns.of(*(_cover(rows, num_tokens),) * 2, device, is_causal=True)
         seeing = [row for row in rows if row[3]]
-        self.context: Lengths | None = None
+        self.context: KeyRuns | None = None
         if seeing:
             queries, keys, query_index, key_index = _contexts(seeing)
-            self.context = Lengths.of(queries, keys, device, is_causal=False)
+            self.context = KeyRuns.of(queries, keys, device, is_causal=False)
             self.query_index_N, self.key_index_M = (
                 torch.tensor(index, device=device) for index in (query_index, key_index)
             )
@@ -172,14 +176,14 @@ def _mixed(own: Attended, seen: Attended, rows: Tensor) -> tuple[Tensor, Tensor]
     return output, own.lse_HT.index_copy(1, rows, whole_lse)
 
 
-def _blocks(lengths: Lengths) -> list[tuple[slice, slice, Tensor]]:
+def _blocks(runs: KeyRuns) -> list[tuple[slice, slice, Tensor]]:
     """Queries, keys and mask of every run."""
-    first_q, first_k = lengths.first_q.tolist(), lengths.first_k.tolist()
+    first_q, first_k = runs.first_q.tolist(), runs.first_k.tolist()
     found = []
     for run in range(len(first_q) - 1):
         queries, keys = slice(*first_q[run : run + 2]), slice(*first_k[run : run + 2])
         mask = torch.ones(queries.stop - queries.start, keys.stop - keys.start, dtype=torch.bool)
-        found.append((queries, keys, mask.tril() if lengths.is_causal else mask))
+        found.append((queries, keys, mask.tril() if runs.is_causal else mask))
     return found
 
 
@@ -190,10 +194,10 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor, scaling: float) -> Tensor:
     return scores.masked_fill(~mask.to(q.device), float("-inf"))
 
 
-def _written_out(lengths: Lengths, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Attended:
+def _written_out(runs: KeyRuns, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Attended:
     """What flash attention computes, run by run in torch: for tests on a CPU."""
     output, lse = torch.empty_like(q), q.new_empty(q.shape[1], len(q), dtype=torch.float32)
-    for queries, keys, mask in _blocks(lengths):
+    for queries, keys, mask in _blocks(runs):
         scores = _scores(q[queries], k[keys], mask, scaling)
         lse[:, queries] = scores.logsumexp(-1)
         values = v[keys].repeat_interleave(q.shape[1] // k.shape[1], dim=1).float()
@@ -202,13 +206,13 @@ def _written_out(lengths: Lengths, q: Tensor, k: Tensor, v: Tensor, scaling: flo
 
 
 def _written_out_gradients(
-    lengths: Lengths, dout: Tensor, parts: tuple[Tensor, Tensor, Tensor], whole: Attended, scaling: float
+    runs: KeyRuns, dout: Tensor, parts: tuple[Tensor, Tensor, Tensor], whole: Attended, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = parts
     repeats = q.shape[1] // k.shape[1]
     dq, dk, dv = (torch.zeros(x.shape, dtype=torch.float32) for x in parts)
     delta_HT = (dout.float() * whole.output_THD.float()).sum(-1).t()
-    for queries, keys, mask in _blocks(lengths):
+    for queries, keys, mask in _blocks(runs):
         weights = (_scores(q[queries], k[keys], mask, scaling) - whole.lse_HT[:, queries, None]).exp()
         do, values = dout[queries].float(), v[keys].repeat_interleave(repeats, dim=1).float()
         dweights = torch.einsum("thd,shd->hts", do, values)
@@ -224,8 +228,8 @@ def _written_out_gradients(
 def _runs_on(heads: int, kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether flash attention works here, forward and backward; warns once where it does not."""
     try:
-        plan = FlashAttention(torch.tensor([[0, 40, 0, 0], [40, 24, 0, 40]]), 64, 64, device)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # the first caller may be a rollout
+            plan = FlashAttention(torch.tensor([[0, 40, 0, 0], [40, 24, 0, 40]]), 64, 64, device)
             parts = [torch.randn(64, n, width, dtype=dtype, device=device) for n in (heads, kv_heads, kv_heads)]
             output = _MixedAttention.apply(plan, 1.0, *(p.requires_grad_() for p in parts))  # type: ignore[no-untyped-call]
             output.sum().backward()

@@ -45,7 +45,7 @@ class StepQKV:
         return q.to(self.qkv_RO.dtype), k.to(self.qkv_RO.dtype), v.to(self.qkv_RO.dtype)
 
 
-class Stream:
+class ResidualStream:
     """What the layer before leaves to be added to the residual stream of a decode step: a norm adds it on its way."""
 
     def __init__(self) -> None:
@@ -59,7 +59,9 @@ class Stream:
 class GPULayer:
     """Replaces the `forward` of a decoder layer."""
 
-    def __init__(self, parts: LayerParts, context: AttentionContext, stream: Stream, *, is_followed: bool) -> None:
+    def __init__(
+        self, parts: LayerParts, context: AttentionContext, stream: ResidualStream, *, is_followed: bool
+    ) -> None:
         """`is_followed`: the next layer of the model is one of these, too, and shares the `stream`."""
         self._parts = parts
         self._context = context
@@ -114,6 +116,7 @@ def _with_normed_heads(qkv_TO: Tensor, parts: LayerParts) -> Tensor:
     *queries_and_keys, v_TO = qkv_TO.split(sizes, dim=-1)
     normed = []
     for x_TO, norm in zip(queries_and_keys, (parts.norm_q, parts.norm_k), strict=True):
+        assert norm is not None
         heads = x_TO.reshape(-1, parts.width)
         normed.append(rms_norm(heads, norm.weight, parts.eps, qkv_TO.dtype, parts.width).view(x_TO.shape))
     return torch.cat([*normed, v_TO], dim=-1)
@@ -122,7 +125,7 @@ def _with_normed_heads(qkv_TO: Tensor, parts: LayerParts) -> Tensor:
 @torch.no_grad()
 def install_gpu_layers(model: nn.Module, context: AttentionContext) -> list[GPULayer]:
     """Replace the `forward` of every decoder layer that can be rebuilt from its parts."""
-    rotary, stream = rotary_embedding(model), Stream()
+    rotary, stream = rotary_embedding(model), ResidualStream()
     if rotary is None:
         return []
     layers = [layer for layer in model.modules() if is_decoder_layer(layer)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from groupwise.kernels import gpu_ops
 from groupwise.kernels import head as kernel
 from groupwise.kernels.buffer import Buffer
 from groupwise.kernels.panels import PanelCache
@@ -81,6 +82,11 @@ class LMHead:
         if self.weight_VD.requires_grad or self._weight_low is None or not self.backend.has_kernels:
             return False
         return kernel.can_serve(self._weight_low)
+
+    @property
+    def has_softmax(self) -> bool:
+        """Whether a kernel computes log-probs and entropies from logits here."""
+        return self.has_kernel or (self.backend.has_layer_kernels and gpu_ops.has_triton(self.weight_VD.device))
 
     @property
     def is_low(self) -> bool:
@@ -176,8 +182,9 @@ def _logprobs_only(head: LMHead, hidden_ND: Tensor, target_N: Tensor, temperatur
     parts, buffer = [], Buffer()
     for hidden, target in head.chunks(hidden_ND, target_N):
         z_NV = head.logits(hidden, buffer)
-        if head.has_kernel:
-            parts.append(kernel.softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
+        if head.has_softmax:
+            softmax: Callable[..., kernel.Softmax] = kernel.softmax if head.has_kernel else gpu_ops.softmax
+            parts.append(softmax(z_NV, target, temperature, head.dtype, with_weights=False).logprob_N)
             continue
         z_NV = z_NV.div_(temperature)
         parts.append(z_NV.gather(1, target[:, None])[:, 0] - z_NV.logsumexp(-1))
@@ -221,7 +228,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropies, directions = [], [], []
         buffers = (Buffer(), Buffer())
         for hidden, target in head.chunks(hidden_ND, target_N):
-            chunk = _softmax_chunk if entropy_gradient or not head.has_kernel else _kernel_chunk
+            chunk = _kernel_chunk if head.has_softmax and not entropy_gradient else _softmax_chunk
             arguments = (head, hidden, target, temperature, buffers, keeps_direction, entropy_gradient)
             logprob, entropy, kept = chunk(*arguments)
             logprobs.append(logprob)
@@ -281,14 +288,11 @@ def _kernel_chunk(
     _: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The same in two passes over the logits, without an entropy gradient."""
-    found = kernel.softmax(
-        head.logits(hidden_ND, buffers[0]),
-        target_N,
-        temperature,
-        head.dtype,
-        with_weights=keeps_direction,
-        buffer=buffers[1],
-    )
+    z_NV = head.logits(hidden_ND, buffers[0])
+    if head.has_kernel:
+        found = kernel.softmax(z_NV, target_N, temperature, head.dtype, with_weights=keeps_direction, buffer=buffers[1])
+    else:
+        found = gpu_ops.softmax(z_NV, target_N, temperature, head.dtype, with_weights=keeps_direction)
     if found.weight_NV is None:
         return found.logprob_N, found.entropy_N, []
     direction = head.weight_VD.detach()[target_N].float() - head.backproject(found.weight_NV) / found.total_N[:, None]
@@ -305,16 +309,30 @@ def _recomputed_gradients(
     dbias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=torch.float32) if ctx.needs_input_grad[2] else None
     for start in range(0, len(target_N), head.backend.head_rows):
         rows = slice(start, start + head.backend.head_rows)
-        log_p_NV = head.logits(hidden_ND[rows]).div_(ctx.temperature).log_softmax(-1)
-        p_NV = log_p_NV.exp()
-        entropy_N = -torch.linalg.vecdot(p_NV, log_p_NV)
-        dz_NV = p_NV * -(dlogprob_N[rows, None] + dentropy_N[rows, None] * (log_p_NV + entropy_N[:, None]))
-        dz_NV.scatter_add_(1, target_N[rows, None], dlogprob_N[rows, None])
-        dz_NV *= head.scale / ctx.temperature
+        logits_NV, gradients = head.logits(hidden_ND[rows]), (dlogprob_N[rows], dentropy_N[rows])
+        dz_NV = _logit_gradients(head, logits_NV, target_N[rows], ctx.temperature, gradients)
         if dhidden_ND is not None:
             dhidden_ND[rows] = head.backproject(dz_NV).to(hidden_ND.dtype)
         if dweight_VD is not None:
             dweight_VD += dz_NV.to(head.dtype).t() @ hidden_ND[rows].to(head.dtype)
         if dbias_V is not None:
-            dbias_V += dz_NV.sum(0)
+            dbias_V += dz_NV.sum(0, dtype=torch.float32)
     return dhidden_ND, None if dweight_VD is None else dweight_VD.to(weight_VD.dtype), dbias_V
+
+
+def _logit_gradients(
+    head: LMHead, logits_NV: Tensor, target_N: Tensor, temperature: float, gradients: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Gradient for the output layer's products; `logits_NV` may be overwritten."""
+    if head.has_softmax and not head.has_kernel:
+        return gpu_ops.softmax_gradient(
+            logits_NV, target_N, temperature, gradients, head.scale / temperature, head.dtype
+        )
+    dlogprob_N, dentropy_N = gradients
+    log_p_NV: Tensor = logits_NV.div_(temperature).log_softmax(-1)
+    p_NV = log_p_NV.exp()
+    entropy_N = -torch.linalg.vecdot(p_NV, log_p_NV)
+    dz_NV: Tensor = p_NV * -(dlogprob_N[:, None] + dentropy_N[:, None] * (log_p_NV + entropy_N[:, None]))
+    dz_NV.scatter_add_(1, target_N[:, None], dlogprob_N[:, None])
+    dz_NV *= head.scale / temperature
+    return dz_NV

@@ -20,6 +20,7 @@ from groupwise.kernels import gpu_ops
 from groupwise.policy.attention import AttentionLayer
 from groupwise.policy.backend import GPU, backend_override
 from groupwise.policy.fused_model import FusedModel
+from groupwise.policy.head import LMHead, token_logprobs
 from groupwise.rollout.native import static_grid
 from groupwise.rollout.native.kv_cache import PromptCache
 from groupwise.rollout.native.static_grid import Bucket, StaticGrid, sample_cache
@@ -95,6 +96,31 @@ def test_an_operation_and_its_gradient_are_those_of_torch(
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.dtype == theirs.dtype
         assert (mine - theirs).abs().max() <= DTYPES[dtype] * theirs.abs().max()
+
+
+@needs_triton
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_log_probs_and_their_gradients_are_those_of_torch(dtype: torch.dtype, is_trained: bool) -> None:
+    """A vocabulary larger than a block of the kernel; a trained head computes its logits again for the gradient."""
+    found = _log_probs(dtype, is_trained)
+    with in_torch():
+        expected = _log_probs(dtype, is_trained)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine - theirs).abs().max() <= DTYPES[dtype] * theirs.abs().max()
+
+
+def _log_probs(dtype: torch.dtype, is_trained: bool) -> list[Tensor]:
+    weight = numbers(5000, WIDTH, dtype=torch.float32 if is_trained else dtype).detach().requires_grad_(is_trained)
+    head = LMHead(weight, scale=0.9, dtype=dtype)
+    hidden, target = numbers(TOKENS, WIDTH, seed=1), torch.tensor([0, 4999, 4096, 7, 1], device=DEVICE)
+    with backend_override(GPU):
+        head.refresh(pack=False)
+        with torch.no_grad():
+            alone, _ = token_logprobs(head, hidden, target, 0.8, with_entropy=False)
+        logprob, entropy = token_logprobs(head, hidden, target, 0.8)
+        return [alone, logprob, entropy, *gradients([logprob], [hidden, weight][: 1 + is_trained])]
 
 
 def grid_of(bucket: Bucket, dtype: torch.dtype) -> StaticGrid:

@@ -46,6 +46,25 @@ def onednn_linear_add() -> None:
     multiplies(lambda x, packed: torch_internals.onednn_linear_add(x, other.clone(), packed), other)
 
 
+def flash() -> tuple[list[torch.Tensor], tuple[torch.Tensor, torch.Tensor, int, int]]:
+    """Parts and runs of tokens where no numbers are: a CPU has none of these kernels."""
+    first = torch.tensor([0, 3, 8], dtype=torch.int32, device="meta")
+    return [torch.empty(8, n, 16, dtype=torch.bfloat16, device="meta") for n in (4, 2, 2)], (first, first, 5, 5)
+
+
+def flash_attention() -> None:
+    parts, runs = flash()
+    output, lse, *_ = torch_internals.flash_attention(*parts, *runs, is_causal=True, scale=0.25)
+    assert (output.shape, lse.shape) == ((8, 4, 16), (4, 8))
+
+
+def flash_attention_backward() -> None:
+    parts, runs = flash()
+    output, lse, *state = torch_internals.flash_attention(*parts, *runs, is_causal=True, scale=0.25)
+    found = torch_internals.flash_attention_backward(output, *parts, output, lse, *runs, state[:2], True, 0.25)
+    assert [x.shape for x in found] == [x.shape for x in parts]
+
+
 def version_of() -> None:
     tensor = torch.zeros(2)
     before = torch_internals.version_of(tensor)
@@ -186,6 +205,8 @@ USES: dict[str, dict[str, Callable[[], None]]] = {
         "reorder_linear_weight": onednn_linear,
         "onednn_linear": onednn_linear,
         "onednn_linear_add": onednn_linear_add,
+        "flash_attention": flash_attention,
+        "flash_attention_backward": flash_attention_backward,
         "version_of": version_of,
         "with_submodules": with_submodules,
         "set_last_lr": set_last_lr,

@@ -255,8 +255,10 @@ class StaticGrid(StepAttention):
         return attend_static(q_RHD, caches, _rule_of(step.layer), columns)
 
     def _caches(self, layer: AttentionLayer) -> StaticCaches:
-        buffers = (self.prompt_k, self.prompt_v, self.own_k, self.own_v)
-        return StaticCaches(*(x[layer.index] for x in buffers), self.prompt_length_C, self.length_R)
+        n = layer.index
+        return StaticCaches(
+            self.prompt_k[n], self.prompt_v[n], self.own_k[n], self.own_v[n], self.prompt_length_C, self.length_R
+        )
 
     def attend(self, layer: AttentionLayer, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> Tensor:
         """Attention of the rows' new tokens (T = R here) to their prompts and to their own earlier tokens."""
