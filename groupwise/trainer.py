@@ -30,6 +30,7 @@ from groupwise.lifecycle.arguments import (
     check_checkpoint,
     check_environment,
     check_objects,
+    one_environment,
     warn_of_lengths,
     with_quantization,
 )
@@ -51,6 +52,7 @@ from groupwise.lifecycle.inputs import (
     check_held_out,
     check_parts,
     read_inputs,
+    rows_without_data,
     warn_of_used_folder,
     with_environment,
 )
@@ -113,6 +115,9 @@ class GRPOTrainer(TrainerMembers):
         policy_loss: a loss in the place of the objective's, called as `groupwise.algo.policy_loss` (docs/from-trl.md).
         environment: a class, or a function without arguments, that makes what answers the policy between its turns
             (`groupwise.environments.Environment`); its reward is added to those of `reward_funcs`, under its name.
+        tools: functions, sync or async, that the policy can call (docs/agents.md), or the name `python`.
+        environment_factory: TRL's word for `environment`: a class with `reset(**columns)`, methods that are tools and
+            perhaps `get_reward()`, or a dict of several, of which the column `environment` chooses.
 
     A subclass may extend `train`, `evaluate`, `log`, `save_model`, `create_model_card` and `push_to_hub`: they are
     called wherever a run evaluates, logs, saves its last model or uploads it. Overriding anything else that the
@@ -145,8 +150,11 @@ class GRPOTrainer(TrainerMembers):
         policy_loss: Callable[..., Any] | None = None,
         environment: Any = None,
         quantization_config: Any = None,
+        tools: Sequence[Any] | None = None,
+        environment_factory: Any = None,
         **unknown: Any,
     ) -> None:
+        environment = one_environment(environment, environment_factory)
         check_arguments(model, reward_funcs, args, train_dataset, unknown, environment)
         check_environment(environment)
         check_objects(callbacks, optimizers, screen, policy_loss)
@@ -176,8 +184,11 @@ class GRPOTrainer(TrainerMembers):
                     processing_classes=reward_processing_classes,
                 )
             check_sandboxes(rewards)
-            pool, rewards = with_environment(environment, rewards, settings)
-            problems = load_problems(train_dataset, num_streamed=num_drawn(settings))
+            with settings_of_program():
+                pool, rewards = with_environment(environment, tools, rewards, settings)
+            self._is_posed = environment is not None
+            rows = rows_without_data(pool, settings) if train_dataset is None else train_dataset
+            problems = load_problems(rows, num_streamed=num_drawn(settings), is_posed=self._is_posed)
             held_out = {} if eval_dataset is None else self._load_held_out(eval_dataset)
             model = os.fspath(model) if isinstance(model, os.PathLike) else model
             unnamed = held_out.pop("", None)
@@ -363,14 +374,14 @@ class GRPOTrainer(TrainerMembers):
         return ended.result
 
     def _load_held_out(self, eval_dataset: Any) -> dict[str, Problems]:
-        return load_held_out(eval_dataset, num_streamed=self.args.num_eval_problems)
+        return load_held_out(eval_dataset, num_streamed=self.args.num_eval_problems, is_posed=self._is_posed)
 
     def _prepare_held_out(self, held_out: Mapping[str, Problems]) -> dict[str, PreparedProblems]:
         """Encode the prompts of evaluation sets, once the reward functions have found what they need in every row."""
         for name, given in held_out.items():
             check_held_out(self.scorer, given, name)
             self.scorer.check_rows(given.name, given)
-        return prepare_sets(held_out, self.parts.policy, self.parts.config)
+        return prepare_sets(held_out, self.parts.policy, self.parts.inputs)
 
     @contextmanager
     def _engine_loaded(self) -> Iterator[None]:

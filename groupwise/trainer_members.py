@@ -196,6 +196,26 @@ class TrainerMembers:
         return self.args.objective.entropy_coef if self._coefficients is None else self._coefficients.entropy_coef
 
     @property
+    def tools(self) -> list[Any]:
+        """The functions that the policy can call, methods of environments among them."""
+        pool = self.parts.inputs.environment
+        firsts = [] if pool is None else [kind.instances(1)[0] for kind in pool.kinds.values()]
+        found = {tool.name: tool.call for first in firsts for tool in getattr(first, "tools", ())}
+        return list(found.values())
+
+    @property
+    def environments(self) -> list[Any] | None:
+        """What has answered the latest completions, in their order; None where nothing answers."""
+        pool = self.parts.inputs.environment
+        return None if pool is None else pool.played
+
+    @property
+    def environment_factories(self) -> dict[Any, Any] | None:
+        """What makes the environments, by the name that the data has for them."""
+        pool = self.parts.inputs.environment
+        return None if pool is None else {kind or None: each.make for kind, each in pool.kinds.items()}
+
+    @property
     def state(self) -> Any:
         """The ecosystem's `TrainerState`: `global_step`, `epoch`, `log_history`, ..."""
         return self._callbacks.state

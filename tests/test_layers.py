@@ -54,12 +54,14 @@ sources              types errors hub quiet pip transformers_internals \
     | transformers tokenizers safetensors gguf filelock
 chat                 types errors                                            | transformers jinja2
 bridge               types errors chat                                       -
+tool_calls           types errors chat                                       -
 rewards/model.py     types errors chat rewards world sources hub quiet      torch | transformers
 rewards/shipped/math_check.py  -                                                     math_verify
 rewards/llm/reply_cache.py  errors sources                                       -
 rewards              types errors rounding chat waiting forks rewards             | httpx tenacity
 environments/load.py  types errors rewards.import_function environments             -
-environments         types errors chat waiting rewards.sandbox environments              -
+environments/describe.py  errors environments                                | transformers
+environments         types errors chat tool_calls waiting rewards.sandbox environments              -
 data                 types errors rounding json_values chat data hub         | datasets pyarrow reasoning_gym
 tasks                types errors chat data rewards tasks config.task_spec   -
 kernels/triton_kernels.py  -                                                 triton

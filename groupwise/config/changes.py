@@ -47,7 +47,7 @@ ROUNDING = frozenset(
 LENGTH = frozenset({"max_steps", "num_train_epochs"})
 """Keys that set how long a run is: compared as the number of steps."""
 
-INGREDIENTS = frozenset({"model", "tokenizer", "data", "rewards", "lora", "task", "environment"})
+INGREDIENTS = frozenset({"model", "tokenizer", "data", "rewards", "lora", "task", "environment", "tools"})
 """Keys that a Python program and a recipe file write in forms of their own: a key of one side alone is no change."""
 
 STEADY_SCHEDULES = frozenset({"constant", "constant_with_warmup", "inverse_sqrt"})

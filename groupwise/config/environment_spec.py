@@ -15,6 +15,11 @@ from groupwise.errors import did_you_mean
 _CLASS = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
+def names_object(name: str) -> bool:
+    """Whether it is `file.py:Name` or `module:Name`."""
+    return _CLASS.fullmatch(name) is not None
+
+
 class EnvironmentSpec(Spec):
     """Environment"""
 
@@ -38,7 +43,7 @@ class EnvironmentSpec(Spec):
 
     @property
     def is_shipped(self) -> bool:
-        return _CLASS.fullmatch(self.name) is None
+        return not names_object(self.name)
 
     @property
     def recorded_as(self) -> str:

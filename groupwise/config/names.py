@@ -71,6 +71,9 @@ TASKS = {
 ENVIRONMENTS = {"guess": ("low", "high", "guesses")}
 """Environment that ships with groupwise -> its arguments."""
 
+TOOLS = ("python",)
+"""Tools that ship with groupwise."""
+
 GYM = "reasoning-gym"
 """The task that stands for all of that package, and passes further parameters on."""
 

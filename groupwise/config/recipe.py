@@ -11,16 +11,17 @@ from pydantic import PrivateAttr, ValidationError
 
 from groupwise.config.compat.hints import RECIPE_KEYS, recipe_sentence
 from groupwise.config.compat.translate import COMMON_KEYS, ELSEWHERE, KNOWN_KEYS
-from groupwise.config.environment_spec import EnvironmentSpec
+from groupwise.config.environment_spec import EnvironmentSpec, names_object
 from groupwise.config.fields import Section
 from groupwise.config.make_settings import make_settings
 from groupwise.config.mistakes import ConfigProblemsError, Mistakes
-from groupwise.config.names import GYM
+from groupwise.config.names import GYM, TOOLS
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.settings import Settings
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
 from groupwise.config.task_spec import TaskSpec
 from groupwise.config.yaml_file import read_mapping
+from groupwise.errors import did_you_mean
 from groupwise.rollout.served.adapter_rules import why_not_served
 
 __all__ = ["DataSpec", "EnvironmentSpec", "LoraSpec", "Recipe", "RewardSpec", "TaskSpec", "load_recipe"]
@@ -43,6 +44,8 @@ class RecipeFields(Section):
     """Adapter to train; null trains every weight of the model."""
     environment: EnvironmentSpec | None = None
     """What answers the policy between its turns: a name, `file.py:Class`, or a mapping; null: one turn, no answer."""
+    tools: tuple[str, ...] = ()
+    """What the policy can call (agents.md): `python`, and functions as `file.py:function` or `module:function`."""
     task: TaskSpec | None = None
     """Problems, rewards and prompt under one name (tasks.md), instead of `data`; `rewards` are added to its own."""
 
@@ -95,6 +98,7 @@ class Recipe(RecipeFields):
             "lora": self.lora.resolved() if self.lora else None,
             "task": self.task.resolved() if self.task else None,
             "environment": self.environment.resolved() if self.environment else None,
+            "tools": list(self.tools),
             **self.config.resolved(),
         }
 
@@ -146,6 +150,8 @@ def _in_full(own: dict[str, Any]) -> dict[str, Any]:
         own["task"] = TaskSpec.in_full(own["task"])
     if "environment" in own:
         own["environment"] = EnvironmentSpec.in_full(own["environment"])
+    if isinstance(own.get("tools"), str):
+        own["tools"] = [own["tools"]]
     if isinstance(own.get("data"), str):
         own["data"] = {"path": own["data"]}
     if "rewards" in own:
@@ -168,12 +174,23 @@ def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
         problems.add(f"reward_weights has {len(weights)} numbers for {len(recipe.rewards)} rewards; give one for each.")
     if weights is not None and any(reward.weight is not None for reward in recipe.rewards):
         problems.add("reward_weights and the weight of a reward are both set. Keep one of them.")
+    _check_tools(recipe, problems)
     if recipe.config.servers:
         _check_adapter(recipe, problems)
     of_others = [each for each in (recipe.task and recipe.task.reward,) if each]
     of_environment = [recipe.environment.recorded_as] if recipe.environment else []
     for sentence in wrong_gates(recipe.rewards, of_others, of_environment):
         problems.add(sentence)
+
+
+def _check_tools(recipe: Recipe, problems: Mistakes) -> None:
+    """Each is a shipped one, or names a function of the user's own."""
+    for name in recipe.tools:
+        if name not in TOOLS and not names_object(name):
+            problems.add(
+                f'tools: there is no tool "{name}"; there is {", ".join(TOOLS)}, and functions of your own as '
+                f"file.py:function.{did_you_mean(name, TOOLS)}"
+            )
 
 
 def _check_adapter(recipe: Recipe, problems: Mistakes) -> None:

@@ -31,6 +31,7 @@ def load_problems(
     subset: str | None = None,
     revision: str | None = None,
     num_streamed: int | None = None,
+    is_posed: bool = False,
 ) -> Problems:
     """The problems of a data set.
 
@@ -38,6 +39,7 @@ def load_problems(
     split), a Hub id, a `datasets.Dataset` or a list of dicts. `split` is a name, a slice or both: `train`, `[:90%]`,
     `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
     `revision` are for the Hub. `num_streamed`: how many rows of a stream (`IterableDataset`) are read, its first ones.
+    `is_posed`: an environment poses the problems, and the prompts may be empty or missing.
 
     Raises:
         DataError: nothing of that name, no such split or column, no rows, or an object that is no data set.
@@ -51,26 +53,28 @@ def load_problems(
         return data
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
-        return Problems(rows, name=str(data), columns=columns, info=info)
+        return Problems(rows, name=str(data), columns=columns, info=info, is_posed=is_posed)
     name = _name_of(data)
     if is_stream(data):
         rows = _first_rows(data, num_streamed, wanted)
-        return Problems(rows, name=name, columns=columns, info={"split": split, "num_streamed": num_streamed})
+        info = {"split": split, "num_streamed": num_streamed}
+        return Problems(rows, name=name, columns=columns, info=info, is_posed=is_posed)
     rows = _cut(_from_object(data, wanted), split, name)
-    return Problems(rows, name=name, columns=columns, info={"split": split})
+    return Problems(rows, name=name, columns=columns, info={"split": split}, is_posed=is_posed)
 
 
-def load_held_out(data: Any, *, num_streamed: int | None = None) -> dict[str, Problems]:
+def load_held_out(data: Any, *, num_streamed: int | None = None, is_posed: bool = False) -> dict[str, Problems]:
     """The evaluation sets of a data set by their names: those of a dict or `DatasetDict`, or one whose name is "".
 
-    `num_streamed`: how many rows of a stream are read, its first ones; without it the whole of a short one.
+    `num_streamed`: how many rows of a stream are read, its first ones; without it the whole of a short one. `is_posed`
+    is that of `load_problems`.
 
     Raises:
         DataError: a set that cannot be used, or names whose metrics would be called the same; a stream that does not
             end within `MAX_STREAMED` rows.
     """
     if not isinstance(data, Mapping):
-        return {"": _held_out(data, num_streamed)}
+        return {"": _held_out(data, num_streamed, is_posed)}
     if not data:
         raise DataError("The evaluation data is an empty dict. Give one data set, or a dict of several by their names.")
     for name in data:
@@ -79,19 +83,19 @@ def load_held_out(data: Any, *, num_streamed: int | None = None) -> dict[str, Pr
                 f"{name!r} is no name for an evaluation set: its metrics are called eval_NAME_reward and, for greedy "
                 'completions, eval_NAME_greedy_reward. Choose a word that does not end in "greedy".'
             )
-    return {name: _held_out(rows, num_streamed) for name, rows in data.items()}
+    return {name: _held_out(rows, num_streamed, is_posed) for name, rows in data.items()}
 
 
-def _held_out(data: Any, num_streamed: int | None) -> Problems:
+def _held_out(data: Any, num_streamed: int | None, is_posed: bool) -> Problems:
     if num_streamed is not None or not is_stream(data):
-        return load_problems(data, num_streamed=num_streamed)
+        return load_problems(data, num_streamed=num_streamed, is_posed=is_posed)
     rows = _first_rows(data, MAX_STREAMED + 1, None)
     if len(rows) > MAX_STREAMED:
         raise DataError(
             f"The evaluation data is a stream (IterableDataset) that does not end within {MAX_STREAMED:,} rows. Set "
             "num_eval_problems, and as many of its first rows are read; or load it without streaming=True."
         )
-    return Problems(rows, name=_name_of(data), info={"split": None, "num_streamed": len(rows)})
+    return Problems(rows, name=_name_of(data), info={"split": None, "num_streamed": len(rows)}, is_posed=is_posed)
 
 
 def _name_of(data: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,11 @@ from groupwise.chat import OPENING, Tokenizer, decode_completion, encode_prompt,
 from groupwise.data.files import place_in
 from groupwise.data.problems import Problems
 from groupwise.errors import DataError
-from groupwise.types import Problem
+from groupwise.types import Problem, Prompt
 
 _log = logging.getLogger(__name__)
+
+ShowTools = Callable[[Problem], tuple[Prompt, Mapping[str, Any] | None]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,11 @@ def prepare(
     overlong: Literal["truncate", "drop"] = "truncate",
     system_prompt: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    show_tools: ShowTools | None = None,
 ) -> PreparedProblems:
     """Encode every prompt now, so that a row that cannot be used stops the run before it costs anything.
+
+    `show_tools` gives the prompt of a problem with its tools, and the arguments of the chat template then.
 
     Prompts over `max_prompt_length` tokens lose their beginning ("truncate") or are left out ("drop").
 
@@ -86,7 +91,8 @@ def prepare(
     """
     rows, encoded, truncated, openings = [], [], [], []
     for problem in problems:
-        ids = _encode(tokenizer, problem, problems.name, system_prompt, chat_template_kwargs)
+        asked = (problem.prompt, chat_template_kwargs) if show_tools is None else show_tools(problem)
+        ids = _encode(tokenizer, problem, problems.name, system_prompt, *asked)
         is_overlong = max_prompt_length is not None and len(ids) > max_prompt_length
         if is_overlong and overlong == "drop":
             continue
@@ -108,12 +114,11 @@ def _encode(
     problem: Problem,
     name: str,
     system_prompt: str | None,
+    prompt: Prompt,
     chat_template_kwargs: Mapping[str, Any] | None,
 ) -> list[int]:
     try:
-        ids = encode_prompt(
-            tokenizer, problem.prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs
-        )
+        ids = encode_prompt(tokenizer, prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs)
     except DataError as error:
         raise DataError(f"{place_in(name, problem.place)}: {error}") from error
     if not ids:

@@ -19,6 +19,9 @@ RESERVED_COLUMNS = frozenset({"completion", *REWARD_KEYWORDS})
 MEDIA_COLUMNS = ("image", "images")
 """Columns whose content the ecosystem's trainers give to the model beside the prompt."""
 
+_NO_PROMPT: Prompt = [{"role": "user", "content": ""}]
+"""What an environment writes its problem into where the data has no prompts."""
+
 _USUAL_PROMPT_COLUMNS = ("messages", "question", "query", "instruction", "problem", "input", "text")
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Problems(Sequence[Problem]):
         name: str = "data",
         columns: Mapping[str, str] | None = None,
         info: Mapping[str, Any] | None = None,
+        is_posed: bool = False,
     ) -> None:
         if len(rows) == 0:
             raise DataError(f"{name} is empty: it has no rows, so there is nothing to train on.")
@@ -45,8 +49,11 @@ class Problems(Sequence[Problem]):
         found = readable(rows, name)
         is_transformed = found is not rows and not isinstance(found, ArrowRows)
         shown = f"{name}, as its transform gives it," if is_transformed else name
-        self._sources = _name_columns(_column_names(found, name), columns or {}, shown)
-        self._rows = found.with_text(self._sources["prompt"]) if isinstance(found, ArrowRows) else found
+        self._is_posed = is_posed
+        self._sources = _name_columns(_column_names(found, name), columns or {}, shown, needs_prompt=not is_posed)
+        if isinstance(found, ArrowRows) and "prompt" in self._sources:
+            found = found.with_text(self._sources["prompt"])
+        self._rows = found
         self._check_media()
         self.dropped_columns = tuple(sorted(RESERVED_COLUMNS & self._sources.keys()))
         self.column_names = tuple(n for n in self._sources if n != "prompt" and n not in RESERVED_COLUMNS)
@@ -67,9 +74,8 @@ class Problems(Sequence[Problem]):
         row_number = range(len(self))[index]  # counts from the end, raises IndexError
         row = self._rows[row_number]
         columns = {name: row.get(self._sources[name]) for name in self.column_names}
-        return Problem(
-            row_number, _copy_prompt(row[self._sources["prompt"]]), columns, place_of(self._rows, row_number)
-        )
+        prompt = row[self._sources["prompt"]] if "prompt" in self._sources else _NO_PROMPT
+        return Problem(row_number, _copy_prompt(prompt), columns, place_of(self._rows, row_number))
 
     def __iter__(self) -> Iterator[Problem]:
         return (self[i] for i in range(len(self)))
@@ -90,16 +96,18 @@ class Problems(Sequence[Problem]):
                 )
 
     def _prompts(self) -> Iterator[Any]:
+        if "prompt" not in self._sources:
+            return (_NO_PROMPT for _ in range(len(self)))
         source = self._sources["prompt"]
         return self._rows.column(source) if isinstance(self._rows, ArrowRows) else (r.get(source) for r in self._rows)
 
     def _check_prompts(self) -> str:
         """Check every prompt now rather than in the middle of a run; their sha256."""
-        source = self._sources["prompt"]
         digest = hashlib.sha256()
         for row, prompt in enumerate(self._prompts()):
-            complaint = _complaint(prompt)
+            complaint = None if self._is_posed and _is_empty_chat(prompt) else _complaint(prompt)
             if complaint:
+                source = self._sources["prompt"]
                 raise DataError(f"{_where(self._rows, row, self.name)}, column {source!r}: {complaint}")
             digest.update(as_text(prompt).encode() + b"\n")
         return digest.hexdigest()
@@ -127,7 +135,9 @@ def _where(rows: Sequence[Mapping[str, Any]], index: int, name: str) -> str:
     return place_in(name, place_of(rows, index))
 
 
-def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str) -> dict[str, str]:
+def _name_columns(
+    present: Sequence[str], renames: Mapping[str, str], name: str, *, needs_prompt: bool
+) -> dict[str, str]:
     """New column name -> the data set's own."""
     for new, source in renames.items():
         if source not in present:
@@ -142,7 +152,7 @@ def _name_columns(present: Sequence[str], renames: Mapping[str, str], name: str)
             )
     kept = {column: column for column in present if column not in renames.values()}
     sources = {**kept, **renames}
-    if "prompt" not in sources:
+    if needs_prompt and "prompt" not in sources:
         raise DataError(_no_prompt_message(present, name))
     return sources
 
@@ -164,6 +174,12 @@ def _dropped_message(name: str, dropped: Sequence[str]) -> str:
         f'name itself. To hand it over, rename it: dataset.rename_column("{first}", "reference"), or in a recipe '
         f"columns: {{reference: {first}}}."
     )
+
+
+def _is_empty_chat(prompt: Any) -> bool:
+    """Whether it is messages without any text: what an environment writes its problem into."""
+    is_chat = isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt)
+    return is_chat and all(isinstance(m, Mapping) and "role" in m and m.get("content") in ("", None) for m in prompt)
 
 
 def _complaint(prompt: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import random
@@ -11,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -28,17 +30,36 @@ class Answer:
     error: BaseException | None = None
 
 
-class Crew:
-    """Runs each call in a thread of its own, and what is async in one event loop for all.
+class _Loop:
+    """The event loop of all environments and tools of a process, made on first use.
 
-    One loop for the whole run, because clients that an environment keeps belong to the loop they were made in. A call
-    that hangs cannot be stopped: its thread is left behind, and the process may end without it.
+    There is one, because clients that an environment keeps belong to the loop they were made in, and training,
+    evaluation and tools share the environments.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = 0
         self._lock = threading.Lock()
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        """The loop, in a thread of its own; a forked child, which has the loop and not its thread, makes another."""
+        with self._lock:
+            if self._loop is None or self._owner != os.getpid():
+                self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
+                weakref.finalize(self, stop_loop, self._loop, serve_loop(self._loop, "groupwise-environments"))
+            return self._loop
+
+
+_LOOP = _Loop()
+
+
+class Crew:
+    """Runs each call in a thread of its own, and what is async in one event loop for all.
+
+    The threads follow the sandbox of the run that calls. A call that hangs cannot be stopped: its thread is left
+    behind, and the process may end without it.
+    """
 
     def run(self, calls: Sequence[Callable[[], Any]], timeout_s: float) -> list[Answer]:
         """The answers, in order; a `TimeoutError` for a call that has not ended `timeout_s` after they began."""
@@ -59,7 +80,8 @@ class Crew:
             except BaseException as error:  # `sys.exit` in a user's code ends no run
                 queue.put(Answer(None, perf_counter() - start, error))
 
-        threading.Thread(target=work, name="groupwise-environment", daemon=True).start()
+        target = functools.partial(copy_context().run, work)
+        threading.Thread(target=target, name="groupwise-environment", daemon=True).start()
         return queue
 
     def _end(self, queue: SimpleQueue[Answer], start: float, timeout_s: float) -> Answer:
@@ -72,14 +94,7 @@ class Crew:
         async def wait() -> Any:
             return await asyncio.wait_for(value, timeout_s)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._running_loop()).result()
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None or self._owner != os.getpid():  # a forked child has the loop, and not its thread
-                self._loop, self._owner = asyncio.new_event_loop(), os.getpid()
-                weakref.finalize(self, stop_loop, self._loop, serve_loop(self._loop, "groupwise-environments"))
-            return self._loop
+        return asyncio.run_coroutine_threadsafe(wait(), _LOOP.running()).result()
 
 
 @contextmanager

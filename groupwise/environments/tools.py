@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
@@ -11,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from groupwise.chat import content_text
 from groupwise.environments.crew import Answer, Crew
 from groupwise.environments.environment import Observation, Reply
-from groupwise.errors import RolloutError, did_you_mean, listed, words_of
+from groupwise.errors import ConfigError, RolloutError, did_you_mean, listed, words_of
+from groupwise.tool_calls import Schema
 from groupwise.types import Call, Message, Problem
 
 TIMEOUTS_IN_A_ROW = 3
@@ -30,18 +33,47 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """JSON schema of the arguments."""
+    returns: Mapping[str, Any] | None = None
+    """JSON schema of the result, which some chat templates show."""
+
+    @property
+    def schema(self) -> Schema:
+        """As chat templates take it."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters or {"type": "object", "properties": {}},
+        }
+        return {"type": "function", "function": function | ({} if self.returns is None else {"return": self.returns})}
 
 
 class Toolbox:
-    """The tools of a run, which all of its environments share."""
+    """The tools of a run, which all of its environments share.
 
-    def __init__(self, tools: Sequence[Tool], timeout_s: float = 30.0) -> None:
-        self.tools = {tool.name: tool for tool in tools}
-        self.timeout_s = timeout_s
+    `timeout_s`: seconds for a call; None is the `tool_timeout_s` of the run.
+
+    Raises:
+        ConfigError: two tools of one name.
+    """
+
+    def __init__(self, tools: Sequence[Tool], timeout_s: float | None = None) -> None:
+        self.tools = _by_name(tools)
+        self.has_no_timeout = timeout_s is None
+        self.timeout_s = 30.0 if timeout_s is None else timeout_s
         self._crew = Crew()
         self._timeouts: Counter[str] = Counter()
         """Tool -> its calls in a row that took too long."""
         self._lock = threading.Lock()
+
+    def with_tools(self, tools: Sequence[Tool]) -> Toolbox:
+        """With these tools besides; time-outs are counted together.
+
+        Raises:
+            ConfigError: two tools of one name.
+        """
+        more = copy.copy(self)
+        more.tools = _by_name([*self.tools.values(), *tools])
+        return more
 
     def run(self, calls: Sequence[Call]) -> tuple[list[Message], tuple[Call, ...]]:
         """A message of role `tool` for each call, and the calls as they ended, in their order.
@@ -57,8 +89,12 @@ class Toolbox:
             self._ended(*next(answers)) if why is None else (_error(why), replace(call, error=why))
             for call, why in zip(calls, refusals, strict=True)
         ]
-        messages = [{"role": "tool", "name": call.name or "tool", "content": text} for text, call in ended]
+        messages = [{"role": "tool", "name": self._name_of(call), "content": text} for text, call in ended]
         return messages, tuple(call for _, call in ended)
+
+    def _name_of(self, call: Call) -> str:
+        """For the chat template, which writes it as it is: never what the policy has made up."""
+        return call.name if call.name in self.tools else "tool"
 
     def _why_not(self, call: Call) -> str | None:
         """What is wrong with a call before it is made."""
@@ -79,7 +115,7 @@ class Toolbox:
         is_late = isinstance(answer.error, TimeoutError)
         self._count(call.name, is_late=is_late)
         if answer.error is None:
-            return str(answer.value), replace(call, seconds=answer.seconds)
+            return _text_of(answer.value), replace(call, seconds=answer.seconds)
         why = f"{type(answer.error).__name__}: {words_of(answer.error)}"
         why = f"timed out after {self.timeout_s:g} s" if is_late else " ".join(why.split())
         return _error(why), replace(call, error=why, seconds=answer.seconds)
@@ -113,6 +149,19 @@ class ToolEnvironment:
 
     def close(self) -> None:
         """There is nothing to release."""
+
+
+def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
+    twice = [name for name, count in Counter(tool.name for tool in tools).items() if count > 1]
+    if twice:
+        raise ConfigError(f"There are two tools of the name {twice[0]}. Rename one of them, or leave it out.")
+    return {tool.name: tool for tool in tools}
+
+
+def _text_of(value: Any) -> str:
+    """A result as the policy reads it; of parts of a message, their texts."""
+    is_parts = isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
+    return content_text(value) if is_parts else str(value)
 
 
 def _error(why: str) -> str:

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _NAMES = (
     "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "reward_processing_classes",
     "callbacks", "optimizers", "peft_config", "screen", "policy_loss", "environment",
-    "quantization_config",
+    "quantization_config", "tools", "environment_factory",
 )  # fmt: skip
 
 
@@ -37,8 +37,8 @@ def check_arguments(
     if args is not None and not isinstance(args, GRPOConfig):
         raise ConfigError(f"args is {named(args)}; expected groupwise.GRPOConfig{_way_to_config(args)}")
     for name, value in (("model", model), ("reward_funcs", rewards), ("train_dataset", data)):
-        is_rewarded = name == "reward_funcs" and environment is not None
-        if (value is None and not is_rewarded) or (isinstance(value, str) and not value):
+        is_of_environment = name != "model" and environment is not None
+        if (value is None and not is_of_environment) or (isinstance(value, str) and not value):
             raise ConfigError(f"GRPOTrainer needs {name}.")
 
 
@@ -53,12 +53,26 @@ def _way_to_config(args: Any) -> str:
     return ". It takes the same arguments: change the import."
 
 
+def one_environment(environment: Any, environment_factory: Any) -> Any:
+    """What was given under either name: they mean the same.
+
+    Raises:
+        ConfigError: both were given.
+    """
+    if environment is not None and environment_factory is not None:
+        raise ConfigError("environment and environment_factory mean the same. Keep one of them.")
+    return environment_factory if environment is None else environment
+
+
 def check_environment(environment: Any) -> None:
     """Raise `ConfigError` for an environment that nothing can be made of."""
-    if environment is not None and not callable(environment) and not isinstance(environment, EnvironmentPool):
+    if environment is None or isinstance(environment, EnvironmentPool):
+        return
+    made_by = list(environment.values()) if isinstance(environment, Mapping) else [environment]
+    if wrong := [each for each in made_by if not callable(each)]:
         raise ConfigError(
-            f"environment is {named(environment)}; expected a class, or a function without arguments that makes one "
-            "(groupwise.environments.Environment)."
+            f"environment is {named(wrong[0])}; expected a class, or a function without arguments that makes one "
+            "(groupwise.environments.Environment), or a dict of them."
         )
 
 

@@ -22,8 +22,9 @@ from groupwise.checkpoint.best import check_metric
 from groupwise.checkpoint.store import require_saveable as require_saveable_optimizer
 from groupwise.config import Settings
 from groupwise.data import Order
-from groupwise.data.prepare import PreparedProblems
+from groupwise.data.prepare import PreparedProblems, ShowTools
 from groupwise.data.problems import Problems
+from groupwise.environments.shown_tools import ShownTools
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
 from groupwise.lifecycle.evaluate import Evaluator
@@ -84,9 +85,10 @@ class RunParts:
     def of(cls, inputs: RunInputs, policy: PolicyBundle, engine: Engine, scorer: RewardScorer) -> RunParts:
         """Encode the prompts; everything else is there."""
         config = inputs.config
-        problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config)
+        show_tools = tools_in_prompts(inputs, policy)
+        problems = prepare_problems(inputs.problems, policy.tokenizer, policy.model, config, show_tools)
         remark_on_endings(policy, problems, config)
-        return cls(inputs, policy, engine, scorer, problems, prepare_sets(inputs.held_out, policy, config))
+        return cls(inputs, policy, engine, scorer, problems, prepare_sets(inputs.held_out, policy, inputs))
 
     @property
     def config(self) -> Settings:
@@ -164,9 +166,18 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     return parts
 
 
-def prepare_sets(sets: Mapping[str, Problems], policy: PolicyBundle, config: Settings) -> dict[str, PreparedProblems]:
+def prepare_sets(sets: Mapping[str, Problems], policy: PolicyBundle, inputs: RunInputs) -> dict[str, PreparedProblems]:
     """The evaluation sets with their prompts encoded."""
-    return {name: prepare_problems(given, policy.tokenizer, policy.model, config) for name, given in sets.items()}
+    more = inputs.config, tools_in_prompts(inputs, policy)
+    return {name: prepare_problems(given, policy.tokenizer, policy.model, *more) for name, given in sets.items()}
+
+
+def tools_in_prompts(inputs: RunInputs, policy: PolicyBundle) -> ShowTools | None:
+    """What shows the tools of each problem in its prompt; None where there are no environments."""
+    if inputs.environment is None:
+        return None
+    config = inputs.config
+    return ShownTools(inputs.environment, policy.tokenizer, config.chat_template_kwargs, config.system_prompt)
 
 
 def make_scorer(inputs: RunInputs) -> RewardScorer:
@@ -175,7 +186,13 @@ def make_scorer(inputs: RunInputs) -> RewardScorer:
     Raises:
         RewardError: a function takes a column that the data does not have.
     """
-    scorer = RewardScorer(inputs.rewards, inputs.problems.column_names, signal_of=_signal_of(inputs.config))
+    pool = inputs.environment
+    scorer = RewardScorer(
+        inputs.rewards,
+        inputs.problems.column_names,
+        signal_of=_signal_of(inputs.config),
+        environments=None if pool is None else lambda: pool.played,
+    )
     inputs.check_held_out(scorer)
     return scorer
 

@@ -10,7 +10,7 @@ from groupwise.chat import beyond_embedding
 from groupwise.config import Settings
 from groupwise.data import prepare
 from groupwise.data.files import place_in
-from groupwise.data.prepare import PreparedProblems
+from groupwise.data.prepare import PreparedProblems, ShowTools
 from groupwise.data.problems import Problems
 from groupwise.errors import ConfigError, DataError, ModelError
 from groupwise.policy.bounds import context_length, num_embeddings, num_logits, rotation_bound
@@ -26,7 +26,13 @@ def check_head(model: nn.Module) -> None:
         )
 
 
-def prepare_problems(problems: Problems, policy_tokenizer: Any, model: nn.Module, config: Settings) -> PreparedProblems:
+def prepare_problems(
+    problems: Problems,
+    policy_tokenizer: Any,
+    model: nn.Module,
+    config: Settings,
+    show_tools: ShowTools | None = None,
+) -> PreparedProblems:
     """Encoded prompts that fit the model's context together with their completions."""
     prepared = prepare(
         problems,
@@ -35,6 +41,7 @@ def prepare_problems(problems: Problems, policy_tokenizer: Any, model: nn.Module
         overlong=config.overlong_prompts,
         system_prompt=config.system_prompt,
         chat_template_kwargs=config.chat_template_kwargs,
+        show_tools=show_tools,
     )
     check_ids(prepared, policy_tokenizer, model)
     context = context_length(model.config)

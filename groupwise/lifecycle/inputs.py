@@ -16,8 +16,15 @@ from typing import Any
 from groupwise.config import LoraSpec, Recipe, Settings, replaced
 from groupwise.data import Order, load_problems
 from groupwise.data.problems import Problems
-from groupwise.environments.load import load_environment
-from groupwise.environments.pool import EnvironmentPool
+from groupwise.environments.load import (
+    check_data,
+    load_environment,
+    load_toolbox,
+    make_toolbox,
+    pool_of_objects,
+    tool_pool,
+)
+from groupwise.environments.pool import EnvironmentPool, MixedPool
 from groupwise.errors import ConfigError, RunError
 from groupwise.launch import world_size
 from groupwise.lifecycle.make_curriculum import check_curriculum
@@ -100,6 +107,24 @@ class RunInputs:
             raise ConfigError(f"{world_size()} ranks and {what} do not work together yet. Start one process.")
         if self.config.rollout_lag and self.environment is not None:
             raise ConfigError("rollout_lag and an environment do not work together yet. Leave one of them out.")
+        if self.environment is not None:
+            for problems in (self.problems, *self.held_out.values()):
+                check_data(self.environment, problems, problems.column_names)
+            self._check_tools(self.environment)
+
+    def _check_tools(self, pool: EnvironmentPool) -> None:
+        """One place for tools, and a place for them in the prompts."""
+        names = [schema["function"]["name"] for kind in pool.kinds.values() for schema in kind.schemas]
+        if names and "tools" in self.config.chat_template_kwargs:
+            raise ConfigError(
+                f"chat_template_kwargs has tools, and the run has its own ({', '.join(names)}). Leave those of "
+                "chat_template_kwargs out."
+            )
+        if names and isinstance(self.problems[0].prompt, str):
+            _log.warning(
+                f"The prompts are plain text, so nothing tells the policy of its tools ({', '.join(names)}): write "
+                "them into the prompts, or give messages."
+            )
 
     def check_held_out(self, scorer: RewardScorer) -> None:
         """Raise `RewardError` where a reward function takes a column that the held-out problems do not have."""
@@ -118,9 +143,9 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
     with RunSandboxes.of(recipe.config).in_force():
         environment = _environment(recipe, folder)
         of_environment = []
-        if recipe.environment is not None:
-            name, weight = recipe.environment.recorded_as, recipe.environment.weight
-            of_environment = [environment_reward(name, recipe.config, weight)]
+        if environment is not None:
+            weight = 1.0 if recipe.environment is None else recipe.environment.weight
+            of_environment = environment_rewards(environment, recipe.config, weight)
         weights = recipe.config.reward_weights
         rewards = with_unique_names([*recipe_rewards(recipe.task, own, weights, folder), *of_environment])
         problems, eval_problems = _read_data(recipe, folder)
@@ -130,24 +155,67 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
     return RunInputs(config, problems, eval_problems, rewards, *given, environment=environment)
 
 
-def environment_reward(name: str, config: Settings, weight: float = 1.0) -> RewardFunction:
+def environment_reward(
+    name: str, config: Settings, weight: float = 1.0, kinds: frozenset[str] | None = None
+) -> RewardFunction:
     """What an environment gives, as a reward function of its name; by turn where the rewards of steps are compared."""
-    return RewardFunction(name, EnvironmentReward(by_turn=config.process_rewards), weight)
+    return RewardFunction(name, EnvironmentReward(by_turn=config.process_rewards, kinds=kinds), weight)
+
+
+def environment_rewards(pool: EnvironmentPool, config: Settings, weight: float = 1.0) -> list[RewardFunction]:
+    """One for each name among the environments that give rewards."""
+    kinds: dict[str, list[str]] = {}
+    for kind, each in pool.kinds.items():
+        if each.has_reward:
+            kinds.setdefault(each.name, []).append(kind)
+    is_single = list(pool.kinds) == [""]
+    return [
+        environment_reward(name, config, weight, None if is_single else frozenset(those))
+        for name, those in kinds.items()
+    ]
 
 
 def with_environment(
-    given: Any, rewards: Sequence[RewardFunction], config: Settings
+    given: Any, tools: Any, rewards: Sequence[RewardFunction], config: Settings
 ) -> tuple[EnvironmentPool | None, list[RewardFunction]]:
-    """The pool of what makes environments, and the rewards with the environment's own, which those of a pool have."""
-    if given is None or isinstance(given, EnvironmentPool):
+    """The pool of what makes environments, and the rewards with the environment's own, which those of a pool have.
+
+    Raises:
+        ConfigError: no environment, or tools that do not describe themselves.
+    """
+    if given is None and not tools:
+        return None, list(rewards)
+    if isinstance(given, EnvironmentPool):
         return given, list(rewards)
-    pool = EnvironmentPool(callable_name(given), given)
-    return pool, with_unique_names([*rewards, environment_reward(pool.name, config)])
+    toolbox = make_toolbox(tools or (), config.tool_timeout_s)
+    pool = tool_pool(toolbox) if given is None else pool_of_objects(given, callable_name, toolbox)
+    return pool, with_unique_names([*rewards, *environment_rewards(pool, config)])
+
+
+def rows_without_data(pool: EnvironmentPool | None, config: Settings) -> list[dict[str, Any]]:
+    """A step's worth of rows for an environment that poses its problems itself, without any data.
+
+    Raises:
+        ConfigError: there are several environments, among which the data chooses, or no number of steps.
+    """
+    if isinstance(pool, MixedPool):
+        raise ConfigError(
+            f"There are several environments ({', '.join(pool.kinds)}): give train_dataset, with a column "
+            '"environment" that chooses one for each row.'
+        )
+    if config.max_steps < 1:
+        raise ConfigError("Without train_dataset, max_steps says how long the environment is trained on. Set it.")
+    return [{"prompt": [{"role": "user", "content": ""}]} for _ in range(config.prompts_per_step)]
 
 
 def _environment(recipe: Recipe, folder: Path | None) -> EnvironmentPool | None:
     spec = recipe.environment
-    return None if spec is None else load_environment(spec.name, spec.params, folder, spec.recorded_as)
+    if spec is None and not recipe.tools:
+        return None
+    toolbox = load_toolbox(recipe.tools, folder, recipe.config.tool_timeout_s)
+    if spec is None:
+        return tool_pool(toolbox)
+    return load_environment(spec.name, spec.params, folder, spec.recorded_as, toolbox)
 
 
 def check_parts(
@@ -208,6 +276,7 @@ def _read_data(recipe: Recipe, folder: Path | None) -> tuple[Problems, Problems 
     if data is None:
         raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
     common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}
+    common["is_posed"] = recipe.environment is not None
     problems = load_problems(_located(data.path, folder), split=data.split, **common)
     if not (data.eval_path or data.eval_split):
         return problems, None

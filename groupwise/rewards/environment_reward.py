@@ -15,9 +15,16 @@ class EnvironmentReward:
 
     by_turn: bool = False
     """Whether each turn is a step of its own, for advantages from the rewards of steps (`process_rewards`)."""
+    kinds: frozenset[str] | None = None
+    """Values of the column `environment` whose completions it is about, where there are several environments."""
 
-    def __call__(self, completion_turns: Sequence[Sequence[Turn]]) -> list[float | Steps | None]:
-        return [self._of(turns) for turns in completion_turns]
+    def __call__(
+        self, completion_turns: Sequence[Sequence[Turn]], environment: Sequence[str] | None = None
+    ) -> list[float | Steps | None]:
+        if self.kinds is None or environment is None:
+            return [self._of(turns) for turns in completion_turns]
+        pairs = zip(completion_turns, environment, strict=True)
+        return [self._of(turns) if kind in self.kinds else None for turns, kind in pairs]
 
     def _of(self, turns: Sequence[Turn]) -> float | Steps | None:
         scored = tuple((turn.end, turn.reward) for turn in turns if turn.reward is not None)

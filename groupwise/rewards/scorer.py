@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class RewardScorer:
 
     `column_names`: the columns of the data set, where they are known; a function that requires another one is then
     an error at once. Without them, the columns are those of the problems at hand. `signal_of`: which rewards have to
-    differ for a group to have signal.
+    differ for a group to have signal. `environments`: what has answered the completions that are scored next.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class RewardScorer:
         column_names: Collection[str] | None = None,
         *,
         signal_of: SignalOf = "sum",
+        environments: Callable[[], Sequence[Any]] | None = None,
     ) -> None:
         if not functions:
             raise ConfigError("There is no reward function. Give at least one, such as rewards: [length].")
@@ -60,6 +61,7 @@ class RewardScorer:
         for function in self.functions:
             function.shaping.check(function.name, names)
         self.signal_of = signal_of
+        self._environments = environments
         self._column_names = column_names
         self._executor = RewardExecutor()
         if column_names is not None:
@@ -78,8 +80,9 @@ class RewardScorer:
 
     def check(self, column_names: Collection[str], data: str = "data set") -> None:
         """Raise `RewardError` when a function requires a keyword that a data set with these columns lacks."""
+        more = () if self._environments is None else ("environments",)
         for function in self.functions:
-            function.check(column_names, data)
+            function.check([*column_names, *more], data)
 
     def check_rows(self, name: str, problems: Iterable[Problem]) -> None:
         """Raise `DataError` with the row where a function cannot read the right answer of a problem.
@@ -112,7 +115,8 @@ class RewardScorer:
             )
         self.check(flat.column_names)
         notes = [_Notes(function.name, len(flat.rows)) for function in self.functions]
-        calls = [_call(f, flat, trainer_state, note) for f, note in zip(self.functions, notes, strict=True)]
+        played = None if self._environments is None else list(self._environments()[: len(flat.rows)])
+        calls = [_call(f, flat, trainer_state, note, played) for f, note in zip(self.functions, notes, strict=True)]
         names = [function.name for function in self.functions]
         returned = dict(zip(names, self._executor.run(calls), strict=True))
         scores = {name: _of_played(read_scores(name, value, flat), flat) for name, (value, _) in returned.items()}
@@ -214,7 +218,9 @@ class _Notes:
         self.log_extra(f"{self.function_name}/why", reasons)
 
 
-def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes: _Notes) -> RewardCall:
+def _call(
+    function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes: _Notes, played: list[Any] | None
+) -> RewardCall:
     offered = (
         flat.keywords(function.accepts)
         | opened_completions(function.call, flat.groups)
@@ -225,6 +231,7 @@ def _call(function: RewardFunction, flat: FlatGroups, trainer_state: Any, notes:
             "log_why": notes.log_why,
             "completion_turns": [list(completion.turns) for _, completion in flat.rows],
         }
+        | ({} if played is None else {"environments": played})
     )
     if "completion_ids" in function.required and "completion_ids" not in offered:
         raise RewardError(

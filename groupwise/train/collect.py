@@ -100,15 +100,17 @@ class Collector:
         """The groups of these draws."""
         start = perf_counter()
         groups = self.sampler.sample(draws, self.config.num_generations, step, self._on_sampled)
-        greedy = [] if self._greedy is None else self._greedy.sample(draws, 1, PROBE)
         sampled = perf_counter()
         self.on_progress("reward", 0, len(groups))
-        scored = score_as_the_program(self.scorer, groups, trainer_state)
+        scored = score_as_the_program(self.scorer, groups, trainer_state)  # before environments are used again
+        rewarded = perf_counter()
+        greedy = [] if self._greedy is None else self._greedy.sample(draws, 1, PROBE)
+        probed = perf_counter()
         return Collected(
             self._with_greedy_rewards(scored.groups, greedy, trainer_state),
             (),
-            sampled - start,
-            perf_counter() - sampled,
+            sampled - start + probed - rewarded,
+            rewarded - sampled + perf_counter() - probed,
             scored.seconds,
             scored.logged,
             sum(self.sampler.problems[draw.row].is_truncated for draw in draws),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
@@ -20,7 +20,6 @@ from groupwise.chat import OPENING, completion_decoder, decode_completion, openi
 from groupwise.config import Settings
 from groupwise.data.order import Draw
 from groupwise.data.prepare import PreparedProblem, PreparedProblems
-from groupwise.environments.calls import parse_calls
 from groupwise.environments.crew import Answer, Crew, seeded
 from groupwise.environments.environment import Environment, Observation, Reply
 from groupwise.environments.pool import EnvironmentPool
@@ -34,10 +33,11 @@ from groupwise.environments.read_answers import (
     shorten,
     state_of,
 )
+from groupwise.environments.shown_tools import ShownTools
 from groupwise.errors import DataError, EnvironmentFailedError, GroupwiseError, words_of
 from groupwise.rollout.engine import Engine
 from groupwise.train.sampler import EVALUATION, GroupSampler, OnProgress, make_sampling
-from groupwise.types import Completion, Group, Message, Prompt, Request, StopReason, TokenSet, Turn
+from groupwise.types import Completion, Group, Message, Request, StopReason, TokenSet, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -137,8 +137,8 @@ class EpisodeSampler(GroupSampler):
     pool: EnvironmentPool
     bridge: Bridge
     rules: Rules
-    encode: Callable[[Prompt, Begun], tuple[int, ...]]
-    """Ids of a prompt with what an environment begins with."""
+    tools: ShownTools
+    """The tools of its environments."""
     crew: Crew = field(default_factory=Crew)
 
     @classmethod
@@ -170,7 +170,7 @@ class EpisodeSampler(GroupSampler):
             pool,
             bridge,
             Rules.of(config, context),
-            functools.partial(bridge.prompt_ids, system_prompt=config.system_prompt),
+            ShownTools(pool, tokenizer, config.chat_template_kwargs, config.system_prompt),
         )
 
     def sample(
@@ -201,11 +201,11 @@ class EpisodeSampler(GroupSampler):
         return [self._group_of(draw, each, seeds[draw.number]) for draw, each in zip(draws, of_draw, strict=True)]
 
     def _begin(self, draws: Sequence[Draw], num_completions: int, step: int) -> list[Episode]:
-        environments = iter(self.pool.take(len(draws) * num_completions))
+        played = [(draw, self.problems[draw.row], index) for draw in draws for index in range(num_completions)]
+        environments = self.pool.take([prepared.problem for _, prepared, _ in played])
         return [
-            Episode(self.problems[draw.row], (self.seed, step, draw.number, index), next(environments))
-            for draw in draws
-            for index in range(num_completions)
+            Episode(prepared, (self.seed, step, draw.number, index), environment)
+            for (draw, prepared, index), environment in zip(played, environments, strict=True)
         ]
 
     def _reset(self, episodes: Sequence[Episode], seeds: Sequence[int]) -> None:
@@ -240,8 +240,11 @@ class EpisodeSampler(GroupSampler):
         return [_Round(self._request(group[0], group[0].seed[:-1], len(group)), tuple(group))]
 
     def _prompt_of(self, episode: Episode) -> tuple[int, ...]:
-        prepared = episode.prepared
-        return self.encode(prepared.problem.prompt, episode.begun) if episode.begun else prepared.prompt_ids
+        if not episode.begun:
+            return episode.prepared.prompt_ids
+        prompt, template_kwargs = self.tools(episode.prepared.problem)
+        bridge = replace(self.bridge, template_kwargs=template_kwargs)
+        return bridge.prompt_ids(prompt, episode.begun, self.tools.system_prompt)
 
     def _budget(self, episode: Episode, num_given: int) -> int:
         budget = self.rules.max_completion_length
@@ -250,7 +253,7 @@ class EpisodeSampler(GroupSampler):
         if budget <= num_given:
             raise DataError(
                 f"{episode.prepared.problem.label}: its prompt has {len(episode.prompt_ids) + num_given} tokens "
-                f"with what environment {self.pool.name} begins with, which leaves no room for a completion "
+                f"with what environment {self._name_of(episode)} begins with, which leaves no room for a completion "
                 f"(max_completion_length {self.rules.max_completion_length}, context {self.rules.context})."
             )
         return budget
@@ -283,7 +286,7 @@ class EpisodeSampler(GroupSampler):
 
     def _answer(self, episodes: Sequence[Episode]) -> None:
         """Let the environments answer side by side, then go on with each in its order."""
-        replies = [_reply(episode) for episode in episodes]
+        replies = [self._reply(episode) for episode in episodes]
         calls = [functools.partial(e.environment.step, reply) for e, reply in zip(episodes, replies, strict=True)]
         for episode, reply, answer in zip(episodes, replies, self.crew.run(calls, self.rules.timeout_s), strict=True):
             episode.messages.append(_said(reply))
@@ -291,6 +294,13 @@ class EpisodeSampler(GroupSampler):
                 self._go_on(episode, reply, read_observation(_value_of(answer)), answer.seconds)
             except Exception as error:
                 episode.fail(fault_of(error))
+
+    def _reply(self, episode: Episode) -> Reply:
+        turn = episode.turns[-1]
+        ids = tuple(episode.token_ids[turn.start : turn.end])
+        before = (*episode.prompt_ids, *episode.token_ids[: turn.start])
+        calls = self.tools.calls(episode.prepared.problem, episode.text, ids, before)
+        return Reply(episode.text, calls, ids, turn.stop_reason)
 
     def _go_on(self, episode: Episode, reply: Reply, observation: Observation, seconds: float) -> None:
         """What came back: the turn's reward, and given tokens where there is room for another turn."""
@@ -326,6 +336,9 @@ class EpisodeSampler(GroupSampler):
             if reward is not None:
                 episode.turns[-1] = replace(episode.turns[-1], reward=reward + (before or 0.0))
 
+    def _name_of(self, episode: Episode) -> str:
+        return self.pool.pool_of(episode.prepared.problem).name
+
     def _put_aside(self, episodes: Sequence[Episode]) -> None:
         """Use failed environments no more; too many end the run."""
         failed = [episode for episode in episodes if episode.error is not None]
@@ -335,8 +348,9 @@ class EpisodeSampler(GroupSampler):
         first = failed[0]
         assert first.error is not None
         what = (
-            f"{len(failed)} of {len(episodes)} completions are unscored because environment {self.pool.name} failed. "
-            f"The first, for {first.prepared.problem.label}, after {len(first.turns)} turns: {about(first.error)}"
+            f"{len(failed)} of {len(episodes)} completions are unscored because environment {self._name_of(first)} "
+            f"failed. The first, for {first.prepared.problem.label}, after {len(first.turns)} turns: "
+            f"{about(first.error)}"
         )
         if 2 * len(failed) > len(episodes):
             raise EnvironmentFailedError(f"{what} That is more than half, so the run ends here.") from first.error
@@ -354,7 +368,7 @@ class EpisodeSampler(GroupSampler):
             opened = opening(problem.prompt, end)
         completions = tuple(episode.finish() for episode in episodes)
         ids = begun.prompt_ids or prepared.prompt_ids
-        return Group(draw.number, problem, ids, completions, opened, (self.pool.name, seed))
+        return Group(draw.number, problem, ids, completions, opened, (self.pool.pool_of(problem).name, seed))
 
 
 @dataclass(frozen=True)
@@ -384,12 +398,6 @@ def _value_of(answer: Answer) -> Any:
     if isinstance(answer.error, Exception):
         raise answer.error
     raise EnvironmentFailedError(f"{type(answer.error).__name__}: {words_of(answer.error)}") from answer.error
-
-
-def _reply(episode: Episode) -> Reply:
-    turn = episode.turns[-1]
-    calls = parse_calls(episode.text) if getattr(episode.environment, "tools", ()) else ()
-    return Reply(episode.text, calls, tuple(episode.token_ids[turn.start : turn.end]), turn.stop_reason)
 
 
 def _said(reply: Reply) -> Message:

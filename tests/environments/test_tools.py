@@ -11,9 +11,9 @@ from episodes import Recording, sampler
 from tiny import EOS, tiny_tokenizer
 
 from groupwise.data.order import Draw
-from groupwise.environments.calls import parse_calls
 from groupwise.environments.tools import Tool, Toolbox, ToolEnvironment
 from groupwise.errors import RolloutError
+from groupwise.tool_calls import parse_calls
 from groupwise.train.step_metrics import turns
 from groupwise.types import Call
 

@@ -267,7 +267,7 @@ def test_environments_are_used_again_and_closed():
     for step in (1, 2, 3):
         playing.sample([Draw(step, 0)], 4, step)
     assert [environment.num_resets for environment in made] == [3] * 4
-    assert playing.pool.in_use == tuple(made)
+    assert playing.pool.latest == tuple(made)
     playing.pool.close()
     assert all(environment.is_closed for environment in made)
 

@@ -18,6 +18,7 @@ DEFAULT_FIELDS: dict[str, dict[str, Any]] = {
         "gradient_checkpointing": True,
         "logging_steps": 10,
         "eval_greedy": False,
+        "max_turns": 1_000_000,
     },
 }
 """Conventions -> the fields whose default is another than that of `Settings`. The batch is in `DEFAULT_BATCH`."""

@@ -36,7 +36,10 @@ _LOOP = (
 )
 _METRICS = "evaluation scores rewards: add a reward function of weight 0 for every number you want to see"
 _SEARCH = "there is no hyper-parameter search: train once for every setting"
-_NO_TOOLS = "completions have one turn, without tools and environments: leave it out, and score the answer by a reward"
+_NO_ROLLOUT_FUNC = (
+    "groupwise samples by itself, so that every token keeps the log-prob it was sampled with: write an environment "
+    "(environment_factory, or reset and step of groupwise.environments.Environment), which answers each turn"
+)
 _CARD = "the card takes model_name, dataset_name and tags, as in TRL: edit README.md of `output_dir`"
 _CARD_WORDS = ("language", "license", "tasks", "finetuned_from", "dataset_tags", "dataset", "dataset_args")
 _MADE = "it is set when the trainer is made"
@@ -57,9 +60,9 @@ ARGUMENTS: tuple[Foreign, ...] = (
         "quantization_config", "4-bit and 8-bit bases under an adapter, on the slow path; needs bitsandbytes or torchao"
     ),
     same("peft_config"),
-    refused("tools", None, _NO_TOOLS),
-    refused("rollout_func", None, _ROLLOUT),
-    refused("environment_factory", None, _NO_TOOLS),
+    same("tools", "calls run side by side, each with `tool_timeout_s`; every chat template works"),
+    refused("rollout_func", None, _NO_ROLLOUT_FUNC),
+    same("environment_factory", "also groupwise's own environments; `environment` means the same"),
     refused("data_collator", None, "completions are packed by the learner: leave it out"),
     refused("model_init", None, "give the model itself, or its name"),
     refused("compute_loss_func", None, _OBJECTIVE),
@@ -67,7 +70,7 @@ ARGUMENTS: tuple[Foreign, ...] = (
     refused("optimizer_cls_and_kwargs", None, _OPTIMIZER),
     refused("preprocess_logits_for_metrics", None, _METRICS),
     refused("tokenizer", None, "its name is processing_class, as in TRL"),
-    refused("environments", None, _NO_TOOLS),
+    refused("environments", None, "its name is environment_factory, as in TRL"),
     refused("ref_model", None, "the reference is the model as it is when the trainer is made: leave it out"),
     refused("config", None, "its name is args, as in TRL"),
     refused("dataset", None, "its name is train_dataset, as in TRL"),
@@ -200,7 +203,9 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
     *all_ignored("uploads are made when training ends", push_in_progress=None, commit_scheduler=None),
     *all_ignored("loading is part of no record", model_preparation_time=None),
     *all_ignored("no auxiliary loss is added", aux_loss_enabled=False),
-    *all_ignored("completions have one turn", tools=None, environments=None, environment_factories=None),
+    same("tools", "the functions that were given, and those of the environments"),
+    same("environments", "of the latest completions, in their order; None without any"),
+    same("environment_factories", "the name is None where no column chooses"),
     *all_ignored("groupwise's own engine samples", rollout_func=None, continuous_batching_config=None),
     *all_ignored(_METRICS, compute_metrics=None, compute_objective=None, preprocess_logits_for_metrics=None),
     *all_ignored(_SEARCH, hp_name=None, hp_search_backend=None, hp_space=None, model_init=None, objective=None),

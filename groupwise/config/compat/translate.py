@@ -25,7 +25,7 @@ from groupwise.config.compat.transformers_names import TRANSFORMERS_FIELDS, TRAN
 from groupwise.config.compat.trl_names import NO_SERVERS, RLOO_FIELDS, TRL_FIELDS, TRL_LEGACY_FIELDS
 from groupwise.config.fields import EnvironmentFields
 from groupwise.config.mistakes import Mistakes, shown
-from groupwise.config.normalize import tidy
+from groupwise.config.normalize import tidy, whole
 from groupwise.config.settings import Settings
 from groupwise.errors import ConfigError, listed
 
@@ -146,7 +146,7 @@ def translate(written: Mapping[str, Any], problems: Mistakes) -> Translation:
         state = _sort(state, name, value)
     for reason, names in state.ignored.items():
         state = state.with_note(f"{listed(names)} {'is' if len(names) == 1 else 'are'} ignored: {reason}.")
-    for topic in (_servers, _renamed, _generation, _model_arguments, _precision, _schedule, _best, _order):
+    for topic in (_servers, _renamed, _generation, _model_arguments, _precision, _schedule, _best, _order, _turns):
         state = topic(state)
     return state
 
@@ -329,3 +329,14 @@ def _order(state: Translation) -> Translation:
     if strategy is None:
         return state
     return state.with_note(f"train_sampling_strategy {strategy} is ignored: completions are packed, not padded.")
+
+
+def _turns(state: Translation) -> Translation:
+    """Rounds of calls, after each of which there is one more turn."""
+    rounds = whole(state.asked("max_tool_calling_iterations"))
+    if rounds is None:
+        return state
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 0:
+        state.problems.add(f"max_tool_calling_iterations is {rounds!r}; expected a whole number of at least 0.")
+        return state
+    return state.with_key("max_turns", rounds + 1, "max_tool_calling_iterations")

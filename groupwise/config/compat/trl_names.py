@@ -81,11 +81,7 @@ TRL_FIELDS: tuple[Foreign, ...] = (
     same("entropy_coef_max"),
     same("entropy_coef_delta"),
     same("entropy_target"),
-    refused(
-        "max_tool_calling_iterations",
-        None,
-        "completions have one turn and call no tools; leave it out, and let the reward judge the one answer",
-    ),
+    translated("max_tool_calling_iterations", None, "`max_turns` = it + 1"),
     translated("vllm_importance_sampling_correction", False, "`mismatch`, for groupwise's own engine"),
     translated("vllm_importance_sampling_mode", "sequence_mask", "`mismatch`"),
     translated("vllm_importance_sampling_clip_max", 3.0, "`mismatch_max`"),
