@@ -20,6 +20,8 @@ Schema = Mapping[str, Any]
 """A tool as chat templates take it: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 _CALL = re.compile(r"<tool_call>(?P<call>.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_FUNCTION = re.compile(r"<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=(?P<name>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>", re.DOTALL)
 _FORM = '{"name": ..., "arguments": {...}}'
 
 _MARK = "qzxvkj"
@@ -100,9 +102,12 @@ def described(schemas: Sequence[Schema]) -> str:
     )
 
 
-def parse_calls(text: str) -> tuple[Call, ...]:
-    """Calls in JSON, in their order: between `<tool_call>` tags, or one that is the whole text (Llama's form)."""
-    found = tuple(_read(match["call"].strip()) for match in _CALL.finditer(text))
+def parse_calls(text: str, schemas: Sequence[Schema] = ()) -> tuple[Call, ...]:
+    """The calls in a turn, in their order: between `<tool_call>` tags, or JSON that is the whole text (Llama's form).
+
+    Between the tags is JSON, or `<function=...>` with a `<parameter=...>` for each argument, whose type its schema has.
+    """
+    found = tuple(_read(match["call"].strip(), schemas) for match in _CALL.finditer(text))
     return found or _bare_call(text.strip().removeprefix("<|python_tag|>"))
 
 
@@ -123,7 +128,9 @@ def _bare_call(text: str) -> tuple[Call, ...]:
     return (Call(value["name"], arguments),) if is_call else ()
 
 
-def _read(written: str) -> Call:
+def _read(written: str, schemas: Sequence[Schema]) -> Call:
+    if function := _FUNCTION.match(written):
+        return _read_parameters(function, schemas)
     try:
         value: Any = json.loads(written)
     except json.JSONDecodeError as error:
@@ -136,19 +143,37 @@ def _read(written: str) -> Call:
     return Call(value["name"], arguments)
 
 
+def _read_parameters(function: re.Match[str], schemas: Sequence[Schema]) -> Call:
+    name = function["name"].strip()
+    known = next((s["function"].get("parameters", {}) for s in schemas if s["function"]["name"] == name), {})
+    types = {key: schema.get("type") for key, schema in known.get("properties", {}).items()}
+    values = {match["name"].strip(): match["value"] for match in _PARAMETER.finditer(function["body"])}
+    return Call(name, {key: _typed(value, types.get(key, "string")) for key, value in values.items()})
+
+
+def _typed(value: str, kind: Any) -> Any:
+    """The text itself for an argument that may be text, else what it is as JSON, if it is any."""
+    if kind == "string" or (isinstance(kind, list) and "string" in kind):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
 def _read_calls(
     tokenizer: Any, text: str, said: str | list[int], before: str | list[int], schemas: Sequence[Schema]
 ) -> tuple[Call, ...]:
     """By the tokenizer's own template of responses where it has one; what that cannot read, as JSON."""
     if getattr(tokenizer, "response_template", None) is None:
-        return parse_calls(text)
+        return parse_calls(text, schemas)
     try:
         message = tokenizer.parse_response(said, prefix=before, tools=list(schemas))
     except Exception:  # what the policy writes can be anything
-        return parse_calls(text)
+        return parse_calls(text, schemas)
     functions = [call.get("function", call) for call in message.get("tool_calls") or ()]
     calls = tuple(Call(str(f.get("name")), f.get("arguments") or {}) for f in functions if isinstance(f, Mapping))
-    return calls if calls and all(isinstance(call.arguments, Mapping) for call in calls) else parse_calls(text)
+    return calls if calls and all(isinstance(call.arguments, Mapping) for call in calls) else parse_calls(text, schemas)
 
 
 def _shows_tools(tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from groupwise.environments.pool import KIND, EnvironmentPool, MixedPool
 from groupwise.environments.python_tool import python_tool
 from groupwise.environments.tools import Tool, Toolbox, ToolEnvironment
 from groupwise.environments.trl_env import TrlEnvironment
-from groupwise.errors import ConfigError, DataError, words_of
+from groupwise.errors import ConfigError, DataError, did_you_mean, words_of
 from groupwise.rewards.import_function import load_object
 from groupwise.types import Problem
 
@@ -45,11 +45,8 @@ def load_toolbox(names: Sequence[str], folder: Path | None, timeout_s: float) ->
     Raises:
         ConfigError: no such function, one that does not describe itself, or no sandbox for the shipped ones.
     """
-    tools: list[Any] = []
-    for name in names:
-        is_shipped = name in TOOLS
-        tools.append(TOOLS[name](timeout_s) if is_shipped else load_object(name, folder or Path.cwd(), "a tool"))
-    return make_toolbox(tools, timeout_s)
+    place = folder or Path.cwd()
+    return make_toolbox([each if each in TOOLS else load_object(each, place, "a tool") for each in names], timeout_s)
 
 
 def make_toolbox(tools: Any, timeout_s: float) -> Toolbox:
@@ -58,8 +55,9 @@ def make_toolbox(tools: Any, timeout_s: float) -> Toolbox:
     Raises:
         ConfigError: no function, one that does not describe itself, two of one name, or no sandbox for one of them.
     """
-    listed = [TOOLS[t](timeout_s) if isinstance(t, str) and t in TOOLS else t for t in _listed(tools)]
-    toolbox = Toolbox(as_tools(listed), timeout_s)
+    is_list = isinstance(tools, list | tuple)
+    given = [_shipped(each, timeout_s) if isinstance(each, str) else each for each in tools] if is_list else tools
+    toolbox = Toolbox(as_tools(given), timeout_s)
     for name, tool in toolbox.tools.items():
         check: Any = getattr(tool.call, "check_sandbox", None)
         if check is not None:
@@ -70,8 +68,13 @@ def make_toolbox(tools: Any, timeout_s: float) -> Toolbox:
     return toolbox
 
 
-def _listed(tools: Any) -> Iterable[Any]:
-    return tools if isinstance(tools, list | tuple) else as_tools(tools)
+def _shipped(name: str, timeout_s: float) -> Tool:
+    if name not in TOOLS:
+        raise ConfigError(
+            f'There is no tool "{name}"; there is {", ".join(TOOLS)}, and functions: tools=[f].'
+            f"{did_you_mean(name, TOOLS)}"
+        )
+    return TOOLS[name](timeout_s)
 
 
 def tool_pool(toolbox: Toolbox) -> EnvironmentPool:

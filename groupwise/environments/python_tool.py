@@ -7,7 +7,7 @@ from groupwise.rewards.sandbox.limits import Limits
 from groupwise.rewards.sandbox.programs import Programs
 
 LIMIT_S = 10.0
-"""Seconds that a program may take; `tool_timeout_s` bounds the whole call."""
+"""Seconds that a program may take at most."""
 
 
 class FailedProgramError(Exception):
@@ -33,10 +33,10 @@ class PythonTool:
 
 
 def python_tool(timeout_s: float = LIMIT_S) -> Tool:
-    """The tool; a program may take the shorter of `timeout_s` and 10 s."""
+    """The tool; a program may take 10 s, and less than a call: a loop without end is the policy's fault."""
     return Tool(
         "python",
-        PythonTool(min(LIMIT_S, timeout_s)),
+        PythonTool(min(LIMIT_S, timeout_s / 3)),
         "Run a Python program and read what it prints. Nothing is kept from one call to the next.",
         {
             "type": "object",
