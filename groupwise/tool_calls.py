@@ -145,7 +145,9 @@ def _read(written: str, schemas: Sequence[Schema]) -> Call:
 
 def _read_parameters(function: re.Match[str], schemas: Sequence[Schema]) -> Call:
     name = function["name"].strip()
-    known = next((s["function"].get("parameters", {}) for s in schemas if s["function"]["name"] == name), {})
+    known: Mapping[str, Any] = next(
+        (s["function"].get("parameters", {}) for s in schemas if s["function"]["name"] == name), {}
+    )
     types = {key: schema.get("type") for key, schema in known.get("properties", {}).items()}
     values = {match["name"].strip(): match["value"] for match in _PARAMETER.finditer(function["body"])}
     return Call(name, {key: _typed(value, types.get(key, "string")) for key, value in values.items()})
