@@ -344,7 +344,7 @@ def test_a_client_keeps_its_event_loop(tmp_path, monkeypatch):
         (
             {"environment_factory": lambda x: x, "reward_funcs": values},
             ConfigError,
-            "made without arguments, and",
+            "cannot be made without arguments: mi",
         ),
         ({"environment_factory": 3}, ConfigError, "environment is 3"),
         ({"environment_factory": dict}, ConfigError, "is a dict without reset"),

@@ -33,13 +33,17 @@ def tool_of(function: Callable[..., Any]) -> Tool:
         ConfigError: no function, or one whose type hints or docstring do not describe it.
     """
     if not inspect.isroutine(function):
-        raise ConfigError(f"A tool is {named(function)}; expected a function, or a groupwise.environments.Tool.")
+        wanted = "Classes are for environment_factory. " if isinstance(function, type) else ""
+        raise ConfigError(
+            f"A tool is {named(function)}; expected a function, or a groupwise.environments.Tool. {wanted}".rstrip()
+        )
     from transformers.utils import get_json_schema
 
     try:
         found = get_json_schema(function)["function"]
     except Exception as error:  # also what evaluating a type hint raises
-        raise ConfigError(f"Tool {function.__name__}{_place(function)}: {words_of(error)} {_WANTED}") from error
+        why = " ".join(words_of(error).split()).rstrip(".!")
+        raise ConfigError(f"Tool {function.__name__}{_place(function)}: {why}. {_WANTED}") from error
     return Tool(found["name"], function, found["description"], found["parameters"], found.get("return"))
 
 

@@ -172,7 +172,7 @@ def _made(what: str, make: Callable[[], Any]) -> Any:
         inspect.signature(make).bind()
     except TypeError as error:
         raise ConfigError(
-            f"{what} is made without arguments, and {error}. Give a function that makes it: lambda: Name(...)."
+            f"{what} cannot be made without arguments: {error}. Give a function that makes it: lambda: Name(...)."
         ) from error
     except ValueError:  # a callable that hides its signature
         pass

@@ -70,9 +70,10 @@ def check_environment(environment: Any) -> None:
         return
     made_by = list(environment.values()) if isinstance(environment, Mapping) else [environment]
     if wrong := [each for each in made_by if not callable(each)]:
+        hint = " Give its class." if hasattr(wrong[0], "reset") else ""
         raise ConfigError(
             f"environment is {named(wrong[0])}; expected a class, or a function without arguments that makes one "
-            "(groupwise.environments.Environment), or a dict of them."
+            f"(groupwise.environments.Environment), or a dict of them.{hint}"
         )
 
 
