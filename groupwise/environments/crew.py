@@ -54,6 +54,11 @@ class _Loop:
 _LOOP = _Loop()
 
 
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The loop in which everything of environments and tools that is async runs."""
+    return _LOOP.running()
+
+
 class Crew:
     """Runs each call in a thread of its own, and what is async in one event loop for all.
 
@@ -94,7 +99,7 @@ class Crew:
         async def wait() -> Any:
             return await asyncio.wait_for(value, timeout_s)
 
-        return asyncio.run_coroutine_threadsafe(wait(), _LOOP.running()).result()
+        return asyncio.run_coroutine_threadsafe(wait(), event_loop()).result()
 
 
 @contextmanager
