@@ -60,9 +60,10 @@ triton: $(VENV)/installed-dev  ## the kernels of a GPU, interpreted on this CPU,
 	test -d .venv-triton || { cp -a $(VENV) .venv-triton && .venv-triton/bin/python -m pip install $(QUIETLY) --no-deps triton; }
 	TRITON_INTERPRET=1 .venv-triton/bin/python -m pytest tests/equal/test_gpu_ops.py -p no:cacheprovider
 
-environments: $(VENV)/installed-dev  ## the turns of real models' chat templates, which a copy of the environment with TRL 1.16 has
+environments: $(VENV)/installed-dev  ## chat templates of real models (from TRL 1.16), and gymnasium, TextArena, MCP, OpenEnv, each in an environment of its own
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
-	.venv-trl/bin/python -m pytest tests/test_bridge.py -p no:cacheprovider
+	.venv-trl/bin/python -m pytest tests/test_bridge.py tests/environments/test_tool_prompts.py -p no:cacheprovider
+	$(BIN)/python bench/environments.py
 
 ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in shards, and what ends them (a quarter of an hour)
 	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks --numprocesses auto --dist loadscope

@@ -23,6 +23,7 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 SCRIPTS = (
     "peers", "step_vs_trl", "rollout_vs_vllm", "engine", "base_vs_trained", "demo_seeds", "negative_controls",
     "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "gpu_profile", "scaling", "ranks",
+    "environments",
 )  # fmt: skip
 
 

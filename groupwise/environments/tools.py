@@ -159,8 +159,8 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
 
 
 def _text_of(value: Any) -> str:
-    """A result as the policy reads it; of parts of a message, their texts."""
-    is_parts = isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value)
+    """A result as the policy reads it; of parts of a message, their texts. `DataError` for a picture."""
+    is_parts = isinstance(value, list) and value and all(isinstance(part, dict) and "type" in part for part in value)
     return content_text(value) if is_parts else str(value)
 
 

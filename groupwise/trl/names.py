@@ -34,7 +34,9 @@ OTHER_NAMES = {
     **dict.fromkeys(("is_conversational_from_value", "prepare_multimodal_messages", "pack_dataset"), _DATA),
     **dict.fromkeys(("unpair_preference_dataset", "maybe_unpair_preference_dataset"), _DATA),
     **dict.fromkeys(("clone_chat_template", "add_response_schema"), "the tokenizer's own chat template is used"),
-    **dict.fromkeys(("get_training_chat_template", "supports_tool_calling"), "completions call no tools"),
+    **dict.fromkeys(
+        ("get_training_chat_template", "supports_tool_calling"), "every chat template takes tools as it is"
+    ),
     "create_reference_model": "the reference is made by itself where beta is above 0",
     "init_zero_verbose": "Python's logging stays as your program sets it",
     "RichProgressCallback": "the screen shows progress by itself",

@@ -12,7 +12,7 @@ from tiny import EOS, tiny_tokenizer
 
 from groupwise.data.order import Draw
 from groupwise.environments.tools import Tool, Toolbox, ToolEnvironment
-from groupwise.errors import RolloutError
+from groupwise.errors import DataError, RolloutError
 from groupwise.tool_calls import parse_calls
 from groupwise.train.step_metrics import turns
 from groupwise.types import Call
@@ -70,6 +70,16 @@ def test_the_policy_reads_what_was_wrong(call, error):
     assert error in json.loads(content)["error"]
     assert "\n" not in json.loads(content)["error"]
     assert ended.error == json.loads(content)["error"]
+
+
+def test_parts_of_a_message_are_read_as_their_texts():
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    (message,), _ = Toolbox([Tool("parts", lambda: parts)]).run([Call("parts")])
+    assert message["content"] == "one two"
+    (message,), _ = Toolbox([Tool("rows", lambda: [1, 2])]).run([Call("rows")])
+    assert message["content"] == "[1, 2]"
+    with pytest.raises(DataError, match="of the kind image, and groupwise trains on text"):
+        Toolbox([Tool("picture", lambda: [{"type": "image"}])]).run([Call("picture")])
 
 
 def test_a_tool_that_takes_too_long():
