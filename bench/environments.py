@@ -10,11 +10,14 @@ bench/results/environments.json: versions, megabytes, what was played, and in ho
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -107,20 +110,42 @@ def play_mcp() -> dict[str, Any]:
 
 
 def play_openenv() -> dict[str, Any]:
-    """An environment of the framework's own classes, in this process."""
-    from groupwise.environments import Reply
+    """An environment of the framework's own classes: in this process, and by a client of its server."""
+    from openenv.core import GenericAction, GenericEnvClient
+
     from groupwise.environments.open_env import OpenEnvironment
 
     made, action = _open_environment()
-    played = OpenEnvironment(made, action, lambda observed: observed.text)
-    assert _texts(played.reset(_problem(), 3)) == ["add up to 3"]
-    found = [played.step(Reply(text)) for text in ("2", "two", "1")]
-    assert (found[-1].reward, found[-1].done) == (3.0, True)
-    return {
-        "played": "an Environment of its own kind, in this process",
-        "steps": len(found),
-        "reward": found[-1].reward,
-    }
+    rewards = _rewards_of(OpenEnvironment(made, action, lambda observed: observed.text))
+    client = GenericEnvClient(_served(made, action))
+    played = OpenEnvironment(client, lambda text: GenericAction(number=int(text)), lambda observed: observed["text"])
+    assert rewards == _rewards_of(played) == [2.0, None, 3.0]
+    return {"played": "an Environment in this process, and a client of its server", "steps": 6, "reward": rewards[-1]}
+
+
+def _rewards_of(played: Any) -> list[float | None]:
+    from groupwise.environments import Reply
+    from groupwise.environments.crew import Crew
+
+    calls = [functools.partial(played.step, Reply(text)) for text in ("2", "two", "1")]
+    answers = [Crew().run([call], 30)[0] for call in (functools.partial(played.reset, _problem(), 3), *calls)]
+    assert [answer.error for answer in answers] == [None] * 4, answers
+    assert _texts(answers[0].value) == ["add up to 3"]
+    assert answers[-1].value.done
+    played.close()
+    return [answer.value.reward for answer in answers[1:]]
+
+
+def _served(made: Any, action: Callable[[str], Any]) -> str:
+    """The address of a server of such environments, in a thread."""
+    import uvicorn
+    from openenv.core import create_fastapi_app
+
+    app = create_fastapi_app(type(made), type(action("1")), type(made.reset()))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def _open_environment() -> tuple[Any, Callable[[str], Any]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from groupwise.environments.crew import event_loop
 from groupwise.environments.environment import Observation, Reply
 from groupwise.types import Message, Problem
 
@@ -43,9 +45,11 @@ class OpenEnvironment:
         return [{"role": "user", "content": self._say(getattr(result, "observation", result))}]
 
     def close(self) -> None:
+        """Close it; a session of a server ends soon after, in the loop that it lives in."""
         close = getattr(self.played, "close", None)
-        if close is not None and not inspect.iscoroutinefunction(close):
-            close()
+        ended = None if close is None or event_loop().is_closed() else close()
+        if inspect.isawaitable(ended):
+            asyncio.run_coroutine_threadsafe(_awaited(ended, bool), event_loop())
 
 
 def _then(value: Any, make: Callable[[Any], Any]) -> Any:

@@ -207,10 +207,10 @@ def test_keywords_that_ask_for_nothing_are_taken(tmp_path: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ({"tools": [print]}, 'does not take "tools": completions have one turn'),
-        ({"environment_factory": dict}, "score the answer by a reward"),
+        ({"tools": [print]}, "Tool print: Argument args is missing a type hint"),
+        ({"environment_factory": dict}, "is a dict without reset"),
         ({"quantization_config": {"a": 1}}, "Give it to from_pretrained"),
-        ({"rollout_func": print}, "groupwise's own engine samples"),
+        ({"rollout_func": print}, "write an environment"),
         ({"compute_metrics": print}, "a reward function of weight 0"),
         ({"tokenizer": tiny_tokenizer()}, "its name is processing_class"),
         ({"ref_model": "x"}, "the reference is the model as it is"),
