@@ -113,6 +113,7 @@ def test_tools_are_called_and_their_results_read(tmp_path, monkeypatch):
     metrics = RunReader(tmp_path).metrics()[0]
     assert (metrics["tools/call_frequency"], metrics["tools/failure_frequency"]) == (2.0, 0.0)
     assert unknown_keys(metrics) == []
+    assert RunReader(tmp_path).config["used"]["tools"] == ["multiply", "add"]
     assert "rewards/tools/mean" not in metrics, "tools alone give no reward"
     first = made.parts.problems[0]
     shown = made.processing_class.decode(first.prompt_ids)

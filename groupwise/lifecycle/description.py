@@ -14,6 +14,7 @@ from torch import nn
 from groupwise import __version__
 from groupwise.config import Settings
 from groupwise.data.problems import Problems
+from groupwise.environments.pool import EnvironmentPool
 from groupwise.lifecycle.build import RunParts
 from groupwise.policy.load_model import count_parameters
 from groupwise.rewards import RewardScorer
@@ -69,7 +70,7 @@ def record_of_start(
             "engine": parts.engine.capabilities.name,
             "stop_ids": list(policy.stop_ids),
             **({} if parts.inputs.policy_loss is None else {"policy_loss": parts.inputs.loss_name}),
-            **({} if parts.inputs.environment is None else {"environment": parts.inputs.environment.name}),
+            **_of_environment(parts.inputs.environment),
         },
         "versions": versions(),
         "git": git_state(),
@@ -77,6 +78,14 @@ def record_of_start(
         "sandbox": sandboxes_in_use(),
         "sandbox_programs": sandbox_programs(),
     }
+
+
+def _of_environment(pool: EnvironmentPool | None) -> dict[str, Any]:
+    """The name of what answers, and the tools that prompts show."""
+    if pool is None:
+        return {}
+    names = [schema["function"]["name"] for kind in pool.kinds.values() for schema in kind.schemas]
+    return {"environment": pool.name, "tools": list(dict.fromkeys(names))}
 
 
 def versions() -> dict[str, str]:
