@@ -142,6 +142,34 @@ def test_an_environment_is_played_by_its_methods(tmp_path, monkeypatch):
     assert [turn["calls"][0]["arguments"] for turn in first["turns"][:2]] == [{"step": 1}] * 2
 
 
+def test_calls_of_one_turn_change_an_environment_in_their_order(tmp_path, monkeypatch):
+    class Diary:
+        def reset(self, **row: Any) -> None:
+            self.lines: list[str] = []
+
+        async def write(self, line: str, seconds: float) -> str:
+            """Writes, slowly.
+
+            Args:
+                line: what.
+                seconds: how slowly.
+            """
+            await asyncio.sleep(seconds)
+            self.lines.append(line)
+            return "".join(self.lines)
+
+    def read(environments: Any, **kwargs: Any) -> list[float]:
+        return [float("".join(environment.lines) == "abc") for environment in environments]
+
+    slowly = [call("write", line=line, seconds=s) for line, s in (("a", 0.05), ("b", 0.02), ("c", 0))]
+    speech = ["".join(slowly), "done"]
+    made = agent_trainer(tmp_path, speech, monkeypatch, environment_factory=Diary, reward_funcs=read)
+    made.train()
+    for completion in completions_of(tmp_path):
+        assert completion["reward"] == 1.0
+        assert [m["content"] for m in completion["messages"][1:4]] == ["a", "ab", "abc"]
+
+
 class Owned(Counter):
     """Poses its own problem and knows what the answer is worth."""
 
@@ -365,6 +393,11 @@ def test_a_client_keeps_its_event_loop(tmp_path, monkeypatch):
             "Without train_dataset, max_steps",
         ),
         ({"tools": [multiply], "reward_funcs": values, "train_dataset": None}, ConfigError, "needs train_dataset"),
+        (
+            {"tools": [multiply], "reward_funcs": lengths, "args": {"tool_timeout_s": 120}},
+            ConfigError,
+            "tool_timeout_s 120 is not below environment_timeout_s 120",
+        ),
         (
             {"reward_funcs": lengths, "args": {"max_tool_calling_iterations": -1}},
             ConfigError,

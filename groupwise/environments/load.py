@@ -150,6 +150,15 @@ def check_data(pool: EnvironmentPool, problems: Iterable[Problem], columns: Sequ
             first.check(columns)
 
 
+def load_tools(pool: EnvironmentPool) -> None:
+    """Start now what the first call of a tool would start: its sandboxes."""
+    for kind in pool.kinds.values():
+        (first,) = kind.instances(1)
+        for tool in getattr(first, "tools", ()):
+            if (load := getattr(tool.call, "load", None)) is not None:
+                load()
+
+
 def game(name: str) -> Any:
     """The class of a shipped environment."""
     return getattr(importlib.import_module(f"groupwise.environments.games.{name}"), GAMES[name])

@@ -24,6 +24,10 @@ class PythonTool:
         """Raise `ConfigError` where there is none."""
         self.programs.check_sandbox()
 
+    def load(self) -> None:
+        """Start the sandboxes that wait."""
+        self.programs.start()
+
     def __call__(self, code: str) -> str:
         """What the program prints."""
         printed = self.programs.run(code, "")

@@ -36,6 +36,9 @@ class Tool:
     returns: Mapping[str, Any] | None = None
     """JSON schema of the result, which some chat templates show."""
 
+    has_state: bool = False
+    """Whether calls of one turn run one after another, in their order; else they run side by side."""
+
     @property
     def schema(self) -> Schema:
         """As chat templates take it."""
@@ -83,14 +86,23 @@ class Toolbox:
         """
         refusals = [call.error or self._why_not(call) for call in calls]
         chosen = [call for call, why in zip(calls, refusals, strict=True) if why is None]
-        jobs = [functools.partial(self.tools[call.name].call, **call.arguments) for call in chosen]
-        answers = iter(zip(chosen, self._crew.run(jobs, self.timeout_s), strict=True))
+        answers = iter(zip(chosen, self._answers(chosen), strict=True))
         ended = [
             self._ended(*next(answers)) if why is None else (_error(why), replace(call, error=why))
             for call, why in zip(calls, refusals, strict=True)
         ]
         messages = [{"role": "tool", "name": self._name_of(call), "content": text} for text, call in ended]
         return messages, tuple(call for _, call in ended)
+
+    def _answers(self, calls: Sequence[Call]) -> list[Answer]:
+        jobs = [functools.partial(self.tools[call.name].call, **call.arguments) for call in calls]
+        has_state = [self.tools[call.name].has_state for call in calls]
+        together = [job for job, alone in zip(jobs, has_state, strict=True) if not alone]
+        beside = iter(self._crew.run(together, self.timeout_s))
+        return [
+            self._crew.run([job], self.timeout_s)[0] if alone else next(beside)
+            for job, alone in zip(jobs, has_state, strict=True)
+        ]
 
     def _name_of(self, call: Call) -> str:
         """For the chat template, which writes it as it is: never what the policy has made up."""

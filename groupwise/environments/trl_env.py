@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from groupwise.chat import content_text
@@ -69,7 +70,7 @@ def tools_of(played: Any) -> list[Tool]:
     """The public methods of its class, but those that the trainer calls."""
     members = inspect.getmembers(type(played), predicate=inspect.isfunction)
     names = [name for name, _ in members if not name.startswith("_") and name not in _NO_TOOLS]
-    return [tool_of(getattr(played, name)) for name in names]
+    return [replace(tool_of(getattr(played, name)), has_state=True) for name in names]
 
 
 def _taken(reset: Callable[..., Any], row: dict[str, Any], seed: int) -> dict[str, Any]:

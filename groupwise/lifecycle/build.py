@@ -24,6 +24,7 @@ from groupwise.config import Settings
 from groupwise.data import Order
 from groupwise.data.prepare import PreparedProblems, ShowTools
 from groupwise.data.problems import Problems
+from groupwise.environments.load import load_tools
 from groupwise.environments.shown_tools import ShownTools
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
@@ -156,6 +157,8 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     world = this_world()
     if world.is_leader:  # the other ranks score nothing
         scorer.load()
+        if inputs.environment is not None:
+            load_tools(inputs.environment)
     policy = make_policy(model, name, tokenizer, inputs.config)
     shard(policy.policy_model, inputs.config, world)
     engine = make_engine(policy, inputs.config)

@@ -120,6 +120,11 @@ class RunInputs:
                 f"chat_template_kwargs has tools, and the run has its own ({', '.join(names)}). Leave those of "
                 "chat_template_kwargs out."
             )
+        if names and self.config.tool_timeout_s >= self.config.environment_timeout_s:
+            raise ConfigError(
+                f"tool_timeout_s {self.config.tool_timeout_s:g} is not below environment_timeout_s "
+                f"{self.config.environment_timeout_s:g}, within which the calls of a turn have to end. Raise the latter."
+            )
         if names and isinstance(self.problems[0].prompt, str):
             _log.warning(
                 f"The prompts are plain text, so nothing tells the policy of its tools ({', '.join(names)}): write "

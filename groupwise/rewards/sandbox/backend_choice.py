@@ -87,7 +87,7 @@ def sandbox_notes() -> list[str]:
     """The backends in use, as a sentence for the user."""
     words = {"none": "processes without a sandbox, with your own rights"}
     where = ", ".join(words.get(name, name) for name in _in_force.get().used)
-    return [f"Rewards run code of the model's answers in {where}."] if where else []
+    return [f"Code that the model writes runs in {where}."] if where else []
 
 
 def backend_for(*, untrusted: bool) -> Backend:
