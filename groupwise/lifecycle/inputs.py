@@ -123,7 +123,8 @@ class RunInputs:
         if names and self.config.tool_timeout_s >= self.config.environment_timeout_s:
             raise ConfigError(
                 f"tool_timeout_s {self.config.tool_timeout_s:g} is not below environment_timeout_s "
-                f"{self.config.environment_timeout_s:g}, within which the calls of a turn have to end. Raise the latter."
+                f"{self.config.environment_timeout_s:g}, within which the calls of a turn have to end. Raise the "
+                "latter."
             )
         if names and isinstance(self.problems[0].prompt, str):
             _log.warning(
