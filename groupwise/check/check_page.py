@@ -19,6 +19,7 @@ from groupwise.check.reward_stats import Judgement, ranked
 from groupwise.report.render import environment
 from groupwise.runs import disk
 from groupwise.runs.text import number
+from groupwise.runs.transcript import transcript_of
 
 NUM_ENDS = 3
 """Completions shown from each end, of every reward."""
@@ -61,6 +62,7 @@ def _measured(evidence: Evidence) -> dict[str, Any]:
     return {
         "columns": words.REWARD_COLUMNS,
         "sampled": words.sampled_line(evidence),
+        "turns": words.turn_rows(evidence),
         "rewards": _rewards(evidence),
         "agreements": words.agreement_lines(evidence.agreements),
         "signal": words.signal_line(evidence),
@@ -123,4 +125,4 @@ def _facts(judgement: Judgement) -> str:
     return ", ".join(facts)
 
 
-_PAGES = environment(words.visible, number=number, facts=_facts)
+_PAGES = environment(words.visible, number=number, facts=_facts, transcript=transcript_of)

@@ -20,6 +20,7 @@ from groupwise.check.prompts import ShownPrompt
 from groupwise.check.result import Result
 from groupwise.check.reward_stats import Judgement, ranked
 from groupwise.runs.text import number, sparkline
+from groupwise.runs.transcript import transcript_of
 
 LOG_WIDTH = 100
 """Columns where the output is no terminal."""
@@ -102,14 +103,15 @@ class Shown:
     def _completions(self, evidence: Evidence) -> None:
         self._heading("What the untrained model answers")
         self._print(self._text(words.sampled_line(evidence)))
+        if rows := words.turn_rows(evidence):
+            self._pairs(rows)
         scored = ranked(evidence.sampled.groups)
-        for which, style, chosen in (
-            ("best", "green", scored[:NUM_ENDS]),
-            ("least", "red", scored[NUM_ENDS:][-NUM_ENDS:]),
-        ):
+        ends = 1 if rows else NUM_ENDS
+        for which, style, chosen in (("best", "green", scored[:ends]), ("least", "red", scored[ends:][-ends:])):
             for judgement in chosen:
                 self._print(self._text(f"{which}: {_about(judgement)}", style))
-                self._print(self._text(_one_line(judgement.completion.text), "dim"), indent=4)
+                for line in _lines(judgement):
+                    self._print(self._text(line, "dim"), indent=4)
 
     def _rewards(self, evidence: Evidence) -> None:
         self._heading("Rewards")
@@ -164,6 +166,13 @@ def _about(judgement: Judgement) -> str:
     cut = ", cut off" if judgement.completion.is_truncated else ""
     parts.append(f"{judgement.completion.num_sampled} tokens{cut}")
     return f"{', '.join(parts)} ({judgement.place})"
+
+
+def _lines(judgement: Judgement) -> list[str]:
+    """What the completion wrote, in one line; with turns one for each message."""
+    if not judgement.completion.turns:
+        return [_one_line(judgement.completion.text)]
+    return [_one_line(line) for line in transcript_of(judgement.completion).splitlines() if line.strip()]
 
 
 def _one_line(text: str, limit: int = 200) -> str:

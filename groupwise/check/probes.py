@@ -11,11 +11,15 @@ from typing import Any
 
 from groupwise.check.gold_answers import gold_column, gold_text, prompt_words
 from groupwise.check.sample import Sampled
+from groupwise.data.order import Draw
 from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.opened import tags_of
+from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.train.collect import score_as_the_program
-from groupwise.types import Completion, Group, ScoredGroup
+from groupwise.train.episodes import EpisodeSampler
+from groupwise.train.sampler import PROBE
+from groupwise.types import Completion, Group, Request, ScoredGroup
 
 EMPTY = "empty"
 PROMPT = "the prompt repeated"
@@ -83,7 +87,7 @@ def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Pr
     probes = [list(_probes(run, group)) for group in sampled.groups]
     groups = []
     for group, made in zip(sampled.groups, probes, strict=True):
-        completions = [_completion(run, each) for each in made]
+        completions = _completions(run, group, made)
         # rewards that are relative to their group or batch can be compared only where they were scored together
         company = group.completions if relative else ()
         made_up = (*completions, *company)
@@ -140,6 +144,21 @@ def _noise(run: RunParts, draw: int) -> str:
     ids = [i for i in range(len(tokenizer)) if i not in special]
     random = Random(f"noise/{draw}")
     return run.sampler.decode(random.choices(ids, k=run.config.max_completion_length))
+
+
+def _completions(run: RunParts, group: Group, made: Sequence[Probe]) -> tuple[Completion, ...]:
+    """The probes of a group as if they had been sampled; an environment gets the same reply in every turn."""
+    completions = tuple(_completion(run, each) for each in made)
+    if not isinstance(run.sampler, EpisodeSampler):
+        return completions
+
+    def ids(request: Request, index: int) -> Sequence[int]:
+        later_turn = request.seed[3:]  # of one completion; the request of a first turn is the whole group's
+        return completions[later_turn[0] if later_turn else index].token_ids
+
+    player = replace(run.sampler, engine=ScriptedEngine(ids))
+    draw = Draw(group.draw, run.problems.indices.index(group.problem.index))
+    return player.sample([draw], len(completions), PROBE)[0].completions
 
 
 def _completion(run: RunParts, made: Probe) -> Completion:

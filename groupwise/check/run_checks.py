@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from groupwise.check import completions, cost, data, exploits, machine, prompts, rewards
+from groupwise.check import completions, cost, data, exploits, machine, prompts, rewards, turns
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding
 from groupwise.check.probes import probe
 from groupwise.check.result import Result
 from groupwise.check.sample import num_groups, sample
 from groupwise.config import Recipe
-from groupwise.errors import RewardError
+from groupwise.errors import EnvironmentFailedError, RewardError
 from groupwise.lifecycle.build import RunParts, build, require_trainable
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.memory_plan import Machine, plan_memory
@@ -80,10 +80,11 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int
     with closing(run.engine):
         try:
             evidence = _evidence(run, groups)
-        except RewardError as error:
-            findings.append(_reward_raises(error))
+        except (RewardError, EnvironmentFailedError) as error:
+            findings.append(_breaks(error))
             return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
-        of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL)
+        of_turns = () if inputs.environment is None else turns.CHECKS
+        of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *of_turns, *completions.CHECKS, *rewards.OF_SIGNAL)
         findings += [finding for each in of_evidence for finding in each(evidence)]
         _log.info("Measuring a learner pass. No weight is changed.")
         price = cost.measure_cost(run, evidence.sampled)
@@ -97,8 +98,10 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int
         )
 
 
-def _reward_raises(error: RewardError) -> Finding:
-    """A reward that fails on a completion fails in training too, where it would end the run."""
+def _breaks(error: RewardError | EnvironmentFailedError) -> Finding:
+    """What fails on a completion fails in training too, where it would end the run."""
+    if isinstance(error, EnvironmentFailedError):
+        return turns.mostly_fails(error)
     remedy = (
         "Mend the function: it has to return one number for every completion, the empty one too, "
         "and None where nobody could judge."
@@ -124,11 +127,17 @@ def _about(recipe: Recipe, inputs: RunInputs) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{recipe.model}, training {what}"),
         ("data", f"{inputs.problems.name}, {len(inputs.problems):,} problems{held_out}"),
+        *([] if inputs.environment is None else [("environment", _environment(inputs))]),
         ("rewards", ", ".join(_weighted(f.name, f.weight) for f in inputs.rewards)),
         ("step", lines[0]),
         *(("", line) for line in lines[1:]),
     ]
     return [(label, redact(value)) for label, value in rows]
+
+
+def _environment(inputs: RunInputs) -> str:
+    assert inputs.environment is not None
+    return f"{inputs.environment.name}, {inputs.config.max_turns} turns at most"
 
 
 def _weighted(name: str, weight: float) -> str:

@@ -10,12 +10,16 @@ from groupwise.check.cost import Cost
 from groupwise.check.evidence import Evidence
 from groupwise.check.prompts import Lengths, ShownPrompt
 from groupwise.check.reward_stats import OTHER_SIZES, Scores, histogram
-from groupwise.runs.text import duration, number, percent
+from groupwise.runs.progress import prompt_text
+from groupwise.runs.text import clean, duration, number, percent
+from groupwise.train.step_metrics import turns
 
 REWARD_COLUMNS = ("reward", "mean", "lowest", "median", "highest", "spread", "None", "signal", "ms each")
 SPREAD = 5
 """Place of the histogram among them."""
 GIB = 2**30
+SHOWN = 160
+"""Characters of what an environment begins with; its end, where that is longer."""
 
 
 def prompt_line(prompt: ShownPrompt) -> str:
@@ -33,6 +37,29 @@ def sampled_line(evidence: Evidence) -> str:
     cut = percent(fmean(c.is_truncated for c in completions))
     groups = len(evidence.sampled.groups)
     return f"{groups} groups x {evidence.num_generations} completions, {mean:.0f} tokens in the mean, {cut} cut off"
+
+
+def turn_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    """What happened between the turns; empty where no environment answered."""
+    measured = turns([c for group in evidence.sampled.groups for c in group.completions])
+    if not measured:
+        return []
+    mean, most = measured["environment/turns/mean"], measured["environment/turns/max"]
+    out_of_turns, failed = measured["completions/out_of_turns"], measured["environment/failed"]
+    prompt = prompt_text(evidence.sampled.groups[0].problem.prompt)
+    rows = [
+        ("begins with", clean(prompt) if len(prompt) <= SHOWN else f"... {clean(prompt[-SHOWN:])}"),
+        ("turns", f"{number(mean)} in the mean, {most:.0f} at most; {percent(out_of_turns)} cut off after max_turns"),
+        (
+            "environment",
+            f"an answer takes {number(1000 * measured['environment/seconds'])} ms and gives "
+            f"{number(measured['completions/given_tokens'])} tokens a completion; {percent(failed)} failed",
+        ),
+    ]
+    if "tools/call_frequency" in measured:
+        calls, wrong = measured["tools/call_frequency"], measured["tools/failure_frequency"]
+        rows.insert(2, ("calls", f"{number(calls)} a completion, {percent(wrong)} of them failed"))
+    return rows
 
 
 def reward_rows(evidence: Evidence) -> list[tuple[str, list[str], list[int]]]:

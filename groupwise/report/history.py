@@ -18,6 +18,11 @@ ENDS = 10
 
 PARTS = ("rollout", "reward", "learn", "other")
 
+OF_TURNS = (
+    ("turns a completion, last step", "environment/turns/mean"),
+    ("calls a completion, last step", "tools/call_frequency"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -122,6 +127,7 @@ def in_short(records: Sequence[Record]) -> list[tuple[str, str]]:
         value = last(records, key)
         if value is not None:
             figures.append((label, f"{value:,.0f}"))
+    figures += [(label, number(value)) for label, key in OF_TURNS if (value := last(records, key)) is not None]
     if total(records, "step_time"):
         figures.append(("time", duration(seconds_trained(records))))
     speeds = series(records, "tokens_per_second").values

@@ -22,6 +22,7 @@ from groupwise.report.samples import Excerpt
 from groupwise.runs.progress import prompt_text
 from groupwise.runs.records import CompletionRecord
 from groupwise.runs.text import duration, number
+from groupwise.runs.transcript import transcript_of_record
 
 MAX_EVENTS = 200
 
@@ -105,6 +106,8 @@ def _inline(png: bytes) -> str:
 def _facts(completion: CompletionRecord) -> str:
     turns = completion.get("turns") or [{"start": 0, "end": len(completion["ids"])}]
     facts = [f"{sum(turn['end'] - turn['start'] for turn in turns)} tokens"]
+    if completion.get("turns"):
+        facts.append(f"{len(turns)} turn{'s' if len(turns) > 1 else ''}")
     if completion["stop_reason"] in ("length", "turns"):
         facts.append("cut off")
     if completion["advantage"] is not None:
@@ -136,4 +139,12 @@ def _event(event: Record) -> tuple[str, str, str, str]:
     return time, step, str(event.get("kind")), cut(details)
 
 
-_PAGES = environment(_visible, number=number, duration=duration, facts=_facts, inline=_inline, prompt_text=prompt_text)
+_PAGES = environment(
+    _visible,
+    number=number,
+    duration=duration,
+    facts=_facts,
+    inline=_inline,
+    prompt_text=prompt_text,
+    transcript=transcript_of_record,
+)

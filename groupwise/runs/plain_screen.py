@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from groupwise.runs.metrics import held_out_rewards
-from groupwise.runs.progress import Progress
+from groupwise.runs.progress import Progress, of_turns
 from groupwise.runs.text import clean, duration, number, percent
 from groupwise.streams import Stream, lasting_output
 from groupwise.types import StepGroup
@@ -86,7 +86,7 @@ class PlainScreen:
             duration(state.seconds_left),
         )
         line = "".join(v.rjust(width) for v, (_, width) in zip(values, _COLUMNS + _LAST_COLUMNS, strict=True))
-        return line + "".join(f"  {name} {number(mean)}" for name, mean in state.functions.items())
+        return line + "".join(f"  {name} {number(mean)}" for name, mean in [*of_turns(m), *state.functions.items()])
 
     def _print(self, text: str) -> None:
         self._stream.write(f"{text}\n")

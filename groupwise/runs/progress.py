@@ -9,6 +9,7 @@ from typing import Any
 
 from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.text import moving_average
+from groupwise.runs.transcript import transcript_of
 from groupwise.types import StepGroup
 
 WINDOW = 10
@@ -18,6 +19,8 @@ _RECENT = 20
 """Steps that the time left is estimated from; half of a longer run, so that rare evaluations weigh what they cost."""
 
 PARTS = ("rollout", "reward", "learn", "other")
+
+_OF_TURNS = (("turns", "environment/turns/mean"), ("calls", "tools/call_frequency"))
 
 
 @dataclass
@@ -132,13 +135,18 @@ class ShownCompletion:
     highest: float
 
 
+def of_turns(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Label and value of what a step measured of turns; nothing where no environment answered."""
+    return [(label, metrics[key]) for label, key in _OF_TURNS if metrics.get(key) is not None]
+
+
 def typical_sample(groups: Sequence[StepGroup]) -> ShownCompletion | None:
     """The completion of median reward in the first scored group: neither the luckiest nor the worst."""
     for group in groups:
         scored = sorted((r, i) for i, r in enumerate(group.reward) if r is not None)
         if scored:
             reward, index = scored[len(scored) // 2]
-            text = group.completions[index].text
+            text = transcript_of(group.completions[index])
             return ShownCompletion(prompt_text(group.problem.prompt), text, reward, scored[0][0], scored[-1][0])
     return None
 

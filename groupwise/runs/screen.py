@@ -26,7 +26,7 @@ from rich.text import Text
 from groupwise.forks import not_in_children
 from groupwise.runs.metrics import held_out_rewards
 from groupwise.runs.plain_screen import PlainScreen
-from groupwise.runs.progress import PARTS, WINDOW, Progress, ShownCompletion, typical_sample
+from groupwise.runs.progress import PARTS, WINDOW, Progress, ShownCompletion, of_turns, typical_sample
 from groupwise.runs.text import clean, curve, duration, number, percent, resample, span_of, sparkline, split
 from groupwise.streams import Stream, lasting
 from groupwise.types import StepGroup
@@ -314,6 +314,7 @@ class Picture:
             ("cut off", _warned(m.get("completions/clipped_ratio"))),
             ("no signal", _warned(m.get("frac_reward_zero_std"))),
         ]
+        figures += [(label, Text(number(value))) for label, value in of_turns(m)]
         return figures + [(label, Text(number(m[key]))) for label, key in _LESSER_FIGURES if m.get(key) is not None]
 
     def _time_lines(self, width: int) -> list[Text]:

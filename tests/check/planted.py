@@ -14,7 +14,7 @@ from groupwise.check.run_checks import check
 from groupwise.config import GRPOConfig, Recipe
 from groupwise.data import load_problems
 from groupwise.lifecycle.build import RunParts, make_policy, make_scorer
-from groupwise.lifecycle.inputs import RunInputs
+from groupwise.lifecycle.inputs import RunInputs, with_environment
 from groupwise.policy.bundle import PolicyBundle
 from groupwise.rewards import resolve_rewards
 from groupwise.rollout.engine import Capabilities
@@ -77,12 +77,14 @@ def checked(
     held_out: Sequence[dict[str, Any]] | None = None,
     groups: int | None = None,
     engine: Any = None,
+    environment: Any = None,
     **settings: Any,
 ) -> Result:
     """The check of a recipe with these parts, through the front door; only loading is replaced."""
     config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings}).settings
     eval_problems = None if held_out is None else load_problems(list(held_out))
-    inputs = RunInputs(config, load_problems(list(rows)), eval_problems, resolve_rewards(rewards), None)
+    pool, functions = with_environment(environment, resolve_rewards(rewards), config)
+    inputs = RunInputs(config, load_problems(list(rows)), eval_problems, functions, None, environment=pool)
 
     def load(inputs: RunInputs) -> RunParts:
         return RunParts.of(inputs, policy(), engine or Reciting(say), make_scorer(inputs))

@@ -16,6 +16,7 @@ from groupwise.report.figures import FIGURES
 from groupwise.report.style import DARK, LIGHT
 from groupwise.report.write import draw
 from groupwise.runs import RunFolder, RunReader, RunWriter, create
+from groupwise.types import Completion, Turn
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -179,3 +180,25 @@ def test_a_relative_path_names_the_run_by_its_folder(tmp_path: Path, monkeypatch
     folder = write_run(tmp_path / "my-run", num_steps=2, config={"recipe": {**CONFIG["recipe"], "run_name": None}})
     monkeypatch.chdir(folder.path)
     assert "<h1>my-run</h1>" in write_report(os.curdir).read_text(encoding="utf-8")
+
+
+def test_turns_calls_and_answers_are_shown(tmp_path: Path, one_picture: None) -> None:
+    said = ({"role": "assistant", "content": "<5>"}, {"role": "user", "content": "lower"})
+    played = [
+        Completion(
+            (1, 2, 3), (-1.0, -1.0, -1.0), "stop", 0, "3", turns=(Turn(0, 1, "stop"), Turn(2, 3, "stop", reward=worth)),
+            messages=(*said, {"role": "assistant", "content": "3"}),
+        )
+        for worth in (0.25, 1.0, 0.25, 0.25)
+    ]  # fmt: skip
+    folder = create(tmp_path / "run")
+    with RunWriter(folder) as writer:
+        for step in (1, 2):
+            groups = [dataclasses.replace(g, completions=tuple(played)) for g in make_groups(step)]
+            writer.completions(step, groups)
+            writer.step({**make_metrics(step, groups), "environment/turns/mean": 2.0, "tools/call_frequency": 0.5})
+    text = report_of(folder).text
+    assert "policy, turn 1: <5>\nuser: lower\npolicy, turn 2, reward 1.00: 3" in text
+    assert "2 tokens, 2 turns" in text
+    assert "2.00turns a completion, last step" in text.replace("\n", "")
+    assert "calls a completion, last step" in text
