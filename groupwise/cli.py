@@ -285,6 +285,24 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a runn
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder of a run with an environment.")],
+    step: Annotated[int | None, typer.Option(min=1, help="The step; by default the last one recorded.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recorded recipe. Repeatable."),
+    ] = None,
+) -> None:
+    """Give the recorded replies of a step to fresh environments and compare the answers. Exit code 1: they differ."""
+    from groupwise.replay import replay as play_again
+
+    with shown_by(_print_note):
+        found = play_again(run, step, changes=changes or [])
+    print(redact(str(found)))
+    raise typer.Exit(0 if found.is_equal else 1)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     to: Annotated[Path | None, typer.Option(help="A new or empty folder to write the model to.")] = None,

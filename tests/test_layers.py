@@ -95,6 +95,7 @@ check                types errors rounding redact json_values config algo world 
 offline              *                                                       -
 serving              config errors sources rollout.served                    -
 testing              types errors chat rewards                               -
+replay               *                                                       -
 generate             *                                                       torch | transformers peft
 export               *                                                       torch | huggingface_hub
 trainer              *                                                       torch | transformers peft
