@@ -15,6 +15,7 @@ _HOMES = {
     "groups_with_signal": "advantage",
     "moving_average": "advantage",
     "process_advantages": "process",
+    "gigpo_advantages": "gigpo",
     "reward_to_go": "process",
     "whiten_tokens": "process",
     "StepWeights": "aggregate",

@@ -36,7 +36,7 @@ def process_advantages(
     groups = [int(group) for group in group_N]
     rows, ends, flat = [], [], []
     for row, (row_ends, row_rewards) in enumerate(zip(step_ends, step_rewards, strict=True)):
-        _check_steps(row, row_ends, row_rewards, lengths[row])
+        check_steps(row, row_ends, row_rewards, lengths[row])
         rows += [row] * len(row_ends)
         ends += [int(end) for end in row_ends]
         flat += [float("nan") if reward is None else float(reward) for reward in row_rewards]
@@ -88,7 +88,8 @@ def _to_go(values_NT: Tensor) -> Tensor:
     return values_NT.flip(1).cumsum(1).flip(1)
 
 
-def _check_steps(row: int, ends: Sequence[int], rewards: Sequence[float | None], length: int) -> None:
+def check_steps(row: int, ends: Sequence[int], rewards: Sequence[float | None], length: int) -> None:
+    """Raise `RewardError` unless each reward has its end, inside of the completion."""
     if len(ends) != len(rewards):
         raise RewardError(f"completion {row}: {len(rewards)} step rewards for {len(ends)} step ends; expected as many.")
     outside = [int(end) for end in ends if not 1 <= int(end) <= length]
