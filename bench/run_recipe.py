@@ -33,7 +33,8 @@ class ShuffledScorer:
     def score(self, groups: Sequence[Any], *, trainer_state: Any = None) -> Any:
         scored = self._scorer.score(groups, trainer_state=trainer_state)
         order = self._random.permutation(sum(len(group.reward) for group in scored.groups))
-        return replace(scored, groups=_deal_out(scored.groups, [int(i) for i in order]))
+        dealt = _deal_out(scored.groups, [int(i) for i in order])
+        return replace(scored, groups=_deal_out_steps(dealt, self._random.permutation))
 
 
 def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
@@ -49,6 +50,21 @@ def _deal_out(groups: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
         rewards = {name: tuple(values[i] for i in rows) for name, values in columns.items()}
         reward = tuple(total[i] for i in rows)
         dealt.append(replace(group, rewards=rewards, reward=reward, has_signal=differ(reward)))
+    return tuple(dealt)
+
+
+def _deal_out_steps(groups: Sequence[Any], permutation: Any) -> tuple[Any, ...]:
+    """The rewards of steps over all steps of the batch; their ends stay. What has none comes back as it is."""
+    from groupwise.rounding import differ
+
+    dealt = list(groups)
+    for name in groups[0].steps:
+        steps = [step for group in groups for row in group.steps[name] for step in row or ()]
+        rewards = iter([steps[int(i)][1] for i in permutation(len(steps))])
+        for place, group in enumerate(dealt):
+            rows = tuple(row and tuple((end, next(rewards)) for end, _ in row) for row in group.steps[name])
+            has_signal = differ([reward for row in rows for _, reward in row or ()])
+            dealt[place] = replace(group, steps={**group.steps, name: rows}, has_signal=has_signal)
     return tuple(dealt)
 
 

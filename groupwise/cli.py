@@ -456,11 +456,13 @@ def _plan(recipe: Recipe) -> list[str]:
     """What is going to happen, before anything is loaded."""
     data = recipe.data
     own = ["the task's own"] if recipe.task else []
-    rewards = ", ".join([*own, *(str(r.name or r.function or r.model) for r in recipe.rewards)])
+    of_environment = [recipe.environment.recorded_as] if recipe.environment else []
+    rewards = ", ".join([*own, *(str(r.name or r.function or r.model) for r in recipe.rewards), *of_environment])
     what = "every weight" if recipe.lora is None else f"a LoRA adapter of rank {recipe.lora.r}"
     return [
         f"model    {recipe.model}, training {what}",
-        f"data     {recipe.task or (data and data.path)}" + (f", split {data.split}" if data and data.split else ""),
+        f"data     {recipe.task or (data and data.path) or (recipe.environment and recipe.environment.name)}"
+        + (f", split {data.split}" if data and data.split else ""),
         f"rewards  {rewards}",
         f"step     {recipe.config.describe()[0]}",
         f"run      {recipe.config.output_dir}",

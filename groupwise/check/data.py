@@ -139,7 +139,9 @@ def _is_empty(value: object) -> bool:
 
 
 def duplicate_problems(inputs: RunInputs) -> list[Finding]:
-    """Prompts that the data holds more than once."""
+    """Prompts that the data holds more than once; what an environment makes of one prompt differs by its seed."""
+    if inputs.environment is not None:
+        return []
     counts = Counter(_key(problem.prompt) for problem in inputs.problems)
     repeated = len(inputs.problems) - len(counts)
     if not repeated:

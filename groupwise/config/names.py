@@ -68,7 +68,11 @@ TASKS = {
 }
 """Task (problems, rewards and prompt bound together) -> its parameters."""
 
-ENVIRONMENTS = {"guess": ("low", "high", "guesses")}
+ENVIRONMENTS = {
+    "calculator": ("digits", "examples", "is_available"),
+    "grid": ("size", "moves", "examples", "turn_rewards"),
+    "guess": ("low", "high", "guesses", "examples"),
+}
 """Environment that ships with groupwise -> its arguments."""
 
 TOOLS = ("python",)

@@ -5,8 +5,9 @@ in one state: `reset` gets the same seed for each, and draws whatever it draws a
 `random` and numpy's global generator are seeded with it, too; in `step`, a generator of the environment's own has to
 do, because the steps of a round run beside each other.
 
-Three attributes are optional:
+Four attributes are optional:
 
+    problems(split)       rows of a data set for "train" and "eval", for recipes without data; None: no such split
     tools                 what the policy can call; its calls are parsed from each turn into `Reply.calls`
     final_reward()        a reward for the completion as a whole, added to that of its last turn; may be async
     state                 what `Turn.state` is; by default what the policy has read last

@@ -19,7 +19,7 @@ from groupwise.errors import ConfigError, DataError, did_you_mean, words_of
 from groupwise.rewards.import_function import load_object
 from groupwise.types import Problem
 
-GAMES = {"guess": "Guess"}
+GAMES = {"calculator": "Calculator", "grid": "Grid", "guess": "Guess"}
 """Shipped environment -> its class, in the file of that name."""
 
 TOOLS: dict[str, Callable[[float], Tool]] = {"python": python_tool}

@@ -68,6 +68,12 @@ class EnvironmentPool:
             self._every.append(self.make())
         return self._every[:count]
 
+    def posed(self, split: str) -> list[dict[str, Any]] | None:
+        """The problems that the environment brings itself; None: it brings none of this split."""
+        (first,) = self.instances(1)
+        rows = first.problems(split) if hasattr(first, "problems") else None
+        return None if rows is None else list(rows)
+
     def discard(self, broken: Sequence[Environment]) -> None:
         """Close these for good: they have failed, or still hang, and are not used again."""
         gone = {id(environment) for environment in broken}

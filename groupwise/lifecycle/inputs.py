@@ -154,7 +154,7 @@ def read_inputs(recipe: Recipe, folder: Path | None) -> RunInputs:
             of_environment = environment_rewards(environment, recipe.config, weight)
         weights = recipe.config.reward_weights
         rewards = with_unique_names([*recipe_rewards(recipe.task, own, weights, folder), *of_environment])
-        problems, eval_problems = _read_data(recipe, folder)
+        problems, eval_problems = _read_data(recipe, folder, environment)
         check_parts(recipe.config, rewards, problems, [] if eval_problems is None else [eval_problems])
     config = replaced(recipe.config, reward_weights=None) if recipe.config.reward_weights else recipe.config
     given = (recipe.lora, recipe.model, recipe.tokenizer)
@@ -273,12 +273,17 @@ def check_rewards(rewards: Sequence[RewardFunction], data: Sequence[Problems]) -
         scorer.check_rows(problems.name, problems)
 
 
-def _read_data(recipe: Recipe, folder: Path | None) -> tuple[Problems, Problems | None]:
-    """The problems to train on, and the held-out ones where the recipe names some."""
+def _read_data(
+    recipe: Recipe, folder: Path | None, environment: EnvironmentPool | None
+) -> tuple[Problems, Problems | None]:
+    """The problems to train on, and the held-out ones where the recipe names some, or its environment brings some."""
     data = recipe.data
     if recipe.task is not None:
         task = load_task(recipe.task, folder)
         return task.problems, task.eval_problems
+    if data is None and environment is not None and (posed := environment.posed("train")) is not None:
+        rest, name = environment.posed("eval"), environment.name
+        return Problems(posed, name=name), None if rest is None else Problems(rest, name=name)
     if data is None:
         raise ConfigError("The recipe has no data. Add data: NAME, such as data: python-docs, or task: NAME.")
     common: dict[str, Any] = {"columns": data.columns, "subset": data.subset, "revision": data.revision}

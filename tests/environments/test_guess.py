@@ -75,3 +75,19 @@ def test_bisection_wins_always():
 def test_a_game_that_cannot_be_played_is_refused(settings):
     with pytest.raises(ConfigError, match="low is below high"):
         Guess(**settings)
+
+
+def test_the_game_poses_its_own_problems():
+    rows = Guess().problems("train")
+    assert len(rows) >= 64
+    assert Guess().problems("eval") is None
+    (_system, *games, _ask) = rows[0]["prompt"]
+    starts = [place for place, message in enumerate(games) if message["content"] == _ask["content"]]
+    assert len(starts) == 2
+    for start, end in zip(starts, [*starts[1:], len(games)], strict=True):
+        said = [message["content"] for message in games[start:end]]
+        goal = int(said[-1])
+        for guess, hint in zip(said[1:-1:2], said[2::2], strict=True):
+            assert hint == ("higher" if int(guess) < goal else "lower")
+        assert len(said) // 2 <= 4
+    assert len(Guess(examples=0).problems("train")[0]["prompt"]) == 2

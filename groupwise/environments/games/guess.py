@@ -5,12 +5,18 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from groupwise.environments.environment import Observation, Reply
 from groupwise.errors import ConfigError
 from groupwise.types import Message, Problem
 
+NUM_PROBLEMS = 64
+"""Rows of one prompt: a game's secret is its draw's, not its row's."""
+
 _NUMBER = re.compile(r"-?\d+")
+_EXAMPLES = (0.7, 0.2)
+"""Secrets of example games, as shares of the range."""
 
 
 class Guess:
@@ -20,13 +26,38 @@ class Guess:
     first number is its guess; a reply without one uses a guess up.
     """
 
-    def __init__(self, low: int = 1, high: int = 10, guesses: int = 4) -> None:
+    def __init__(self, low: int = 1, high: int = 10, guesses: int = 4, examples: int = 2) -> None:
+        """`examples`: games that the prompt shows, where the game poses its own problems."""
         if not low < high or guesses < 1:
             raise ConfigError(f"environment guess: low {low}, high {high}, guesses {guesses}; low is below high.")
-        self.low, self.high, self.guesses = low, high, guesses
+        if not 0 <= examples <= len(_EXAMPLES):
+            raise ConfigError(f"environment guess: examples is {examples}; there are 0 to {len(_EXAMPLES)}.")
+        self.low, self.high, self.guesses, self.examples = low, high, guesses, examples
         self._secret, self._left, self._consistent = low, guesses, 0
         self._least, self._most = low, high
         """What the hints leave."""
+
+    def problems(self, split: str) -> list[dict[str, Any]] | None:
+        """One prompt, many times; nothing is held out: evaluations draw secrets of their own."""
+        rules = (
+            f"Guess the secret number from {self.low} to {self.high}. After each guess you read whether it is higher "
+            "or lower. Answer with one number."
+        )
+        messages: list[Message] = [{"role": "system", "content": rules}]
+        for share in _EXAMPLES[: self.examples]:
+            messages += self._example(self.low + round(share * (self.high - self.low)))
+        return [{"prompt": [*messages, _START]}] * NUM_PROBLEMS if split == "train" else None
+
+    def _example(self, secret: int) -> list[Message]:
+        """A game won by halving."""
+        least, most, messages = self.low, self.high, [_START]
+        while True:
+            guess = (least + most) // 2
+            messages.append({"role": "assistant", "content": str(guess)})
+            if guess == secret:
+                return messages
+            least, most = (guess + 1, most) if guess < secret else (least, guess - 1)
+            messages.append({"role": "user", "content": "higher" if guess < secret else "lower"})
 
     def reset(self, problem: Problem, seed: int) -> Sequence[Message]:
         self._secret = random.Random(seed).randint(self.low, self.high)
@@ -57,3 +88,6 @@ class Guess:
 
     def close(self) -> None:
         """There is nothing to release."""
+
+
+_START: Message = {"role": "user", "content": "A new game. Your guess?"}
