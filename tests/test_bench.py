@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -203,6 +204,20 @@ def test_shuffling_deals_out_the_same_rewards_to_others(load: Any) -> None:
     assert sorted(flat, key=str) == sorted([1.0, 2.0, None, 4.0, 5.0, 6.0], key=str)
     assert flat != [1.0, 2.0, None, 4.0, 5.0, 6.0]
     assert [group.rewards["length"] for group in dealt] == [group.reward for group in dealt]
+
+
+def test_shuffling_deals_out_the_rewards_of_turns_and_leaves_their_ends(load: Any) -> None:
+    rows = ((((1, 1.0), (3, 2.0)), None), (((2, None),), ((1, 4.0), (5, 5.0))))
+    groups = tuple(
+        replace(scored_group(draw, Problem(draw, "p"), (1,), (), {"game": (0.0, 0.0)}), steps={"game": row})
+        for draw, row in enumerate(rows)
+    )
+    dealt = load("run_recipe")._deal_out_steps(groups, lambda count: [(i + 1) % count for i in range(count)])
+    assert [group.steps["game"] for group in dealt] == [
+        (((1, 2.0), (3, None)), None),
+        (((2, 4.0),), ((1, 5.0), (5, 1.0))),
+    ]
+    assert [group.has_signal for group in dealt] == [False, True]
 
 
 def test_gain_is_the_difference_over_the_last_third(load: Any) -> None:
