@@ -23,6 +23,10 @@ def play(guesses, *, seed=3, **settings):
     return game, found
 
 
+def worth(guesses, **settings):
+    return play(guesses, **settings)[0].final_reward()
+
+
 def secret(seed, **settings):
     game = Guess(**settings)
     game.reset(PROBLEM, seed)
@@ -38,18 +42,25 @@ def test_a_seed_is_a_secret():
 def test_hints_point_to_the_secret_and_a_win_is_worth_one():
     goal = secret(3)
     for number in set(range(1, 11)) - {goal}:
-        _, (first, second) = play([number, f"It is {goal}!"])
+        game, (first, second) = play([number, f"It is {goal}!"])
         assert first.messages[0]["content"] == ("higher" if number < goal else "lower")
         assert first.reward is None
-        assert (second.reward, second.done, second.messages) == (1.0, True, ())
+        assert (second.reward, second.done, second.messages) == (None, True, ())
+        assert game.final_reward() == 1.0
 
 
 def test_a_lost_game_is_worth_its_consistent_guesses():
     seed = next(seed for seed in range(99) if secret(seed) == 7)
-    assert play([1, 2, 3, 4], seed=seed)[1][-1].reward == 0.5
-    assert play([5, 3, 4, 6], seed=seed)[1][-1].reward == 0.25  # 3 and 4 were ruled out
-    assert play([9, 10, 99, "well"], seed=seed)[1][-1].reward == 0.125
-    assert play(["a", "b", "c", "d"], seed=seed)[1][-1].reward == 0.0
+    assert worth([1, 2, 3, 4], seed=seed) == 0.5
+    assert worth([5, 3, 4, 6], seed=seed) == 0.25  # 3 and 4 were ruled out
+    assert worth([9, 10, 99, "well"], seed=seed) == 0.125
+    assert worth(["a", "b", "c", "d"], seed=seed) == 0.0
+
+
+def test_a_game_that_is_cut_off_is_worth_what_was_guessed():
+    seed = next(seed for seed in range(99) if secret(seed) == 7)
+    assert worth([1, 2], seed=seed) == 0.25
+    assert worth([], seed=seed) == 0.0
 
 
 def test_a_reply_without_a_number_uses_a_guess_up():
@@ -68,7 +79,7 @@ def test_bisection_wins_always():
             found = game.step(Reply(f"{middle}"))
             if not found.done:
                 least, most = (middle + 1, most) if found.messages[0]["content"] == "higher" else (least, middle - 1)
-        assert found.reward == 1.0
+        assert game.final_reward() == 1.0
 
 
 @pytest.mark.parametrize("settings", [{"low": 3, "high": 3}, {"guesses": 0}])

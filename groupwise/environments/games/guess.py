@@ -34,6 +34,7 @@ class Guess:
             raise ConfigError(f"environment guess: examples is {examples}; there are 0 to {len(_EXAMPLES)}.")
         self.low, self.high, self.guesses, self.examples = low, high, guesses, examples
         self._secret, self._left, self._consistent = low, guesses, 0
+        self._is_won = False
         self._least, self._most = low, high
         """What the hints leave."""
 
@@ -61,7 +62,7 @@ class Guess:
 
     def reset(self, problem: Problem, seed: int) -> Sequence[Message]:
         self._secret = random.Random(seed).randint(self.low, self.high)
-        self._left, self._consistent = self.guesses, 0
+        self._left, self._consistent, self._is_won = self.guesses, 0, False
         self._least, self._most = self.low, self.high
         return ()
 
@@ -69,13 +70,16 @@ class Guess:
         found = _NUMBER.search(reply.text)
         guess = int(found[0]) if found else None
         self._left -= 1
-        if guess == self._secret:
-            return Observation(reward=1.0, done=True)
+        self._is_won = guess == self._secret
         if guess is not None and self._least <= guess <= self._most:
             self._consistent += 1
-        if self._left == 0:
-            return Observation(reward=0.5 * self._consistent / self.guesses, done=True)
+        if self._is_won or self._left == 0:
+            return Observation(done=True)
         return Observation([{"role": "user", "content": self._hint(guess)}])
+
+    def final_reward(self) -> float:
+        """What the game is worth, one that was cut off too."""
+        return 1.0 if self._is_won else 0.5 * self._consistent / self.guesses
 
     def _hint(self, guess: int | None) -> str:
         if guess is None:
