@@ -408,8 +408,8 @@ def _text(value: Any) -> str:
     """A recorded value for people: messages as a conversation."""
     if isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value):
         return "\n".join(f"{message['role']}: {content_text(message.get('content'))}" for message in value)
-    if isinstance(value, list) and not value:
-        return "nothing"
+    if value is None or value == []:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

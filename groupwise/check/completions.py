@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding
 from groupwise.policy.bounds import context_length
+from groupwise.types import Completion
 
 CUT_WARN = 0.5
 """Share of completions cut off at max_completion_length. From half on, most scored completions have no end and, where
@@ -19,13 +20,17 @@ EMPTY_WARN = 0.25
 
 
 def completions_cut(evidence: Evidence) -> list[Finding]:
-    """`max_completion_length` cuts answers off. It fails where no group has signal, though something is rewarded."""
-    completions = [c for group in evidence.sampled.groups for c in group.completions]
-    share, limit = fmean(c.is_truncated for c in completions), evidence.run.config.max_completion_length
+    """`max_completion_length` cuts answers off, or `max_turn_length` turns. It fails where no group has signal, though
+    something is rewarded."""
+    cut = [c for group in evidence.sampled.groups for c in group.completions if c.stop_reason == "length"]
+    share = len(cut) / evidence.sampled.num_completions
     if share < CUT_WARN:
         return []
-    what = f"{share:.0%} of the completions are cut off at max_completion_length {limit}"
-    more = f"max_completion_length: {_more(evidence)}"
+    key = _limit_that_cuts(evidence, cut)
+    limit: int = getattr(evidence.run.config, key)
+    where = f"at {key} {limit}" if key == "max_completion_length" else f"in their last turn, at {key} {limit}"
+    what = f"{share:.0%} of the completions are cut off {where}"
+    more = f"{key}: {_more(evidence, limit)}"
     if evidence.sampled.signal_share == 0 and evidence.can_differ:
         return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", f"Set {more}.")]
     if evidence.sampled.signal_share < SIGNAL_ENOUGH:
@@ -35,9 +40,15 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
     return [Finding("completions_cut", "note", what, remedy)]
 
 
-def _more(evidence: Evidence) -> int:
+def _limit_that_cuts(evidence: Evidence, cut: Sequence[Completion]) -> str:
+    """The key of the limit that most of these were cut off at."""
+    limit = evidence.run.config.max_turn_length
+    by_turn = [bool(c.turns) and c.turns[-1].end - c.turns[-1].start == limit for c in cut]
+    return "max_turn_length" if 2 * sum(by_turn) > len(cut) else "max_completion_length"
+
+
+def _more(evidence: Evidence, limit: int) -> int:
     """Four times the limit, or what the context has room for."""
-    limit = evidence.run.config.max_completion_length
     context = context_length(evidence.run.policy.model.config)
     room = 4 * limit if context is None else context - evidence.run.problems.max_prompt_tokens
     return min(4 * limit, max(room, limit))

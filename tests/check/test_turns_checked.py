@@ -165,3 +165,10 @@ def test_calls_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     shown = on_screen(result, tmp_path)
     assert "of them failed" in shown
     assert "call of no name failed (no name. Write JSON.)" in shown
+
+
+def test_turns_that_are_cut_are_no_matter_of_the_whole_length(tmp_path: Path) -> None:
+    result = played(tmp_path, Longer, max_turn_length=2)
+    (found,) = [finding for finding in result.findings if finding.name == "completions_cut"]
+    assert "in their last turn, at max_turn_length 2" in found.what
+    assert "max_turn_length: 8" in found.remedy
