@@ -62,6 +62,8 @@ class About:
     model: str
     parameters: str
     data: str
+    environment: str
+    """What answered the policy, with its arguments; empty without one."""
     rewards: tuple[str, ...]
     algorithm: str
     batch: str
@@ -82,8 +84,11 @@ def about(config: Mapping[str, Any], fallback_name: str) -> About:
         model=str(model.get("name") or recipe.get("model") or "not recorded"),
         parameters=_parameters(model),
         data=_data(_mapping(config.get("data")), recipe),
+        environment=_environment(config, recipe),
         rewards=tuple(
-            _reward_name(reward) for reward in (recipe.get("task"), *(recipe.get("rewards") or ())) if reward
+            _reward_name(reward)
+            for reward in (recipe.get("task"), *(recipe.get("rewards") or ()), recipe.get("environment"))
+            if reward
         ),
         algorithm=_algorithm(objective),
         batch=description[0] if description else "",
@@ -157,12 +162,19 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     spec = recipe.get("data")
     fields = _mapping(spec)
     name = data.get("name") or fields.get("path") or (spec if isinstance(spec, str) else None)
-    name = name or _mapping(recipe.get("task")).get("name")
+    name = name or _mapping(recipe.get("task")).get("name") or _mapping(recipe.get("environment")).get("name")
     num_problems = data.get("num_problems")
     text = str(name or "not recorded")
     if fields.get("split"):
         text += f", split {fields['split']}"
     return f"{text}, {num_problems:,} problems" if isinstance(num_problems, int) else text
+
+
+def _environment(config: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    spec = _mapping(recipe.get("environment"))
+    name = spec.get("name") or _mapping(config.get("used")).get("environment") or ""
+    arguments = [f"{key} {value}" for key, value in spec.items() if key not in ("name", "weight")]
+    return f"{name} ({', '.join(arguments)})" if arguments else str(name)
 
 
 def _reward_name(reward: Any) -> str:

@@ -68,6 +68,7 @@ def _about(about: About, records: Sequence[Record]) -> list[tuple[str, str]]:
         ("model", about.model),
         ("trained", about.parameters),
         ("data", about.data),
+        ("environment", about.environment),
         ("rewards", ", ".join(about.rewards)),
         ("algorithm", about.algorithm),
         *formulas(about.objective),

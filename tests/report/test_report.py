@@ -202,3 +202,15 @@ def test_turns_calls_and_answers_are_shown(tmp_path: Path, one_picture: None) ->
     assert "2 tokens, 2 turns" in text
     assert "2.00turns a completion, last step" in text.replace("\n", "")
     assert "calls a completion, last step" in text
+
+
+def test_the_environment_is_named_with_its_arguments(tmp_path: Path, one_picture: None) -> None:
+    folder = create(tmp_path / "run")
+    environment = {"name": "guess", "weight": 0.5, "low": 1, "high": 20}
+    recipe = {**CONFIG["recipe"], "data": None, "rewards": [], "environment": environment}
+    with RunWriter(folder) as writer:
+        writer.config({**CONFIG, "recipe": recipe})
+    text = report_of(folder).text
+    assert "guess (low 1, high 20)" in text
+    assert "guess (weight 0.5)" in text
+    assert "guess, 1,200 problems" in text

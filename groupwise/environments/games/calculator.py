@@ -18,10 +18,7 @@ TAG, READABLE, RIGHT_CALL, RIGHT_ANSWER = 0.1, 0.2, 0.3, 1.0
 
 _EXPRESSION = re.compile(r"\s*(\d{1,9})\s*([-+*])\s*(\d{1,9})\s*")
 _NUMBER = re.compile(r"-?\d[\d,]*")
-_RULES = (
-    'Use the calculator: <tool_call>{"name": "calculator", "arguments": {"expression": "2 * 3"}}</tool_call>. Then '
-    "answer with the number alone."
-)
+_RULES = "You have a calculator. Call it, then answer with the number alone."
 _EXAMPLES = ((312, 845), (604, 127), (958, 233), (471, 366))
 
 
