@@ -38,7 +38,8 @@ def test_the_config_of_every_shipped_recipe_is_read_back_and_reported(tmp_path: 
     write_run(tmp_path, num_steps=1, config={**CONFIG, "recipe": recipe.resolved()})
     assert Recipe(**RunReader(tmp_path).config["recipe"]) == recipe
     found = about(RunReader(tmp_path).config, "fallback")
-    source = recipe.task.name if recipe.task else recipe.data.path
+    named = recipe.task or recipe.data or recipe.environment
+    source = named.path if named is recipe.data else named.name
     assert source in " ".join((found.data, *found.rewards))
 
 
