@@ -169,7 +169,10 @@ def test_a_recipe_names_an_environment(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ("gues", r'environment: there is no environment "gues"; there are guess, and classes .* Did you mean "guess"'),
+        (
+            "gues",
+            r'environment: there is no environment "gues"; there are calculator, grid, guess, and classes .* Did you mean "guess"',
+        ),
         ({"name": "guess", "higg": 3}, 'environment guess has no argument "higg"; it has low, high, guesses'),
         ({"weight": 2}, "environment.name"),
         (3, "environment is 3; expected a mapping"),
