@@ -171,7 +171,7 @@ def test_a_recipe_names_an_environment(tmp_path):
     [
         (
             "gues",
-            r'environment: there is no environment "gues"; there are calculator, grid, guess, and classes .* Did you mean "guess"',
+            r'there is no environment "gues"; there are calculator, grid, guess, and classes .* Did you mean "guess"',
         ),
         ({"name": "guess", "higg": 3}, 'environment guess has no argument "higg"; it has low, high, guesses'),
         ({"weight": 2}, "environment.name"),
