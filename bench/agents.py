@@ -1,6 +1,6 @@
 """The recipes of environments: held-out success before and after training, beside controls that must not learn.
 
-Usage: python bench/agents.py                              (everything: about 100 minutes on two idle cores)
+Usage: python bench/agents.py                              (everything: an hour on two cores, three without AVX512-BF16)
        python bench/agents.py --recipes guess-smollm2-cpu --seeds 42 --no-controls
 
 The main run of each recipe has two seeds. Controls have one seed and 15 steps: learning rate 0, rewards dealt out at
