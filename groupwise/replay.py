@@ -260,9 +260,10 @@ class _Player:
         self, chosen: Sequence[tuple[GroupRecord, int, CompletionRecord]]
     ) -> Iterator[tuple[Environment, Problem, Answer]]:
         """An environment for each, after its reset with the recorded seed."""
-        environments = self._pool.take(len(chosen))
-        for (group, _, _), environment in zip(chosen, environments, strict=True):
-            problem, seed = self._problem_of(group), (group.get("environment") or {})["seed"]
+        problems = [self._problem_of(group) for group, _, _ in chosen]
+        environments = self._pool.take(problems)
+        for (group, _, _), problem, environment in zip(chosen, problems, environments, strict=True):
+            seed = (group.get("environment") or {})["seed"]
             with seeded(seed):
                 (answer,) = self._crew.run([functools.partial(environment.reset, problem, seed)], self._timeout_s)
             yield environment, problem, answer

@@ -60,7 +60,7 @@ def tools_unused(evidence: Evidence) -> list[Finding]:
     """There are tools, and no completion calls one: nothing that training could strengthen."""
     pool = evidence.run.inputs.environment
     assert pool is not None
-    names = [tool.name for environment in pool.in_use[:1] for tool in getattr(environment, "tools", ())]
+    names = [schema["function"]["name"] for kind in pool.kinds.values() for schema in kind.schemas]
     if not names or _calls(evidence):
         return []
     what = f"None of {len(_completions(evidence))} completions calls a tool; there is {', '.join(names)}."
