@@ -59,6 +59,21 @@ class Ranks(World):
             dist.all_gather_object(values, value, group=self._control)
         return values
 
+    def gather_from(self, call: Callable[[], T], what: str) -> list[T]:
+        value, mine = None, None
+        try:
+            value = call()
+        except Exception as error:
+            if self.is_broken:  # the others end already
+                raise
+            mine = error
+        sent = None if mine is None else _sent(mine, RankError(f"Rank {self.rank}: {type(mine).__name__}: {mine}"))
+        found: list[Any] = self.gather((value, sent), what)
+        failed = next((rank for rank, (_, error) in enumerate(found) if error is not None), None)
+        if failed is not None:
+            raise found[failed][1] if mine is None or failed != self.rank else mine
+        return [value for value, _ in found]
+
     def sum_(self, tensors: Sequence[Tensor], what: str) -> None:
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])

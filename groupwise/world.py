@@ -43,6 +43,10 @@ class World:
         """The values of all ranks in their order, on every rank."""
         return [value]
 
+    def gather_from(self, call: Callable[[], T], what: str) -> list[T]:
+        """What `call` returns on each rank, in their order; the error of one is raised on every rank."""
+        return [call()]
+
     def sum_(self, tensors: Sequence[Tensor], what: str) -> None:
         """Replace each tensor by its sum over the ranks, the same bits on each."""
 
@@ -102,6 +106,11 @@ def portions(costs: Sequence[float], size: int) -> list[list[int]]:
 def portion(costs: Sequence[float], world: World) -> list[int]:
     """Numbers of the pieces of work that this rank does; see `portions`."""
     return portions(costs, world.size)[world.rank]
+
+
+def stretch(total: int, rank: int, size: int) -> range:
+    """Numbers of the neighbouring pieces that a rank does of `total` equal ones."""
+    return range(rank * total // size, (rank + 1) * total // size)
 
 
 def pick_device(*, use_cpu: bool = False) -> torch.device:

@@ -56,7 +56,7 @@ from groupwise.rollout.fastpath import build_policy_model
 from groupwise.rollout.native import NativeEngine
 from groupwise.rollout.plain import PlainEngine
 from groupwise.rollout.served.served_engine import ServedEngine
-from groupwise.rollout.spread import SpreadEngine
+from groupwise.rollout.spread import SpreadEngine, own_engine
 from groupwise.train.episodes import EpisodeSampler
 from groupwise.train.evaluation_loss import EvaluationLoss, has_evaluation_loss
 from groupwise.train.learner import Learner
@@ -64,7 +64,7 @@ from groupwise.train.optim import check_own_optimizer, make_optimizer, make_sche
 from groupwise.train.overlong import with_overlong_penalty
 from groupwise.train.sampler import GroupSampler, make_sampling
 from groupwise.train.schedule import Schedule
-from groupwise.world import has_fast_bfloat16, pick_device, pick_dtype
+from groupwise.world import World, has_fast_bfloat16, pick_device, pick_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class RunParts:
     @cached_property
     def sampler(self) -> GroupSampler:
         """Samples as in training."""
-        return self._sampler_of(self.problems)
+        return self.sampler_of(self.problems)
 
     @cached_property
     def reference(self) -> Reference | None:
@@ -123,7 +123,7 @@ class RunParts:
         """Evaluate each set under its name; "" is a set without one."""
         return [
             Evaluator(
-                self._sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix, self._loss
+                self.sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix, self._loss
             )
             for name, found in sets.items()
         ]
@@ -134,11 +134,17 @@ class RunParts:
             return None
         return EvaluationLoss(self.config, self.policy.policy_model, self.reference, self.scorer.weights)
 
-    def _sampler_of(self, problems: PreparedProblems) -> GroupSampler:
-        given = (self.engine, problems, self.config, self.policy.tokenizer, self.policy.stop_ids)
+    def sampler_of(self, problems: PreparedProblems) -> GroupSampler:
+        """Samples groups of these problems; with an environment every rank plays a share, with its own engine.
+
+        Rank 0 plays all where servers sample.
+        """
+        config, tokenizer, stop_ids = self.config, self.policy.tokenizer, self.policy.stop_ids
         if self.inputs.environment is None:
-            return GroupSampler.of(*given)
-        return EpisodeSampler.playing(*given, self.inputs.environment, context_length(self.policy.model.config))
+            return GroupSampler.of(self.engine, problems, config, tokenizer, stop_ids)
+        context = context_length(self.policy.model.config)
+        given = (problems, config, tokenizer, stop_ids, self.inputs.environment, context)
+        return EpisodeSampler.playing(own_engine(self.engine), *given, World() if config.servers else this_world())
 
 
 def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
@@ -162,9 +168,9 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     policy = make_policy(model, name, tokenizer, inputs.config)
     shard(policy.policy_model, inputs.config, world)
     engine = make_engine(policy, inputs.config)
-    spread = SpreadEngine(engine, world) if world.size > 1 and world.is_leader else engine
-    parts = RunParts.of(inputs, policy, spread, scorer)
-    if isinstance(parts.engine, ServedEngine):
+    is_spread = world.size > 1 and world.is_leader and not inputs.config.servers  # servers answer rank 0 alone
+    parts = RunParts.of(inputs, policy, SpreadEngine(engine, world) if is_spread else engine, scorer)
+    if isinstance(parts.engine, ServedEngine) and world.is_leader:
         meet_servers(parts.engine, parts.problems, parts.config)
     return parts
 

@@ -1,9 +1,10 @@
-"""What ranks above 0 do while rank 0 leads: sample their share, learn from the same groups, take its state."""
+"""What ranks above 0 do while rank 0 leads: sample or play their share, learn from the same groups, take its state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from groupwise.checkpoint.share_state import TAKE, share_state
@@ -12,6 +13,7 @@ from groupwise.errors import RankError
 from groupwise.lifecycle.build import RunParts, make_learner
 from groupwise.rollout.spread import LOAD, SAMPLE, sample_share, with_decode
 from groupwise.train.alike import check_alike
+from groupwise.train.episodes import PLAY, Asked, EpisodeSampler
 from groupwise.train.learner import Learner
 from groupwise.train.loop import learn
 from groupwise.train.schedule import Schedule
@@ -30,11 +32,14 @@ class Follower:
         self._parts, self._world, self._optimizers = parts, world, optimizers
         self._learner: Learner | None = None
         self._schedule: Schedule | None = None
+        self._players: dict[bool, EpisodeSampler] = {}
+        """Whether prompts are chats -> what plays them."""
         self._orders: dict[str, Callable[[Any], None]] = {
             BEGIN: self._begin,
             TAKE: self._take,
             LOAD: self._load,
             SAMPLE: self._sample,
+            PLAY: self._play,
             LEARN: self._learn,
             GATHER: self._gather,
         }
@@ -46,7 +51,8 @@ class Follower:
                 name, payload = self._world.next_order()
                 if name == "end":
                     return payload  # type: ignore[no-any-return]
-                with self._world.lockstep(f'the order "{name}"'):
+                is_patient = name == PLAY  # an environment may take its time
+                with nullcontext() if is_patient else self._world.lockstep(f'the order "{name}"'):
                     self._orders[name](payload)
 
     def _begin(self, settings: dict[str, Any]) -> None:
@@ -66,11 +72,25 @@ class Follower:
         whole = with_decode(requests, self._parts.sampler.decode)
         self._world.gather(sample_share(self._parts.engine, whole, self._world), "the sampled completions")
 
+    def _play(self, asked: Asked) -> None:
+        is_chat = not isinstance(asked.problems[0].problem.prompt, str)
+        if is_chat not in self._players:
+            player = self._parts.sampler_of(asked.problems)  # type: ignore[arg-type]  # of the kind alone
+            assert isinstance(player, EpisodeSampler)
+            self._players[is_chat] = player
+        try:
+            replace(self._players[is_chat], sampling=asked.sampling).play(asked)
+        except Exception:  # rank 0 raises it too, and orders what follows
+            if self._world.is_broken:
+                raise
+
     def _learn(self, payload: tuple[int, tuple[ScoredGroup, ...]]) -> None:
         step, groups = payload
         learn(self._trained(), groups)
         assert self._schedule is not None
         self._schedule.sync_reference(step)
+        if self._parts.config.servers:  # rank 0 does so to publish; without servers an engine of its own loads them
+            self._parts.policy.policy_model.refresh()
 
     def _gather(self, with_optimizer: bool) -> None:
         follow_gathering(self._parts.policy.policy_model, self._trained() if with_optimizer else None)

@@ -26,7 +26,6 @@ from groupwise.environments.load import (
 )
 from groupwise.environments.pool import EnvironmentPool, MixedPool
 from groupwise.errors import ConfigError, RunError
-from groupwise.launch import world_size
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.environment_reward import EnvironmentReward
@@ -101,12 +100,12 @@ class RunInputs:
         self.check_combinations()
 
     def check_combinations(self) -> None:
-        """Raise `ConfigError` for what does not work together yet."""
-        if world_size() > 1 and (self.config.servers or self.environment is not None):
-            what = "servers" if self.config.servers else "an environment"
-            raise ConfigError(f"{world_size()} ranks and {what} do not work together yet. Start one process.")
+        """Raise `ConfigError` for what does not work together."""
         if self.config.rollout_lag and self.environment is not None:
-            raise ConfigError("rollout_lag and an environment do not work together yet. Leave one of them out.")
+            raise ConfigError(
+                "rollout_lag and an environment do not work together: an evaluation would play with the environments "
+                "of the completions that are under way, and a checkpoint cannot hold turns. Leave one of them out."
+            )
         if self.environment is not None:
             for problems in (self.problems, *self.held_out.values()):
                 check_data(self.environment, problems, problems.column_names)

@@ -31,6 +31,7 @@ from groupwise.runs.screen import Screen
 from groupwise.runs.trackers import Trackers
 from groupwise.runs.writer import RunWriter
 from groupwise.train.ahead import Ahead
+from groupwise.train.collect import Collector
 from groupwise.train.learner import Learner
 from groupwise.train.loop import Loop
 from groupwise.train.schedule import Schedule
@@ -93,8 +94,7 @@ def start_run(
     config, screen, writer = parts.config, outputs.screen, outputs.writer
     callbacks = outputs.callbacks
     learner.on_progress = lambda done, total: screen.progress("learn", done, total)
-    given = (order, parts.sampler, parts.training_scorer, config, screen.progress)
-    collector = SharedCollector(*given, world=learner.world)
+    collector = Collector(order, parts.sampler, parts.training_scorer, config, screen.progress)
     ahead: Ahead | None = None
     if config.rollout_lag:
         assert isinstance(parts.engine, ServedEngine)
@@ -144,5 +144,6 @@ def start_run(
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
     )
     policy_model = parts.policy.policy_model
-    loop = Loop(policy_model, parts.engine, ahead or collector, learner, schedule, hooks, callbacks.state)
+    shared = SharedCollector(ahead or collector, learner.world)
+    loop = Loop(policy_model, parts.engine, shared, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)

@@ -11,7 +11,7 @@ from typing import Any
 
 from groupwise.rollout.engine import Capabilities, Engine
 from groupwise.types import Completion, Request
-from groupwise.world import World
+from groupwise.world import World, stretch
 
 SAMPLE, LOAD = "sample", "load weights"
 """The orders that rank 0 gives."""
@@ -57,6 +57,11 @@ class SpreadEngine:
         self.engine.close()
 
 
+def own_engine(engine: Engine) -> Engine:
+    """The engine of this rank alone."""
+    return engine.engine if isinstance(engine, SpreadEngine) else engine
+
+
 def sample_share(engine: Engine, requests: Sequence[Request], world: World) -> Sampled:
     """What this rank samples of `requests`; its error is a value, as every rank has to answer."""
     pieces = cut(requests, world.rank, world.size)
@@ -72,11 +77,10 @@ def cut(requests: Sequence[Request], rank: int, size: int) -> list[tuple[int, Re
 
     A group is cut between two ranks where it has to be; its prompt is then computed on both.
     """
-    total = sum(request.num_completions for request in requests)
-    low, high = rank * total // size, (rank + 1) * total // size
+    mine = stretch(sum(request.num_completions for request in requests), rank, size)
     pieces, start = [], 0
     for number, request in enumerate(requests):
-        first, last = max(low, start), min(high, start + request.num_completions)
+        first, last = max(mine.start, start), min(mine.stop, start + request.num_completions)
         if first < last:
             place = request.first + first - start
             pieces.append((number, replace(request, num_completions=last - first, first=place)))

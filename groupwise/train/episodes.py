@@ -3,6 +3,9 @@
 Each round samples one turn of every completion that goes on, lets their environments answer side by side, and bridges
 to the next turn. Answers are taken in the order of the completions, never of their arrival: the same seed gives the
 same run, whatever the delays.
+
+Of several ranks each plays a share of the completions, with its own engine and its own environments. What a group
+begins with is compared over all of it, so that the number of ranks changes neither prompts nor tokens.
 """
 
 from __future__ import annotations
@@ -37,9 +40,41 @@ from groupwise.environments.shown_tools import ShownTools
 from groupwise.errors import DataError, EnvironmentFailedError, GroupwiseError, words_of
 from groupwise.rollout.engine import Engine
 from groupwise.train.sampler import EVALUATION, GroupSampler, OnProgress, make_sampling
-from groupwise.types import Completion, Group, Message, Request, StopReason, TokenSet, Turn
+from groupwise.types import Completion, Group, Message, Problem, Request, Sampling, StopReason, TokenSet, Turn
+from groupwise.world import World, stretch
 
 _log = logging.getLogger(__name__)
+
+PLAY = "play"
+"""The order that rank 0 gives with what is to be played."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Groups that are to be played."""
+
+    problems: tuple[PreparedProblem, ...]
+    """One a draw."""
+    draws: tuple[int, ...]
+    """Numbers of the draws."""
+    num_completions: int
+    """Of each draw."""
+    step: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Played:
+    """One completion that has been played, on whichever rank."""
+
+    prompt_ids: tuple[int, ...]
+    """Empty where its environment has not begun."""
+    begun: Begun
+    completion: Completion
+    fault: str | None = None
+    """What its environment broke down with."""
+    error: BaseException | None = None
+    """The same as it was raised; it does not travel between ranks."""
 
 
 @dataclass
@@ -67,6 +102,15 @@ class Episode:
     error: BaseException | None = None
 
     @property
+    def draw(self) -> int:
+        return self.seed[-2]
+
+    @property
+    def number(self) -> int:
+        """Of the completion in its group, from 0."""
+        return self.seed[-1]
+
+    @property
     def is_open(self) -> bool:
         return self.stop_reason is None
 
@@ -87,6 +131,11 @@ class Episode:
         self.kept += sampled.kept_ids or ()
         self.turns.append(Turn(start, len(self.token_ids), sampled.stop_reason, state=self.state))
         self.version, self.text = sampled.policy_version, text
+
+    def played(self, *, is_alone: bool) -> Played:
+        """What the group is made of; `is_alone`: it stays in this process."""
+        fault = None if self.error is None else about(self.error)
+        return Played(self.prompt_ids, self.begun, self.finish(), fault, self.error if is_alone else None)
 
     def finish(self) -> Completion:
         """The completion; without given tokens it has the one turn that it always had."""
@@ -140,6 +189,8 @@ class EpisodeSampler(GroupSampler):
     tools: ShownTools
     """The tools of its environments."""
     crew: Crew = field(default_factory=Crew)
+    world: World = field(default_factory=World)
+    """The ranks that play."""
 
     @classmethod
     def playing(
@@ -151,8 +202,10 @@ class EpisodeSampler(GroupSampler):
         stop_ids: tuple[int, ...],
         pool: EnvironmentPool,
         context: int | None,
+        world: World | None = None,
     ) -> EpisodeSampler:
-        """As the configuration samples and plays; `context`: tokens that the model can attend to.
+        """As the configuration samples and plays; `context`: tokens that the model can attend to, `world`: the ranks
+        that play, each with an engine of its own.
 
         Raises:
             ConfigError: the chat template cannot go on after an answer (see `Bridge.check`).
@@ -171,6 +224,7 @@ class EpisodeSampler(GroupSampler):
             bridge,
             Rules.of(config, context),
             ShownTools(pool, tokenizer, config.chat_template_kwargs, config.system_prompt),
+            world=world or World(),
         )
 
     def sample(
@@ -185,32 +239,52 @@ class EpisodeSampler(GroupSampler):
         Raises:
             EnvironmentFailedError: more than half of the environments have failed.
         """
-        seeds = {draw.number: environment_seed(self.seed, draw.number, step) for draw in draws}
-        episodes = self._begin(draws, num_completions, step)
-        on_progress(0, len(episodes))
-        self._reset(episodes, [seeds[draw.number] for draw in draws for _ in range(num_completions)])
-        of_draw = [episodes[i : i + num_completions] for i in range(0, len(episodes), num_completions)]
-        requests = [request for each in of_draw for request in self._first_requests(each)]
-        while requests:
-            self._sample_turn(requests)
-            self._answer([episode for episode, _ in self._flat(requests)])
-            on_progress(sum(not episode.is_open for episode in episodes), len(episodes))
-            requests = [self._next_request(episode) for episode in episodes if episode.is_open]
-        self._reward_whole(episodes)
-        self._put_aside(episodes)
-        return [self._group_of(draw, each, seeds[draw.number]) for draw, each in zip(draws, of_draw, strict=True)]
+        problems = tuple(self.problems[draw.row] for draw in draws)
+        asked = Asked(problems, tuple(draw.number for draw in draws), num_completions, step, self.sampling)
+        self.world.order(PLAY, asked)
+        played = self.play(asked, on_progress)
+        self._require_most(asked, played)
+        of_draw = [played[i : i + num_completions] for i in range(0, len(played), num_completions)]
+        parts = zip(asked.draws, problems, of_draw, self._seeds(asked), strict=True)
+        return [self._group_of(*each) for each in parts]
 
-    def _begin(self, draws: Sequence[Draw], num_completions: int, step: int) -> list[Episode]:
-        played = [(draw, self.problems[draw.row], index) for draw in draws for index in range(num_completions)]
-        environments = self.pool.take([prepared.problem for _, prepared, _ in played])
+    def play(self, asked: Asked, on_progress: OnProgress = lambda done, total: None) -> list[Played]:
+        """The completions of all ranks, group by group; this rank plays its share of them."""
+        episodes: list[Episode] = []
+
+        def begin() -> list[Begun | None]:
+            episodes.extend(self._begin(asked))
+            on_progress(0, len(episodes))
+            return self._reset(asked, episodes)
+
+        begun = [each for share in self.world.gather_from(begin, "what environments begin with") for each in share]
+        shares = self.world.gather_from(lambda: self._play(asked, episodes, begun, on_progress), "what was played")
+        return [each for share in shares for each in share]
+
+    def _begin(self, asked: Asked) -> list[Episode]:
+        """The episodes of this rank."""
+        count = asked.num_completions
+        mine = stretch(len(asked.draws) * count, self.world.rank, self.world.size)
+        environments = self.pool.take([asked.problems[n // count].problem for n in mine])
         return [
-            Episode(prepared, (self.seed, step, draw.number, index), environment)
-            for (draw, prepared, index), environment in zip(played, environments, strict=True)
+            Episode(
+                asked.problems[n // count], (self.seed, asked.step, asked.draws[n // count], n % count), environment
+            )
+            for n, environment in zip(mine, environments, strict=True)
         ]
 
-    def _reset(self, episodes: Sequence[Episode], seeds: Sequence[int]) -> None:
-        """Let every environment begin: one after another, because the global generators are seeded for each."""
-        for episode, seed in zip(episodes, seeds, strict=True):
+    def _seeds(self, asked: Asked) -> list[int]:
+        """Of the environments, one a group."""
+        return [environment_seed(self.seed, draw, asked.step) for draw in asked.draws]
+
+    def _reset(self, asked: Asked, episodes: Sequence[Episode]) -> list[Begun | None]:
+        """Let every environment begin: one after another, because the global generators are seeded for each.
+
+        What each begins with; None where it has failed.
+        """
+        seeds = dict(zip(asked.draws, self._seeds(asked), strict=True))
+        for episode in episodes:
+            seed = seeds[episode.draw]
             call = functools.partial(episode.environment.reset, episode.prepared.problem, seed)
             with seeded(seed):
                 (answer,) = self.crew.run([call], self.rules.timeout_s)
@@ -219,41 +293,72 @@ class EpisodeSampler(GroupSampler):
                 episode.state = state_of(episode.environment, episode.begun)
             except Exception as error:
                 episode.fail(fault_of(error))
+        return [episode.begun if episode.is_open else None for episode in episodes]
 
-    def _first_requests(self, group: Sequence[Episode]) -> list[_Round]:
-        """One for the whole group where its environments begin alike; else each goes on from what is common."""
-        playing = [episode for episode in group if episode.is_open]
-        prompts = [self._prompt_of(episode) for episode in playing]
+    def _play(
+        self, asked: Asked, episodes: Sequence[Episode], begun: Sequence[Begun | None], on_progress: OnProgress
+    ) -> list[Played]:
+        """The completions of this rank, from their first turn to their reward."""
+        requests: list[_Round] = []
+        for number, draw in enumerate(asked.draws):
+            mine = [episode for episode in episodes if episode.draw == draw]
+            requests += self._first_requests(mine, begun[number * asked.num_completions :][: asked.num_completions])
+        while requests:
+            self._sample_turn(requests)
+            self._answer([episode for episode, _ in self._flat(requests)])
+            on_progress(sum(not episode.is_open for episode in episodes), len(episodes))
+            requests = [self._next_request(episode) for episode in episodes if episode.is_open]
+        self._reward_whole(episodes)
+        if failed := [episode.environment for episode in episodes if episode.error is not None]:
+            self.pool.discard(failed)
+        return [episode.played(is_alone=self.world.size == 1) for episode in episodes]
+
+    def _first_requests(self, mine: Sequence[Episode], begun: Sequence[Begun | None]) -> list[_Round]:
+        """One for the whole group where its environments begin alike; else each goes on from what is common.
+
+        `mine` is this rank's part of the group, `begun` what every environment of the group begins with.
+        """
+        playing = [episode for episode in mine if episode.is_open]
         if not playing:
             return []
-        common = prompts[0] if len(set(prompts)) == 1 else _common_start(prompts)
-        for episode, ids in zip(playing, prompts, strict=True):
-            episode.prompt_ids = common
-            episode.budget = self._budget(episode, len(ids) - len(common))
-            if len(common) < len(ids):
-                episode.messages += [{"role": "user", "content": b} for b in [episode.begun] if isinstance(b, str)]
-                episode.messages += [m for m in episode.begun if not isinstance(m, str)]
-            episode.give(ids[len(common) :])
-        is_whole = len(playing) == len(group) and all(ids == common for ids in prompts)
-        if not is_whole:
+        prompts = [None if each is None else self._prompt_of(playing[0].prepared, each) for each in begun]
+        different = {ids: None for ids in prompts if ids is not None}
+        common = next(iter(different)) if len(different) == 1 else _common_start(list(different))
+        for episode in playing:
+            ids = prompts[episode.number]
+            assert ids is not None, "it has begun"
+            self._give_rest(episode, common, ids)
+        if None in prompts or len(different) > 1:
             return [self._next_request(episode) for episode in playing]
-        return [_Round(self._request(group[0], group[0].seed[:-1], len(group)), tuple(group))]
+        first = mine[0]
+        request = self._request(first, first.seed[:-1], len(mine))
+        return [_Round(replace(request, first=first.number), tuple(mine))]
 
-    def _prompt_of(self, episode: Episode) -> tuple[int, ...]:
-        if not episode.begun:
-            return episode.prepared.prompt_ids
-        prompt, template_kwargs = self.tools(episode.prepared.problem)
+    def _give_rest(self, episode: Episode, common: tuple[int, ...], ids: tuple[int, ...]) -> None:
+        """Begin from what is common to the prompts of the group; the rest of this one's is given."""
+        episode.prompt_ids = common
+        episode.budget = self._budget(episode, len(ids) - len(common))
+        if len(common) < len(ids):
+            episode.messages += [{"role": "user", "content": b} for b in [episode.begun] if isinstance(b, str)]
+            episode.messages += [m for m in episode.begun if not isinstance(m, str)]
+        episode.give(ids[len(common) :])
+
+    def _prompt_of(self, prepared: PreparedProblem, begun: Begun) -> tuple[int, ...]:
+        if not begun:
+            return prepared.prompt_ids
+        prompt, template_kwargs = self.tools(prepared.problem)
         bridge = replace(self.bridge, template_kwargs=template_kwargs)
-        return bridge.prompt_ids(prompt, episode.begun, self.tools.system_prompt)
+        return bridge.prompt_ids(prompt, begun, self.tools.system_prompt)
 
     def _budget(self, episode: Episode, num_given: int) -> int:
         budget = self.rules.max_completion_length
         if self.rules.context is not None:
             budget = min(budget, self.rules.context - len(episode.prompt_ids))
         if budget <= num_given:
+            problem = episode.prepared.problem
             raise DataError(
-                f"{episode.prepared.problem.label}: its prompt has {len(episode.prompt_ids) + num_given} tokens "
-                f"with what environment {self._name_of(episode)} begins with, which leaves no room for a completion "
+                f"{problem.label}: its prompt has {len(episode.prompt_ids) + num_given} tokens with what environment "
+                f"{self._name_of(problem)} begins with, which leaves no room for a completion "
                 f"(max_completion_length {self.rules.max_completion_length}, context {self.rules.context})."
             )
         return budget
@@ -276,9 +381,10 @@ class EpisodeSampler(GroupSampler):
         )
 
     def _sample_turn(self, rounds: Sequence[_Round]) -> None:
-        for index, sampled in self.engine.generate([each.request for each in rounds]):
-            for episode, completion in zip(rounds[index].episodes, sampled, strict=True):
-                episode.take(completion, self.decode(completion.token_ids))
+        with self.world.lockstep("sampling"):  # the answers are the environments', which may take their time
+            for index, sampled in self.engine.generate([each.request for each in rounds]):
+                for episode, completion in zip(rounds[index].episodes, sampled, strict=True):
+                    episode.take(completion, self.decode(completion.token_ids))
 
     @staticmethod
     def _flat(rounds: Sequence[_Round]) -> list[tuple[Episode, Request]]:
@@ -336,39 +442,35 @@ class EpisodeSampler(GroupSampler):
             if reward is not None:
                 episode.turns[-1] = replace(episode.turns[-1], reward=reward + (before or 0.0))
 
-    def _name_of(self, episode: Episode) -> str:
-        return self.pool.pool_of(episode.prepared.problem).name
+    def _name_of(self, problem: Problem) -> str:
+        return self.pool.pool_of(problem).name
 
-    def _put_aside(self, episodes: Sequence[Episode]) -> None:
-        """Use failed environments no more; too many end the run."""
-        failed = [episode for episode in episodes if episode.error is not None]
+    def _require_most(self, asked: Asked, played: Sequence[Played]) -> None:
+        """Warn of environments that have failed; too many end the run."""
+        failed = [n for n, each in enumerate(played) if each.fault is not None]
         if not failed:
             return
-        self.pool.discard([episode.environment for episode in failed])
-        first = failed[0]
-        assert first.error is not None
+        first, problem = played[failed[0]], asked.problems[failed[0] // asked.num_completions].problem
         what = (
-            f"{len(failed)} of {len(episodes)} completions are unscored because environment {self._name_of(first)} "
-            f"failed. The first, for {first.prepared.problem.label}, after {len(first.turns)} turns: "
-            f"{about(first.error)}"
+            f"{len(failed)} of {len(played)} completions are unscored because environment {self._name_of(problem)} "
+            f"failed. The first, for {problem.label}, after {len(first.completion.turns)} turns: {first.fault}"
         )
-        if 2 * len(failed) > len(episodes):
+        if 2 * len(failed) > len(played):
             raise EnvironmentFailedError(f"{what} That is more than half, so the run ends here.") from first.error
         _log.warning(what)
 
-    def _group_of(self, draw: Draw, episodes: Sequence[Episode], seed: int) -> Group:
-        prepared = self.problems[draw.row]
-        begun = next((e for e in episodes if e.prompt_ids), episodes[0])
+    def _group_of(self, draw: int, prepared: PreparedProblem, played: Sequence[Played], seed: int) -> Group:
+        begun = next((each for each in played if each.prompt_ids), played[0])
         problem = prepared.problem
-        if all(episode.begun == begun.begun for episode in episodes):
+        if all(each.begun == begun.begun for each in played):
             problem = replace(problem, prompt=extended(problem.prompt, begun.begun))
         opened = prepared.opening
         if begun.begun:
             end = decode_completion(self.bridge.tokenizer, begun.prompt_ids[-OPENING:], skip_special_tokens=False)
             opened = opening(problem.prompt, end)
-        completions = tuple(episode.finish() for episode in episodes)
+        completions = tuple(each.completion for each in played)
         ids = begun.prompt_ids or prepared.prompt_ids
-        return Group(draw.number, problem, ids, completions, opened, (self.pool.pool_of(problem).name, seed))
+        return Group(draw, problem, ids, completions, opened, (self._name_of(problem), seed))
 
 
 @dataclass(frozen=True)

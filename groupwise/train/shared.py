@@ -12,13 +12,13 @@ LEARN = "learn"
 
 
 class SharedCollector(Collector):
-    """The collector of rank 0: what it has collected goes to every rank, which then learns from it."""
+    """A collector of rank 0 whose groups go to every rank when the step takes them; all of them learn from it."""
 
-    def __init__(self, *parts: Any, world: World) -> None:
-        super().__init__(*parts)
-        self.world = world
+    def __init__(self, collector: Collector, world: World) -> None:
+        super().__init__(collector.order, collector.sampler, collector.scorer, collector.config, collector.on_progress)
+        self._collector, self._world = collector, world
 
     def collect(self, step: int, trainer_state: Any = None) -> Collected:
-        collected = super().collect(step, trainer_state)
-        self.world.order(LEARN, (step, collected.groups))
+        collected = self._collector.collect(step, trainer_state)
+        self._world.order(LEARN, (step, collected.groups))
         return collected

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,12 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from groupwise import GRPOConfig, GRPOTrainer
+from groupwise.environments import Observation, Reply
 from groupwise.launch import rank
 from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.ranks import this_world
 from groupwise.train.learner import Learner
+from tests.histories import StopAfter
 from tests.tiny import tiny_model, tiny_tokenizer, with_lora
 
 PROMPTS = ("hello there", "what is", "one two three", "abc", "a", "bb cc dd", "the end of it")
@@ -33,6 +39,19 @@ SETTINGS: dict[str, Any] = {
     "seed": 3,
     "save_strategy": "no",
 }
+
+
+PLAYED: dict[str, Any] = {
+    "max_completion_length": 60,
+    "max_turn_length": 5,
+    "num_iterations": 1,
+    "num_minibatches": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+}
+
+
+SERVED: dict[str, Any] = {"max_completion_length": 6, "num_iterations": 1, "num_minibatches": 1}
 
 
 def reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
@@ -55,6 +74,79 @@ def make_trainer(folder: Path, settings: dict[str, Any] | None = None, *, lora: 
     held_out = [{"prompt": "held out"}, {"prompt": "and more"}]
     rows = [{"prompt": text} for text in PROMPTS]
     return GRPOTrainer(model, function, args, rows, held_out, processing_class=tiny_tokenizer())
+
+
+class Letters:
+    """Worth the letters of each turn; what it answers depends on the reply and on its own dice."""
+
+    dies_at = 0
+    """Number of the step of its environments at which this process is killed."""
+    num_steps = 0
+
+    def reset(self, problem: Any, seed: int) -> Any:
+        self.dice, self.turn = random.Random(seed), 0
+        return f" begin {self.dice.randint(0, 9)}"
+
+    async def step(self, reply: Reply) -> Observation:
+        Letters.num_steps += 1
+        if Letters.num_steps == Letters.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.turn += 1
+        came_back = [{"role": "user", "content": f"{reply.text[:3]} {self.dice.randint(0, 9)}"}]
+        return Observation(came_back, reward=float(len(set(reply.text))), done=self.turn > 2)
+
+    def close(self) -> None:
+        pass
+
+
+def plays(folder: Path, settings: dict[str, Any]) -> Any:
+    """A run with an environment; the weights of every rank go into files."""
+    settings = dict(settings)
+    kill = settings.pop("kill", None)
+    if kill == rank():
+        Letters.dies_at = 20
+    resume = settings.pop("resume", False)
+    args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **PLAYED, **settings})
+    rows, held_out = [{"prompt": text} for text in PROMPTS], [{"prompt": "held out"}]
+    rest = {"processing_class": tiny_tokenizer(), "environment": Letters}
+    trainer = GRPOTrainer(tiny_model("llama"), None, args, rows, held_out, **rest)
+    trainer.train(resume_from_checkpoint=resume or None)
+    torch.save(dict(trainer.model.state_dict()), folder / f"weights-{rank()}.pt")
+    return trainer.state.global_step
+
+
+def serves(folder: Path, settings: dict[str, Any]) -> Any:
+    """A run whose completions are those of a fake server."""
+    settings = dict(settings)
+    lora, resume, stop = settings.pop("lora", True), settings.pop("resume", None), settings.pop("stop", 0)
+    with fake_server(folder) as url:
+        given = {"servers": [url], "mismatch": "token_truncate", "server_timeout": 30, **SERVED, **settings}
+        trainer = make_trainer(folder, given, lora=lora)
+        trainer.add_callback(StopAfter(stop))
+        trainer.train(resume_from_checkpoint=resume)
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    torch.save(weights, folder / f"weights-{rank()}.pt")
+    return trainer.state.global_step
+
+
+@contextmanager
+def fake_server(folder: Path) -> Iterator[str]:
+    """The address of a server in the process of rank 0; the others find it in a file."""
+    address = folder / f"address-{os.environ.get('MASTER_PORT', 'alone')}"
+    if rank():
+        while not address.is_file():
+            time.sleep(0.05)
+        yield address.read_text()
+        return
+    sys.path.append(str(Path(__file__).parent.parent))  # where the tests of servers find what they import
+    from tests.rollout.served.fake import FakeServer
+
+    with FakeServer(tiny_model("llama")) as fake:
+        scratch = address.with_suffix(".tmp")
+        scratch.write_text(fake.url)
+        scratch.rename(address)
+        yield fake.url
+        assert set(fake.models) == {fake.name}, "what was published is unloaded"
 
 
 def trains(folder: Path, settings: dict[str, Any]) -> Any:

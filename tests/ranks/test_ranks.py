@@ -18,6 +18,9 @@ DYNAMIC = {"seed": 5, "is_sparse": True, "dynamic_sampling": True, "num_minibatc
 LONG_AND_SHORT = {"max_completion_length": 48, "num_minibatches": 1, "num_iterations": 1, "micro_batch_tokens": 60}
 FEW_ROWS = {"prompts_per_step": 1, "num_generations": 2, "num_minibatches": 1, "micro_batch_tokens": 4096}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
+AHEAD = {"rollout_lag": 1, "max_steps": 4, "dynamic_sampling": True}
+PLAYED = {**SAVED, "lr_scheduler_type": "constant"}
+PLAYED_ON = {**PLAYED, "resume": True}
 FAULTS = ("raises", "is killed", "is stopped", "hangs", "drifts")
 
 
@@ -42,6 +45,25 @@ LAUNCHES = [
     *_alike("few", (1, 4), FEW_ROWS),
     *_alike("synced", (1, 2), {"sync_ref_model": True, "ref_model_sync_steps": 2, "beta": 0.04}),
     *_alike("entropy", (1, 2), {"objective": "entropy_8020"}),
+    *[Launch(f"plays {size}", size, "plays", PLAYED) for size in (1, 2)],
+    Launch(
+        "plays 2 then 1 then 2",
+        2,
+        "plays",
+        {**PLAYED, "max_steps": 1},
+        then=Launch("", 1, "plays", {**PLAYED, "max_steps": 2, "resume": True}, Launch("", 2, "plays", PLAYED_ON)),
+    ),
+    *[Launch(f"served {size}", size, "serves", {}) for size in (1, 2)],
+    *[Launch(f"served ahead {size}", size, "serves", {**SAVED, **AHEAD}) for size in (1, 2)],
+    *[Launch(f"served whole {size}", size, "serves", {"lora": False, "shard": "full"}) for size in (1, 2)],
+    Launch(
+        "served 2 then 1",
+        2,
+        "serves",
+        {**SAVED, **AHEAD, "stop": 2},
+        then=Launch("", 1, "serves", {**SAVED, **AHEAD, "resume": True}),
+    ),
+    Launch("dies in an episode", 2, "plays", {**PLAYED, "kill": 1}, then=Launch("", 2, "plays", PLAYED_ON)),
     *_alike("uninterrupted", (2,), {**SAVED, "max_steps": 6}),
     Launch("other settings", 2, "fails", {"kind": "other settings", "rank": 1, "step": 1}),
     Launch("other weights", 2, "fails", {"kind": "other weights", "rank": 1, "step": 1}),
@@ -116,6 +138,63 @@ def test_the_number_of_ranks_changes_neither_tokens_nor_weights(
             assert mine.keys() == theirs.keys()
             for key in ("loss", "kl", "grad_norm", "reward", "reward_std", "clip_ratio/region_mean", "num_tokens"):
                 assert (mine[key], key) == (theirs[key] and pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key)
+
+
+def played(launched: Launched) -> list[Any]:
+    """Tokens, messages, turns and rewards of every completion, without the seconds of the environments."""
+    lines = [line for text in completions(launched.folder / "run").values() for line in text.splitlines()]
+    keys = ("ids", "text", "stop_reason", "rewards", "messages", "turns")
+    found = [[each.get(key) for key in keys] for line in lines for each in json.loads(line)["completions"]]
+    for *_, turns in found:
+        assert turns
+        for turn in turns:
+            del turn["seconds"]
+    return found
+
+
+def test_every_rank_plays_the_episodes_of_its_own_completions(launched: dict[str, Launched]) -> None:
+    one, two = launched["plays 1"], launched["plays 2"]
+    assert all_well(two), two.output
+    assert played(two) == played(one)
+    assert largest_difference(two, one) < 1e-5
+    for mine, theirs in zip(history(two.folder / "run"), history(one.folder / "run"), strict=True):
+        for key in ("loss", "grad_norm", "reward", "eval_reward", "eval_greedy_reward", "num_tokens"):
+            assert (mine.get(key), key) == (theirs.get(key) and pytest.approx(theirs[key], rel=1e-4, abs=1e-6), key)
+
+
+def test_episodes_go_on_on_other_ranks(launched: dict[str, Launched]) -> None:
+    moved, stayed = launched["plays 2 then 1 then 2"], launched["plays 2"]
+    assert all_well(moved), moved.output
+    assert played(moved) == played(stayed)
+    assert largest_difference(moved, stayed) < 2e-5
+
+
+def test_a_rank_that_dies_in_an_episode_ends_all_and_is_named(launched: dict[str, Launched]) -> None:
+    found, stayed = launched["dies in an episode"], launched["plays 2"]
+    assert all(code != 0 for code in found.codes[0]), found.output
+    assert found.seconds[0] < 60
+    assert re.search(r"Rank 1 .* is gone", found.output), found.output
+    assert found.codes[1] == [0, 0], found.output
+    assert played(found) == played(stayed)
+    assert largest_difference(found, stayed) == 0.0
+
+
+@pytest.mark.parametrize("name", ["served", "served ahead", "served whole"])
+def test_servers_answer_rank_0_and_every_rank_learns(launched: dict[str, Launched], name: str) -> None:
+    one, two = launched[f"{name} 1"], launched[f"{name} 2"]
+    assert all_well(one), one.output
+    assert all_well(two), two.output
+    assert ids(two) == ids(one)
+    assert largest_difference(two, one) < 1e-5
+    mine = weights(two)
+    assert all(torch.equal(mine[key], theirs) for key, theirs in weights(two, 1).items())
+
+
+def test_collections_ahead_go_on_on_other_ranks(launched: dict[str, Launched]) -> None:
+    moved, stayed = launched["served 2 then 1"], launched["served ahead 2"]
+    assert all_well(moved), moved.output
+    assert ids(moved) == ids(stayed)
+    assert largest_difference(moved, stayed) < 2e-5
 
 
 def test_every_rank_ends_with_the_same_bits(launched: dict[str, Launched]) -> None:
