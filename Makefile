@@ -52,6 +52,10 @@ fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, chec
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
 
+ranks: $(VENV)/installed-dev  ## kill random ranks 30 times, resume on other numbers of them, compare; name the near-tie of two numbers
+	$(BIN)/python -m tests.ranks.kills --kills 30 --out bench/results/ranks_kills.json
+	$(BIN)/python -m tests.ranks.near_tie --out bench/results/ranks_near_tie.json
+
 trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the environment that has it
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
 	.venv-trl/bin/python -m pytest tests/config/test_beside_trl_itself.py tests/algo/test_beside_trl.py -p no:cacheprovider

@@ -23,7 +23,7 @@ from groupwise.config import Recipe
 from groupwise.errors import ConfigError, RolloutError
 from groupwise.rollout.served import keeper
 from groupwise.rollout.served.client import Client, ServerFailureError, ServerRefusalError
-from groupwise.rollout.served.flags import ServerPlan
+from groupwise.rollout.served.flags import ON_GPU, ServerPlan
 from groupwise.sources import resolve_model
 
 KEY = "GROUPWISE_SERVER_KEY"
@@ -31,6 +31,7 @@ MAX_RESTARTS = 5
 """Of one server in a row; one that has lived for `STEADY_S` starts a new row."""
 STEADY_S = 600.0
 FIRST_PORT = 8000
+_UUID = re.compile(r"GPU-[0-9a-f-]+")
 
 Say = Callable[[str], None]
 
@@ -100,12 +101,14 @@ def make_fleet(recipe: Recipe, *, gpus: str | None, vllm: str | None, host: str 
     key = os.environ.get(KEY)
     locks = ExitStack()
     children: list[Child] = []
-    next_port = port or FIRST_PORT
+    next_port, names = port or FIRST_PORT, gpu_names()
     for gpu in devices(gpus):
         taken = locks.enter_context(held_port(next_port, is_fixed=port is not None and not children))
         next_port = taken + 1
-        name = ["--served-model-name", recipe.model]
+        uuid = _UUID.search(names.get(gpu or "", gpu or ""))
+        name = ["--served-model-name", recipe.model, *([ON_GPU + uuid[0]] if uuid else [])]
         environment = {**plan.environment, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if names else {}  # the order in which the driver lists them
         environment |= {"VLLM_API_KEY": key} if key else {}
         children.append(Child([*program, plan.model, *plan.arguments(host, taken), *name], environment, taken, gpu))
     return Fleet(children, host, locks)

@@ -120,6 +120,13 @@ def pick_device(*, use_cpu: bool = False) -> torch.device:
     return torch.device("cuda", local_rank()) if world_size() > 1 else torch.device("cuda")
 
 
+def gpu_id(device: torch.device) -> str | None:
+    """The UUID of a GPU as its driver lists it (`GPU-...`), None for another device."""
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The compute dtype. "auto" is bfloat16 where products in it are fast, else float32."""
     if wanted != "auto":

@@ -147,6 +147,15 @@ def test_without_vllm_the_error_tells_how_to_get_it(monkeypatch):
         serve.find_vllm("/nowhere")
 
 
+def test_trap_27_a_server_names_its_gpu(model, program, monkeypatch):
+    listed = {"0": "NVIDIA H100 (UUID: GPU-0a1b-2c)", "1": "NVIDIA H100 (UUID: GPU-3d)"}
+    monkeypatch.setattr(serve, "gpu_names", lambda: listed)
+    fleet = fleet_of(recipe_of(model), program, gpus="1,0")
+    with fleet.locks:
+        assert [child.command[-1] for child in fleet.children] == ["on-GPU-3d", "on-GPU-0a1b-2c"]
+        assert fleet.children[0].environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
 def test_vllm_is_started_as_a_module_of_its_own_environment(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").write_text("")

@@ -64,7 +64,7 @@ from groupwise.train.optim import check_own_optimizer, make_optimizer, make_sche
 from groupwise.train.overlong import with_overlong_penalty
 from groupwise.train.sampler import GroupSampler, make_sampling
 from groupwise.train.schedule import Schedule
-from groupwise.world import World, has_fast_bfloat16, pick_device, pick_dtype
+from groupwise.world import World, gpu_id, has_fast_bfloat16, pick_device, pick_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -170,8 +170,10 @@ def build(inputs: RunInputs, scorer: RewardScorer | None = None) -> RunParts:
     engine = make_engine(policy, inputs.config)
     is_spread = world.size > 1 and world.is_leader and not inputs.config.servers  # servers answer rank 0 alone
     parts = RunParts.of(inputs, policy, SpreadEngine(engine, world) if is_spread else engine, scorer)
-    if isinstance(parts.engine, ServedEngine) and world.is_leader:
-        meet_servers(parts.engine, parts.problems, parts.config)
+    if isinstance(parts.engine, ServedEngine):
+        gpus = world.gather(gpu_id(policy.policy_model.device), "the GPUs of the ranks")
+        if world.is_leader:
+            meet_servers(parts.engine, parts.problems, parts.config, gpus)
     return parts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,22 @@ def _probe(tokenizer: Any) -> tuple[str, tuple[int, ...]]:
     return text, again
 
 
-def meet_servers(engine: ServedEngine, problems: PreparedProblems, config: Settings) -> None:
-    """The handshake, now that the longest prompt is known.
+def meet_servers(
+    engine: ServedEngine, problems: PreparedProblems, config: Settings, gpus: Sequence[str | None] = ()
+) -> None:
+    """The handshake, now that the longest prompt is known; `gpus`: those of the ranks, which no server may use.
 
     Raises:
         RolloutError: a server cannot serve the run.
     """
     longest = problems.max_prompt_tokens + config.max_completion_length
-    engine.needs = replace(engine.needs, num_tokens=longest)
+    engine.needs = replace(engine.needs, num_tokens=longest, gpus=tuple(gpu for gpu in gpus if gpu is not None))
     engine.shake_hands()
-    addresses = ", ".join(server.url for server in engine.servers)
-    _log.info(f"{engine.capabilities.name} samples at {addresses}; {engine.needs.mode} travels after each step.")
+    addresses = ", ".join(f"{each.url} ({each.gpu})" if each.gpu else each.url for each in engine.servers)
+    learns = f" The run learns on {', '.join(engine.needs.gpus)}." if engine.needs.gpus else ""
+    _log.info(
+        f"{engine.capabilities.name} samples at {addresses}; {engine.needs.mode} travels after each step.{learns}"
+    )
 
 
 class ServersHook(Idle):

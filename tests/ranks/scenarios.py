@@ -20,7 +20,9 @@ from groupwise.environments import Observation, Reply
 from groupwise.launch import rank
 from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.ranks import this_world
+from groupwise.runs.folder import RunFolder
 from groupwise.train.learner import Learner
+from tests.faults import kill
 from tests.histories import StopAfter
 from tests.tiny import tiny_model, tiny_tokenizer, with_lora
 
@@ -102,8 +104,7 @@ class Letters:
 def plays(folder: Path, settings: dict[str, Any]) -> Any:
     """A run with an environment; the weights of every rank go into files."""
     settings = dict(settings)
-    kill = settings.pop("kill", None)
-    if kill == rank():
+    if settings.pop("kill", None) == rank():
         Letters.dies_at = 20
     resume = settings.pop("resume", False)
     args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **PLAYED, **settings})
@@ -152,11 +153,24 @@ def fake_server(folder: Path) -> Iterator[str]:
 def trains(folder: Path, settings: dict[str, Any]) -> Any:
     """A whole run; the weights of every rank go into files."""
     settings = dict(settings)
-    trainer = make_trainer(folder, settings, lora=settings.pop("lora", False))
-    output = trainer.train(resume_from_checkpoint=settings.get("resume") or None)
+    lora, resume = settings.pop("lora", False), settings.pop("resume", None)
+    trainer = make_trainer(folder, settings, lora=lora)
+    output = trainer.train(resume_from_checkpoint=resume or None)
     weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     torch.save(weights, folder / f"weights-{rank()}.pt")
     return {"step": output.global_step, "num_entries": len(trainer.state.log_history), "size": trainer.world.size}
+
+
+def lives_on(folder: Path, settings: dict[str, Any]) -> Any:
+    """A run that begins, or goes on with what an earlier launch has left; returns how often rank 0 changed the disk."""
+    settings = dict(settings)
+    victim, die_at = settings.pop("victim", None), settings.pop("die_at", None)
+    if victim == rank():
+        kill.follow_phases()
+    changes = kill.Boundaries(die_at if victim == rank() else None)
+    scenario = plays if settings.pop("environment", False) else trains
+    scenario(folder, {**settings, "resume": RunFolder(folder / "run").is_run})
+    return changes.count
 
 
 def holds(folder: Path, settings: dict[str, Any]) -> Any:

@@ -38,7 +38,7 @@ LAUNCHES = [
     Launch("shares", 2, "shares"),
     Launch("evaluates", 2, "evaluates"),
     *_alike("plain", (1, 2, 4), {}),
-    *_alike("again", (2,), {}),
+    Launch("again 2", 2, "lives_on", {}),
     *_alike("lora", (1, 2), {"lora": True, "beta": 0.04}),
     *_alike("dynamic", (1, 2), DYNAMIC),
     *_alike("long", (1, 4), LONG_AND_SHORT),
@@ -207,6 +207,12 @@ def test_every_rank_ends_with_the_same_bits(launched: dict[str, Launched]) -> No
 def test_at_the_same_number_of_ranks_a_run_is_the_same_to_the_bit(launched: dict[str, Launched]) -> None:
     assert largest_difference(launched["plain 2"], launched["again 2"]) == 0.0
     assert history(launched["plain 2"].folder / "run") == history(launched["again 2"].folder / "run")
+
+
+def test_only_rank_0_writes(launched: dict[str, Launched]) -> None:
+    """How often each rank changed something on the disk."""
+    assert launched["again 2"].result(0) > 0
+    assert launched["again 2"].result(1) == 0
 
 
 def test_dynamic_sampling_drew_again(launched: dict[str, Launched]) -> None:

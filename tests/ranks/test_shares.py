@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,7 @@ from groupwise.errors import ConfigError, RankError, RewardError
 from groupwise.launch import is_leader, local_rank, rank, world_size
 from groupwise.lifecycle.follow import compare_settings
 from groupwise.lifecycle.inputs import RunInputs
-from groupwise.ranks import this_world
+from groupwise.ranks import _open_store, this_world
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.rollout.spread import LOAD, SAMPLE, SpreadEngine, cut, sample_share
 from groupwise.train.alike import check_alike, checksums
@@ -149,6 +151,18 @@ def test_a_size_without_an_address_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"Found WORLD_SIZE=2 in the environment and no RANK.* with torchrun"):
         this_world()
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        of_rank = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in of_rank.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(ConfigError, match=rf"Rank 0 could not join .*:{port}: .*give another one"):
+            _open_store()
 
 
 def test_a_lag_with_an_environment_is_refused_with_its_reason():

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of --max-lora-rank; an adapter of a lower rank fits."""
 
+ON_GPU = "on-"
+"""What the second name of a server's model begins with; the UUID of its GPU follows. Servers tell no GPU otherwise."""
+
 
 @dataclass(frozen=True)
 class ServerPlan:

@@ -12,6 +12,7 @@ from typing import Any
 
 from groupwise.errors import RolloutError
 from groupwise.rollout.served.client import ServerFailureError, ServerRefusalError
+from groupwise.rollout.served.flags import ON_GPU
 from groupwise.rollout.served.server_pool import Server
 from groupwise.rollout.served.version_probe import LARGEST_GAP, gap
 
@@ -38,6 +39,8 @@ class Needs:
     """The same, as the run's tokenizer cuts it."""
     base_expected: tuple[float, ...] | None
     """The learner's log-probs of the probe under the model without its adapter; None where there is none."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that the ranks of the run compute on."""
 
 
 def shake_hands(server: Server, needs: Needs) -> None:
@@ -50,8 +53,10 @@ def shake_hands(server: Server, needs: Needs) -> None:
     try:
         dialect.is_healthy()
         server.version = dialect.version()
-        server.model, card = _base_model(dialect.models())
-        if (problem := _context(card, needs)) is not None:
+        cards = dialect.models()
+        server.model, card = _base_model(cards)
+        server.gpu = next((name.removeprefix(ON_GPU) for name in cards if name.startswith(ON_GPU)), None)
+        if (problem := _context(card, needs) or _gpu(server, needs)) is not None:
             raise refusal(server, problem, needs)
         for check in (_paths, _tokenizer, _processed, _base):
             if (problem := check(server, needs)) is not None:
@@ -72,7 +77,7 @@ def refusal(server: Server, problem: str, needs: Needs) -> RolloutError:
 
 def _base_model(cards: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
     """The model that was started: the one that is no adapter of another."""
-    found = [(name, card) for name, card in cards.items() if not card.get("parent")]
+    found = [(n, card) for n, card in cards.items() if not card.get("parent") and not n.startswith(ON_GPU)]
     if not found:
         raise ServerFailureError("it lists no model")
     return found[0]
@@ -92,6 +97,15 @@ def _context(card: Mapping[str, Any], needs: Needs) -> str | None:
     if context is None or needs.num_tokens <= int(context):
         return None
     return f"the longest prompt and its completion have {needs.num_tokens} tokens, and its context is {context}."
+
+
+def _gpu(server: Server, needs: Needs) -> str | None:
+    if server.gpu not in needs.gpus:
+        return None
+    return (
+        f"it runs on {server.gpu}, and so does this run, which needs the memory of its GPU for itself. Give each its "
+        "own by CUDA_VISIBLE_DEVICES (groupwise serve: --gpus)."
+    )
 
 
 def _tokenizer(server: Server, needs: Needs) -> str | None:

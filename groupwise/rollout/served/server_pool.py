@@ -27,6 +27,8 @@ class Server:
     """Of its software."""
     model: str = ""
     """Its name for the model that it was started with."""
+    gpu: str | None = None
+    """UUID of its GPU; None where `groupwise serve` has not started it, or on a CPU."""
     is_live: bool = True
     is_repeatable: bool = True
     """Whether it answers one question twice the same, to the last bit."""

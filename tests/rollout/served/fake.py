@@ -48,10 +48,11 @@ class FakeServer:
         extra_stop_id: int | None = None,
         version: str = "0.32.0",
         dtype: torch.dtype = torch.float32,
+        gpu: str | None = None,
     ) -> None:
         self.name, self.max_model_len, self.max_loras = name, max_model_len, max_loras
         self.is_processed, self.paths, self.key, self.version = is_processed, paths, key, version
-        self.extra_stop_id = extra_stop_id
+        self.extra_stop_id, self.gpu = extra_stop_id, gpu
         self.tokenizer = tokenizer or tiny_tokenizer()
         self.keep_alive, self.dtype = keep_alive, dtype
         self._start_model = copy.deepcopy(model)
@@ -144,9 +145,10 @@ class FakeServer:
         return 200, f'vllm:lora_requests_info{{max_lora="{self.max_loras}",running_lora_adapters=""}} 1.0'
 
     def _do_v1_models(self, body: Any, fault: str | None) -> tuple[int, Any]:
-        card = {"id": self.name, "parent": None, "max_model_len": self.max_model_len}
+        names = [self.name] if self.gpu is None else [f"on-{self.gpu}", self.name]
+        cards = [{"id": name, "parent": None, "max_model_len": self.max_model_len} for name in names]
         adapters = [{"id": name, "parent": self.name} for name in self.models if name != self.name]
-        return 200, {"data": [card, *adapters]}
+        return 200, {"data": [*cards, *adapters]}
 
     def _do_tokenize(self, body: Any, fault: str | None) -> tuple[int, Any]:
         return 200, {"tokens": self.tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]}

@@ -465,6 +465,21 @@ def test_trap_26_a_server_without_the_path_for_new_weights_is_refused(tmp_path):
         pass
 
 
+def test_trap_27_a_server_on_a_gpu_of_the_run_is_refused(tmp_path):
+    policy = policy_of("lora")
+    with FakeServer(smallest_model(), gpu="GPU-1f") as fake:
+
+        def meet(*gpus: str):
+            engine = make_engine([fake], policy, tmp_path, needs=replace(needs_of(policy, "lora"), gpus=gpus))
+            engine.shake_hands()
+            return engine.servers[0]
+
+        with pytest.raises(RolloutError, match=r"it runs on GPU-1f, and so does this run.*CUDA_VISIBLE_DEVICES"):
+            meet("GPU-2e", "GPU-1f")
+        server = meet("GPU-2e")
+        assert (server.model, server.gpu) == ("base", "GPU-1f")
+
+
 def test_trap_28_the_version_of_the_server_is_in_the_name_of_the_engine(tmp_path):
     with serving(tmp_path, version="0.27.1") as (engine, _, __):
         assert engine.capabilities.name == "vLLM 0.27.1"
