@@ -1,7 +1,8 @@
 """What several ranks cost: a step of one rank with 2 threads against 2 ranks with 1 thread each, part by part.
 
-Usage: python bench/ranks.py                    (2 starts of 8 steps, about 6 minutes on two idle cores)
-       python bench/ranks.py --full             (full fine-tuning, whole and in shards: 3 starts, about 15 minutes)
+Usage: python bench/ranks.py                    (5 starts of 8 steps, about 21 minutes on two idle cores)
+       python bench/ranks.py --only lora        (the recipe's adapter: 2 starts, about 6 minutes)
+       python bench/ranks.py --only full        (full fine-tuning, whole and in shards: 3 starts, about 15 minutes)
 
 The recipe is arithmetic with the default model. Of every step the seconds of its parts are those of the run folder.
 Beside them rank 0 measures each call that goes to the other ranks, with its bytes: `wait` is the time until the last
@@ -155,6 +156,7 @@ def measure(name: str, size: int, threads: int, changes: Sequence[str], options:
     if code != 0:
         sys.exit(f"{name} ended with exit code {code}; see {folder / 'log'}")
     steps = runs.read_metrics(folder / "run")[1:]
+    traffic = json.loads((folder / "traffic.json").read_text())
     parts = {part: median(step[f"time/{part}"] for step in steps) for part in PARTS}
     return {
         "case": name,
@@ -163,7 +165,8 @@ def measure(name: str, size: int, threads: int, changes: Sequence[str], options:
         "step_s": median(step["step_time"] for step in steps),
         **{f"{part}_s": seconds for part, seconds in parts.items()},
         "tokens_per_step": (steps[-1]["num_tokens"] - steps[0]["num_tokens"]) / max(len(steps) - 1, 1),
-        "traffic": json.loads((folder / "traffic.json").read_text()),
+        "sharing": {key: sum(call[key] for call in traffic.values()) for key in ("bytes", "wait", "share")},
+        "traffic": traffic,
     }
 
 
@@ -176,7 +179,7 @@ def overhead(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="full fine-tuning instead of the recipe's adapter")
+    parser.add_argument("--only", choices=list(CASES), help="the recipe's adapter or full fine-tuning, not both")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--model", help="another model than the recipe's")
@@ -187,14 +190,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.job is not None:
         train(json.loads(options.job.read_text()))
         return
+    for kind in [options.only] if options.only else CASES:
+        measure_kind(kind, options)
+
+
+def measure_kind(kind: str, options: argparse.Namespace) -> None:
+    """Measure the cases of a kind, print them, and put them beside what the result file holds."""
     header = common.header()
-    kind = "full" if options.full else "lora"
     found = [measure(*case, options) for case in CASES[kind]]
     earlier = json.loads(options.result.read_text()) if options.result.is_file() else {}
     result = {**earlier, kind: {**header, "recipe": options.recipe.name, "cases": found, "overhead": overhead(found)}}
     for case in found:
         seconds = "  ".join(f"{part} {case[f'{part}_s']:.2f}" for part in PARTS)
-        print(f"{case['case']:<24} step {case['step_s']:.2f} s: {seconds}")
+        shared = f"  shared {case['sharing']['bytes'] / 1e6:.2f} MB in {case['sharing']['share']:.3f} s"
+        print(f"{case['case']:<24} step {case['step_s']:.2f} s: {seconds}{shared}")
     print("2 ranks / 1 rank:", {key: round(value, 2) for key, value in result[kind]["overhead"].items()})
     common.save(options.result, result)
 

@@ -3,7 +3,8 @@
     python bench/served.py --vllm ENVIRONMENT [--steps 50] [--quick]
 
 Three runs: one in which the server is killed (SIGKILL) in mid-run and started again; one in which the adapter never
-reaches the server, which the probe must end; one with the weights of the whole model. Writes results/served.json.
+reaches the server, which the probe must end; a short one with the weights of the whole model (`--whole-model`: that one
+alone, beside the others' figures). Writes results/served.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,19 +28,26 @@ measure_this_checkout()
 
 RECIPE = ROOT / "recipes" / "length-smollm2-cpu.yaml"
 PORT = 8130
+WHOLE_MODEL = {"lora": "null", "sync": "weights", "beta": "0", "learning_rate": "2.0e-5"}
 
 
 def main() -> None:
     arguments = _arguments()
     work = SCRATCH / "served"
     work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"vllm": _version_of(arguments.vllm), "steps": arguments.steps, "settings": {}}
-    with serving(arguments, work, PORT) as server:
-        found["settings"] = dict(_settings(arguments))
-        found["start_s"] = server.start_s
-        found["killed"] = killed_run(arguments, work, server)
-        found["never_published"] = never_published(arguments, work)
-    save(Path(arguments.output), {**header(), **found})
+    output = Path(arguments.output)
+    if arguments.whole_model:
+        found = json.loads(output.read_text()) if output.is_file() else header()
+    else:
+        found = header() | {"vllm": _version_of(arguments.vllm), "steps": arguments.steps, "settings": {}}
+        with serving(arguments, work, PORT) as server:
+            found["settings"] = dict(_settings(arguments))
+            found["start_s"] = server.start_s
+            found["killed"] = killed_run(arguments, work, server)
+            found["never_published"] = never_published(arguments, work)
+    with serving(arguments, work, PORT, WHOLE_MODEL) as server:
+        found["whole_model"] = {**header(), "vllm": _version_of(arguments.vllm), **whole_model(arguments, work, server)}
+    save(output, found)
     print(json.dumps(found, indent=2))
 
 
@@ -75,6 +84,22 @@ def never_published(arguments: argparse.Namespace, work: Path) -> dict[str, Any]
         "exit_code": process.returncode,
         "steps_recorded": len(_lines(work / "never" / "metrics.jsonl")),
         "error": next((line.strip() for line in text.splitlines() if "never reached" in line), None),
+    }
+
+
+def whole_model(arguments: argparse.Namespace, work: Path, server: Server) -> dict[str, Any]:
+    """Four steps of full fine-tuning: the weights of each are reloaded from a new folder."""
+    process = _train(arguments, work / "whole", server.url, **WHOLE_MODEL, max_steps="4", save_steps="4")
+    code = process.wait()
+    metrics = _lines(work / "whole" / "metrics.jsonl")
+    return {
+        "settings": dict(_settings(arguments)) | WHOLE_MODEL | {"max_steps": "4", "save_steps": "4"},
+        "exit_code": code,
+        "reward": [m["reward"] for m in metrics],
+        "rollout_against_learner": [_mismatch(m) for m in metrics],
+        "probe_gap": [m["servers/probe_gap"] for m in metrics],
+        "repeats": [m["servers/repeats"] for m in metrics],
+        "seconds": {key: [m.get(f"time/{key}") for m in metrics] for key in ("rollout", "learn", "publish")},
     }
 
 
@@ -115,9 +140,11 @@ class Server:
 
 
 @contextmanager
-def serving(arguments: argparse.Namespace, work: Path, port: int) -> Any:
+def serving(arguments: argparse.Namespace, work: Path, port: int, changes: Mapping[str, str] | None = None) -> Any:
     """A server through `groupwise serve`, and nothing left of it afterwards."""
     command = [sys.executable, "-c", _TRAIN, "serve", str(RECIPE), "--vllm", arguments.vllm, "--port", str(port)]
+    for key, value in (changes or {}).items():
+        command += ["--set", f"{key}={value}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"}
     start = time.perf_counter()
@@ -214,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-completion-length", type=int)
     parser.add_argument("--learning-rate")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--whole-model", action="store_true", help="the run with the weights of the whole model alone")
     parser.add_argument("--output", default=str(RESULTS / "served.json"))
     return parser.parse_args()
 

@@ -344,6 +344,7 @@ def test_a_process_that_takes_too_long_leaves_what_it_said(load: Any) -> None:
     assert common.run_watched([sys.executable, "-c", "1 / 0"], 20.0).how == "failed"
 
 
+@pytest.mark.slow
 def test_two_ranks_are_measured_against_one(tmp_path: Path) -> None:
     """With a tiny model: every part of a step and every kind of call has its seconds."""
     tiny_model().save_pretrained(tmp_path / "model")
@@ -354,7 +355,7 @@ def test_two_ranks_are_measured_against_one(tmp_path: Path) -> None:
     sizes = ["prompts_per_step=2", "num_generations=2", "max_completion_length=4", f"model={tmp_path / 'model'}"]
     settings = [word for size in sizes for word in ("--set", size)]
     paths = ["--recipe", str(recipe), "--result", str(tmp_path / "ranks.json")]
-    command = [sys.executable, str(BENCH / "ranks.py"), "--full", "--steps", "2", *paths, *settings]
+    command = [sys.executable, str(BENCH / "ranks.py"), "--only", "full", "--steps", "2", *paths, *settings]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = json.loads((tmp_path / "ranks.json").read_text())["full"]
     assert [case["ranks"] for case in found["cases"]] == [1, 2, 2]
@@ -362,4 +363,5 @@ def test_two_ranks_are_measured_against_one(tmp_path: Path) -> None:
     whole, sharded = (case["traffic"] for case in found["cases"][1:])
     assert whole["sum gradients"]["bytes"] > 0 < whole["share the groups and orders"]["bytes"]
     assert "sum gradients" not in sharded
+    assert found["cases"][1]["sharing"]["bytes"] == sum(call["bytes"] for call in whole.values())
     assert sharded["gather and reduce shards"]["count"] > 1
