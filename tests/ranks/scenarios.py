@@ -165,7 +165,9 @@ def lives_on(folder: Path, settings: dict[str, Any]) -> Any:
     """A run that begins, or goes on with what an earlier launch has left; returns how often rank 0 changed the disk."""
     settings = dict(settings)
     victim, die_at = settings.pop("victim", None), settings.pop("die_at", None)
+    this_world()
     if victim == rank():
+        kill.enter("starting")
         kill.follow_phases()
     changes = kill.Boundaries(die_at if victim == rank() else None)
     scenario = plays if settings.pop("environment", False) else trains

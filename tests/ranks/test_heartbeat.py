@@ -96,6 +96,14 @@ def test_an_error_is_passed_on(two):
     )
 
 
+def test_an_error_stays_what_it_is_where_the_store_is_gone(two, monkeypatch):
+    def gone(key: str, value: str) -> None:
+        raise ConnectionError("Broken pipe")
+
+    monkeypatch.setattr(two.store, "set", gone)
+    two.second.report(ValueError("Rank 0 is gone"))
+
+
 def test_a_rank_that_has_ended_is_missed_only_by_one_that_waits_for_it(two):
     two.second.end()
     assert two.wait(100, beats=False) is None
