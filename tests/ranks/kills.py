@@ -170,15 +170,20 @@ def live(folder: Path, name: str, whole: End, chance: random.Random, figures: Fi
         rank, kind, seconds = found
         budget, figures.kills = budget - 1, figures.kills + 1
         figures.by_rank[f"{rank} of {size}"] += 1
-        figures.by_phase[kill.phase()] += 1
+        figures.by_phase[phase()] += 1
         figures.by_kind[kind] += 1
         figures.moves[f"{before} -> {size}"] += 1
         ends.append(seconds)
-        print(f"{figures.kills:3} kills: {name}, rank {rank} of {size}, {kind}, {kill.phase()}", file=sys.stderr)
+        print(f"{figures.kills:3} kills: {name}, rank {rank} of {size}, {kind}, {phase()}", file=sys.stderr)
     else:
         uninterrupted(folder, chance.choice(SIZES) if moves else 2, settings)
     figures.lives += 1
     compare(name, End.of(folder), whole, moves, figures)
+
+
+def phase() -> str:
+    """What the killed rank was doing; the start of a run and what lies between two phases are not told apart."""
+    return kill.phase().replace("starting", "starting, between")
 
 
 def compare(name: str, found: End, whole: End, moves: bool, figures: Figures) -> None:
