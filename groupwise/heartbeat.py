@@ -134,10 +134,12 @@ class Heartbeat:
         return bool(state.get("error") or state.get("has_ended")) or self._is_gone(state)
 
     def end(self) -> None:
-        """This rank ends as it should: nobody has to wait for it any more."""
+        """This rank ends: nobody has to wait for it any more. If it holds the store, the others read its error first."""
         self._stop.set()
         self._state["has_ended"] = True
         self._write()
+        if self._state["error"] and self._holder == f"Rank {self.rank}":
+            time.sleep(NEWS_SECONDS)
 
     def missed(self) -> str | None:
         """A sentence about the rank that is missed, None while all are well."""

@@ -71,11 +71,13 @@ def make_trainer(folder: Path, settings: dict[str, Any] | None = None, *, lora: 
     settings = dict(settings or {})
     name = settings.pop("model", "llama")
     function = sparse_reward if settings.pop("is_sparse", False) else reward
+    environment = settings.pop("environment", None)
     model = with_lora(tiny_model(name), is_learnt=False) if lora else tiny_model(name)
     args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **settings})
     held_out = [{"prompt": "held out"}, {"prompt": "and more"}]
     rows = [{"prompt": text} for text in PROMPTS]
-    return GRPOTrainer(model, function, args, rows, held_out, processing_class=tiny_tokenizer())
+    rest = {"processing_class": tiny_tokenizer(), "environment": environment}
+    return GRPOTrainer(model, None if environment else function, args, rows, held_out, **rest)
 
 
 class Letters:
@@ -107,10 +109,7 @@ def plays(folder: Path, settings: dict[str, Any]) -> Any:
     if settings.pop("kill", None) == rank():
         Letters.dies_at = 20
     resume = settings.pop("resume", False)
-    args = GRPOConfig(output_dir=str(folder / "run"), **{**SETTINGS, **PLAYED, **settings})
-    rows, held_out = [{"prompt": text} for text in PROMPTS], [{"prompt": "held out"}]
-    rest = {"processing_class": tiny_tokenizer(), "environment": Letters}
-    trainer = GRPOTrainer(tiny_model("llama"), None, args, rows, held_out, **rest)
+    trainer = make_trainer(folder, {**PLAYED, **settings, "environment": Letters})
     trainer.train(resume_from_checkpoint=resume or None)
     torch.save(dict(trainer.model.state_dict()), folder / f"weights-{rank()}.pt")
     return trainer.state.global_step
@@ -122,6 +121,7 @@ def serves(folder: Path, settings: dict[str, Any]) -> Any:
     lora, resume, stop = settings.pop("lora", True), settings.pop("resume", None), settings.pop("stop", 0)
     with fake_server(folder) as url:
         given = {"servers": [url], "mismatch": "token_truncate", "server_timeout": 30, **SERVED, **settings}
+        given |= {"environment": Letters} if given.pop("plays", False) else {}
         trainer = make_trainer(folder, given, lora=lora)
         trainer.add_callback(StopAfter(stop))
         trainer.train(resume_from_checkpoint=resume)

@@ -19,6 +19,7 @@ LONG_AND_SHORT = {"max_completion_length": 48, "num_minibatches": 1, "num_iterat
 FEW_ROWS = {"prompts_per_step": 1, "num_generations": 2, "num_minibatches": 1, "micro_batch_tokens": 4096}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
 AHEAD = {"rollout_lag": 1, "max_steps": 4, "dynamic_sampling": True}
+SERVED_PLAY = {"max_completion_length": 40, "max_turn_length": 4, "max_steps": 2}
 PLAYED = {**SAVED, "lr_scheduler_type": "constant"}
 PLAYED_ON = {**PLAYED, "resume": True}
 FAULTS = ("raises", "is killed", "is stopped", "hangs", "drifts")
@@ -56,6 +57,7 @@ LAUNCHES = [
     ),
     *[Launch(f"served ahead {size}", size, "serves", {**SAVED, **AHEAD}) for size in (1, 2)],
     *[Launch(f"served whole {size}", size, "serves", {"lora": False, "shard": "full"}) for size in (1, 2)],
+    *[Launch(f"served episodes {size}", size, "serves", {**SERVED_PLAY, "plays": True}) for size in (1, 2)],
     Launch(
         "served 2 then 1",
         2,
@@ -178,7 +180,7 @@ def test_a_rank_that_dies_in_an_episode_ends_all_and_is_named(launched: dict[str
     assert (found.folder / "run" / "checkpoint-1").is_dir()
 
 
-@pytest.mark.parametrize("name", ["served ahead", "served whole"])
+@pytest.mark.parametrize("name", ["served ahead", "served whole", "served episodes"])
 def test_servers_answer_rank_0_and_every_rank_learns(launched: dict[str, Launched], name: str) -> None:
     one, two = launched[f"{name} 1"], launched[f"{name} 2"]
     assert all_well(one), one.output
