@@ -134,7 +134,7 @@ class Heartbeat:
         return bool(state.get("error") or state.get("has_ended")) or self._is_gone(state)
 
     def end(self) -> None:
-        """This rank ends: nobody has to wait for it any more. If it holds the store, the others read its error first."""
+        """This rank ends: nobody has to wait for it any more. One that holds the store lets its error be read."""
         self._stop.set()
         self._state["has_ended"] = True
         self._write()
