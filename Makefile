@@ -52,7 +52,8 @@ fuzz: $(VENV)/installed-dev  ## thousands of broken recipes, rows, rewards, chec
 faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and compare them to runs that were not (a few minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
 
-ranks: $(VENV)/installed-dev  ## kill random ranks 30 times, resume on other numbers of them, compare; name the near-tie of two numbers
+ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in shards; 30 kills of random ranks (half an hour)
+	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks --numprocesses auto --dist loadscope
 	$(BIN)/python -m tests.ranks.kills --kills 30 --out bench/results/ranks_kills.json
 	$(BIN)/python -m tests.ranks.near_tie --out bench/results/ranks_near_tie.json
 
@@ -68,9 +69,6 @@ environments: $(VENV)/installed-dev  ## chat templates of real models (from TRL 
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
 	.venv-trl/bin/python -m pytest tests/test_bridge.py tests/environments/test_tool_prompts.py -p no:cacheprovider
 	$(BIN)/python bench/environments.py
-
-ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in shards, and what ends them (a quarter of an hour)
-	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks --numprocesses auto --dist loadscope
 
 gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py

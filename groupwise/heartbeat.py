@@ -138,8 +138,6 @@ class Heartbeat:
         self._stop.set()
         self._state["has_ended"] = True
         self._write()
-        if self._state["error"] and self._holder == f"Rank {self.rank}":
-            time.sleep(NEWS_SECONDS)
 
     def missed(self) -> str | None:
         """A sentence about the rank that is missed, None while all are well."""
