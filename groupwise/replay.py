@@ -18,7 +18,6 @@ from groupwise.chat import content_text
 from groupwise.config import Recipe
 from groupwise.config.overrides import apply_overrides
 from groupwise.data import load_problems
-from groupwise.environments.calls import parse_calls
 from groupwise.environments.crew import Answer, Crew, seeded
 from groupwise.environments.environment import Environment, Observation, Reply
 from groupwise.environments.pool import EnvironmentPool
@@ -40,6 +39,7 @@ from groupwise.rewards.function import callable_name
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.runs.reader import RunReader
 from groupwise.runs.records import CompletionRecord, GroupRecord
+from groupwise.tool_calls import parse_calls
 from groupwise.types import Call, Message, Problem
 
 SHOWN, BEFORE = 160, 40
@@ -345,11 +345,11 @@ def _turns(
     """Each turn, its reply, and what came back after it."""
     said = [place for place, message in enumerate(completion["messages"]) if message["role"] == "assistant"]
     ends = [*said[1:], len(completion["messages"])]
-    has_tools = bool(getattr(environment, "tools", ()))
+    schemas = [tool.schema for tool in getattr(environment, "tools", ())]
     for turn, place, end in zip(completion["turns"], said, ends, strict=True):
         text = content_text(completion["messages"][place]["content"])
         ids = tuple(completion["ids"][turn["start"] : turn["end"]])
-        calls = parse_calls(text) if has_tools else ()
+        calls = parse_calls(text, schemas) if schemas else ()
         yield turn, Reply(text, calls, ids, turn["stop_reason"]), completion["messages"][place + 1 : end]
 
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from groupwise.environments.calls import parse_calls
 from groupwise.environments.environment import Observation, Reply
 from groupwise.environments.tools import Tool, Toolbox
 from groupwise.errors import ConfigError
+from groupwise.tool_calls import parse_calls
 from groupwise.types import Call, Message, Problem
 
 SIZES: Mapping[str, int] = {"train": 1000, "eval": 100}
