@@ -88,13 +88,14 @@ class Player:
         from groupwise.train.episodes import EpisodeSampler
         from groupwise.train.sampler import EVALUATION
 
-        config = self.inputs.config
+        config, pool = self.inputs.config, self.inputs.environment
+        assert pool is not None
         policy = load_policy(self.recipe.model, self.tokenizer, config, run)
         engine = make_engine(policy, config)
         engine.load_weights(policy.policy_model, version=0)
         problems = prepare_problems(self.problems, self.tokenizer, policy.model, config)
         sampler = EpisodeSampler.playing(
-            engine, problems, config, self.tokenizer, policy.stop_ids, self.inputs.environment,
+            engine, problems, config, self.tokenizer, policy.stop_ids, pool,
             context_length(policy.model.config),
         )  # fmt: skip
         scorer = RewardScorer(self.inputs.rewards, self.problems.column_names)

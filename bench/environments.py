@@ -92,7 +92,7 @@ def play_mcp() -> dict[str, Any]:
 
     inside = MCPServer("products")
 
-    @inside.tool()
+    @inside.tool()  # type: ignore[untyped-decorator]
     def multiply(a: int, b: int) -> int:
         """Multiplies two numbers."""
         return a * b

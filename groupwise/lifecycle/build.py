@@ -202,7 +202,7 @@ def make_scorer(inputs: RunInputs) -> RewardScorer:
         inputs.rewards,
         inputs.problems.column_names,
         signal_of=_signal_of(inputs.config),
-        environments=None if pool is None else lambda: pool.played,
+        environments=None if pool is None or inputs.plays_in_shares else lambda: pool.played,
     )
     inputs.check_held_out(scorer)
     return scorer

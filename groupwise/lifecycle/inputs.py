@@ -26,6 +26,7 @@ from groupwise.environments.load import (
 )
 from groupwise.environments.pool import EnvironmentPool, MixedPool
 from groupwise.errors import ConfigError, RunError
+from groupwise.launch import world_size
 from groupwise.lifecycle.make_curriculum import check_curriculum
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.environment_reward import EnvironmentReward
@@ -110,6 +111,21 @@ class RunInputs:
             for problems in (self.problems, *self.held_out.values()):
                 check_data(self.environment, problems, problems.column_names)
             self._check_tools(self.environment)
+            self._check_ranks()
+
+    @property
+    def plays_in_shares(self) -> bool:
+        """Whether several ranks play, each a part of the completions."""
+        return world_size() > 1 and not self.config.servers
+
+    def _check_ranks(self) -> None:
+        """Each rank plays with environments of its own, so rank 0, which calls the rewards, has only some of them."""
+        names = [each.name for each in self.rewards if "environments" in each.accepted]
+        if names and self.plays_in_shares:
+            raise ConfigError(
+                f"Reward function {names[0]} takes environments, and of {world_size()} ranks each plays with its own: "
+                "no process has them all. Give the environment a final_reward instead, or start one process."
+            )
 
     def _check_tools(self, pool: EnvironmentPool) -> None:
         """One place for tools, and a place for them in the prompts."""

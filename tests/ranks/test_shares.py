@@ -15,6 +15,7 @@ from groupwise.launch import is_leader, local_rank, rank, world_size
 from groupwise.lifecycle.follow import compare_settings
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.ranks import _open_store, this_world
+from groupwise.rewards.function import RewardFunction
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.rollout.spread import LOAD, SAMPLE, SpreadEngine, cut, sample_share
 from groupwise.train.alike import check_alike, checksums
@@ -172,3 +173,16 @@ def test_a_lag_with_an_environment_is_refused_with_its_reason():
     inputs = RunInputs(config.settings, None, None, [], environment=object())
     with pytest.raises(ConfigError, match="rollout_lag and an environment do not work together: an evaluation would"):
         inputs.check_combinations()
+
+
+def test_a_reward_that_takes_environments_is_refused_where_each_rank_has_its_own(monkeypatch):
+    def of_moves(completions, environments):
+        return [0.0 for _ in completions]
+
+    rewards = [RewardFunction.of(of_moves)]
+    inputs = RunInputs(GRPOConfig(output_dir="unused").settings, None, None, rewards, environment=object())
+    assert not inputs.plays_in_shares
+    monkeypatch.setattr("groupwise.lifecycle.inputs.world_size", lambda: 2)
+    assert inputs.plays_in_shares
+    with pytest.raises(ConfigError, match="Reward function of_moves takes environments, and of 2 ranks each plays"):
+        inputs._check_ranks()
