@@ -77,7 +77,7 @@ RECIPE_KEYS = {
 _QUANTIZED = (
     "write model_init_kwargs: {{quantization_config: {{quant_method: bitsandbytes, load_in_4bit: true}}}} with lora"
 )
-_ONE_PROCESS = "training runs in one process: leave it out"
+_ONE_READER = "data is read in one process: leave it out"
 
 RECIPE_SENTENCES = {
     **dict.fromkeys(("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"), _QUANTIZED),
@@ -87,7 +87,7 @@ RECIPE_SENTENCES = {
     "trl": "its keys stand at the top level of a recipe",
     "chat_template": "the tokenizer's own chat template is used: give a tokenizer that has it",
     "hub_model_revision": "the main branch is uploaded to: leave it out",
-    **dict.fromkeys(("dataset_num_proc", "dataloader_num_proc", "preprocessing_num_workers"), _ONE_PROCESS),
+    **dict.fromkeys(("dataset_num_proc", "dataloader_num_proc", "preprocessing_num_workers"), _ONE_READER),
 }
 """Key of such files -> what to do instead, where no key of a recipe is the same."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
 from groupwise.errors import ConfigError, did_you_mean
 
-_ALONE = "training runs in one process"
+_RANKS = "torchrun starts the ranks, and `shard` divides the weights among them"
 _OBJECTIVE = (
     "the loss is made of the objective's axes: set `loss_type`, `trust_region`, `aggregation`, `kl` in the "
     "configuration, or give a loss of your own as GRPOTrainer(policy_loss=...), called like groupwise.algo.policy_loss"
@@ -151,14 +151,14 @@ METHODS: tuple[Foreign, ...] = (
     refused("init_hf_repo", None, "push_to_hub makes the repository"),
     refused("end", None, "there is nothing to close: a run ends by itself"),
     refused("autocast_smart_context_manager", None, "the precision is `dtype`"),
-    refused("create_accelerator_and_postprocess", None, _ALONE),
+    refused("create_accelerator_and_postprocess", None, _RANKS),
     refused("floating_point_ops", None, "operations are not counted; `tokens_per_second` is recorded in every step"),
     refused("store_flos", None, "operations are not counted; `tokens_per_second` is recorded in every step"),
     refused("set_initial_training_values", None, "`trainer.args.describe()` has the batch in words"),
     refused("get_total_train_batch_size", None, "`trainer.args.describe()` has the batch in words"),
-    refused("get_cp_size", None, _ALONE),
-    refused("get_sp_size", None, _ALONE),
-    refused("get_tp_size", None, _ALONE),
+    refused("get_cp_size", None, _RANKS),
+    refused("get_sp_size", None, _RANKS),
+    refused("get_tp_size", None, _RANKS),
 )
 """Public methods, and below each its keywords as `method(keyword)`."""
 
@@ -182,7 +182,7 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
     same("callback_handler", "`callbacks`, `add_callback`, `remove_callback`, `pop_callback`"),
     same(
         "accelerator",
-        "for one process: `is_main_process`, `device`, `print`, `wait_for_everyone`, `unwrap_model`",
+        "of this process: `is_main_process`, `device`, `print`, `wait_for_everyone`, `unwrap_model`",
     ),
     same("entropy_coef", "the current one, which `use_adaptive_entropy` changes"),
     same("hub_model_id", "where push_to_hub uploads to"),
@@ -191,9 +191,9 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
     ignored("_name", "GRPO", "the model card names the algorithm by its objective"),
     ignored("_paper", None, "the model card names the formulas"),
     ignored("_template_file", None, "the model card is groupwise's own"),
-    *all_ignored(_ALONE, is_model_parallel=False, is_deepspeed_enabled=False, is_fsdp_enabled=False),
-    *all_ignored(_ALONE, is_fsdp_xla_enabled=False, is_fsdp_xla_v1_enabled=False, is_fsdp_xla_v2_enabled=False),
-    *all_ignored(_ALONE, is_distributed_loading_by_transformers=False, deepspeed=None, place_model_on_device=True),
+    *all_ignored(_RANKS, is_model_parallel=False, is_deepspeed_enabled=False, is_fsdp_enabled=False),
+    *all_ignored(_RANKS, is_fsdp_xla_enabled=False, is_fsdp_xla_v1_enabled=False, is_fsdp_xla_v2_enabled=False),
+    *all_ignored(_RANKS, is_distributed_loading_by_transformers=False, deepspeed=None, place_model_on_device=True),
     *all_ignored("log-probs are scored, no labels", label_smoother=None, can_return_loss=True),
     *all_ignored(
         "means are over the whole optimizer step", model_accepts_loss_kwargs=False, loss_is_scaled_for_ga=True
@@ -212,7 +212,7 @@ _ATTRIBUTES: tuple[Foreign, ...] = (
     *all_ignored(_OBJECTIVE, compute_loss_func=None),
     *all_ignored(_OPTIMIZER, optimizer_cls_and_kwargs=None),
     refused("data_collator", None, "completions are packed by the learner"),
-    refused("gather_function", None, _ALONE),
+    refused("gather_function", None, _RANKS),
     refused("generation_config", None, "the sampling fields are in `trainer.args`; the model keeps its own"),
     refused("eos_token_ids", None, "the ids that end a completion are in `trainer.parts.policy.stop_ids`"),
     refused("chat_template", None, "it is that of `trainer.processing_class`"),
@@ -255,7 +255,7 @@ _HOOKS: dict[str, str] = {
     "_log_completion_extra _metrics _logs _textual_logs",
     "push_to_hub uploads": "_push_from_checkpoint _finish_current_push",
     _SEARCH: "_hp_search_setup _report_to_hp_search _tune_save_checkpoint",
-    _ALONE: "_wrap_model _move_model_to_device _build_accelerator_args _defer_fsdp_gradient_reduction "
+    _RANKS: "_wrap_model _move_model_to_device _build_accelerator_args _defer_fsdp_gradient_reduction "
     "_sync_replicated_trainable_parameters",
 }
 

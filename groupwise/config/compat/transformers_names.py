@@ -5,12 +5,12 @@ from __future__ import annotations
 from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
 
 _LOADER = "problems are drawn in the training process; there is no loader to set up"
-_ONE_PROCESS = "training runs in one process"
+_RANKS = "torchrun starts the ranks, and `shard` divides the weights among them"
 _METRICS = "evaluation scores rewards; add a reward function for every number you want to see"
 _LOGS = "Python's logging and warnings stay as your program sets them"
 _COMPILE = "the learner runs uncompiled; leave it out"
 _OWN_OPTIMIZER = "build the optimizer yourself: GRPOTrainer(optimizers=(optimizer, scheduler))"
-_SAVE_MEMORY = f"{_ONE_PROCESS}; leave it out, and use LoRA or `gradient_checkpointing` to save memory"
+_SAVE_MEMORY = f"{_RANKS}; leave it out, and use `shard: full`, LoRA or `gradient_checkpointing` to save memory"
 _FP16 = "float16 is slow on CPUs and needs loss scaling; use bf16=True"
 _NON_REENTRANT = "recomputation is always of the non-reentrant kind"
 _UPLOAD = "the model is uploaded when training ends"
@@ -60,7 +60,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
         "trackers and `log_history`; the run folder has every step, and each evaluation is logged when it happens",
     ),
     same("logging_first_step"),
-    ignored("log_on_each_node", True, _ONE_PROCESS),
+    ignored("log_on_each_node", True, _RANKS),
     ignored("logging_nan_inf_filter", True, "numbers are recorded as they are"),
     ignored(
         "include_num_input_tokens_seen",
@@ -85,7 +85,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("save_only_model", False, "a checkpoint is always complete, so that it can be resumed"),
     same("save_strategy", "best is refused: `load_best_model_at_end` saves each new best"),
     same("save_steps"),
-    ignored("save_on_each_node", False, _ONE_PROCESS),
+    ignored("save_on_each_node", False, _RANKS),
     same("save_total_limit"),
     ignored("enable_jit_checkpoint", False, "Ctrl-C keeps what was finished already"),
     same("push_to_hub"),
@@ -110,7 +110,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("data_seed", None, "the order of the data follows `seed`"),
     same("use_cpu"),
     Foreign("accelerator_config", "refused", None, _NO_ACCELERATOR, met=({"dispatch_batches": False},)),
-    refused("parallelism_config", None, f"{_ONE_PROCESS}; leave it out"),
+    refused("parallelism_config", None, f"{_RANKS}; leave it out"),
     translated("dataloader_drop_last", False, "`drop_incomplete_step`"),
     *all_ignored(_LOADER, dataloader_num_workers=0, dataloader_pin_memory=True, dataloader_persistent_workers=False),
     *all_ignored(_LOADER, dataloader_prefetch_factor=None, dataloader_multiprocessing_context=None),
@@ -118,10 +118,10 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("label_names", None, "the reward functions get every column under its own name"),
     translated("train_sampling_strategy", "random", "`shuffle_dataset`: true for random, false for sequential"),
     ignored("length_column_name", "length", "completions are packed, so nothing is grouped by length"),
-    *all_ignored(_ONE_PROCESS, ddp_find_unused_parameters=None, ddp_bucket_cap_mb=None, ddp_broadcast_buffers=None),
-    *all_ignored(_ONE_PROCESS, ddp_static_graph=None, ddp_backend=None, ddp_timeout=1800),
+    *all_ignored(_RANKS, ddp_find_unused_parameters=None, ddp_bucket_cap_mb=None, ddp_broadcast_buffers=None),
+    *all_ignored(_RANKS, ddp_static_graph=None, ddp_backend=None, ddp_timeout=1800),
     refused("fsdp", None, _SAVE_MEMORY),
-    ignored("fsdp_config", None, _ONE_PROCESS),
+    ignored("fsdp_config", None, _RANKS),
     refused("deepspeed", None, _SAVE_MEMORY),
     refused("debug", "", "use Python's debugger or torch.autograd.detect_anomaly around trainer.train()"),
     ignored("skip_memory_metrics", True, "the peak memory of every step is recorded"),
@@ -129,7 +129,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("do_eval", False, "call trainer.evaluate(), or set `eval_steps`"),
     ignored("do_predict", False, "use `groupwise generate`"),
     ignored("resume_from_checkpoint", None, "pass it to trainer.train(resume_from_checkpoint=...)"),
-    ignored("local_rank", -1, _ONE_PROCESS),
+    ignored("local_rank", -1, _RANKS),
 )
 
 TRANSFORMERS_LEGACY_FIELDS: tuple[Foreign, ...] = (
@@ -149,17 +149,17 @@ TRANSFORMERS_LEGACY_FIELDS: tuple[Foreign, ...] = (
     ignored("save_safetensors", True, "models are always saved as safetensors"),
     ignored("use_mps_device", False, "the device is found by itself; `use_cpu` stays on the CPU"),
     ignored("use_ipex", False, "the device is found by itself"),
-    ignored("xpu_backend", None, _ONE_PROCESS),
+    ignored("xpu_backend", None, _RANKS),
     *all_ignored(_COMPILE, jit_mode_eval=False, torchdynamo=None),
     *all_ignored(_FP16, fp16_backend="auto", fp16_opt_level="O1"),
     ignored("half_precision_backend", "auto", "the precision is `dtype`"),
     ignored("past_index", -1, "completions have no past to keep"),
-    *all_ignored(_ONE_PROCESS, tpu_num_cores=None, tpu_metrics_debug=False, mp_parameters=""),
+    *all_ignored(_RANKS, tpu_num_cores=None, tpu_metrics_debug=False, mp_parameters=""),
     ignored("ray_scope", "last", "there is no hyper-parameter search"),
     ignored("include_inputs_for_metrics", False, _METRICS),
     ignored("include_tokens_per_second", False, "`tokens_per_second` is recorded in every step", met=(True,)),
     *all_ignored(_METRICS, eval_use_legacy_prediction_loop=False, use_legacy_prediction_loop=False),
-    refused("sharded_ddp", "", f"{_ONE_PROCESS}; leave it out"),
-    *all_ignored(_ONE_PROCESS, fsdp_min_num_params=0, fsdp_transformer_layer_cls_to_wrap=None),
+    refused("sharded_ddp", "", f"{_RANKS}; leave it out"),
+    *all_ignored(_RANKS, fsdp_min_num_params=0, fsdp_transformer_layer_cls_to_wrap=None),
     *all_ignored(_LOADER, dispatch_batches=None, split_batches=None),
 )
