@@ -210,7 +210,7 @@ class ServerFields(Section):
     """Addresses of vLLM servers that sample (scale.md): a list, `http://host:8000-8003` for several ports, or `@FILE`
     with one a line. Empty: this process samples. A key is read from the variable GROUPWISE_SERVER_KEY."""
     server_kind: Literal["vllm"] = "vllm"
-    """What the servers are: stock vLLM, of any version since 0.14 (0.18 for `sync: weights`)."""
+    """What the servers are: stock vLLM. It has run with 0.32; what of older versions has run is in docs/scale.md."""
     sync: Literal["auto", "lora", "weights"] = "auto"
     """What travels to the servers after a step: the adapter, or the weights of the whole model; auto takes the adapter
     where there is one."""
