@@ -62,7 +62,7 @@ from groupwise.lifecycle.run import Outputs, Run, start_run
 from groupwise.lifecycle.sharding import check_sharding
 from groupwise.lifecycle.signals import Interrupted, finish_step_first, stopped_by_the_leader
 from groupwise.notes import shown_by
-from groupwise.policy.adapter import active_config, require_trainable_adapter
+from groupwise.policy.adapter import active_config, has_adapter, require_trainable_adapter
 from groupwise.policy.load_model import count_parameters, warn_of_dropout
 from groupwise.policy.save import ModelWriter
 from groupwise.ranks import this_world
@@ -462,7 +462,7 @@ class GRPOTrainer(TrainerMembers):
         self.trackers.start(record, run_name, folder)
         about = without_secrets(summary(self.parts, run.schedule, run_name))
         self.screen.start({**about, "history": RunReader(folder).metrics()})
-        for line in self.args.describe(has_adapter=hasattr(self.model, "peft_config"))[1:]:
+        for line in self.args.describe(has_adapter=has_adapter(self.model))[1:]:
             if line != f"objective {self.args.preset}":  # it stands in the header
                 _log.info(line)
         if checkpoint is not None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from groupwise.config import Settings
 from groupwise.errors import ConfigError
-from groupwise.policy.adapter import named_trained
+from groupwise.policy.adapter import has_adapter, named_trained
 from groupwise.policy.backend import backend_of
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.runs.trackers import is_installed
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 def make_optimizer(config: Settings, policy_model: PolicyModel) -> tuple[Optimizer, str]:
     """The optimizer over what is trained, and the name of the one really used."""
-    lr = config.peak_learning_rate(has_adapter=hasattr(policy_model.model, "peft_config"))
+    lr = config.peak_learning_rate(has_adapter=has_adapter(policy_model.model))
     groups = _decay_groups(policy_model.optimized, config.weight_decay)
     adam: dict[str, Any] = {"lr": lr, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
     if config.optim == "sgd":
