@@ -170,7 +170,8 @@ class GRPOTrainer(TrainerMembers):
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
         has_looked = screen is not None  # the command, which brings one
-        if not has_looked and self.world.is_leader and not self.args.overwrite_output_dir:
+        is_resuming = getattr(self.args, "resume_from_checkpoint", None)
+        if not (has_looked or is_resuming or self.args.overwrite_output_dir) and self.world.is_leader:
             with shown_by(self.screen.note):
                 warn_of_used_folder(self.output_dir)
         self.hub_model_id = self.args.hub_model_id

@@ -547,7 +547,11 @@ def test_a_used_folder_is_warned_of_before_loading_and_refused_first_of_all(
         patched.setattr("groupwise.trainer.build", lambda *_: pytest.fail("built"))
         with pytest.raises(pytest.fail.Exception):
             trainer(tmp_path)
-    assert "train() will be refused: " in capsys.readouterr().out
+    assert "train() without resume_from_checkpoint will be refused: " in capsys.readouterr().out
+    trainer(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    shown = capsys.readouterr().out
+    assert "refused" not in shown
+    assert "ignored" not in shown
     run = trainer(tmp_path)
     monkeypatch.setattr("groupwise.trainer.require_trainable", lambda *_: pytest.fail("too late"))
     with pytest.raises(RunError, match=r"another output_dir.*overwrite_output_dir=True") as caught:

@@ -419,6 +419,15 @@ def test_a_reset_that_needs_what_the_data_lacks(tmp_path, monkeypatch):
         agent_trainer(tmp_path, ["x"], monkeypatch, environment_factory=Room)
 
 
+def test_an_environment_with_nothing_to_call(tmp_path, monkeypatch):
+    class Idle:
+        def reset(self):
+            return None
+
+    with pytest.raises(ConfigError, match="Idle has no public method that the policy could call, no get_reward and no"):
+        agent_trainer(tmp_path, ["x"], monkeypatch, environment_factory=Idle)
+
+
 def test_a_method_that_does_not_describe_itself(tmp_path, monkeypatch):
     class Bare(Owned):
         def guess(self, word: str) -> str:

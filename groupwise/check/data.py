@@ -22,6 +22,7 @@ from groupwise.data.problems import Problems
 from groupwise.errors import RewardError, nearest_columns
 from groupwise.json_values import as_text
 from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
+from groupwise.rewards.environment_reward import EnvironmentReward
 from groupwise.rewards.function import RewardFunction
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
@@ -83,6 +84,8 @@ def _lacking(function: RewardFunction, columns: Sequence[str], data: str) -> lis
 
 def _never_filled(function: RewardFunction, columns: Sequence[str]) -> list[str]:
     """Parameters that default to None, which looks like a column, and have none."""
+    if isinstance(function.call, EnvironmentReward):  # the column is there where there are several environments
+        return []
     parameters = inspect.signature(function.call).parameters
     known = {*columns, *REWARD_KEYWORDS}
     return sorted(name for name in function.accepted - known if parameters[name].default is None)

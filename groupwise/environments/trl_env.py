@@ -54,7 +54,12 @@ class TrlEnvironment(ToolEnvironment):
         return observation
 
     def check(self, columns: Collection[str]) -> None:
-        """Raise `ConfigError` where `reset` requires a column that the data does not have."""
+        """Raise `ConfigError` where nothing answers, or `reset` requires a column that the data does not have."""
+        if not self.tools and not hasattr(self.played, "get_reward"):
+            raise ConfigError(
+                f"{type(self.played).__name__} has no public method that the policy could call, no get_reward and no "
+                "step: nothing would answer. Give it a method with type hints and a docstring."
+            )
         found = {"prompt", *columns} - self._hidden
         parameters = inspect.signature(self.played.reset).parameters.values()
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

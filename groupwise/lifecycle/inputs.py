@@ -321,4 +321,4 @@ def warn_of_used_folder(output_dir: Path) -> None:
     try:
         require_free(RunFolder(output_dir))
     except RunError as error:
-        _log.warning(f"train() will be refused: {error}")
+        _log.warning(f"train() without resume_from_checkpoint will be refused: {error}")

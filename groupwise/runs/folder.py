@@ -138,9 +138,8 @@ def open_run(path: str | Path) -> RunFolder:
     """
     folder = RunFolder(Path(os.path.expanduser(path)))
     if not folder.path.is_dir():
-        raise RunError(
-            f'No run folder at "{path}": there is no such folder.{near_path(path)} Give the output_dir of a run.'
-        )
+        why = "it is a file." if folder.path.exists() else f"there is no such folder.{near_path(path)}"
+        raise RunError(f'No run folder at "{path}": {why} Give the output_dir of a run.')
     if not folder.is_run:
         raise RunError(
             f'"{path}" is not a run folder: found neither run.json nor metrics.jsonl. Give the output_dir of a run.'

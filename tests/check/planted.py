@@ -83,7 +83,7 @@ def checked(
     """The check of a recipe with these parts, through the front door; only loading is replaced."""
     config = GRPOConfig(**{**SETTINGS, "output_dir": str(tmp_path / "run"), **settings}).settings
     eval_problems = None if held_out is None else load_problems(list(held_out))
-    pool, functions = with_environment(environment, resolve_rewards(rewards), config)
+    pool, functions = with_environment(environment, None, resolve_rewards(rewards), config)
     inputs = RunInputs(config, load_problems(list(rows)), eval_problems, functions, None, environment=pool)
 
     def load(inputs: RunInputs) -> RunParts:

@@ -144,7 +144,9 @@ def test_starts_that_differ(tmp_path: Path) -> None:
 
 
 def test_a_game_that_is_longer_than_max_turns(tmp_path: Path) -> None:
-    assert "out_of_turns" in names(played(tmp_path, Longer, max_turns=1), "warn")
+    found = names(played(tmp_path, Longer, max_turns=1), "warn")
+    assert "out_of_turns" in found
+    assert "wrong_column" not in found
 
 
 def tools() -> ToolEnvironment:
@@ -158,7 +160,8 @@ def test_tools_that_are_never_called(tmp_path: Path) -> None:
 
 def test_calls_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = (Call("", error="no name. Write JSON."),)
-    monkeypatch.setattr("groupwise.train.episodes.parse_calls", lambda text: wrong if len(text) > 2 else ())
+    read = lambda self, text, ids, before, schemas: wrong if len(text) > 2 else ()  # noqa: E731
+    monkeypatch.setattr("groupwise.tool_calls.ToolChat.calls", read)
     result = checked(tmp_path, {"name": "length", "target": 3}, environment=tools, engine=Short(), **TURNS)
     assert "calls_fail" in names(result, "warn")
     assert "tools_unused" not in names(result)

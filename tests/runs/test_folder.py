@@ -194,6 +194,10 @@ def test_room_that_a_killed_run_held_counts_as_free(tmp_path: Path, monkeypatch:
 def test_what_is_not_a_run_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no such folder"):
         open_run(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"it is a file\. Give the output_dir"):
+        open_run(tmp_path / "file")
+    (tmp_path / "file").unlink()
     with pytest.raises(RunError, match=r"neither run\.json nor metrics\.jsonl"):
         open_run(tmp_path)
 

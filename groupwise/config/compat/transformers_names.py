@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groupwise.config.compat.foreign import Foreign, all_ignored, ignored, refused, same, translated
+from groupwise.config.compat.foreign import Foreign, all_ignored, for_program, ignored, refused, same, translated
 
 _LOADER = "problems are drawn in the training process; there is no loader to set up"
 _RANKS = "torchrun starts the ranks, and `shard` divides the weights among them"
@@ -128,7 +128,7 @@ TRANSFORMERS_FIELDS: tuple[Foreign, ...] = (
     ignored("do_train", False, "call trainer.train()"),
     ignored("do_eval", False, "call trainer.evaluate(), or set `eval_steps`"),
     ignored("do_predict", False, "use `groupwise generate`"),
-    ignored("resume_from_checkpoint", None, "pass it to trainer.train(resume_from_checkpoint=...)"),
+    for_program("resume_from_checkpoint", None, "pass it to trainer.train(resume_from_checkpoint=...)"),
     ignored("local_rank", -1, _RANKS),
 )
 
