@@ -47,6 +47,8 @@ class Runs:
     notes: tuple[str, ...] = ()
     """Words of notes about settings that have no effect."""
     more: Callable[[dict[str, Any]], None] = lambda names: None
+    is_refused_by_trl: bool = False
+    """Whether TRL refuses the chat template of this model, which writes no tools; here a text shows them."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,8 @@ OUTCOMES: dict[str, Runs | Refused] = {
     ),
     "09": Refused(ConfigError, ("= 1 completions", "num_generations 8", "Set")),
     "10": Runs({"temperature": 0.7, "seed": 7, "reward_weights": [1.0, 2.0]}, notes=(NO_VLLM,), more=_open_r1),
-    "11": Refused(ConfigError, ('"tools"', "one turn")),
-    "12": Refused(ConfigError, ('"environment_factory"', "one turn")),
+    "11": Runs(is_refused_by_trl=True),
+    "12": Runs(is_refused_by_trl=True),
     "13": Runs({"beta": 0.05, "num_generations": 2}, updates=4, notes=(NO_VLLM,)),
     "14": Runs({"learning_rate": 2e-5, "num_generations": 8}, more=_notebook),
     "15": Runs({"learning_rate": 5e-6, "warmup_steps": 1}, more=_named_rewards),
@@ -224,6 +226,10 @@ def test_a_program_runs_as_with_trl_or_is_told(number: str, folder: Path, caplog
         return
     for line, in_trl in zip(lines, IN_TRL[number], strict=True):
         names = space.start(space.source(number), line)
+        if outcome.is_refused_by_trl:
+            assert "chat template does not support tool calling" in in_trl["error"]
+            assert names["trainer"].state.global_step > 0
+            continue
         _compare(space.meaning(names), in_trl, outcome)
     args = names["trainer"].args
     assert {name: getattr(args, name) for name in outcome.settings} == dict(outcome.settings)
@@ -322,4 +328,4 @@ def test_every_program_has_an_outcome() -> None:
     numbers = {path.name[:2] for path in space.PROGRAMS.iterdir() if path.suffix in (".py", ".yaml")}
     assert numbers == {*OUTCOMES, *FILES}
     assert len(numbers) == 30
-    assert sum(isinstance(outcome, Runs) for outcome in OUTCOMES.values()) >= 20
+    assert sum(isinstance(outcome, Runs) for outcome in OUTCOMES.values()) >= 22
