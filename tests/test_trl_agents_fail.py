@@ -40,7 +40,7 @@ class Shelf:
         return "x" * count
 
     def wait(self) -> str:
-        """Waits for ever."""
+        """Never returns."""
         self.is_free.wait(20)
         return "free"
 

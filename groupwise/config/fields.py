@@ -191,7 +191,7 @@ class EnvironmentFields(Section):
     environment_timeout_s: Positive = 120.0
     """Seconds for one answer of an environment; one that takes longer has failed, and its completion is unscored."""
     tool_timeout_s: Positive = 30.0
-    """Seconds for one call of a tool; of one that takes longer the policy is told."""
+    """Seconds for one call of a tool; the policy reads that a longer one has timed out."""
     turn_format: str = "\n{observation}\n"
     """What follows a turn after a prompt of plain text, `{observation}` being what came back. Chats have a template."""
 

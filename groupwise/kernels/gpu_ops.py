@@ -52,9 +52,14 @@ def _kernels() -> Any:
     return triton_kernels
 
 
+def power_of_two(number: int, least: int = 1) -> int:
+    """The smallest power of two that is no smaller than either."""
+    return max(1 << (number - 1).bit_length(), least)
+
+
 def block_of(width: int) -> int:
-    """The power of two that holds this many numbers."""
-    return max(16, 1 << (width - 1).bit_length())
+    """Numbers that a program holds for this many: a power of two, large enough for a product."""
+    return power_of_two(width, 16)
 
 
 def _warps(block: int) -> int:
@@ -335,7 +340,7 @@ def attend_static(q_RHD: Tensor, caches: StaticCaches, rule: ScoreRule, columns:
     )  # fmt: skip
     k.merge_parts[(rows, heads)](
         largest, total, summed, rule.sinks_H, out_RJ, heads, parts, width, columns,
-        HAS_SINKS=rule.sinks_H is not None, PARTS=1 << (parts - 1).bit_length(), D=block_of(width), num_warps=1,
+        HAS_SINKS=rule.sinks_H is not None, PARTS=power_of_two(parts), D=block_of(width), num_warps=1,
     )  # fmt: skip
     return out_RJ
 

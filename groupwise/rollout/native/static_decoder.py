@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from groupwise.kernels.gpu_ops import power_of_two
 from groupwise.policy.fused_model import FusedModel
 from groupwise.rollout.native.generation import WORTH_REARRANGING, Generation, group_by_prompt
 from groupwise.rollout.native.kv_cache import PromptCache, choose_slots
@@ -25,7 +26,6 @@ from groupwise.rollout.native.static_grid import (
     Bucket,
     StaticGrid,
     is_drawn_in_step,
-    power_of_two,
     sample_cache,
 )  # fmt: skip
 from groupwise.rollout.nonfinite_logits import NonFiniteLogitsError

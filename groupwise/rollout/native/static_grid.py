@@ -44,11 +44,6 @@ _STOPS = 64
 """End tokens that there is room for."""
 
 
-def power_of_two(number: int, least: int) -> int:
-    """The smallest power of two that is no smaller than either."""
-    return max(1 << (number - 1).bit_length(), least)
-
-
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Sizes that one set of buffers has, all powers of two; one recording is made for each."""

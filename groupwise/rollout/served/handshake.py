@@ -121,7 +121,7 @@ def _tokenizer(server: Server, needs: Needs) -> str | None:
 def _processed(server: Server, needs: Needs) -> str | None:
     """Halving the temperature doubles every difference between two log-probs of the distribution that is sampled.
 
-    The behaviour is what counts: a version of vLLM had the setting and left the temperature out.
+    The setting alone proves nothing: a version of vLLM had it and left the temperature out.
     """
     ids = needs.probe_ids
     at_one, at_half = (server.dialect.top_logprobs(server.model, ids, t, 5) for t in (1.0, 0.5))
