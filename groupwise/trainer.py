@@ -169,6 +169,7 @@ class GRPOTrainer(TrainerMembers):
         self.screen: Screen = screen or make_screen(is_quiet=not self.world.is_leader)
         self.output_dir = Path(self.args.output_dir).absolute()
         """Stays where it is when a reward or a script changes the working directory."""
+        run_folder.require_folder(run_folder.RunFolder(self.output_dir))
         has_looked = screen is not None  # the command, which brings one
         is_resuming = getattr(self.args, "resume_from_checkpoint", None)
         if not (has_looked or is_resuming or self.args.overwrite_output_dir) and self.world.is_leader:

@@ -533,6 +533,24 @@ def test_overwriting_starts_afresh(tmp_path: Path) -> None:
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["taken", "taken/run"])
+def test_a_file_in_the_place_of_the_folder_is_refused_before_loading(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("theirs")
+    monkeypatch.setattr("groupwise.trainer.build", lambda *_: pytest.fail("built"))
+    with pytest.raises(RunError, match=r"is a file; expected a folder\. Choose another output_dir"):
+        trainer(tmp_path / place)
+    assert (tmp_path / "taken").read_text() == "theirs"
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_the_run_is_touched(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run")
+    with pytest.raises(RunError, match=r"is not a checkpoint: there is no such folder\. Give a folder checkpoint-N"):
+        run.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-9"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("leaves", ["a run", "another program's checkpoint"])
 def test_a_used_folder_is_warned_of_before_loading_and_refused_first_of_all(
     tmp_path: Path, leaves: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -15,6 +16,7 @@ from groupwise.config.compat.trainer_names import check_argument
 from groupwise.config.make_settings import replaced
 from groupwise.environments.pool import EnvironmentPool
 from groupwise.errors import ConfigError, named, shortened
+from groupwise.runs import manifest
 
 _log = logging.getLogger(__name__)
 
@@ -115,12 +117,19 @@ def warn_of_lengths(objective: Objective) -> None:
 
 
 def check_checkpoint(wanted: Any) -> None:
-    """Raise `ConfigError` for a `resume_from_checkpoint` that is neither a switch nor a path."""
+    """Refuse a `resume_from_checkpoint` that cannot be one, before anything of the run is touched.
+
+    Raises:
+        ConfigError: it is neither a switch nor a path.
+        RunError: the path is not that of a checkpoint.
+    """
     if wanted is not None and not isinstance(wanted, bool | str | os.PathLike):
         raise ConfigError(
             f"resume_from_checkpoint is {wanted!r}; expected True for the latest checkpoint, or the folder of one, "
             'such as "runs/NAME/checkpoint-2".'
         )
+    if wanted and not isinstance(wanted, bool):
+        manifest.require(Path(wanted))
 
 
 def with_quantization(settings: Settings, model: Any, quantization: Any) -> Settings:

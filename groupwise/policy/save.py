@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -67,7 +68,6 @@ class ModelWriter:
 
     def _write_whole(self, folder: Path, trained: Mapping[str, nn.Parameter]) -> dict[str, str]:
         save_model(self.model, folder)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's own card names local paths
         keys = _keys_in_files(self.model, trained, folder)
         holds_exactly = has_adapter(self.model) and {*keys.values()} == _keys_of(folder / ADAPTER_WEIGHTS)
         if holds_exactly and keys.keys() == trained.keys():
@@ -206,13 +206,28 @@ def weights_beside(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach() for n, p in trained.beside.items() if p.data_ptr() not in held}
 
 
+@contextmanager
+def _without_pefts_card(card: Path) -> Iterator[None]:
+    """Inside, peft writes its card or edits the one that is there; afterwards the folder has what it had before.
+
+    peft's card is an empty form that names the local path of the base.
+    """
+    before = card.read_bytes() if card.is_file() else None
+    yield
+    if before is None:
+        card.unlink(missing_ok=True)
+    else:
+        card.write_bytes(before)
+
+
 def _save_adapter(model: Any, path: Path) -> None:
     name = active_adapter(model)
     beside = weights_beside(model)
     with warnings.catch_warnings():
         # peft keeps a copy of embeddings that an adapter covers, which is larger and harmless
         warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
-        model.save_pretrained(path, selected_adapters=[name])
+        with _without_pefts_card(path / "README.md"):
+            model.save_pretrained(path, selected_adapters=[name])
     if name != "default":
         _move_up(path / str(name), path)
     if beside:

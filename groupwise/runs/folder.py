@@ -256,6 +256,20 @@ def make_check(output_dir: str | Path) -> Path:
     return folder.check
 
 
+def require_folder(folder: RunFolder) -> None:
+    """Raise `RunError` where a file stands in the place of the run or of a folder above it. Writes nothing."""
+    there = next(place for place in (folder.path, *folder.path.absolute().parents) if os.path.exists(place))
+    if not there.is_dir():
+        raise RunError(f"{_file_in_the_way(there, folder)} Choose another output_dir.")
+
+
+def _file_in_the_way(file: Path, folder: RunFolder) -> str:
+    what = f'output_dir "{folder.path}"'
+    if file == folder.path:
+        return f"{what} is a file; expected a folder."
+    return f'{what} cannot be made: "{file}" is a file; expected a folder.'
+
+
 def _make_writable(path: Path, folder: RunFolder) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -270,9 +284,7 @@ def _why_not_writable(path: Path, folder: RunFolder, error: OSError) -> str:
     what = f'output_dir "{folder.path}"'
     there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
     if not there.is_dir():
-        if there == folder.path:
-            return f"{what} is a file; expected a folder."
-        return f'{what} cannot be made: "{there}" is a file; expected a folder.'
+        return _file_in_the_way(there, folder)
     if there == path:
         return f"Cannot write to {what}: {error.strerror}. Expected a folder that you may write to."
     reason = "the system lets nobody make one there" if isinstance(error, FileNotFoundError) else error.strerror

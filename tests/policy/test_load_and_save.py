@@ -130,3 +130,13 @@ def test_a_merged_folder_is_read_by_plain_transformers(tmp_path, name, wrap):
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("own", [None, "# Ours\n"])
+def test_an_adapters_folder_keeps_its_own_card_and_none_of_pefts(tmp_path, own):
+    if own is not None:
+        (tmp_path / "README.md").write_text(own)
+    model = with_lora(tiny_model())
+    save_policy(model, tiny_tokenizer(), tmp_path)
+    assert (tmp_path / "adapter_config.json").is_file()
+    assert ((tmp_path / "README.md").read_text() if (tmp_path / "README.md").exists() else None) == own
