@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -58,3 +59,12 @@ def real_report(monkeypatch: pytest.MonkeyPatch) -> None:
     from groupwise.report.write import write_report
 
     monkeypatch.setattr("groupwise.report.write_report", write_report)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays; whoever collects garbage need not look through it again.
+
+    Every trainer that is made collects garbage, and a suite holds millions of objects.
+    """
+    gc.collect()
+    gc.freeze()
