@@ -53,7 +53,7 @@ faults: $(VENV)/installed-dev  ## kill runs at least 200 times, resume them, and
 	PYTHONPATH=tests $(BIN)/python -m faults.suite --kills 300 --out bench/results/faults.json
 
 ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in shards; 30 kills of random ranks (half an hour)
-	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks --numprocesses auto --dist loadscope
+	GROUPWISE_RANKS=1 $(BIN)/python -m pytest tests/ranks tests/test_bench.py -k 'ranks' --numprocesses auto --dist loadscope
 	$(BIN)/python -m tests.ranks.kills --kills 30 --out bench/results/ranks_kills.json
 	$(BIN)/python -m tests.ranks.near_tie --out bench/results/ranks_near_tie.json
 

