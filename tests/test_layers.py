@@ -75,6 +75,7 @@ rollout              types errors world kernels policy quiet transformers_intern
 runs/completion_table.py  types runs                                             rich
 runs/screen.py       types errors forks streams config runs                  rich
 runs/folder.py       errors ways_out runs.schema_1                           filelock
+runs/token_record.py  errors runs.folder                                     numpy safetensors
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib
