@@ -147,3 +147,4 @@ def start_run(
     shared = SharedCollector(ahead or collector, learner.world)
     loop = Loop(policy_model, parts.engine, shared, learner, schedule, hooks, callbacks.state)
     return Run(loop, outputs, guards, evaluation, log, checkpoints, hooks, named)
+        are_tokens_recorded=config.are_tokens_recorded,
