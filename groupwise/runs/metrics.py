@@ -396,6 +396,15 @@ _EVALUATION = (
     Metric("eval_<set>_<key>", "-", "Any other key of an evaluation, of that set."),
     Metric("time/eval_<set>", "s", "The evaluation of that set after this step, beside step_time.", "down"),
 )
+    Metric(
+        "eval_gold_logprob",
+        "nats/token",
+        "Log-prob of the data's own answer as the whole completion, without an end token: the mean over its tokens "
+        "(max_completion_length at most), then over the held-out problems that have one. There where the data has "
+        "answers that a reward reads, and no environment answers.",
+        "up",
+        "rises where the answer is all that is written; says little where reasoning comes first",
+    ),
 
 _TURNS = (
     Metric("environment/turns/mean", "count", "Turns of a completion, with an environment.", "none"),
