@@ -273,13 +273,16 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a runn
 
     page, reader = write_report(run), RunReader(run)
     records, ended = reader.metrics(), ending(reader)
-    if ended:
-        print(redact(ended))
+    collapse = one_answer(records, one_answer_setting(reader.config))
+    for text in (ended, collapse):
+        if text:
+            print(redact(text))
     change = reward_change(records)
     if change is not None:
         print(change.verdict)
     width = max(len(label) for label, _ in in_short(records))
     for label, value in in_short(records):
+    from groupwise.runs.collapse import one_answer, one_answer_setting
         print(f"  {label.ljust(width)}  {value}")
     print(f"report  {page}")
 

@@ -53,7 +53,8 @@ def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
     recipe = {**origin["recipe"]}
     if "guards" in recipe:
         recipe["guards"] = with_new_names(recipe["guards"])
-    parts = {"log": {"asked": []}, "ahead": {"collected": {}}, **state["parts"]}
+    absent = {"log": {"asked": []}, "ahead": {"collected": {}}, "solved": {"lowest": None, "highest": None}}
+    parts = {**absent, **state["parts"]}
     parts["guards"] = {**watched, "records": with_new_names(watched["records"])}
     return {**state, "origin": {**origin, "recipe": recipe}, "parts": parts}
 

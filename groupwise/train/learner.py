@@ -178,6 +178,7 @@ class Learner:
         first = FirstLogProbs(batch) if self._are_first_logprobs_kept(batch) else None
         stats: list[Stats] = []
         norms, skipped = [], []
+        entropy = None if self._rows_with_gradient(batch) else self._entropy_of_a_few(batch)
         lr = float(self.scheduler.get_last_lr()[0])
         beta, entropy_coef = self.coefficients.beta, self.coefficients.entropy_coef
         for iteration in range(self.config.num_iterations):
@@ -191,7 +192,7 @@ class Learner:
                 skipped.append(why)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
                     self.policy_model.refresh()
-        merged = Stats.merge_all(stats).floats()
+        merged = {"entropy": entropy, **Stats.merge_all(stats).floats()}
         for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
             if (total := merged.get(name)) is not None:
                 merged[name] = total / len(stats)
@@ -284,6 +285,20 @@ class Learner:
             return merged
         return Stats.merge_all(self.world.gather(merged.on_host(), "the measurements of all passes"))
 
+    @torch.no_grad()
+    def _entropy_of_a_few(self, batch: Batch) -> float | None:
+        """Mean entropy over the tokens of one completion a group, for a step that makes no pass; None without a token.
+
+        A policy that has collapsed has no signal: its entropy is needed where nothing is learnt.
+        """
+        has_tokens = batch.mask_NT.any(dim=1).tolist()
+        firsts = [next((row for row in run if has_tokens[row]), None) for run in batch.rows.runs()]
+        rows = batch.rows.select([row for row in firsts if row is not None])
+        if not len(rows):
+            return None
+        _, entropy_NT = self._forward(rows)
+        return float(entropy_NT.sum() / completion_mask(rows, entropy_NT.device).sum())
+
     def _step_weights(self, batch: Batch) -> StepWeights:
         now = None
         if self.objective.needs_forward:
@@ -330,6 +345,7 @@ class Learner:
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
         with self.policy_model.pass_over(rows.rows, self.scoring) as scores:
+            keep(part, scores.logprob_NT)
             arguments = {
                 "old_logprob_NT": rows.old_logprob_NT,
                 "rollout_logprob_NT": rows.rollout_logprob_NT,
@@ -345,7 +361,6 @@ class Learner:
             stats: Stats
             loss, stats = policy_loss(*given, **arguments)
             if self._own_loss is not None:
-            keep(part, scores.logprob_NT)
                 loss, stats = own_loss(self._own_loss, stats, *given, **arguments)
             loss = loss if factor == 1.0 else loss * factor
             loss.backward()
