@@ -19,7 +19,8 @@ MEASURED_BY_PASSES = (
     "sampling/sampling_logp_difference/mean",
     "sampling/sampling_logp_difference/max",
 )
-"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts."""
+"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts. The
+entropy is measured there on its own, where a completion has a token."""
 
 
 def step_metrics(result: StepResult) -> dict[str, Any]:
