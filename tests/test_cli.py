@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hub_stub
 import pytest
@@ -430,6 +430,30 @@ def test_plain_text_is_continued_and_a_chat_gets_its_template(
     system = {"role": "system", "content": "be brief"}
     assert asked[:2] == ["hi", [system, {"role": "user", "content": "hi"}]]
     assert asked[2] == [{"role": "user", "content": "from a pipe"}]
+
+
+def test_a_run_brings_its_system_prompt_and_its_token_limit(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def answer(model: Any, tokenizer: Any, prompt: Any, sampling: Any, **_: Any) -> None:
+        asked.append((prompt, sampling.max_tokens))
+
+    monkeypatch.setattr("groupwise.generate.generate", answer)
+    shutil.copytree(place / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run/run.json").read_text())
+    config["recipe"] |= {"system_prompt": "One word.", "max_completion_length": 7}
+    (tmp_path / "run/run.json").write_text(json.dumps(config))
+    user = {"role": "user", "content": "hi"}
+    of_run, mine = ({"role": "system", "content": text} for text in ("One word.", "two words"))
+    for folder in (tmp_path / "run", tmp_path / "run/final"):
+        run("generate", folder, "--prompt", "hi")
+        assert asked.pop() == ([of_run, user], 7)
+    run("generate", tmp_path / "run", "--prompt", "hi", "--system", "two words", "--max-tokens", "3")
+    run("generate", tmp_path / "run", "--prompt", "hi", "--plain")
+    run("generate", place / "base", "--prompt", "hi")
+    assert asked == [([mine, user], 3), ("hi", 7), ([user], 256)]
 
 
 def test_what_generate_cannot_do_is_said(place: Path, tmp_path: Path, run: Run) -> None:

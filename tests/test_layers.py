@@ -75,6 +75,7 @@ rollout              types errors world kernels policy quiet transformers_intern
 runs/completion_table.py  types runs                                             rich
 runs/screen.py       types errors forks streams config runs                  rich
 runs/folder.py       errors ways_out runs.schema_1                           filelock
+runs/token_record.py  errors runs.folder                                     numpy safetensors
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib
@@ -85,7 +86,8 @@ train                types errors rounding config algo world chat bridge environ
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
 checkpoint           types errors ways_out json_values config world data policy runs train checkpoint \
     torch safetensors
-guards               types errors config data policy rollout runs train guards            torch
+guards               types errors config rewards.extract rewards.gold_answers data policy rollout runs train guards \
+    torch
 lifecycle            types errors ways_out rounding forks launch json_values config algo world ranks sources chat \
     bridge environments rewards data tasks policy rollout runs train torch_settings torch_internals checkpoint guards \
     lifecycle                                                        torch transformers

@@ -21,7 +21,8 @@ from groupwise.rewards import RewardScorer, resolve_rewards
 from groupwise.rewards.signal import has_signal, weighted_steps
 from groupwise.rounding import differ, is_equal, reaches
 from groupwise.train.step_metrics import rewards as reward_metrics
-from groupwise.types import Completion, Problem, ScoredGroup
+from groupwise.train.step_metrics import solved_share
+from groupwise.types import Completion, Problem, ScoredGroup, StepGroup
 
 PAIRS = [
     (0.1 + 0.2, 0.3, True),
@@ -168,7 +169,8 @@ def test_the_metric_counts_such_groups_as_without_signal() -> None:
     groups = [group_of([0.1 + 0.2, 0.3]), group_of([0.1 + 0.2 - 0.3, 0.0]), group_of([0.0, 1.0])]
     found = reward_metrics(Collected(groups=groups, function_s={"f": 0.0}))
     assert found["frac_reward_zero_std"] == pytest.approx(2 / 3)
-    assert found["frac_reward_zero_std/solved"] == pytest.approx(1 / 3)
+    used = [StepGroup.of_scored(group) for group in groups]
+    assert solved_share(used, 0.3) == pytest.approx(1 / 3)
 
 
 def test_a_function_on_the_scale_of_its_group_is_0_where_the_group_is_equal() -> None:

@@ -16,6 +16,7 @@ from groupwise.config.guards import BY_NAME, Guard, GuardSetting
 from groupwise.guards.agreement import likely_cause
 from groupwise.lifecycle.build import RunParts, make_learner
 from groupwise.policy.policy_model import Scoring
+from groupwise.runs.token_record import num_bytes
 from groupwise.train.batch import Batch, Samples
 from groupwise.train.learner import Learner
 from groupwise.train.optim import make_optimizer
@@ -48,6 +49,9 @@ class Cost:
     """From which on a guard of the run acts; None where these guards are off."""
     why_skipped: str | None
     """Why the update would have to be left out: not finite; None for one that could be taken."""
+    token_record_bytes: int
+    """Of the per-token record of a step that has one."""
+    num_token_records: int
 
     @property
     def step_s(self) -> float:
@@ -84,7 +88,15 @@ def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
         mismatch=update.stats.get("sampling/mismatch") if run.engine.capabilities.keeps_logprobs else None,
         mismatch_limit=mismatch_limit(run),
         why_skipped=next((why for why in update.why_skipped if why is not None), None),
+        token_record_bytes=round(scale * _token_record_bytes(batch)),
+        num_token_records=sum(map(config.are_tokens_recorded, range(1, schedule.num_steps + 1))),
     )
+
+
+def _token_record_bytes(batch: Batch) -> int:
+    """Of the completions of this batch."""
+    has_ref, is_by_token = batch.ref_logprob_NT is not None, batch.advantages.dim() == 2
+    return num_bytes(len(batch), int(batch.mask_NT.sum()), num_arrays=1 + has_ref + is_by_token)
 
 
 def guards_of_mismatch(run: RunParts) -> list[tuple[Guard, GuardSetting]]:

@@ -9,7 +9,13 @@ from itertools import islice
 from statistics import fmean
 
 from groupwise.check.finding import Finding, Level
-from groupwise.check.gold_answers import (
+from groupwise.data.problems import Problems
+from groupwise.errors import RewardError, nearest_columns
+from groupwise.json_values import as_text
+from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
+from groupwise.rewards.environment_reward import EnvironmentReward
+from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.gold_answers import (
     USUAL_NAMES,
     columns_read,
     gold_column,
@@ -18,12 +24,6 @@ from groupwise.check.gold_answers import (
     occurs,
     prompt_words,
 )
-from groupwise.data.problems import Problems
-from groupwise.errors import RewardError, nearest_columns
-from groupwise.json_values import as_text
-from groupwise.lifecycle.inputs import EVALUATION_DATA, RunInputs
-from groupwise.rewards.environment_reward import EnvironmentReward
-from groupwise.rewards.function import RewardFunction
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
 LOOK_AT = 2000

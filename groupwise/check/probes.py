@@ -9,11 +9,11 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from groupwise.check.gold_answers import gold_column, gold_text, prompt_words
 from groupwise.check.sample import Sampled
 from groupwise.data.order import Draw
 from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.function import RewardFunction
+from groupwise.rewards.gold_answers import gold_column, gold_text, prompt_words
 from groupwise.rewards.opened import tags_of
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.train.collect import score_as_the_program

@@ -119,6 +119,10 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
     if cost.memory_bytes is not None:
         total = f" of {cost.memory_total_bytes / GIB:.1f}" if cost.memory_total_bytes else ""
         rows.append(("memory", f"{cost.memory_bytes / GIB:.2f}{total} GiB used so far, optimizer state included"))
+    if cost.num_token_records:
+        size = cost.token_record_bytes
+        in_run = f"{cost.num_token_records * size / 1e6:,.1f} MB in the run (log_token_stats_steps)"
+        rows.append(("token records", f"about {size / 1e3:,.1f} kB a step, {in_run}"))
     if cost.mismatch is not None:
         rows.append(("engine", agreement_line(cost.mismatch, cost.mismatch_limit)))
     return rows

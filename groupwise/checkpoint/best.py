@@ -81,20 +81,24 @@ def metric_name(config: Settings) -> str:
     return name if name.startswith("eval_") else f"eval_{name}"
 
 
-def is_measured(config: Settings, key: str) -> bool:
-    """Whether evaluations under this configuration have a key of theirs."""
+def is_measured(config: Settings, key: str, *, has_gold: bool = True) -> bool:
+    """Whether evaluations under this configuration have a key of theirs; `has_gold`: their data has right answers."""
     if "_greedy_reward" in key:
         return config.eval_greedy
+    if key.endswith("_gold_logprob"):
+        return has_gold
     return not key.endswith("_loss") or has_evaluation_loss(config)
 
 
-def check_metric(config: Settings, functions: Sequence[str], prefixes: Sequence[str] = ("eval",)) -> None:
+def check_metric(
+    config: Settings, functions: Sequence[str], prefixes: Sequence[str] = ("eval",), *, has_gold: bool = True
+) -> None:
     """Raise `ConfigError` when no evaluation will ever have the metric.
 
     `prefixes`: how the metrics of each evaluation set begin.
     """
     known = [key for prefix in prefixes for key in evaluation_keys(prefix, functions)]
-    known = [key for key in known if is_measured(config, key)]
+    known = [key for key in known if is_measured(config, key, has_gold=has_gold)]
     is_needed = config.metric_for_best_model is not None or config.load_best_model_at_end
     if is_needed and metric_name(config) not in known:
         raise ConfigError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from groupwise.checkpoint.state_tree import split
-from groupwise.config.guards import with_new_names
+from groupwise.config.guards import defaults, resolved, with_new_names
 from groupwise.train.learner import Learner
 
 
@@ -51,9 +51,10 @@ def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
     """Guards under the names that they have now, and the parts that not every run or version has."""
     origin, watched = state["origin"], state["parts"]["guards"]
     recipe = {**origin["recipe"]}
-    if "guards" in recipe:
-        recipe["guards"] = with_new_names(recipe["guards"])
-    parts = {"log": {"asked": []}, "ahead": {"collected": {}}, **state["parts"]}
+    if isinstance(recipe.get("guards"), Mapping):  # a guard of a later version was as it is by default
+        recipe["guards"] = {**resolved(defaults()), **with_new_names(recipe["guards"])}
+    absent = {"log": {"asked": []}, "ahead": {"collected": {}}, "solved": {"lowest": None, "highest": None}}
+    parts = {**absent, **state["parts"]}
     parts["guards"] = {**watched, "records": with_new_names(watched["records"])}
     return {**state, "origin": {**origin, "recipe": recipe}, "parts": parts}
 

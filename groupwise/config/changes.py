@@ -21,6 +21,7 @@ AROUND = frozenset(
             "log_completions",
             "num_completions_to_print",
             "log_unique_prompts",
+            "log_token_stats_steps",
             "trust_remote_code",
         ),
         *("save_strategy", "save_steps", "save_total_limit", "overwrite_output_dir"),

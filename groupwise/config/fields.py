@@ -84,6 +84,9 @@ class RunFields(Section):
     """Completions of the table on screen, drawn from those of the step; null shows all. The run folder has all."""
     log_unique_prompts: bool = False
     """Whether the table in wandb holds one completion of each prompt instead of all."""
+    log_token_stats_steps: NonNegativeInt = 1
+    """Every so many steps the run folder gets log-prob, log-ratio to the reference and advantage of every sampled token
+    (run-folder.md), 2 bytes each; 0 is never."""
     save_strategy: Interval = "steps"
     """When a checkpoint is written: every `save_steps` steps, at the end of each epoch, or never."""
     save_steps: Count = 500

@@ -150,6 +150,21 @@ GUARDS = (
         largest=1.0,
     ),
     Guard(
+        "one_answer",
+        "How often the answers to two different prompts of a step differ, as a share of how often the data's own "
+        "answers to them do (of always, where the data has none); not where an environment answers",
+        "the policy gives different prompts one answer: theirs differ {value:.0%} as often as the data's",
+        "below",
+        GuardSetting("warn", 0.2, steps=10),
+        "ours: a policy that answers right is at 100%, one that gives everything the same label, and another to one "
+        "prompt in ten, below 20%; ten steps, as an untrained model may begin there. It warns, because a reward can "
+        "ask for one answer",
+        "Read the completions of the last step. If they should differ, go back to an earlier checkpoint with a lower "
+        "learning_rate or a larger beta, balance the answers of the data, and let the reward pay no answer more often "
+        "than it is right.",
+        largest=1.0,
+    ),
+    Guard(
         "no_signal",
         "Share of the groups whose rewards do not differ between completions",
         "{value:.0%} of the groups have no signal",

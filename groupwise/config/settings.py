@@ -92,6 +92,10 @@ class Settings(
         every = self.logging_steps
         return (bool(every) and step % every == 0) or (step == 1 and self.logging_first_step)
 
+    def are_tokens_recorded(self, step: int) -> bool:
+        """Whether this step has a per-token record."""
+        return bool(self.log_token_stats_steps) and step % self.log_token_stats_steps == 0
+
     @property
     def updates_per_step(self) -> int:
         """Optimizer steps that one rollout pays for."""

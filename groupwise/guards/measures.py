@@ -134,6 +134,7 @@ MEASURES: dict[str, Measure] = {
     "repeated_token": repeated_token,
     "empty": empty,
     "truncated": truncated,
+    "one_answer": metric("completions/distinct_answers"),
     "no_signal": no_signal,
     "unscored": unscored,
     "kl": metric("kl"),

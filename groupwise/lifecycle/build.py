@@ -30,6 +30,7 @@ from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
 from groupwise.lifecycle.evaluate import Evaluator
 from groupwise.lifecycle.fits import check_head, prepare_problems
+from groupwise.lifecycle.gold_logprob import GoldLogProb
 from groupwise.lifecycle.inputs import RunInputs
 from groupwise.lifecycle.make_curriculum import check_reward, make_curriculum
 from groupwise.lifecycle.served_rollouts import make_served_engine, meet_servers
@@ -50,6 +51,7 @@ from groupwise.policy.sharded_weights import lower
 from groupwise.policy.trainable import trainable_model
 from groupwise.ranks import this_world
 from groupwise.rewards import RewardScorer
+from groupwise.rewards.gold_answers import AnswerOf, answers_in
 from groupwise.rewards.signal import SignalOf
 from groupwise.rollout.engine import Engine
 from groupwise.rollout.fastpath import build_policy_model
@@ -101,6 +103,11 @@ class RunParts:
         return with_overlong_penalty(self.scorer, self.config)
 
     @cached_property
+    def answer_of(self) -> AnswerOf | None:
+        """Finds the right answer of a problem that is trained on; None where the data has none."""
+        return answers_in(self.problems.problems.column_names, self.scorer.functions)
+
+    @cached_property
     def sampler(self) -> GroupSampler:
         """Samples as in training."""
         return self.sampler_of(self.problems)
@@ -121,12 +128,14 @@ class RunParts:
 
     def evaluators_of(self, sets: Mapping[str, PreparedProblems], prefix: str = "eval") -> list[Evaluator]:
         """Evaluate each set under its name; "" is a set without one."""
-        return [
-            Evaluator(
-                self.sampler_of(found), self.scorer, self.config, f"{prefix}_{name}" if name else prefix, self._loss
-            )
-            for name, found in sets.items()
-        ]
+        return [self._evaluator(found, f"{prefix}_{name}" if name else prefix) for name, found in sets.items()]
+
+    def _evaluator(self, found: PreparedProblems, prefix: str) -> Evaluator:
+        """Of an environment's problems no answer is a whole completion."""
+        answer_of = answers_in(found.problems.column_names, self.scorer.functions)
+        is_scored = answer_of and self.inputs.environment is None
+        gold = GoldLogProb(self.policy, self.config, answer_of) if answer_of and is_scored else None
+        return Evaluator(self.sampler_of(found), self.scorer, self.config, prefix, self._loss, answer_of, gold)
 
     @property
     def _loss(self) -> EvaluationLoss | None:
@@ -337,7 +346,9 @@ def make_learner(
     config, policy = parts.config, parts.policy
     names = [function.name for function in parts.scorer.functions]
     check_reward(config, names)
-    check_metric(config, names, [evaluator.prefix for evaluator in parts.evaluators] or ["eval"])
+    has_gold = any(evaluator.gold_logprob is not None for evaluator in parts.evaluators)
+    prefixes = [evaluator.prefix for evaluator in parts.evaluators] or ["eval"]
+    check_metric(config, names, prefixes, has_gold=has_gold)
     optimizer, scheduler = optimizers
     name = type(optimizer).__name__
     if optimizer is None:

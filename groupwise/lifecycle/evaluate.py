@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
@@ -12,8 +13,12 @@ from groupwise.config import Settings
 from groupwise.data.order import Draw
 from groupwise.errors import RewardError
 from groupwise.lifecycle.callbacks import Callbacks
+from groupwise.lifecycle.gold_logprob import GoldLogProb
 from groupwise.rewards import RewardScorer
+from groupwise.rewards.gold_answers import AnswerOf
+from groupwise.runs.folder import SCHEMA_VERSION
 from groupwise.runs.log_entries import finite
+from groupwise.runs.records import EvaluationRecord, evaluation_record
 from groupwise.runs.screen import Screen
 from groupwise.train.collect import score_as_the_program
 from groupwise.train.sampler import EVALUATION, GroupSampler
@@ -23,6 +28,26 @@ from groupwise.train.step_metrics import lengths, mean_of_scored, spread, turns
 from groupwise.types import Group, ScoredGroup
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation of a set measured, and the completions that it is of."""
+
+    metrics: dict[str, float | None]
+    """Under the keys of the set."""
+    sampled: tuple[ScoredGroup, ...]
+    greedy: tuple[ScoredGroup, ...]
+    """Empty where none were made."""
+    set_name: str
+    answer_of: AnswerOf | None
+
+    def records(self) -> Iterator[EvaluationRecord]:
+        """The lines of the run folder: each problem's sampled completions, then its greedy one."""
+        for kind, groups in (("sampled", self.sampled), ("greedy", self.greedy)):
+            for group in groups:
+                answer = None if self.answer_of is None else self.answer_of(group.problem)
+                yield evaluation_record(group, kind, self.set_name, answer, SCHEMA_VERSION)
 
 
 class Evaluator:
@@ -38,31 +63,42 @@ class Evaluator:
         config: Settings,
         prefix: str = "eval",
         loss: Callable[[Sequence[ScoredGroup]], float] | None = None,
+        answer_of: AnswerOf | None = None,
+        gold_logprob: GoldLogProb | None = None,
     ) -> None:
         self.sampler, self.scorer, self.config, self.prefix = sampler, scorer, config, prefix
         self._loss = loss
         """The loss of sampled completions, where it is measured."""
+        self._answer_of = answer_of
+        self.gold_logprob = gold_logprob
+        """Scores the data's own answers, where they can be the whole completion."""
         self._scores_singles: bool | None = None
         """Whether the reward functions can score a completion without others of its prompt; None until it is tried."""
         num_problems = len(sampler.problems)
         self.rows = range(min(num_problems, config.num_eval_problems or num_problems))
 
-    def evaluate(self, trainer_state: Any = None) -> dict[str, float | None]:
-        """The `eval_...` metrics. A problem's completions are averaged first: errors are of the mean over problems."""
+    def evaluate(self, trainer_state: Any = None) -> Evaluation:
+        """Sample, score and measure.
+
+        A problem's completions are averaged first: errors are of the mean over problems.
+        """
         start, prefix = perf_counter(), self.prefix
         count = self.config.num_generations_eval or self.config.num_generations
         sampled = self._scored(self._groups(self.sampler, count), trainer_state)
         metrics = mean_and_error(f"{prefix}_reward", sampled)
+        greedy = self._greedy(trainer_state) if self.config.eval_greedy else ()
         if self.config.eval_greedy:
-            metrics |= mean_and_error(f"{prefix}_greedy_reward", self._greedy(trainer_state))
+            metrics |= mean_and_error(f"{prefix}_greedy_reward", greedy)
         metrics |= {f"{prefix}_{key}": value for key, value in _of_sampled(sampled).items()}
         if self._loss is not None:
             metrics[f"{prefix}_loss"] = self._loss(sampled)
+        if self.gold_logprob is not None:
+            metrics[f"{prefix}_gold_logprob"] = self.gold_logprob([self.sampler.problems[row] for row in self.rows])
         seconds = perf_counter() - start
         metrics[f"{prefix}_samples_per_second"] = sum(len(g.completions) for g in sampled) / seconds
         metrics[f"{prefix}_steps_per_second"] = len(sampled) / seconds
         metrics[f"time/{prefix}"] = seconds
-        return metrics
+        return Evaluation(metrics, sampled, greedy, prefix.partition("_")[2], self._answer_of)
 
     def _greedy(self, trainer_state: Any) -> tuple[ScoredGroup, ...]:
         """One greedy completion a problem with its reward; empty where a reward function needs several a prompt.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from groupwise.checkpoint.exact import ExactState
+from groupwise.lifecycle.step_tokens import token_record
 from groupwise.runs.writer import RunWriter
 from groupwise.train.step import Hook, StepRecord, StepResult
 from groupwise.train.step_metrics import step_metrics
@@ -26,9 +27,11 @@ class RunHooks:
         exact: ExactState,
         writer: RunWriter,
         takes_evaluation: Callable[[], bool],
+        are_tokens_recorded: Callable[[int], bool],
     ) -> None:
         self._measuring, self._finishing = tuple(measuring), tuple(finishing)
         self._exact, self._writer, self._takes_evaluation = exact, writer, takes_evaluation
+        self._are_tokens_recorded = are_tokens_recorded
         self.unfinished: StepRecord | None = None
         """The last step of an interrupted run, committed and not finished; set by resume."""
 
@@ -53,8 +56,9 @@ class RunHooks:
         unfinished = {"metrics": dict(record.metrics), "is_eval_due": record.is_evaluation_asked}
 
         def write_groups() -> None:
-            if record.groups:
-                self._writer.completions(record.step, record.groups)
+            if record.result is not None:
+                tokens = token_record(record.result) if self._are_tokens_recorded(record.step) else None
+                self._writer.completions(record.step, record.groups, tokens)
 
         self._exact.commit(record.step, unfinished, write_groups)
         write_groups()

@@ -15,6 +15,7 @@ from groupwise.checkpoint.rollback import roll_back
 from groupwise.checkpoint.share_state import share_state
 from groupwise.data import Order
 from groupwise.guards.agreement import AgreementProbe
+from groupwise.guards.distinct_answers import DistinctAnswers
 from groupwise.guards.monitor import GuardMonitor
 from groupwise.lifecycle.build import RunParts
 from groupwise.lifecycle.callbacks import CallbackHook, Callbacks, Log
@@ -23,6 +24,7 @@ from groupwise.lifecycle.follow_curriculum import CurriculumHook
 from groupwise.lifecycle.hooks import RunHooks
 from groupwise.lifecycle.record import LogHook, RecordHook
 from groupwise.lifecycle.served_rollouts import ServersHook
+from groupwise.lifecycle.solved import Solved
 from groupwise.lifecycle.totals import Totals
 from groupwise.policy.save import ModelWriter
 from groupwise.rollout.served.served_engine import ServedEngine
@@ -107,6 +109,8 @@ def start_run(
 
     probe = AgreementProbe(parts.sampler, parts.policy.policy_model, config.num_generations)
     guards = GuardMonitor(config.guards, writer, schedule.stop, probe, go_back)
+    distinct = DistinctAnswers(parts.answer_of)
+    solved = Solved(parts.training_scorer.highest)
     totals = Totals(ahead or order, callbacks, parts.policy.policy_model.device)
     evaluation = EvaluationHook(parts.evaluators, outputs.evaluate, schedule, callbacks, screen)
     log = LogHook(callbacks, outputs.log, config, evaluation.prefixes or ["eval"])
@@ -114,6 +118,7 @@ def start_run(
     named: dict[str, Saveable] = {
         "order": order,
         "totals": totals,
+        "solved": solved,
         "guards": guards,
         "callbacks": callbacks,
         "evaluation": evaluation,
@@ -130,7 +135,14 @@ def start_run(
     checkpoint_writer = CheckpointWriter(writer, learner, outputs.model_writer, state, origin, callbacks.as_json)
     checkpoints = CheckpointHook(checkpoint_writer, best, schedule, guards, callbacks)
     hooks = RunHooks(
-        measuring=[guards, totals, CurriculumHook(order, config, writer), ServersHook(parts.engine, writer)],
+        measuring=[
+            distinct,
+            guards,
+            solved,
+            totals,
+            CurriculumHook(order, config, writer),
+            ServersHook(parts.engine, writer),
+        ],
         finishing=[
             CallbackHook(callbacks, schedule, ahead or order),
             log,
@@ -142,6 +154,7 @@ def start_run(
         exact=checkpoint_writer.exact,
         writer=writer,
         takes_evaluation=lambda: callbacks.take("should_evaluate"),
+        are_tokens_recorded=config.are_tokens_recorded,
     )
     policy_model = parts.policy.policy_model
     shared = SharedCollector(ahead or collector, learner.world)

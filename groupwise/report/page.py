@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groupwise.report.about import About, formulas
+from groupwise.report.held_out import HeldOut
 from groupwise.report.history import (
     PARTS,
     Record,
@@ -38,13 +39,17 @@ def page(
     pairs: Sequence[tuple[Excerpt, Excerpt | None]],
     footer: str,
     ending: str = "",
+    warning: str = "",
+    held_out: Sequence[HeldOut] = (),
 ) -> str:
-    """The page; `ending` is what ended the run early, which stands at its top."""
+    """The page; `ending` is what ended the run early, `warning` that it learnt one answer: they stand at its top."""
     change = reward_change(records)
     return _PAGES.get_template("report/page.html").render(
         kind="report",
         name=about.run_name,
         ending=ending,
+        warning=warning,
+        held_out=held_out,
         verdict=change.verdict if change else _nothing_yet(records),
         tiles=in_short(records),
         about=_about(about, records),

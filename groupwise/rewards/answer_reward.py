@@ -33,6 +33,8 @@ class AnswerReward:
     """Scores each completion on its own against the answer in `column` of its problem."""
 
     __name__: ClassVar[str]
+    highest: ClassVar[float] = 1.0
+    """The most that a verdict gives."""
 
     column: str = "answer"
 

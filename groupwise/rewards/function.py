@@ -68,6 +68,15 @@ class RewardFunction:
         """Whether it comes with groupwise, or runs behind something that does (a worker process)."""
         return type(self.call).__module__.startswith("groupwise.")
 
+    @property
+    def highest(self) -> float | None:
+        """The most that it can give, weighted: its attribute `highest`, unless its shaping changes that; None where it
+        is not known."""
+        most = getattr(self.call, "highest", None)
+        if not isinstance(most, int | float) or self.weight < 0 or self.shaping != Shaping():
+            return None
+        return self.weight * most
+
     def accepts(self, keyword: str) -> bool:
         """Whether a call may pass this keyword."""
         return keyword in self.accepted or (self.takes_all_columns and keyword not in ON_REQUEST)

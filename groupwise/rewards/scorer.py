@@ -78,6 +78,13 @@ class RewardScorer:
         """One a function."""
         return [function.weight for function in self.functions]
 
+    @property
+    def highest(self) -> float | None:
+        """The most that the weighted sum can be; None where that of a function is not known."""
+        each = [function.highest for function in self.functions]
+        known = [most for most in each if most is not None]
+        return sum(known) if len(known) == len(each) else None
+
     def check(self, column_names: Collection[str], data: str = "data set") -> None:
         """Raise `RewardError` when a function requires a keyword that a data set with these columns lacks."""
         more = () if self._environments is None else ("environments",)

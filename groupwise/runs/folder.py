@@ -30,6 +30,7 @@ SET_ASIDE = "set-aside-"
 """Before the name of a checkpoint that nothing goes on from any more."""
 
 _STEP_NAME = re.compile(r"step-(\d+)\.jsonl")
+_TOKENS_NAME = re.compile(r"step-(\d+)\.tokens\.safetensors")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _OF_CHECKPOINT = ("manifest.json", "state", "state.json")
 """Entries of which every checkpoint of ours has one, damaged or not; a folder of the same name without them is
@@ -75,6 +76,10 @@ class RunFolder:
         return self.path / "completions"
 
     @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
     def final(self) -> Path:
         return self.path / "final"
 
@@ -90,6 +95,14 @@ class RunFolder:
     def completions_of(self, step: int) -> Path:
         return self.completions / f"{step_name(step)}.jsonl"
 
+    def tokens_of(self, step: int) -> Path:
+        """The per-token record of a step."""
+        return self.completions / f"{step_name(step)}.tokens.safetensors"
+
+    def evaluations_of(self, step: int) -> Path:
+        """The held-out completions of the evaluation after a step; 0 is the untrained model's."""
+        return self.evaluations / f"{step_name(step)}.jsonl"
+
     def checkpoint_of(self, step: int) -> Path:
         return self.path / checkpoint_name(step)
 
@@ -101,6 +114,14 @@ class RunFolder:
     def completion_steps(self) -> list[int]:
         """Steps whose completions are recorded, ascending."""
         return _steps_in(self.completions, _STEP_NAME)
+
+    def token_steps(self) -> list[int]:
+        """Steps with a per-token record, ascending."""
+        return _steps_in(self.completions, _TOKENS_NAME)
+
+    def evaluation_steps(self) -> list[int]:
+        """Steps whose held-out completions are recorded, ascending."""
+        return _steps_in(self.evaluations, _STEP_NAME)
 
     @property
     def latest_checkpoint(self) -> Path | None:
@@ -243,7 +264,7 @@ def _delete_run(folder: RunFolder) -> None:
         file.unlink(missing_ok=True)
     checkpoints = [folder.checkpoint_of(step) for step in folder.checkpoint_steps()]
     set_aside = folder.path.glob(f"{SET_ASIDE}{checkpoint_name(0)[:-1]}*")
-    for path in (folder.completions, folder.final, folder.report, *checkpoints, *set_aside):
+    for path in (folder.completions, folder.evaluations, folder.final, folder.report, *checkpoints, *set_aside):
         if path.is_dir():
             shutil.rmtree(path)
     folder.reserve.unlink(missing_ok=True)

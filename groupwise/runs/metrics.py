@@ -93,7 +93,9 @@ _LEARNING = (
     Metric(
         "frac_reward_zero_std/solved",
         "share",
-        "Those of them whose reward is above 0: all right, where right is above 0; the others are all wrong.",
+        "Those of them in which every completion has the highest reward: what the functions can give, where that is "
+        "known (the shipped ones, and a function with an attribute `highest`), else the highest of the run so far, "
+        "once there was a lower one.",
         "none",
         "shows whether the problems are too easy or too hard",
         "ScaleRL, arXiv 2510.13786: problems solved in 90% of the answers teach nothing",
@@ -148,7 +150,8 @@ _LEARNING = (
     Metric(
         "entropy",
         "nats/token",
-        "Mean entropy of the policy's next-token distribution, over the completion tokens of the passes.",
+        "Mean entropy of the policy's next-token distribution, over the completion tokens of the passes; of a step "
+        "that makes none, as no group has signal, over one completion a group.",
         "steady",
         "a slow upward trend is healthy; a fall below 0.2-0.5 leaves nothing to explore",
         "DAPO, arXiv 2503.14476; arXiv 2505.22617; Skywork-OR1, arXiv 2505.22312",
@@ -277,6 +280,16 @@ _COMPLETIONS = (
         "below 0.5",
         "Dr. GRPO, arXiv 2503.20783 (wrong answers grow to the limit); the number is a rule of thumb",
     ),
+    Metric(
+        "completions/distinct_answers",
+        "share",
+        "How often the answers to two different prompts of the step differ, divided by how often the data's own "
+        "answers to them do; without answers in the data, how often they differ. An answer is what stands in a tag, "
+        'a box, after "####" or "the answer is", else the whole text; case, white space and punctuation around it do '
+        "not count. Null where nothing can be compared, and with an environment.",
+        "none",
+        "1 where answers are right; near 0: one answer for every prompt (guard one_answer)",
+    ),
     Metric("prompts_truncated", "count", "Prompts of this step cut from the left to max_prompt_length.", "zero"),
 )
 
@@ -382,6 +395,15 @@ _EVALUATION = (
         "tokens",
         "`mean_length`, `min_length`, `max_length` of the sampled completions; `mean_terminated_length`, ... of those "
         "that ended by themselves; `clipped_ratio`, the share that was cut off.",
+    ),
+    Metric(
+        "eval_gold_logprob",
+        "nats/token",
+        "Log-prob of the data's own answer as the whole completion, without an end token: the mean over its tokens "
+        "(max_completion_length at most), then over the held-out problems that have one. There where the data has "
+        "answers that a reward reads, and no environment answers.",
+        "up",
+        "rises where the answer is all that is written; says little where reasoning comes first",
     ),
     Metric(
         "eval_loss",

@@ -10,7 +10,7 @@ from typing import Any, cast
 from groupwise.errors import RunError
 from groupwise.runs import disk, shape
 from groupwise.runs.folder import READABLE_SCHEMAS, RunFolder, locked, open_run
-from groupwise.runs.records import GroupRecord
+from groupwise.runs.records import EvaluationRecord, GroupRecord
 
 
 class RunReader:
@@ -45,16 +45,29 @@ class RunReader:
         """The groups of a step; empty when they were not recorded."""
         return cast(list[GroupRecord], _read_lines(self.folder.completions_of(step), shape.group))
 
-    def cut_after(self, step: int, *, last_metrics: int | None = None) -> None:
-        """Forget metrics and completions later than `step`, so that a resumed run has one history. Events stay.
+    def evaluation_steps(self) -> list[int]:
+        return self.folder.evaluation_steps()
 
-        `last_metrics` cuts the metrics earlier.
+    def evaluations(self, step: int) -> list[EvaluationRecord]:
+        """The held-out completions of the evaluation after a step; empty when there was none, or it recorded none."""
+        return cast(list[EvaluationRecord], _read_lines(self.folder.evaluations_of(step), shape.evaluation))
+
+    def cut_after(self, step: int, *, last_metrics: int | None = None) -> None:
+        """Forget metrics, completions and evaluations later than `step`, so that a resumed run has one history.
+
+        Events stay. `last_metrics` cuts the metrics earlier.
         Each file changes as a whole, and cutting twice is cutting once: a crash in between is mended by the next.
         """
         with locked(self.folder):
-            for later in self.folder.completion_steps():
-                if later > step:
-                    self.folder.completions_of(later).unlink()
+            folder = self.folder
+            for steps, path_of in (
+                (folder.completion_steps(), folder.completions_of),
+                (folder.token_steps(), folder.tokens_of),
+                (folder.evaluation_steps(), folder.evaluations_of),
+            ):
+                for later in steps:
+                    if later > step:
+                        path_of(later).unlink()
             _keep_lines(self.folder.metrics, step if last_metrics is None else last_metrics)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
 
 from groupwise.json_values import plain_value
-from groupwise.types import Completion, Message, Prompt, StepGroup, row_place
+from groupwise.types import Completion, Message, Prompt, ScoredGroup, StepGroup, row_place
 
 MAX_COLUMN_BYTES = 4096
 """A column longer than this in JSON stays out of the record: the row number still finds it in the data set."""
@@ -45,9 +45,24 @@ class GroupRecord(TypedDict):
     completions: list[CompletionRecord]
 
 
+class EvaluationRecord(TypedDict):
+    schema_version: int
+    kind: str
+    set: NotRequired[str]
+    problem: int
+    prompt: Prompt
+    columns: dict[str, Any]
+    answer: NotRequired[str]
+    prompt_ids: list[int]
+    opening: NotRequired[str]
+    place: NotRequired[str]
+    environment: NotRequired[dict[str, Any]]
+    policy_version: int | None
+    completions: list[CompletionRecord]
+
+
 def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
     """One line of `completions/step-....jsonl`."""
-    versions = [completion.policy_version for completion in group.completions]
     record: GroupRecord = {
         "schema_version": schema_version,
         "draw": group.draw,
@@ -55,10 +70,42 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
         "prompt": group.problem.prompt,
         "columns": _short_columns(group.problem.columns),
         "prompt_ids": list(group.prompt_ids),
-        "policy_version": min(versions, default=None),
+        "policy_version": _oldest_version(group),
         "is_used": group.is_used,
         "completions": [_completion_record(group, i, c) for i, c in enumerate(group.completions)],
     }
+    _add_circumstances(record, group)
+    return record
+
+
+def evaluation_record(
+    group: ScoredGroup, kind: str, set_name: str, answer: str | None, schema_version: int
+) -> EvaluationRecord:
+    """One line of `evaluations/step-....jsonl`; `set_name` is empty for an evaluation set without one."""
+    record: EvaluationRecord = {
+        "schema_version": schema_version,
+        "kind": kind,
+        "problem": group.problem.index,
+        "prompt": group.problem.prompt,
+        "columns": _short_columns(group.problem.columns),
+        "prompt_ids": list(group.prompt_ids),
+        "policy_version": _oldest_version(group),
+        "completions": [_completion_record(group, i, c) for i, c in enumerate(group.completions)],
+    }
+    if set_name:
+        record["set"] = set_name
+    if answer is not None:
+        record["answer"] = answer
+    _add_circumstances(record, group)
+    return record
+
+
+def _oldest_version(group: ScoredGroup) -> int | None:
+    return min((completion.policy_version for completion in group.completions), default=None)
+
+
+def _add_circumstances(record: GroupRecord | EvaluationRecord, group: ScoredGroup) -> None:
+    """The keys that are there where there is something."""
     if group.opening:
         record["opening"] = group.opening
     if group.problem.place != row_place(group.problem.index):
@@ -66,10 +113,10 @@ def group_record(group: StepGroup, schema_version: int) -> GroupRecord:
     if group.environment is not None:
         name, seed = group.environment
         record["environment"] = {"name": name, "seed": seed}
-    return record
 
 
-def _completion_record(group: StepGroup, index: int, completion: Completion) -> CompletionRecord:
+def _completion_record(group: ScoredGroup, index: int, completion: Completion) -> CompletionRecord:
+    advantages = group.advantages if isinstance(group, StepGroup) else ()
     logprobs = [completion.rollout_logprob[place] for place in completion.sampled]
     record: CompletionRecord = {
         "text": completion.text,
@@ -77,7 +124,7 @@ def _completion_record(group: StepGroup, index: int, completion: Completion) -> 
         "stop_reason": completion.stop_reason,
         "rewards": {name: rewards[index] for name, rewards in group.rewards.items()},
         "reward": group.reward[index] if group.reward else None,
-        "advantage": group.advantages[index] if group.advantages else None,
+        "advantage": advantages[index] if advantages else None,
         "logprob_mean": math.fsum(logprobs) / len(logprobs) if logprobs else None,
         "logprob_min": min(logprobs, default=None),
     }

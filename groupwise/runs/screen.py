@@ -39,6 +39,7 @@ _PART_STYLES = ("cyan", "magenta", "green", "bright_black")
 _MIN_WIDTH, _MIN_HEIGHT = 24, 6
 _LESSER_FIGURES = (
     ("entropy", "entropy"),
+    ("differing answers", "completions/distinct_answers"),
     ("grad norm", "grad_norm"),
     ("clipped", "clip_ratio/region_mean"),
     ("mismatch", "sampling/mismatch"),

@@ -52,10 +52,12 @@ def config(record: Mapping[str, Any]) -> str | None:
     )
 
 
-_GROUP: dict[str, tuple[Any, ...]] = {
-    "draw": (int,), "problem": (int,), "prompt": (str, list), "columns": (dict,), "prompt_ids": (list,),
-    "is_used": (bool,), "completions": (list,), "opening": (str, None),
+_POSED: dict[str, tuple[Any, ...]] = {
+    "problem": (int,), "prompt": (str, list), "columns": (dict,), "prompt_ids": (list,), "completions": (list,),
+    "opening": (str, None),
 }  # fmt: skip
+_GROUP: dict[str, tuple[Any, ...]] = {"draw": (int,), "is_used": (bool,), **_POSED}
+_EVALUATION: dict[str, tuple[Any, ...]] = {"kind": (str,), "set": (str, None), "answer": (str, None), **_POSED}
 _COMPLETION: dict[str, tuple[Any, ...]] = {
     "text": (str,), "ids": (list,), "stop_reason": (str,), "rewards": (dict,), "reward": (int, float, None),
     "advantage": (int, float, None),
@@ -64,7 +66,16 @@ _COMPLETION: dict[str, tuple[Any, ...]] = {
 
 def group(record: Mapping[str, Any]) -> str | None:
     """A group with its prompt and its completions."""
-    found = _first_wrong(record, _GROUP)
+    return _completions(record, _GROUP)
+
+
+def evaluation(record: Mapping[str, Any]) -> str | None:
+    """A held-out problem with its completions of one kind."""
+    return _completions(record, _EVALUATION)
+
+
+def _completions(record: Mapping[str, Any], kinds: Mapping[str, tuple[Any, ...]]) -> str | None:
+    found = _first_wrong(record, kinds)
     if found is None and not isinstance(record["prompt"], str) and not all(map(_is_message, record["prompt"])):
         found = "its prompt is neither a text nor messages"
     for completion in record["completions"] if found is None else ():

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from groupwise.json_values import plain_value
 from groupwise.redact import without_secrets
 from groupwise.runs import disk
 from groupwise.runs.folder import SCHEMA_VERSION, RunFolder, locked
-from groupwise.runs.records import group_record
+from groupwise.runs.records import EvaluationRecord, group_record
 from groupwise.types import StepGroup
+
+if TYPE_CHECKING:
+    from groupwise.runs.token_record import TokenRecord
 
 
 class RunWriter:
@@ -53,19 +56,30 @@ class RunWriter:
         head = {"schema_version": SCHEMA_VERSION, "time": datetime.now(UTC).isoformat(timespec="seconds"), "kind": kind}
         disk.append(self.folder.events, _line({**head, **plain_value(without_secrets(fields), {})}))
 
-    def completions(self, step: int, groups: Sequence[StepGroup]) -> None:
-        """Write the groups of a step, dropped ones too; the file appears whole or not at all."""
+    def completions(self, step: int, groups: Sequence[StepGroup], tokens: TokenRecord | None = None) -> None:
+        """Write the groups of a step, dropped ones too, after the record of their tokens; a file appears whole or not
+        at all."""
+        if tokens is not None:
+            self._replace(self.folder.tokens_of(step), tokens.as_bytes())
         not_finite: dict[str, str] = {}
         records = [
             plain_value(group_record(group, SCHEMA_VERSION), not_finite, f"draw {group.draw}") for group in groups
         ]
-        disk.replace(self.folder.completions_of(step), b"".join(_line(record) for record in records))
-        self._unflushed.append(self.folder.completions_of(step))
+        self._replace(self.folder.completions_of(step), b"".join(_line(record) for record in records))
         self._note_not_finite(self.folder.completions_of(step).name, not_finite, step=step)
+
+    def evaluations(self, step: int, records: Iterable[EvaluationRecord]) -> None:
+        """Write the held-out completions of an evaluation in the place of those of an earlier one after that step."""
+        path, not_finite = self.folder.evaluations_of(step), dict[str, str]()
+        with disk.plain_errors(path, 0):
+            path.parent.mkdir(exist_ok=True)
+        self._replace(path, b"".join(_line(plain_value(record, not_finite, record["kind"])) for record in records))
+        self._note_not_finite(path.name, not_finite, step=step)
 
     def flush(self) -> None:
         """Wait until everything that was recorded would survive a power cut."""
-        for path in (*self._unflushed, self.folder.completions, self.folder.metrics, self.folder.events):
+        folder = self.folder
+        for path in (*self._unflushed, folder.completions, folder.evaluations, folder.metrics, folder.events):
             if path.exists():
                 disk.sync(path)
         self._unflushed = []
@@ -80,6 +94,10 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        disk.replace(path, content)
+        self._unflushed.append(path)
 
     def _note_not_finite(self, file: str, found: Mapping[str, str], **fields: Any) -> None:
         if found:

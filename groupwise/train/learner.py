@@ -26,6 +26,7 @@ from groupwise.train.advantages import step_advantages
 from groupwise.train.alike import check_alike
 from groupwise.train.batch import Batch, LogProbs, Samples
 from groupwise.train.coefficients import Coefficients
+from groupwise.train.first_logprobs import FirstLogProbs, Keep, keep_none
 from groupwise.train.nonfinite import why_not_finite
 from groupwise.train.own_loss import own_loss
 from groupwise.world import World, portions
@@ -77,6 +78,9 @@ class Update:
     num_updates: int
     why_skipped: tuple[str | None, ...]
     """For each optimizer step why it was left out: its loss or gradient was not finite; None for one that was taken."""
+    logprob_NT: Tensor | None = None
+    """Of the step's completions, as the first pass over each computed them: NaN where there was none. None where the
+    record does not read them."""
 
     @property
     def num_skipped(self) -> int:
@@ -169,22 +173,26 @@ class Learner:
 
     def update(self, batch: Batch) -> Update:
         """Every optimizer step of the rollout."""
-        parts = [batch.select(rows) for rows in self._minibatches(batch)]
+        rows_of_parts = self._minibatches(batch)
+        parts = [batch.select(rows) for rows in rows_of_parts]
+        first = FirstLogProbs(batch) if self._are_first_logprobs_kept(batch) else None
         stats: list[Stats] = []
         norms, skipped = [], []
+        entropy = None if self._rows_with_gradient(batch) else self._entropy_of_a_few(batch)
         lr = float(self.scheduler.get_last_lr()[0])
         beta, entropy_coef = self.coefficients.beta, self.coefficients.entropy_coef
         for iteration in range(self.config.num_iterations):
             for number, part in enumerate(parts):
                 entropy_coef = self.coefficients.entropy_coef
-                measured, norm, why = self._optimizer_step(part)
+                keep = first.keeper(rows_of_parts[number]) if first is not None and iteration == 0 else keep_none
+                measured, norm, why = self._optimizer_step(part, keep)
                 is_sampled_from = not stats or part.old_logprob_NT is not None
                 stats.append(measured if is_sampled_from else _without_mismatch(measured))
                 norms.append(norm)
                 skipped.append(why)
                 if (iteration, number) != (self.config.num_iterations - 1, len(parts) - 1):
                     self.policy_model.refresh()
-        merged = Stats.merge_all(stats).floats()
+        merged = {"entropy": entropy, **Stats.merge_all(stats).floats()}
         for name in ("loss", "policy_loss", "kl_loss", "entropy_loss"):  # sums within a step, means over steps
             if (total := merged.get(name)) is not None:
                 merged[name] = total / len(stats)
@@ -192,7 +200,13 @@ class Learner:
         self.coefficients.after_rollout(merged.get("kl"), len(batch))
         self.num_rollouts += 1
         merged |= {"beta": beta if "ref" in self.objective.needs else 0.0, "entropy_coef": entropy_coef}
-        return Update(merged, sum(norms) / len(norms), lr, len(norms), tuple(skipped))
+        logprob_NT = None if first is None else first.of_all_ranks(self.world)
+        return Update(merged, sum(norms) / len(norms), lr, len(norms), tuple(skipped), logprob_NT)
+
+    def _are_first_logprobs_kept(self, batch: Batch) -> bool:
+        """Whether the record of this rollout's tokens compares with the reference, and no old log-probs were scored."""
+        is_due = self.config.are_tokens_recorded(self.num_rollouts + 1)
+        return is_due and batch.ref_logprob_NT is not None and batch.old_logprob_NT is None
 
     def state_dict(self) -> dict[str, Any]:
         """What a run's course depends on beside weights, optimizer and schedule; plain JSON."""
@@ -213,7 +227,7 @@ class Learner:
         size = -(-len(runs) // self.config.num_minibatches)
         return [[row for run in runs[i : i + size] for row in run] for i in range(0, len(runs), size)]
 
-    def _optimizer_step(self, batch: Batch) -> tuple[Stats, float, str | None]:
+    def _optimizer_step(self, batch: Batch, keep: Keep = keep_none) -> tuple[Stats, float, str | None]:
         weights = self._step_weights(batch)
         for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
@@ -223,7 +237,7 @@ class Learner:
         shares = self._shares(batch.rows, passes)
         mine = shares[self.world.rank]
         for number, part in enumerate(mine):
-            stats.append(self._backward(batch, weights, part))
+            stats.append(self._backward(batch, weights, part, keep))
             self.on_progress(number + 1, len(mine))
         self._pad(batch, weights, shares)
         norm = self._sum_gradients()
@@ -271,6 +285,20 @@ class Learner:
             return merged
         return Stats.merge_all(self.world.gather(merged.on_host(), "the measurements of all passes"))
 
+    @torch.no_grad()
+    def _entropy_of_a_few(self, batch: Batch) -> float | None:
+        """Mean entropy over the tokens of one completion a group, for a step that makes no pass; None without a token.
+
+        A policy that has collapsed has no signal: its entropy is needed where nothing is learnt.
+        """
+        has_tokens = batch.mask_NT.any(dim=1).tolist()
+        firsts = [next((row for row in run if has_tokens[row]), None) for run in batch.rows.runs()]
+        rows = batch.rows.select([row for row in firsts if row is not None])
+        if not len(rows):
+            return None
+        _, entropy_NT = self._forward(rows)
+        return float(entropy_NT.sum() / completion_mask(rows, entropy_NT.device).sum())
+
     def _step_weights(self, batch: Batch) -> StepWeights:
         now = None
         if self.objective.needs_forward:
@@ -310,11 +338,14 @@ class Learner:
             has_tokens &= (batch.advantages != 0).view(len(batch), -1).any(dim=1)
         return [int(row) for row in has_tokens.nonzero()[:, 0]]
 
-    def _backward(self, batch: Batch, weights: StepWeights, part: list[int], *, factor: float = 1.0) -> Stats:
+    def _backward(
+        self, batch: Batch, weights: StepWeights, part: list[int], keep: Keep = keep_none, *, factor: float = 1.0
+    ) -> Stats:
         """One pass with gradient; `factor` 0 leaves the gradients as they are."""
         rows = batch.select(part)
         width = rows.mask_NT.shape[1]
         with self.policy_model.pass_over(rows.rows, self.scoring) as scores:
+            keep(part, scores.logprob_NT)
             arguments = {
                 "old_logprob_NT": rows.old_logprob_NT,
                 "rollout_logprob_NT": rows.rollout_logprob_NT,

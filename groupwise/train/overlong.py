@@ -6,6 +6,7 @@ Only training has this penalty; evaluation keeps the rewards of the task.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from groupwise.algo import overlong_penalty
 from groupwise.config import Settings
@@ -28,6 +29,8 @@ def with_overlong_penalty(scorer: RewardScorer, config: Settings) -> RewardScore
 @dataclass(frozen=True)
 class Overlong:
     """A penalty that grows over the last `cache` of `longest` tokens; tokens that nobody sampled do not count."""
+
+    highest: ClassVar[float] = 0.0
 
     longest: int
     cache: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from groupwise.rounding import is_equal
+from groupwise.rounding import reaches
 from groupwise.train.collect import Collected
 from groupwise.train.step import StepResult
 from groupwise.types import Completion, Group, StepGroup
@@ -19,7 +19,8 @@ MEASURED_BY_PASSES = (
     "sampling/sampling_logp_difference/mean",
     "sampling/sampling_logp_difference/max",
 )
-"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts."""
+"""Null in the record of a step that the learner made no pass for: no group had signal and nothing else acts. The
+entropy is measured there on its own, where a completion has a token."""
 
 
 def step_metrics(result: StepResult) -> dict[str, Any]:
@@ -74,12 +75,22 @@ def _without_signal(collected: Collected) -> dict[str, float | None]:
     """Shares of groups without signal, of those used and of all that were drawn."""
     used = collected.without_signal()
     drawn = [g for g in collected.all_groups if not g.has_signal]
-    solved = [g for g in used if any(r is not None and r > 0 and not is_equal(r, 0) for r in g.reward)]
     return {
         "frac_reward_zero_std": len(used) / len(collected.groups),
-        "frac_reward_zero_std/solved": len(solved) / len(collected.groups),
+        "frac_reward_zero_std/solved": None,  # read by what the run has seen so far
         "frac_reward_zero_std/drawn": len(drawn) / len(collected.all_groups),
     }
+
+
+def solved_share(groups: Sequence[StepGroup], highest: float | None) -> float:
+    """Share of the groups trained on that have no signal because all their rewards are the highest there is.
+
+    `highest` is None where it is not known yet: no group is called solved.
+    """
+    used = [group for group in groups if group.is_used]
+    alike = [[r for r in group.reward if r is not None] for group in used if not group.has_signal]
+    solved = [rewards for rewards in alike if rewards and highest is not None and reaches(min(rewards), highest)]
+    return len(solved) / len(used)
 
 
 def mean_of_scored(values: Sequence[float | None]) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from histories import completions, history
+from histories import completions, history, token_records
 
 from faults.recipes import letters, make_trainer
 from groupwise.errors import RunError
@@ -79,6 +79,7 @@ def test_a_full_disk_loses_no_finished_step_and_no_checkpoint(disk, tmp_path, bu
     make_trainer(NAME, disk / "run", save_steps=2).train(resume_from_checkpoint=True)
     assert history(disk / "run") == history(tmp_path / "whole")
     assert completions(disk / "run") == completions(tmp_path / "whole")
+    assert token_records(disk / "run") == token_records(tmp_path / "whole")
 
 
 def test_no_room_for_the_next_checkpoint_is_told_at_once(disk, monkeypatch):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from groupwise.runs.records import CompletionRecord, GroupRecord
+from groupwise.runs.records import CompletionRecord, EvaluationRecord, GroupRecord
+from groupwise.runs.token_record import TokenRecord
 
 from .synthetic import write_run
 
@@ -16,7 +17,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding
 
 def test_every_field_is_explained() -> None:
     named = set(re.findall(r"`(\w+)`", TEXT))
-    assert (set(GroupRecord.__annotations__) | set(CompletionRecord.__annotations__)) <= named
+    records = (GroupRecord, CompletionRecord, EvaluationRecord)
+    assert {key for record in records for key in record.__annotations__} | {*TokenRecord.__slots__} <= named
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

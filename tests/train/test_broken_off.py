@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from api_helpers import ROWS, trainer
-from histories import completions, history
+from histories import completions, history, token_records
 from tiny import tiny_model
 
 from groupwise.errors import RewardError, RunError
@@ -60,6 +60,7 @@ def assert_goes_on_exactly(tmp_path: Path, from_step: int, **settings: Any) -> N
     parts = run(tmp_path / "parts", resume=True, **settings)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
     assert completions(tmp_path / "parts") == completions(tmp_path / "whole")
+    assert token_records(tmp_path / "parts") == token_records(tmp_path / "whole") != {}
     mine, theirs = parts.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 

@@ -43,7 +43,7 @@ def evaluate(rewards: Any, **settings: Any) -> dict[str, float | None]:
     problems = prepare(load_problems([{"prompt": p} for p in LENGTHS]), TOKENIZER)
     scorer = RewardScorer(resolve_rewards(rewards))
     sampler = GroupSampler.of(ScriptedEngine(script), problems, config, TOKENIZER, (EOS,))
-    return Evaluator(sampler, scorer, config).evaluate()
+    return Evaluator(sampler, scorer, config).evaluate().metrics
 
 
 def test_the_error_is_that_of_the_mean_over_problems():

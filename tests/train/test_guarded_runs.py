@@ -176,7 +176,12 @@ def _stale(version: int, c: Completion) -> Completion:
 
 @pytest.mark.parametrize(
     ("name", "change", "step"),
-    [("repeated_token", _same_token, 1), ("empty", _end_at_once, 1), ("mismatch", _stale, 7)],
+    [
+        ("repeated_token", _same_token, 1),
+        ("empty", _end_at_once, 1),
+        ("one_answer", _end_at_once, 1),
+        ("mismatch", _stale, 7),
+    ],
 )
 def test_bad_rollouts_are_told(name: str, change: Any, step: int, tmp_path: Path, monkeypatch: Any) -> None:
     settings = {"max_steps": 9, "max_completion_length": 9, "num_generations": 4, "beta": 0.0}

@@ -15,10 +15,11 @@ from groupwise import GRPOConfig
 from groupwise.config.guards import BY_NAME, GUARDS, WARN_EVERY
 from groupwise.errors import ConfigError
 from groupwise.guards import measures as guards
+from groupwise.guards.distinct_answers import distinct_answers
 from groupwise.guards.measures import MEASURES, StepView
 from groupwise.guards.monitor import GuardMonitor
 from groupwise.train.learner import Update
-from groupwise.types import Completion, Problem
+from groupwise.types import Completion, Problem, Turn
 
 ROOT = Path(__file__).parents[2]
 IN_TRAINING = [guard.name for guard in GUARDS if not guard.is_before_training]
@@ -98,7 +99,14 @@ def seen(
     **metrics: Any,
 ) -> StepView:
     """A step of one group; the metrics are those of a healthy one but for what is given."""
-    usual = {"frac_reward_zero_std/drawn": 0.0, "grad_norm": 1.0, "kl": 0.1, "entropy": 2.0, "sampling/mismatch": 1.0}
+    usual = {
+        "frac_reward_zero_std/drawn": 0.0,
+        "grad_norm": 1.0,
+        "kl": 0.1,
+        "entropy": 2.0,
+        "sampling/mismatch": 1.0,
+        "completions/distinct_answers": 1.0,
+    }
     group = scored_group(0, Problem(0, "p"), (4,), completions, reward=reward)
     return StepView({**usual, **metrics}, [group], Update({}, 1.0, 0.1, len(why), why))
 
@@ -145,6 +153,51 @@ def test_a_gap_grows_from_where_the_run_began() -> None:
     assert guards.mismatch(seen(**{"sampling/mismatch": 1.06}), memory) == pytest.approx(4)
     exact = [0.0] * guards.FIRST_STEPS
     assert guards.mismatch(seen(**{"sampling/mismatch": 1.001}), exact) == pytest.approx(4)
+
+
+# --- one answer for every prompt
+
+
+def answers(*texts: str, right: str = "", place: int = 0) -> Any:
+    given = tuple(completion((4,), text=text) for text in texts)
+    return scored_group(place, Problem(place, "p", {"answer": right}), (4,), given, reward=(0.0,) * len(texts))
+
+
+def right_of(problem: Problem) -> str | None:
+    return problem.columns["answer"] or None
+
+
+def test_answers_to_different_prompts_are_compared_in_pairs() -> None:
+    same, other = answers("a", "a"), answers("b", "b")
+    assert distinct_answers([same, same, same], None) == 0
+    assert distinct_answers([same, other], None) == 1
+    assert distinct_answers([same, same, other], None) == pytest.approx(2 / 3)
+    assert distinct_answers([answers("a", "b"), answers("a", "b")], None) == 0.5
+    assert distinct_answers([answers("a", "a", "a", "b"), same], None) == 0.25
+    assert distinct_answers([same], None) is None
+
+
+def test_what_stands_around_an_answer_is_no_difference() -> None:
+    texts = ["<answer> Yes </answer> of course", "so the answer is: yes", "well, \\boxed{YES}", "  yes.\n"]
+    assert distinct_answers([answers(text) for text in texts], None) == 0
+    assert distinct_answers([answers("yes and no"), answers("yes or no")], None) == 1
+
+
+def test_the_datas_own_answers_are_the_measure() -> None:
+    texts, right = ["spam", "ham", "ham", "ham"], ["spam", "ham", "ham", "ham"]
+    groups = [answers(text, text, right=answer) for text, answer in zip(texts, right, strict=True)]
+    assert distinct_answers(groups, right_of) == pytest.approx(1)
+    collapsed = [answers("ham", "ham", right=answer) for answer in right]
+    assert distinct_answers(collapsed, right_of) == 0
+    assert distinct_answers(groups[1:], right_of) is None, "one answer is right for all of these"
+    assert distinct_answers([*groups, answers("ham")], right_of) == pytest.approx(1), "no answer, no comparison"
+    assert distinct_answers([answers("ham"), answers("ham")], right_of) is None
+
+
+def test_turns_are_not_compared() -> None:
+    played = replace(completion((4,), text="yes"), turns=(Turn(0, 1, "stop"),))
+    groups = [scored_group(i, Problem(i, "p"), (4,), (played, played), reward=(0.0, 0.0)) for i in range(2)]
+    assert distinct_answers(groups, None) is None
 
 
 # --- the watch

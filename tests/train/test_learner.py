@@ -242,6 +242,19 @@ def test_groups_without_signal_cost_no_pass_and_change_nothing(monkeypatch):
     assert_same(found, gradients_of(model, expected.loss))
 
 
+def test_without_a_pass_the_entropy_is_that_of_one_completion_a_group():
+    model = tiny_model()
+    groups = examples(((2.0,) * 4,) * 3)
+    learner = make_learner(model)
+    update = learner.update(learner.prepare(samples(as_groups(groups)), LogProbs()))
+    entropies = []
+    for group in groups:
+        logits = model(torch.tensor([group.prompt + group.completions[0]])).logits[0, len(group.prompt) - 1 : -1]
+        entropies.append(torch.distributions.Categorical(logits=logits).entropy())
+    assert update.stats["entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-4)
+    assert "kl" not in update.stats
+
+
 def test_a_step_without_any_signal_moves_nothing_but_the_schedule():
     model = tiny_model()
     learner = make_learner(model, lr=1.0)

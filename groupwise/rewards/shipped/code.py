@@ -30,6 +30,7 @@ class Code:
     """
 
     __name__: ClassVar[str] = "code"
+    highest: ClassVar[float] = 1.0
     answer_column: ClassVar[None] = None
     """Tests are no answer that a completion could give."""
 

@@ -30,6 +30,7 @@ class AnswerConsistency:
     """
 
     __name__: ClassVar[str] = "answer_consistency"
+    highest: ClassVar[float] = 1.0
 
     answer_tag: str = "answer"
     reasoning_tag: str = "think"

@@ -29,6 +29,7 @@ class Format:
     """
 
     __name__: ClassVar[str] = "format"
+    highest: ClassVar[float] = 1.0
 
     tags: Sequence[str] = ("think", "answer")
     mode: Mode = "strict"

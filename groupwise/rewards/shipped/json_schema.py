@@ -29,6 +29,7 @@ class JsonSchema:
     """
 
     __name__: ClassVar[str] = "json_schema"
+    highest: ClassVar[float] = 1.0
 
     schema: Mapping[str, Any] | str
     where: Literal["whole", "fence", "tag"] = "whole"

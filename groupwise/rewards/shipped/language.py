@@ -45,6 +45,7 @@ class Language:
     """
 
     __name__: ClassVar[str] = "language"
+    highest: ClassVar[float] = 1.0
 
     script: str = "latin"
     tag: str | None = None

@@ -21,6 +21,7 @@ class Length:
     """
 
     __name__: ClassVar[str] = "length"
+    highest: ClassVar[float] = 0.0
 
     target: float = 50
     unit: Unit = "characters"

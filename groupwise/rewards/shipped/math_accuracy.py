@@ -52,6 +52,7 @@ class MathAccuracy:
     """
 
     __name__: ClassVar[str] = "math"
+    highest: ClassVar[float] = 1.0
 
     column: str = "answer"
     place: Literal["auto", "tag", "boxed", "hashes", "whole"] = "auto"

@@ -25,6 +25,7 @@ class R1Format:
     """
 
     __name__: ClassVar[str] = "r1_format"
+    highest: ClassVar[float] = 1.0
     tags: ClassVar[Sequence[str]] = ("think", "answer")
 
     think_in_prompt: bool | None = None

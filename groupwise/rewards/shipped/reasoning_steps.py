@@ -27,6 +27,7 @@ class ReasoningSteps:
     """
 
     __name__: ClassVar[str] = "reasoning_steps"
+    highest: ClassVar[float] = 1.0
 
     wanted: int = 3
     tag: str | None = None

@@ -20,6 +20,7 @@ class Regex:
     """
 
     __name__: ClassVar[str] = "regex"
+    highest: ClassVar[float] = 1.0
 
     pattern: str
     match: Literal["anywhere", "whole"] = "anywhere"

@@ -20,6 +20,7 @@ class TagCount:
     """
 
     __name__: ClassVar[str] = "tag_count"
+    highest: ClassVar[float] = 1.0
 
     tags: Sequence[str] = ("think", "answer")
     think_in_prompt: bool | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from groupwise.chat import content_text
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.gold import is_missing
 from groupwise.types import SAMPLED_KEYWORDS, Problem, Prompt
+
+AnswerOf = Callable[[Problem], str | None]
+"""The right answer of a problem as text; None for a problem without one."""
 
 USUAL_NAMES = (
     "answer", "solution", "gold", "target", "label", "ground_truth", "reference", "expected", "final_answer",
@@ -46,6 +49,12 @@ def gold_text(value: Any) -> str | None:
     if is_missing(value) or not isinstance(value, str | int | float) or isinstance(value, bool):
         return None
     return str(value).rpartition("####")[2].strip() or None
+
+
+def answers_in(columns: Collection[str], functions: Sequence[RewardFunction]) -> AnswerOf | None:
+    """Finds the right answer of a problem as text; None for data without a column of them."""
+    column = gold_column(columns, functions)
+    return None if column is None else lambda problem: gold_text(problem.columns.get(column))
 
 
 def golds(problems: Sequence[Problem], column: str) -> Iterator[tuple[Problem, str]]:
