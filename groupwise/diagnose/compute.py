@@ -138,7 +138,7 @@ def _tokens_by_cause(group: GroupRecord, *, is_masked: bool) -> Counter[str]:
 
 
 def _cause(group: GroupRecord, completion: CompletionRecord, *, has_signal: bool, is_masked: bool) -> str:
-    """What became of the tokens of a completion, as far as the reward is concerned: a KL term reads all that are used."""
+    """What became of the tokens of a completion, as far as the reward is concerned: a KL term reads all used ones."""
     if not group["is_used"]:
         return DROPPED
     if completion["reward"] is None:

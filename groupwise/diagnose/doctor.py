@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
+from groupwise.diagnose.compute import compute_use
 from groupwise.diagnose.diagnosis import CERTAINTIES, Diagnosis
 from groupwise.diagnose.run_view import RunView
 from groupwise.diagnose.signs import SIGNS
-from groupwise.diagnose.trend import held_out_change, reward_change
+from groupwise.diagnose.trend import has_learnt, held_out_change, reward_change
+from groupwise.redact import redact
 from groupwise.runs.reader import RunReader
+from groupwise.runs.series import Record
 from groupwise.runs.text import clean
 
 MOST_IN_SHORT = 3
@@ -25,11 +29,21 @@ def diagnose(run: RunReader, until: int | None = None) -> list[Diagnosis]:
     return sorted(found, key=lambda diagnosis: CERTAINTIES.index(diagnosis.certainty))
 
 
-def progress_of(run: RunReader) -> list[str]:
-    """Whether the run has learnt: a sentence about the reward, and one about held-out problems."""
-    records = run.metrics()
+def progress_of(records: Sequence[Record]) -> list[str]:
+    """Whether a run has learnt: a sentence about the reward, and one about held-out problems."""
     trained, held_out = reward_change(records), held_out_change(records)
     return [each.verdict for each in (trained, held_out) if each is not None]
+
+
+def closing_lines(run: RunReader) -> list[str]:
+    """The last words about a run: whether it learnt, why not, and what its compute bought."""
+    records, found = run.metrics(), diagnose(run)
+    more = f"groupwise doctor {shlex.quote(str(run.folder.path))}"
+    if has_learnt(records):
+        words = [f"The doctor found {found[0].name} in a run that learns: {more}"] if found else []
+    else:
+        words = [*in_short(found), *([f"The evidence: {more}"] if found else [])]
+    return [redact(line) for line in (*progress_of(records), *words, *compute_use(run).lines)]
 
 
 def in_full(found: Sequence[Diagnosis]) -> str:
@@ -43,7 +57,7 @@ def in_short(found: Sequence[Diagnosis]) -> list[str]:
     """A line a diagnosis, the first few: the symptom and the first change."""
     lines = [f"{each.symptom} First change: {each.first_change}" for each in found[:MOST_IN_SHORT]]
     more = len(found) - MOST_IN_SHORT
-    return [*lines, f"{more} more." if more > 0 else ""] if more > 0 else lines
+    return [*lines, f"And {more} more."] if more > 0 else lines
 
 
 def where(diagnosis: Diagnosis) -> str:

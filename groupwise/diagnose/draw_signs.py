@@ -39,8 +39,8 @@ def _stuck_level(view: RunView) -> Diagnosis | None:
         since,
         view.last_step,
         (
-            f"Since step {since} its success rate is {fmean(at_level):.2f} in the mean, {at_level[-1]:.2f} at last; the "
-            f"next level begins at {up_at:g}.",
+            f"Since step {since} its success rate is {fmean(at_level):.2f} in the mean, {at_level[-1]:.2f} at last; "
+            f"the next level begins at {up_at:g}.",
             f"Reward: {view.change('reward')}.",
         ),
         (),
@@ -79,8 +79,8 @@ def dropping_costs(view: RunView) -> Diagnosis | None:
         return None
     return Diagnosis(
         "dropping_costs",
-        f"Dynamic sampling drops {dropped / (used + dropped):.0%} of the groups, and that takes {lost / seconds:.0%} of "
-        "the time.",
+        f"Dynamic sampling drops {dropped / (used + dropped):.0%} of the groups, and that takes {lost / seconds:.0%} "
+        "of the time.",
         int(view.records[0]["step"]),
         view.last_step,
         (

@@ -15,6 +15,8 @@ NEAR_LIMIT = 0.8
 """Share of max_completion_length that the mean length has come to."""
 CUT = 0.5
 """Share of completions cut off at the end: the bound of the metric `completions/clipped_ratio`."""
+FEWEST_STEPS = 10
+"""Steps after which most completions should end where this is learnt at all; the demo takes seven."""
 FEWEST = 8
 """Completions of either kind that a difference in their rewards rests on."""
 
@@ -68,7 +70,7 @@ def length_collapses(view: RunView) -> Diagnosis | None:
 def truncation_costs(view: RunView) -> Diagnosis | None:
     """Most completions are cut off, ever as many, and those that are get less than the ones that end."""
     late, trend = view.late_mean("completions/clipped_ratio"), view.change("completions/clipped_ratio")
-    if late is None or late < CUT or trend is None or trend.is_down:
+    if late is None or late < CUT or trend is None or trend.is_down or view.num_steps < FEWEST_STEPS:
         return None
     cut = [(place, c) for place, c in places(view.looked) if c["stop_reason"] == "length"]
     ended = [c for _, c in places(view.looked) if c["stop_reason"] in ("stop", "stop_string")]

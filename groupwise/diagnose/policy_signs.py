@@ -23,7 +23,7 @@ STILL_STEPS, STILL_SHARE = 20, 0.25
 ENTROPY_LOW, ENTROPY_LEFT = 0.1, 0.25
 """Nats a token, and the share of the first steps' entropy, at or below which nothing is left to explore."""
 NO_SIGNAL = 0.5
-"""Share of groups without signal beside a low entropy: a sure policy that still tells answers apart goes on learning."""
+"""Share of groups without signal beside a low entropy: a sure policy whose groups still differ goes on learning."""
 SPIKE, SPIKES, SPIKE_SHARE = 10.0, 2, 0.02
 """A gradient norm so many times its median is a spike; a run has spikes from the second one on, one step in fifty."""
 CLIPPED = {True: 0.2, False: 0.5}
@@ -156,7 +156,7 @@ def clip_share_off(view: RunView) -> Diagnosis | None:
         return None
     bound = CLIPPED[is_token] if several else CLIPPED_ON_POLICY
     if share > bound:
-        causes = ("Too many updates a rollout.", "The learning rate is too high.", "epsilon_low, epsilon_high too small.")
+        causes = ("Too many updates a rollout.", "The learning rate is too high.", "The clip is too tight.")
         change = "Set num_iterations: 1, then a lower learning_rate."
         if not several:
             causes = ("Old and new log-probs are computed differently (dropout, a changed model).",)
@@ -237,7 +237,8 @@ def stale_weights(view: RunView) -> Diagnosis | None:
             "A server or the engine missed a version of the weights.",
             "rollout_lag is too large for this learning rate.",
         ),
-        "Set rollout_lag: 0, or correct for the age with mismatch: token_truncate; without rollout_lag please report it.",
+        "Set rollout_lag: 0, or correct for the age with mismatch: token_truncate; where there is no lag please report "
+        "it.",
         "certain" if is_old else "likely",
     )
 

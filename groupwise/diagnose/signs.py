@@ -176,8 +176,8 @@ SIGNS = (
         policy_signs.policy_stands_still,
         "half of the groups carry signal, the reward does not rise, and the KL (where none is measured the learning "
         "rate) is next to nothing",
-        f"below {policy_signs.KL_STILL:g} nats a token after {policy_signs.STILL_STEPS} steps and a quarter of the run; "
-        f"{policy_signs.LOW_RATE[True]:g} for an adapter, {policy_signs.LOW_RATE[False]:g} for every weight",
+        f"below {policy_signs.KL_STILL:g} nats a token after {policy_signs.STILL_STEPS} steps and a quarter of the "
+        f"run; {policy_signs.LOW_RATE[True]:g} for an adapter, {policy_signs.LOW_RATE[False]:g} for every weight",
         "the bound of the metric `kl`; a tenth of the usual learning rates",
     ),
     Sign(

@@ -38,7 +38,7 @@ def reward_slow(view: RunView) -> Diagnosis | None:
             *(f"{name}: {value / view.num_steps:.1f} s a step." for name, value in seconds.items()),
         ),
         (),
-        ("The function judges one completion after the other.", "It waits for a network or starts a program each time."),
+        ("The function judges one completion after the other.", "It waits for a network, or starts a program."),
         f"Make {slowest} an `async def`, judge the whole batch at once, or keep what it computes in a cache.",
         "certain",
     )
@@ -64,13 +64,13 @@ def straggler_holds(view: RunView) -> Diagnosis | None:
         view.last_step,
         (
             f"Read were {len(alone)} steps; the worst is step {worst} with {alone[worst]:.0%}.",
-            f"The rollout takes {rollout / seconds:.0%} of the time: about {duration(fmean(alone.values()) * rollout)} of "
-            f"{duration(seconds)}.",
+            f"The rollout takes {rollout / seconds:.0%} of the time: about {duration(fmean(alone.values()) * rollout)} "
+            f"of {duration(seconds)}.",
         ),
         examples_of([place for place, _ in longest[:8]]),
         ("A few completions run to max_completion_length.", "The batch is small beside what the machine can decode."),
-        "Set a smaller max_completion_length with overlong_cache: 0.2, or more prompts_per_step, so that others fill the "
-        "wait.",
+        "Set a smaller max_completion_length with overlong_cache: 0.2, or more prompts_per_step, so that others fill "
+        "the wait.",
         "likely",
     )
 

@@ -41,11 +41,11 @@ class CurveChange:
     @property
     def is_up(self) -> bool:
         """Whether it rose by more than the noise carries."""
-        return self.error is not None and self.trend > _bound(self.freedom) * self.error
+        return self.error is not None and self.trend > student(self.freedom) * self.error
 
     @property
     def is_down(self) -> bool:
-        return self.error is not None and -self.trend > _bound(self.freedom) * self.error
+        return self.error is not None and -self.trend > student(self.freedom) * self.error
 
     @property
     def verdict(self) -> str:
@@ -124,9 +124,7 @@ def change_of(values: Sequence[float]) -> CurveChange | None:
     num_last = max(1, min(ENDS, len(values) // 3))
     first, start, end = values[:num_first], values[:num_last], values[-num_last:]
     trend = statistics.fmean(end) - statistics.fmean(start)
-    return CurveChange(
-        statistics.fmean(first), statistics.fmean(end), num_first, num_last, trend, *_error(start, end)
-    )
+    return CurveChange(statistics.fmean(first), statistics.fmean(end), num_first, num_last, trend, *_error(start, end))
 
 
 def reward_change(records: Sequence[Record]) -> CurveChange | None:
@@ -168,6 +166,6 @@ def _error(start: Sequence[float], end: Sequence[float]) -> tuple[float | None, 
     return math.sqrt(sum(parts)), sum(parts) ** 2 / squares if squares else math.inf
 
 
-def _bound(freedom: float) -> float:
+def student(freedom: float) -> float:
     """The 97.5% quantile of Student's t, to 4% from two degrees of freedom on (1.96 rounded up to 2)."""
-    return SURE + 2.4 / freedom + 4.5 / freedom**2
+    return SURE + 2.4 / freedom + (4.5 if freedom >= 2 else 8.3) / freedom**2

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from groupwise.diagnose.doctor import closing_lines
 from groupwise.errors import RunError
 from groupwise.lifecycle.run import Run
 from groupwise.lifecycle.signals import Interrupted
 from groupwise.runs.folder import RunFolder
+from groupwise.runs.reader import RunReader
 
 
 @contextmanager
@@ -62,6 +64,7 @@ def what_is_done(run: Run, report: Path, resume_with: str) -> str:
     lines = [
         *([run.guards.outcome] if run.guards.is_stopped else []),
         f"{schedule.step} of {schedule.num_steps} steps done.",
+        *closing_lines(RunReader(folder)),
         f"model   {folder.final}",
         f"report  {report}",
         f"records {folder.path}",

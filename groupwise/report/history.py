@@ -21,15 +21,19 @@ OF_TURNS = (
 def in_short(records: Sequence[Record]) -> list[tuple[str, str]]:
     """The figures at the top of the report: (label, value)."""
     change = reward_change(records)
-    steps = len(series(records, "step").steps)
-    figures: list[tuple[str, str]] = [("steps", f"{steps:,}")]
-    if change is not None:
-        figures = [
-            (f"first reward ({_mean_of(change.num_first, 'first')})", number(change.first)),
-            (f"last reward ({_mean_of(change.num_last, 'last')})", number(change.last)),
-            ("change", ("+" if change.difference > 0 else "") + number(change.difference)),
-            *figures,
-        ]
+    if change is None:
+        return size_in_short(records)
+    return [
+        (f"first reward ({_mean_of(change.num_first, 'first')})", number(change.first)),
+        (f"last reward ({_mean_of(change.num_last, 'last')})", number(change.last)),
+        ("change", ("+" if change.difference > 0 else "") + number(change.difference)),
+        *size_in_short(records),
+    ]
+
+
+def size_in_short(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The same without the reward: how much was trained."""
+    figures: list[tuple[str, str]] = [("steps", f"{len(series(records, 'step').steps):,}")]
     for label, key in (("updates", "updates"), ("tokens", "num_tokens")):
         value = last(records, key)
         if value is not None:
