@@ -25,8 +25,6 @@ NOT_COMPARED = ("seed", "output_dir", "run_name", "report_to", "overwrite_output
 """Fields of a recipe in which runs of one arm may differ: the seed, and where the run is written."""
 MAX_VALUE = 120
 """Characters of a setting in the list of differences."""
-POINTS = 200
-"""Of a pooled curve."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,11 @@ class ComparedRun:
         """The records of the steps that were done by then."""
         return [record for record, at in zip(self.records, self.at, strict=True) if at <= place * (1 + 1e-9)]
 
-    def curve(self, places: Sequence[float]) -> list[float | None]:
-        """The reward, averaged over the last steps, at each of these places; None before the first step."""
+    @property
+    def curve(self) -> tuple[list[float], list[float]]:
+        """Places, and the reward averaged over the last steps there."""
         rows = [(at, r) for at, r in zip(self.at, self.records, strict=True) if r.get("reward") is not None]
-        averages = series([r for _, r in rows], "reward").averaged(ENDS).values
-        found: list[float | None] = []
-        for place in places:
-            done = sum(at <= place * (1 + 1e-9) for at, _ in rows)
-            found.append(averages[done - 1] if done else None)
-        return found
+        return [at for at, _ in rows], list(series([r for _, r in rows], "reward").averaged(ENDS).values)
 
 
 @dataclass(frozen=True)
