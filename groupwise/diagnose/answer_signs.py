@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
@@ -34,6 +34,8 @@ PROMPT_SHARE = 0.8
 """Share of a completion that is its own prompt."""
 FEWEST_CHARACTERS = 16
 
+Test = Callable[[GroupRecord, CompletionRecord], bool]
+
 _TAGGED = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
 _GUESS = re.compile(r"-?\d+|[A-E]|yes|no|true|false", re.IGNORECASE)
 
@@ -49,17 +51,21 @@ def one_answer(view: RunView) -> Diagnosis | None:
     if found < ONE_ANSWER or (in_data is not None and found - in_data < BEYOND_DATA):
         return None
     early = [_answer(c) for _, c in places(_of_one_turn(view.early))]
-    data = "The data have no column of answers to compare with." if in_data is None else f"In the data {in_data:.0%}."
+    data = (
+        "The data have no column of answers to compare with."
+        if in_data is None
+        else f"In the data the commonest answer is right for {in_data:.0%} of the problems that were read."
+    )
     shown = [place for place, text in late if text == answer]
     return Diagnosis(
         "one_answer",
         f'The policy gives one answer whatever the prompt: "{_quoted(answer)}" in {found:.0%} of the completions.',
-        shown[0][0],
+        _since(view, lambda group, completion: _answer(completion) == answer, ONE_ANSWER),
         view.last_step,
         (
             f"At the end {len({text for _, text in late})} different answers to {len(prompts)} different prompts "
             f"({len(late)} completions); in the first steps {len(set(early))} in {len(early)} completions.",
-            f"The commonest answer of the most frequent kind: {data}",
+            data,
             *_reward_moved(view),
         ),
         examples_of(shown),
@@ -101,9 +107,7 @@ _MEND = (
 )
 
 
-def _hacked(
-    view: RunView, name: str, test: Callable[[GroupRecord, CompletionRecord], bool], what: str, first_change: str
-) -> Diagnosis | None:
+def _hacked(view: RunView, name: str, test: Test, what: str, first_change: str) -> Diagnosis | None:
     early, late = (_tested(groups, test) for groups in (view.early, view.late))
     if not early or not late:
         return None
@@ -117,7 +121,7 @@ def _hacked(
     return Diagnosis(
         name,
         f"{now:.0%} of the completions {what}, and the reward pays for it.",
-        shown[0][0],
+        _since(view, test, HACKED),
         view.last_step,
         (
             f"{before:.0%} of the first completions that were read, {now:.0%} of the last.",
@@ -134,10 +138,19 @@ def _hacked(
     )
 
 
+def _since(view: RunView, test: Test, bound: float) -> int:
+    """The first of the steps that were read from which on the share stays at the bound or above it."""
+    by_step: dict[int, list[bool]] = defaultdict(list)
+    for (step, _, _), _, is_one in _tested(view.looked, test):
+        by_step[step].append(is_one)
+    below = [step for step, found in by_step.items() if fmean(found) < bound]
+    return min((step for step in by_step if step > max(below, default=0)), default=view.late_step)
+
+
 Tested = tuple[Place, CompletionRecord, bool]
 
 
-def _tested(groups: Groups, test: Callable[[GroupRecord, CompletionRecord], bool]) -> list[Tested]:
+def _tested(groups: Groups, test: Test) -> list[Tested]:
     return [(place, c, test(place[1], c)) for place, c in places(_of_one_turn(groups))]
 
 
@@ -216,7 +229,7 @@ def _is_prompt(group: GroupRecord, completion: CompletionRecord) -> bool:
     return text in prompt or (prompt in text and len(prompt) >= PROMPT_SHARE * len(text))
 
 
-EXPLOITS: dict[str, Callable[[GroupRecord, CompletionRecord], bool]] = {
+EXPLOITS: dict[str, Test] = {
     "empty": _is_empty,
     "tags around nothing": _is_empty_tags,
     "tags stuffed with guesses": _is_guesses,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from groupwise.diagnose.diagnosis import Diagnosis
-from groupwise.diagnose.run_view import RunView
+from groupwise.diagnose.run_view import FEWEST_LATE, RunView
 from groupwise.runs.series import Series, total
 from groupwise.runs.text import duration
 
@@ -72,7 +72,7 @@ def dropping_costs(view: RunView) -> Diagnosis | None:
     """More than half of the time went into groups that dynamic sampling dropped."""
     used, dropped = (total(view.records, f"groups_{what}") for what in ("used", "dropped"))
     seconds = total(view.records, "step_time")
-    if not dropped or not seconds:
+    if not dropped or view.num_steps < FEWEST_LATE:
         return None
     lost = total(view.records, "time/rollout") * dropped / (used + dropped)
     if lost < DROPPED_TIME * seconds:

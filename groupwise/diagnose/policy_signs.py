@@ -6,7 +6,7 @@ from statistics import fmean, median
 
 from groupwise.config.guards import BY_NAME, FIRST_STEPS, SMALLEST_GAP
 from groupwise.diagnose.diagnosis import Diagnosis, examples_of
-from groupwise.diagnose.run_view import Place, RunView, has_signal, places, rewards_of
+from groupwise.diagnose.run_view import FEWEST_LATE, Place, RunView, has_signal, places, rewards_of
 from groupwise.rounding import is_equal
 from groupwise.runs.text import number
 
@@ -152,7 +152,12 @@ def clip_share_off(view: RunView) -> Diagnosis | None:
     """The clip of the ratio takes most of an update away, or acts where the ratio should be 1, or never acts."""
     share, several = view.late_mean("clip_ratio/region_mean"), _updates_a_step(view) > 1
     is_token = view.objective.get("level", "token") == "token"
-    if share is None or view.setting("rollout_lag", 0) or view.objective.get("anchor") == "rollout":
+    if (
+        view.num_steps < FEWEST_LATE
+        or share is None
+        or view.setting("rollout_lag", 0)
+        or view.objective.get("anchor") == "rollout"
+    ):
         return None
     bound = CLIPPED[is_token] if several else CLIPPED_ON_POLICY
     if share > bound:
@@ -206,7 +211,8 @@ def engine_differs(view: RunView) -> Diagnosis | None:
             "The precision is too low for this model.",
             "The engine samples from another distribution (temperature, top-k, an adapter that did not arrive).",
         ),
-        guard.remedy,
+        "Set engine: transformers, and where the gap goes with it report it; else set dtype: float32, or "
+        "mismatch: token_truncate.",
         "certain",
     )
 

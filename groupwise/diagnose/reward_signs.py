@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from statistics import fmean, pvariance
 
 from groupwise.diagnose.correlation import Agreement, agreements
 from groupwise.diagnose.diagnosis import Diagnosis, example, examples_of
-from groupwise.diagnose.run_view import Place, RunView, completions, counted, has_signal, places, share
+from groupwise.diagnose.run_view import FEWEST_LATE, Place, RunView, completions, counted, has_signal, places, share
 from groupwise.diagnose.trend import held_out_change
 from groupwise.rounding import is_equal
 from groupwise.runs.records import GroupRecord
@@ -78,7 +79,7 @@ def function_dominates(view: RunView) -> Diagnosis | None:
             f"{left[0]} is earned so seldom that it rarely differs inside a group.",
         ),
         "Give the functions one scale: combine: normalise_each, or a smaller weight of "
-        f"{first} (weight: {number(max(1 - part, 0.01))}).",
+        f"{first} (weight: {number((view.weights or {})[first] * math.sqrt((1 - part) / part))}).",
         "likely",
     )
 
@@ -86,7 +87,7 @@ def function_dominates(view: RunView) -> Diagnosis | None:
 def functions_conflict(view: RunView) -> Diagnosis | None:
     """Two functions order the completions of a group the opposite way."""
     found = [each for each in _agreements(view) if each.is_conflict]
-    if not found:
+    if not found or view.num_steps < FEWEST_LATE:
         return None
     worst = min(found, key=lambda each: each.rho)
     return Diagnosis(

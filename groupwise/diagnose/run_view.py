@@ -20,6 +20,7 @@ LATE = 0.25
 """Share of the steps that are the end of a run, for numbers that are looked at as they are by now."""
 MOST_LATE = 50
 FEWEST_LATE = 5
+"""Also the steps from which on sums over a run say something: the first step warms up."""
 
 Place = tuple[int, GroupRecord, int]
 """A completion: its step, its group, its place in the group."""

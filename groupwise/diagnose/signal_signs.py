@@ -13,6 +13,8 @@ from groupwise.runs.text import number
 
 NO_SIGNAL = 0.75
 """Share of groups without signal at the end of a run: three groups of four are sampled for nothing."""
+DEGREES = 3
+"""Different rewards of whole problems from which on they do not look like problems that are solved always or never."""
 FEWEST_GROUPS = 8
 """Groups from which on a share of them is worth something."""
 ONE_KIND = 2 / 3
@@ -28,9 +30,9 @@ def reward_constant(view: RunView) -> Diagnosis | None:
     if len(groups) < FEWEST_GROUPS or view.span is None or any(map(has_signal, groups)):
         return None
     low, high = view.span
-    if is_equal(low, high) and low <= 0:
+    everywhere = bool(is_equal(low, high))
+    if (everywhere and low <= 0) or (not everywhere and len({round(rewards_of(g)[0], 6) for g in groups}) < DEGREES):
         return None
-    everywhere = is_equal(low, high)
     what = (
         f"Every completion of every problem gets {number(low)}."
         if everywhere
@@ -140,7 +142,11 @@ def always_or_never(view: RunView) -> Diagnosis | None:
         view.last_step,
         (found.sentence,),
         examples_of([*found.places["solved"][:1], *found.places["failed"][:1]]),
-        ("Few problems are of middle difficulty.", "The temperature is too low for completions to differ."),
+        (
+            "Few problems are of middle difficulty.",
+            "The temperature is too low for completions to differ.",
+            "The reward reads the problem alone, not the completion.",
+        ),
         "Set dynamic_sampling: true to draw past these problems, or take problems of middle difficulty (data.split).",
         "likely",
     )
@@ -152,11 +158,14 @@ class _Found:
     def __init__(self, view: RunView, share_late: float) -> None:
         self.view, self.share = view, share_late
         low, high = view.span or (math.nan, math.nan)
+        if is_equal(low, high) and low > 0:  # one reward for everything is a case of its own
+            low = math.nan
         self.places: dict[str, list[Place]] = {"solved": [], "failed": [], "other": []}
         for step, group in view.late:
             rewards = rewards_of(group)
             if rewards and not has_signal(group):
-                kind = "failed" if is_equal(rewards[0], low) else "solved" if is_equal(rewards[0], high) else "other"
+                is_low, is_high = is_equal(rewards[0], low), is_equal(rewards[0], high) and low < high
+                kind = "failed" if is_low else "solved" if is_high else "other"
                 self.places[kind].append((step, group, 0))
 
     def share_of(self, kind: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from groupwise.diagnose.diagnosis import Diagnosis, examples_of
-from groupwise.diagnose.run_view import RunView, num_sampled, places
+from groupwise.diagnose.run_view import FEWEST_LATE, RunView, num_sampled, places
 from groupwise.runs.series import total
 from groupwise.runs.text import duration
 
@@ -24,7 +24,7 @@ FEWEST_COMPLETIONS = 8
 def reward_slow(view: RunView) -> Diagnosis | None:
     """The machine waits longer for the rewards than for the completions."""
     rewards, rollout = (total(view.records, f"time/{part}") for part in ("reward", "rollout"))
-    if not view.num_steps or rewards <= rollout or rewards < SLOW_SECONDS * view.num_steps:
+    if view.num_steps < FEWEST_LATE or rewards <= rollout or rewards < SLOW_SECONDS * view.num_steps:
         return None
     seconds = {name: total(view.records, f"rewards/{name}/seconds") for name in view.functions}
     slowest = max(seconds, key=lambda name: seconds[name], default="")
@@ -47,7 +47,7 @@ def reward_slow(view: RunView) -> Diagnosis | None:
 def straggler_holds(view: RunView) -> Diagnosis | None:
     """Most of a rollout is spent on the longest completion or two."""
     rollout, seconds = (total(view.records, key) for key in ("time/rollout", "step_time"))
-    if not seconds or rollout < ROLLOUT_SHARE * seconds:
+    if view.num_steps < FEWEST_LATE or rollout < ROLLOUT_SHARE * seconds:
         return None
     lengths: dict[int, list[int]] = defaultdict(list)
     for (step, _, _), completion in places(view.looked):

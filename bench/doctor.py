@@ -1,0 +1,94 @@
+"""What the doctor finds: each sign in a run that was built to show it, and nothing in healthy runs of shipped recipes.
+
+Usage: python bench/doctor.py [--healthy FOLDER ...]
+
+Recipes built to fail are trained on a tiny random model (`doctor_runs.py`); signs that no recipe brings about (an engine
+with other weights) are written by the run folder's own writer (`tests/diagnose/written.py`). Every run is diagnosed
+after each of its steps: `found_at` is the first one after which the sign is found. `--healthy` names the folders of
+runs of shipped recipes; they are diagnosed after each of their steps too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import common
+
+common.measure_this_checkout()
+
+import doctor_runs  # noqa: E402
+
+from groupwise.diagnose import diagnose  # noqa: E402
+from groupwise.diagnose.signs import SIGNS  # noqa: E402
+from groupwise.diagnose.trend import has_learnt  # noqa: E402
+from groupwise.runs import RunReader  # noqa: E402
+from tests.diagnose.written import CASES  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--healthy", type=Path, nargs="*", default=[], help="folders of runs of shipped recipes")
+    parser.add_argument("--only", nargs="*", help="signs to look at")
+    parser.add_argument("--output", type=Path, default=common.RESULTS / "doctor.json")
+    arguments = parser.parse_args()
+    result = common.header()
+    names = [sign.name for sign in SIGNS if arguments.only is None or sign.name in arguments.only]
+    signs = {name: of_sign(name) for name in names}
+    healthy = [of_healthy(folder) for folder in arguments.healthy]
+    num_missed = sum(each["found_at"] is None for each in signs.values())
+    num_wrong = sum(len(each["found"]) for each in healthy)
+    print(f"\n{num_missed} signs missed, {num_wrong} wrong findings in {len(healthy)} healthy runs")
+    common.save(arguments.output, {**result, "signs": signs, "healthy": healthy})
+    sys.exit(1 if num_missed or num_wrong else 0)
+
+
+def of_sign(name: str) -> dict[str, Any]:
+    """Make the run of a sign, and look for it after each step."""
+    folder = common.SCRATCH / "doctor" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    start = perf_counter()
+    is_trained = name in doctor_runs.RUNS
+    (doctor_runs.RUNS if is_trained else CASES)[name](folder)
+    run = RunReader(folder)
+    steps = [record["step"] for record in run.metrics()]
+    found_at = next((step for step in steps if name in names_of(run, step)), None)
+    diagnoses = diagnose(run)
+    own = next((each for each in diagnoses if each.name == name), None)
+    row = {
+        "made_by": "training" if is_trained else "the writer",
+        "seconds": round(perf_counter() - start, 1),
+        "num_steps": len(steps),
+        "found_at": found_at,
+        "is_found_at_the_end": own is not None,
+        "symptom": None if own is None else own.symptom,
+        "certainty": None if own is None else own.certainty,
+        "beside_it": [each.name for each in diagnoses if each.name != name],
+    }
+    print(
+        f"{name:20} {row['made_by']:10} {len(steps):3} steps, found at {found_at}, beside it {row['beside_it']}",
+        flush=True,
+    )
+    return row
+
+
+def of_healthy(folder: Path) -> dict[str, Any]:
+    """Findings of a healthy run after each of its steps; there should be none."""
+    run = RunReader(folder)
+    steps = [record["step"] for record in run.metrics()]
+    found = {str(step): names for step in steps if (names := names_of(run, step))}
+    recipe = Path(folder).resolve().name
+    print(f"{recipe:28} {len(steps):3} steps, learnt {has_learnt(run.metrics())}, found {found}", flush=True)
+    return {"run": recipe, "num_steps": len(steps), "has_learnt": has_learnt(run.metrics()), "found": found}
+
+
+def names_of(run: RunReader, step: int) -> list[str]:
+    return [each.name for each in diagnose(run, step)]
+
+
+if __name__ == "__main__":
+    main()
