@@ -2,10 +2,10 @@
 
 Usage: python bench/doctor.py [--healthy FOLDER ...]
 
-Recipes built to fail are trained on a tiny random model (`doctor_runs.py`); signs that no recipe brings about (an engine
-with other weights) are written by the run folder's own writer (`tests/diagnose/written.py`). Every run is diagnosed
-after each of its steps: `found_at` is the first one after which the sign is found. `--healthy` names the folders of
-runs of shipped recipes; they are diagnosed after each of their steps too.
+Recipes built to fail are trained on a tiny random model (`doctor_runs.py`); signs that no recipe brings about (an
+engine with other weights) are written by the run folder's own writer (`tests/diagnose/written.py`). Every run is
+diagnosed after each of its steps: `found_at` is the first one after which the sign is found. `--healthy` names the
+folders of runs of shipped recipes; they are diagnosed after each of their steps too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recipes built to fail, each trained on a tiny random model within seconds: the sign that it should show -> the run."""
+"""Recipes built to fail, each trained on a tiny random model within seconds: sign -> the run that should show it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import common
 
 sys.path.insert(0, str(common.ROOT / "tests"))
 
-import api_helpers  # noqa: E402
-import tiny  # noqa: E402
+import api_helpers
+import tiny
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 TRAIN = [{"prompt": f"say {word}", "answer": word} for word in NUMBERS]

@@ -196,7 +196,7 @@ def _share_in_data(view: RunView) -> float | None:
 
 def _named_columns(view: RunView) -> list[str]:
     """Columns that the recipe's rewards read."""
-    specs = [spec for spec in view.setting("rewards", ()) if isinstance(spec, dict)]
+    specs = [spec for spec in view.recipe.get("rewards") or () if isinstance(spec, dict)]
     return [str(spec[key]) for spec in specs for key in ("column", "answer_column") if spec.get(key)]
 
 

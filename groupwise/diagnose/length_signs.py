@@ -24,14 +24,14 @@ FEWEST = 8
 def length_grows(view: RunView) -> Diagnosis | None:
     """Completions grow toward the limit, and the reward does not rise."""
     found, limit = view.change("completions/mean_length"), view.setting("max_completion_length")
-    if found is None or limit is None or not found.is_up or view.reward_is_up:
+    if found is None or not limit or not found.is_up or view.reward_is_up:
         return None
     if found.last < GROWN * found.first or found.last < NEAR_LIMIT * limit:
         return None
     longest = sorted(places(view.late), key=lambda each: -num_sampled(each[1]))
     return Diagnosis(
         "length_grows",
-        f"Completions grow to the limit of {limit} tokens, and the reward does not.",
+        f"Completions grow to the limit of {limit:g} tokens, and the reward does not.",
         view.late_step,
         view.last_step,
         (f"Mean length: {found}.", *_by_advantage(view), f"Reward: {view.change('reward')}."),
@@ -79,10 +79,10 @@ def truncation_costs(view: RunView) -> Diagnosis | None:
     is_masked = bool(view.objective.get("mask_truncated"))
     if not (is_masked or (gap is not None and gap[0] > 2 * gap[1]) or (late == 1 and not view.reward_is_up)):
         return None
-    limit = view.setting("max_completion_length", 0)
+    limit = view.setting("max_completion_length")
     return Diagnosis(
         "truncation_costs",
-        f"{late:.0%} of the completions are cut off at max_completion_length {limit}"
+        f"{late:.0%} of the completions are cut off at max_completion_length {limit:g}"
         + (", and are masked." if is_masked else ", before what the reward pays for."),
         view.late_step,
         view.last_step,
@@ -92,7 +92,7 @@ def truncation_costs(view: RunView) -> Diagnosis | None:
         ),
         examples_of([place for place, _ in cut]),
         ("max_completion_length is too small for this task.", "The model does not end its answers."),
-        f"Set max_completion_length: {4 * limit}, or tell the model to be brief (system_prompt).",
+        f"Set max_completion_length: {4 * limit:g}, or tell the model to be brief (system_prompt).",
         "certain" if gap is not None or is_masked else "likely",
     )
 

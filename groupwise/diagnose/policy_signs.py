@@ -63,7 +63,7 @@ def kl_explodes(view: RunView) -> Diagnosis | None:
 
 def policy_stands_still(view: RunView) -> Diagnosis | None:
     """Groups carry signal, and the policy does not move."""
-    planned = view.setting("max_steps", 0)
+    planned = view.setting("max_steps")
     enough = max(STILL_STEPS, STILL_SHARE * planned if planned > 0 else 0)
     no_signal = view.series("frac_reward_zero_std").values
     if view.num_steps < enough or view.reward_is_up or not no_signal or fmean(no_signal) > NO_SIGNAL:
@@ -155,13 +155,17 @@ def clip_share_off(view: RunView) -> Diagnosis | None:
     if (
         view.num_steps < FEWEST_LATE
         or share is None
-        or view.setting("rollout_lag", 0)
+        or view.setting("rollout_lag")
         or view.objective.get("anchor") == "rollout"
     ):
         return None
     bound = CLIPPED[is_token] if several else CLIPPED_ON_POLICY
     if share > bound:
-        causes = ("Too many updates a rollout.", "The learning rate is too high.", "The clip is too tight.")
+        causes: tuple[str, ...] = (
+            "Too many updates a rollout.",
+            "The learning rate is too high.",
+            "The clip is too tight.",
+        )
         change = "Set num_iterations: 1, then a lower learning_rate."
         if not several:
             causes = ("Old and new log-probs are computed differently (dropout, a changed model).",)
@@ -195,7 +199,7 @@ def engine_differs(view: RunView) -> Diagnosis | None:
     values = view.series("sampling/mismatch").values
     dtype = (view.reader.config.get("model") or {}).get("compute_dtype")
     guard = BY_NAME["agreement" if dtype == "float32" else "precision"]
-    if not values or view.setting("rollout_lag", 0) or median(values) <= guard.default.threshold:
+    if not values or view.setting("rollout_lag") or median(values) <= guard.default.threshold:
         return None
     return Diagnosis(
         "engine_differs",
@@ -219,7 +223,7 @@ def engine_differs(view: RunView) -> Diagnosis | None:
 
 def stale_weights(view: RunView) -> Diagnosis | None:
     """The engine samples from older weights than it should."""
-    lag = view.setting("rollout_lag", 0)
+    lag = view.setting("rollout_lag")
     oldest = max(view.series("staleness/max").values, default=0.0)
     growth = None if lag else _growth(view)
     effective = view.late_mean("sampling/effective_share") if lag else None

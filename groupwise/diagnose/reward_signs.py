@@ -137,19 +137,19 @@ def only_format_learnt(view: RunView) -> Diagnosis | None:
 
 def reward_noisy(view: RunView) -> Diagnosis | None:
     """Equal completions inside a group get different rewards of a function."""
-    found = [noise for name in _names(view) if (noise := _noise_of(view, name)).num_different >= FEWEST_NOISY]
-    if not found:
+    noises = [_noise_of(view, name) for name in view.reward_names]
+    worst = max(noises, key=lambda noise: len(noise.different), default=None)
+    if worst is None or len(worst.different) < FEWEST_NOISY:
         return None
-    worst = max(found, key=lambda noise: noise.num_different)
-    step, group, first, second = worst.shown
+    step, group, first, second, _ = worst.different[0]
     return Diagnosis(
         "reward_noisy",
         f'Reward "{worst.name}" gives the same completion different numbers.',
-        worst.first_step,
-        worst.last_step,
+        step,
+        worst.different[-1][0],
         (
-            f"{worst.num_different:,} of {worst.num_pairs:,} pairs of equal completions inside a group differ in their "
-            f"reward, by {number(worst.mean_gap)} in the mean.",
+            f"{len(worst.different):,} of {worst.num_pairs:,} pairs of equal completions inside a group differ in "
+            f"their reward, by {number(fmean(gap for *_, gap in worst.different))} in the mean.",
         ),
         (example(step, group, first), example(step, group, second)),
         (
@@ -190,10 +190,6 @@ class _Function:
     name: str
     weight: float
     groups: Sequence[Sequence[float | None]]
-
-
-def _names(view: RunView) -> list[str]:
-    return list(view.looked[0][1]["completions"][0]["rewards"]) if view.looked else []
 
 
 def _weighted(view: RunView) -> list[str]:
@@ -278,41 +274,24 @@ def _steps(view: RunView) -> str:
     return f"{steps[0]} to {steps[-1]}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Noise:
-    """Pairs of equal completions of a group, and how often a function gave them two numbers."""
+    """Pairs of equal completions of a group, and those of them to which a function gave two numbers."""
 
     name: str
-    num_pairs: int = 0
-    gaps: list[float] | None = None
-    shown: tuple[int, GroupRecord, int, int] = (0, {}, 0, 0)  # type: ignore[assignment]
-    first_step: int = 0
-    last_step: int = 0
-
-    @property
-    def num_different(self) -> int:
-        return len(self.gaps or ())
-
-    @property
-    def mean_gap(self) -> float:
-        return fmean(self.gaps or [0.0])
+    num_pairs: int
+    different: Sequence[tuple[int, GroupRecord, int, int, float]]
+    """Step, group, the two places, and the gap."""
 
 
 def _noise_of(view: RunView, name: str) -> _Noise:
-    noise = _Noise(name, gaps=[])
+    pairs = []
     for step, group in view.looked:
         for first, second in _equal_pairs(group):
             a, b = (group["completions"][i]["rewards"].get(name) for i in (first, second))
-            if a is None or b is None:
-                continue
-            noise.num_pairs += 1
-            if not is_equal(a, b):
-                assert noise.gaps is not None
-                noise.first_step = noise.first_step if noise.gaps else step
-                noise.shown = noise.shown if noise.gaps else (step, group, first, second)
-                noise.last_step = step
-                noise.gaps.append(abs(a - b))
-    return noise
+            if a is not None and b is not None:
+                pairs.append((step, group, first, second, 0.0 if is_equal(a, b) else abs(a - b)))
+    return _Noise(name, len(pairs), [pair for pair in pairs if pair[-1]])
 
 
 def _equal_pairs(group: GroupRecord) -> Iterator[tuple[int, int]]:

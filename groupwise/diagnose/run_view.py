@@ -55,10 +55,10 @@ class RunView:
     def last_step(self) -> int:
         return int(self.records[-1]["step"]) if self.records else 0
 
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A field of the recipe; `default` where it is not recorded or null."""
+    def setting(self, key: str, default: float = 0.0) -> float:
+        """A number of the recipe; `default` where none is recorded."""
         value = self.recipe.get(key)
-        return default if value is None else value
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else default
 
     # Numbers of the steps
 
@@ -145,17 +145,22 @@ class RunView:
         return function_names(self.records)
 
     @cached_property
+    def reward_names(self) -> list[str]:
+        """The reward functions in their order, by the first completion that is read."""
+        return next((list(c["rewards"]) for _, _, c in completions(self.looked)), [])
+
+    @cached_property
     def weights(self) -> Mapping[str, float] | None:
         """Weight of each reward function; None where the recipe's do not add up to the recorded rewards."""
-        names = list(self.looked[0][1]["completions"][0]["rewards"]) if self.looked else []
+        names = self.reward_names
         given = self._recorded_weights()
         weights = dict(zip(names, given if len(given) == len(names) else [1.0] * len(names), strict=True))
-        return weights if all(_adds_up(c, weights) for _, _, c in completions(self.late)) else None
+        return weights if names and all(_adds_up(c, weights) for _, _, c in completions(self.late)) else None
 
     def _recorded_weights(self) -> list[float]:
-        if given := self.setting("reward_weights"):
-            return [float(weight) for weight in given]
-        specs = [self.recipe.get("task"), *(self.setting("rewards", ())), self.recipe.get("environment")]
+        if given := self.recipe.get("reward_weights"):
+            return [float(weight) for weight in given if isinstance(weight, int | float)]
+        specs = [self.recipe.get("task"), *(self.recipe.get("rewards") or ()), self.recipe.get("environment")]
         return [_weight(spec) for spec in specs if spec]
 
     @cached_property

@@ -107,7 +107,7 @@ def group_too_small(view: RunView) -> Diagnosis | None:
     found, larger = _without_signal(view), _larger_size(view)
     if found is None or larger is None or view.has_learnt:
         return None
-    size, expected = view.setting("num_generations", 0), _expected_signal(view)
+    size, expected = int(view.setting("num_generations")), _expected_signal(view)
     rate = _rate_of_best(view)
     return Diagnosis(
         "group_too_small",
@@ -202,7 +202,7 @@ def _without_signal(view: RunView) -> _Found | None:
 
 def _larger_size(view: RunView) -> int | None:
     """The smallest larger G at which half of the groups would carry signal; None where none helps or none is needed."""
-    size, expected = view.setting("num_generations", 0), _expected_signal(view)
+    size, expected = int(view.setting("num_generations")), _expected_signal(view)
     if not size or expected(size) >= HALF:
         return None
     return next((other for other in OTHER_SIZES if other > size and expected(other) >= HALF), None)
