@@ -153,7 +153,7 @@ def _plan(run: RunReader, records: Sequence[Record]) -> list[PlannedAmount]:
     plan: Mapping[str, Any] = run.config.get("plan") or {}
     step_times = series(records, "step_time").values
     measured = {
-        "memory_bytes": ("memory", "bytes", last(records, "memory_peak_bytes")),
+        "memory_bytes": ("memory", "bytes", last(records, "memory_peak_bytes") if _counts_alike(run) else None),
         "step_s": ("time of a step", "s", statistics.median(step_times) if step_times else None),
         "total_s": ("time of the run", "s", seconds_trained(records) if _is_whole(run, records) else None),
     }
@@ -162,6 +162,12 @@ def _plan(run: RunReader, records: Sequence[Record]) -> list[PlannedAmount]:
         for key, (what, unit, actual) in measured.items()
         if plan.get(key) and actual
     ]
+
+
+def _counts_alike(run: RunReader) -> bool:
+    """Whether plan and peak are of one kind: a check measures the process, a plan without one counts the model."""
+    plan, hardware = run.config.get("plan") or {}, run.config.get("hardware") or {}
+    return "step_s" in plan or hardware.get("device") != "cpu"
 
 
 def _is_whole(run: RunReader, records: Sequence[Record]) -> bool:
