@@ -126,7 +126,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
         at, each(lambda text: text.count("a") / 24, "counts_a"), max_completion_length=24, max_steps=40
     ),
     "all_failed": lambda at: train(at, says_answer, **STANDS),
-    "all_solved": lambda at: train(at, each(lambda text: float(text[:2] != "aa"), "not_aa"), **STANDS),
+    "all_solved": lambda at: train(at, each(lambda text: float(text[:1] != "a"), "not_a"), **STANDS),
     "group_too_small": lambda at: train(at, each(lambda text: float(text[:1] == "b"), "begins_with_b"), **STANDS),
     "always_or_never": lambda at: train(at, of_prompt, **STANDS),
     "often_unscored": lambda at: train(at, often_none),

@@ -201,7 +201,8 @@ def _named_columns(view: RunView) -> list[str]:
 
 
 def _repeats_itself(ids: Sequence[int]) -> bool:
-    threes = list(zip(ids, ids[1:], ids[2:], strict=False))
+    words = list(map(str, ids))
+    threes = list(zip(words, words[1:], words[2:], strict=False))
     return len(ids) >= FEWEST_TOKENS and len(set(threes)) <= DISTINCT * len(threes)
 
 

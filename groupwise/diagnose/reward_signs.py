@@ -296,9 +296,9 @@ def _noise_of(view: RunView, name: str) -> _Noise:
 
 def _equal_pairs(group: GroupRecord) -> Iterator[tuple[int, int]]:
     """Each completion that repeats an earlier one of its group token by token, with that one."""
-    seen: dict[tuple[int, ...], int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for index, completion in enumerate(group["completions"]):
-        key = (*completion["ids"], -1, completion["stop_reason"] == "length")
+        key = (str(completion["ids"]), completion["stop_reason"])
         if key in seen:
             yield seen[key], index
         else:

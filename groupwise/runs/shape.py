@@ -75,12 +75,19 @@ def group(record: Mapping[str, Any]) -> str | None:
         if not isinstance(completion, dict):
             return "a completion is not an object"
         found = found or _first_wrong(completion, _COMPLETION, "a completion's ")
+        found = found or _first_missing(completion)
         found = found or _not_numbers(completion["rewards"])
     return found
 
 
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+
+
+def _first_missing(completion: Mapping[str, Any]) -> str | None:
+    """Keys that may be null and are always there."""
+    missing = [key for key in ("reward", "advantage") if key not in completion]
+    return f"a completion's {missing[0]} is missing" if missing else None
 
 
 def _not_numbers(rewards: Mapping[str, Any]) -> str | None:
