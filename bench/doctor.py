@@ -14,7 +14,6 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import common
@@ -34,10 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--healthy", type=Path, nargs="*", default=[], help="folders of runs of shipped recipes")
     parser.add_argument("--only", nargs="*", help="signs to look at")
+    parser.add_argument("--again", action="store_true", help="make the runs again that were made already")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "doctor.json")
     arguments = parser.parse_args()
     result = common.header()
     names = [sign.name for sign in SIGNS if arguments.only is None or sign.name in arguments.only]
+    if arguments.again:
+        shutil.rmtree(common.SCRATCH / "doctor", ignore_errors=True)
     signs = {name: of_sign(name) for name in names}
     healthy = [of_healthy(folder) for folder in arguments.healthy]
     num_missed = sum(each["found_at"] is None for each in signs.values())
@@ -50,10 +52,10 @@ def main() -> None:
 def of_sign(name: str) -> dict[str, Any]:
     """Make the run of a sign, and look for it after each step."""
     folder = common.SCRATCH / "doctor" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    start = perf_counter()
     is_trained = name in doctor_runs.RUNS
-    (doctor_runs.RUNS if is_trained else CASES)[name](folder)
+    if not has_ended(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        (doctor_runs.RUNS if is_trained else CASES)[name](folder)
     run = RunReader(folder)
     steps = [record["step"] for record in run.metrics()]
     found_at = next((step for step in steps if name in names_of(run, step)), None)
@@ -61,7 +63,6 @@ def of_sign(name: str) -> dict[str, Any]:
     own = next((each for each in diagnoses if each.name == name), None)
     row = {
         "made_by": "training" if is_trained else "the writer",
-        "seconds": round(perf_counter() - start, 1),
         "num_steps": len(steps),
         "found_at": found_at,
         "is_found_at_the_end": own is not None,
@@ -74,6 +75,11 @@ def of_sign(name: str) -> dict[str, Any]:
         flush=True,
     )
     return row
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run was made already."""
+    return folder.is_dir() and any(event["kind"] == "end" for event in RunReader(folder).events())
 
 
 def of_healthy(folder: Path) -> dict[str, Any]:

@@ -139,7 +139,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "held_out_still": lambda at: train(
         at, known_prompts, rest={"eval_dataset": HELD_OUT}, eval_steps=12, eval_on_start=True
     ),
-    "length_grows": lambda at: train(at, ranks(1), max_completion_length=24),
+    "length_grows": lambda at: train(at, ranks(1), max_completion_length=120, prompts_per_step=2, max_steps=30),
     "length_collapses": lambda at: train(at, ranks(-1), max_completion_length=24),
     "truncation_costs": lambda at: train(
         at, each(lambda text: float(len(letters(text)) < 4), "short_enough"), max_completion_length=6, **STANDS

@@ -78,6 +78,11 @@ class RunView:
         return found is not None and found.is_up
 
     @property
+    def has_moved(self) -> bool:
+        """Whether the run has learnt, held-out problems or at least the training ones."""
+        return bool(self.has_learnt) or self.reward_is_up
+
+    @property
     def num_late(self) -> int:
         """Steps that are the end of the run."""
         return min(self.num_steps, max(FEWEST_LATE, min(MOST_LATE, int(LATE * self.num_steps))))

@@ -84,7 +84,7 @@ def all_failed(view: RunView) -> Diagnosis | None:
 def all_solved(view: RunView) -> Diagnosis | None:
     """Most groups have no signal, because every completion gets the highest reward, and nothing was learnt before."""
     found = _without_signal(view)
-    if found is None or view.has_learnt or found.share_of("solved") < ONE_KIND:
+    if found is None or view.has_moved or found.share_of("solved") < ONE_KIND:
         return None
     return Diagnosis(
         "all_solved",
@@ -105,7 +105,7 @@ def all_solved(view: RunView) -> Diagnosis | None:
 def group_too_small(view: RunView) -> Diagnosis | None:
     """Rewards differ, too seldom for groups of this size."""
     found, larger = _without_signal(view), _larger_size(view)
-    if found is None or larger is None or view.has_learnt:
+    if found is None or larger is None or view.has_moved:
         return None
     size, expected = int(view.setting("num_generations")), _expected_signal(view)
     rate = _rate_of_best(view)
@@ -131,7 +131,7 @@ def always_or_never(view: RunView) -> Diagnosis | None:
     """Most groups have no signal, some solved and some failed: a larger G would not help."""
     found = _without_signal(view)
     kinds = ("solved", "failed")
-    if found is None or view.has_learnt or max(map(found.share_of, kinds)) >= ONE_KIND:
+    if found is None or view.has_moved or max(map(found.share_of, kinds)) >= ONE_KIND:
         return None
     if _larger_size(view) is not None or is_equal(*(view.span or (0.0, 0.0))):
         return None
