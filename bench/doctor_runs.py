@@ -104,15 +104,6 @@ def rare_and_huge(completions: list[str], trainer_state: Any, **columns: Any) ->
     return [scale * value for value in vowels(completions=completions) if value is not None]
 
 
-def half_way(completions: list[str], prompts: list[str], **columns: Any) -> list[float | None]:
-    """Half for a first letter that is easy, all for one that the prompt decides."""
-    wanted = [prompt.split()[-1][0] for prompt in prompts]
-    return [
-        0.5 * (letters(text)[:1] in ("a", "e")) + 0.5 * (letters(text)[-1:] == letter and letter not in "ae")
-        for text, letter in zip(completions, wanted, strict=True)
-    ]
-
-
 def two_of(first: Reward, second: Reward, **settings: Any) -> Callable[[Path], None]:
     return lambda folder: train(folder, first, second, **settings)
 
@@ -146,7 +137,6 @@ RUNS: dict[str, Callable[[Path], None]] = {
     ),
     "kl_explodes": lambda at: train(at, dice(), learning_rate=1e-1, beta=1e-6),
     "policy_stands_still": lambda at: train(at, vowels, learning_rate=1e-9, beta=0.04),
-    "entropy_collapses": lambda at: train(at, half_way, learning_rate=3e-2, max_completion_length=3, max_steps=40),
     "gradient_spikes": lambda at: train(at, rare_and_huge, objective="dr_grpo", max_steps=32, **STANDS),
     "clip_share_off": lambda at: train(at, vowels, num_iterations=4, learning_rate=5e-2),
     "curriculum_stuck": lambda at: train(at, says_answer, curriculum="pools", max_steps=40, **STANDS),
