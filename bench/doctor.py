@@ -11,6 +11,7 @@ folders of runs of shipped recipes; they are diagnosed after each of their steps
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ common.measure_this_checkout()
 import doctor_runs  # noqa: E402
 
 from groupwise.diagnose import diagnose  # noqa: E402
+from groupwise.diagnose.diagnosis import Sign  # noqa: E402
+from groupwise.diagnose.run_view import RunView  # noqa: E402
 from groupwise.diagnose.signs import SIGNS  # noqa: E402
 from groupwise.diagnose.trend import has_learnt  # noqa: E402
 from groupwise.runs import RunReader  # noqa: E402
@@ -32,25 +35,31 @@ from tests.diagnose.written import CASES  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--healthy", type=Path, nargs="*", default=[], help="folders of runs of shipped recipes")
-    parser.add_argument("--only", nargs="*", help="signs to look at")
+    parser.add_argument("--only", nargs="*", help="signs to look at; the others stay in the result as they are")
     parser.add_argument("--again", action="store_true", help="make the runs again that were made already")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "doctor.json")
     arguments = parser.parse_args()
-    result = common.header()
-    names = [sign.name for sign in SIGNS if arguments.only is None or sign.name in arguments.only]
+    header, before = common.header(), {"signs": {}, "healthy": []}
     if arguments.again:
         shutil.rmtree(common.SCRATCH / "doctor", ignore_errors=True)
-    signs = {name: of_sign(name) for name in names}
-    healthy = [of_healthy(folder) for folder in arguments.healthy]
-    num_missed = sum(each["found_at"] is None for each in signs.values())
+    elif arguments.only is not None and arguments.output.is_file():
+        before = json.loads(arguments.output.read_text())
+    signs = dict(before["signs"])
+    for sign in SIGNS:
+        if arguments.only is None or sign.name in arguments.only:
+            signs[sign.name] = of_sign(sign)
+    ordered = {sign.name: signs[sign.name] for sign in SIGNS if sign.name in signs}
+    healthy = [of_healthy(folder) for folder in arguments.healthy] or before["healthy"]
+    num_missed = sum(each["found_at"] is None for each in ordered.values())
     num_wrong = sum(len(each["found"]) for each in healthy)
     print(f"\n{num_missed} signs missed, {num_wrong} wrong findings in {len(healthy)} healthy runs")
-    common.save(arguments.output, {**result, "signs": signs, "healthy": healthy})
+    common.save(arguments.output, {**header, "signs": ordered, "healthy": healthy})
     sys.exit(1 if num_missed or num_wrong else 0)
 
 
-def of_sign(name: str) -> dict[str, Any]:
-    """Make the run of a sign, and look for it after each step."""
+def of_sign(sign: Sign) -> dict[str, Any]:
+    """Make the run of a sign where it was not made yet, and look for it after each step."""
+    name = sign.name
     folder = common.SCRATCH / "doctor" / name
     is_trained = name in doctor_runs.RUNS
     if not has_ended(folder):
@@ -58,7 +67,7 @@ def of_sign(name: str) -> dict[str, Any]:
         (doctor_runs.RUNS if is_trained else CASES)[name](folder)
     run = RunReader(folder)
     steps = [record["step"] for record in run.metrics()]
-    found_at = next((step for step in steps if name in names_of(run, step)), None)
+    found_at = next((step for step in steps if sign.find(RunView(run, step)) is not None), None)
     diagnoses = diagnose(run)
     own = next((each for each in diagnoses if each.name == name), None)
     row = {
@@ -70,10 +79,7 @@ def of_sign(name: str) -> dict[str, Any]:
         "certainty": None if own is None else own.certainty,
         "beside_it": [each.name for each in diagnoses if each.name != name],
     }
-    print(
-        f"{name:20} {row['made_by']:10} {len(steps):3} steps, found at {found_at}, beside it {row['beside_it']}",
-        flush=True,
-    )
+    print(f"{name:20} {row['made_by']:10} {len(steps):3} steps, found at {found_at}, beside it {row['beside_it']}")
     return row
 
 
@@ -86,14 +92,10 @@ def of_healthy(folder: Path) -> dict[str, Any]:
     """Findings of a healthy run after each of its steps; there should be none."""
     run = RunReader(folder)
     steps = [record["step"] for record in run.metrics()]
-    found = {str(step): names for step in steps if (names := names_of(run, step))}
+    found = {str(step): names for step in steps if (names := [each.name for each in diagnose(run, step)])}
     recipe = Path(folder).resolve().name
     print(f"{recipe:28} {len(steps):3} steps, learnt {has_learnt(run.metrics())}, found {found}", flush=True)
     return {"run": recipe, "num_steps": len(steps), "has_learnt": has_learnt(run.metrics()), "found": found}
-
-
-def names_of(run: RunReader, step: int) -> list[str]:
-    return [each.name for each in diagnose(run, step)]
 
 
 if __name__ == "__main__":

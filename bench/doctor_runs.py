@@ -57,14 +57,10 @@ shortness = each(lambda text: -len(letters(text)) / 8, "shortness")
 begins_with_a = each(lambda text: float(text[:1] == "a"), "begins_with_a")
 
 
-def ranks(sign: int) -> Reward:
-    """A judge that compares the completions of its call: the longest gets most (least), and the mean never moves."""
-
-    def judge(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
-        order = sorted(range(len(completions)), key=lambda i: sign * len(completion_ids[i]))
-        return [order.index(i) / len(order) for i in range(len(completions))]
-
-    return judge
+def shortest_of_all(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
+    """A judge that compares the completions of its call: the shortest gets most, and the mean never moves."""
+    order = sorted(range(len(completions)), key=lambda i: -len(completion_ids[i]))
+    return [order.index(i) / len(order) for i in range(len(completions))]
 
 
 def dice(seed: int = 0) -> Reward:
@@ -130,8 +126,7 @@ RUNS: dict[str, Callable[[Path], None]] = {
     "held_out_still": lambda at: train(
         at, known_prompts, rest={"eval_dataset": HELD_OUT}, eval_steps=12, eval_on_start=True
     ),
-    "length_grows": lambda at: train(at, ranks(1), max_completion_length=120, prompts_per_step=2, max_steps=30),
-    "length_collapses": lambda at: train(at, ranks(-1), max_completion_length=24),
+    "length_collapses": lambda at: train(at, shortest_of_all, max_completion_length=24),
     "truncation_costs": lambda at: train(
         at, each(lambda text: float(len(letters(text)) < 4), "short_enough"), max_completion_length=6, **STANDS
     ),
