@@ -22,7 +22,7 @@ GRADIENT, NO_SIGNAL, DROPPED, MASKED, UNSCORED = (
 )
 CAUSES = (GRADIENT, NO_SIGNAL, DROPPED, MASKED, UNSCORED)
 """What became of a sampled token, in the order of the headline."""
-MOST_STEPS = 200
+MOST_STEPS = 100
 """Steps whose completions are read: of a longer run every so many, so that the answer comes within seconds."""
 LEVELS = (0.25, 0.5, 0.75, 0.9)
 """Shares of the way from the first reward to the last."""
