@@ -143,5 +143,4 @@ RUNS: dict[str, Callable[[Path], None]] = {
         **STANDS,
     ),
     "reward_slow": lambda at: train(at, slow, max_steps=6),
-    "straggler_holds": lambda at: train(at, brevity, max_completion_length=64, max_steps=30),
 }
