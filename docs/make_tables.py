@@ -140,13 +140,19 @@ def found_by_doctor() -> str:
     signs = table(
         ("sign", "run", "steps", "found after step", "beside it"),
         (
-            (f"`{name}`", f"made by {row['made_by']}", row["num_steps"], row["found_at"], ", ".join(row["beside_it"]))
+            (
+                f"`{name}`",
+                f"made by {row['made_by']}",
+                str(row["num_steps"]),
+                str(row["found_at"]),
+                ", ".join(row["beside_it"]),
+            )
             for name, row in result["signs"].items()
         ),
     )
     healthy = table(
         ("healthy run of", "steps", "findings after any of its steps"),
-        ((row["run"], row["num_steps"], len(row["found"])) for row in result["healthy"]),
+        ((row["run"], str(row["num_steps"]), str(len(row["found"]))) for row in result["healthy"]),
     )
     return f"{signs}\n\n{healthy}"
 
