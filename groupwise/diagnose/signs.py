@@ -160,8 +160,8 @@ SIGNS = (
     Sign(
         "truncation_costs",
         length_signs.truncation_costs,
-        "completions cut off, not clearly fewer than at first, and paid less than those that end, or masked; or all are "
-        "cut off, and the reward does not rise",
+        "completions cut off, not clearly fewer than at first, and paid less than those that end, or masked; or all "
+        "are cut off, and the reward does not rise",
         f"{length_signs.CUT:.0%} {_END}, after {length_signs.FEWEST_STEPS} steps; two standard errors",
         "the bound of the metric `completions/clipped_ratio`",
     ),
