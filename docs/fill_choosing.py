@@ -22,8 +22,8 @@ from blocks import replaced
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from groupwise.report.history import Series
 from groupwise.report.style import LIGHT, as_png, legend, new_figure, styled
+from groupwise.runs.series import Series
 from groupwise.runs.text import number
 
 DOCS = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/api.md, config.md, from-trl.md, guards.md and metrics.md from the code that they describe.
+"""Writes the tables of docs/api.md, config.md, doctor.md, from-trl.md, guards.md and metrics.md from the code.
 
 python docs/make_tables.py           writes the pages
 python docs/make_tables.py --check   writes nothing, and fails where a page differs from the code
@@ -38,6 +38,7 @@ from groupwise.config.objective_keys import READ_BY
 from groupwise.config.recipe import RecipeFields
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec
 from groupwise.config.task_spec import TaskSpec
+from groupwise.diagnose.signs import SIGNS
 from groupwise.runs import metrics
 from groupwise.runs.trl_metrics import TRL_METRICS
 
@@ -127,6 +128,35 @@ def guard_tables() -> dict[str, str]:
     return {"guards": table(head, rows)}
 
 
+def doctor_tables() -> dict[str, str]:
+    head = ("sign", "symptom", "from which value on", "why that value")
+    rows = ((f"`{sign.name}`", sign.symptom, sign.bound, sign.reason) for sign in SIGNS)
+    return {"signs": table(head, rows), "found": found_by_doctor()}
+
+
+def found_by_doctor() -> str:
+    """The table of `bench/doctor.py`."""
+    result = json.loads((DOCS.parent / "bench/results/doctor.json").read_text(encoding="utf-8"))
+    signs = table(
+        ("sign", "run", "steps", "found after step", "beside it"),
+        (
+            (
+                f"`{name}`",
+                f"made by {row['made_by']}",
+                str(row["num_steps"]),
+                str(row["found_at"]),
+                ", ".join(row["beside_it"]),
+            )
+            for name, row in result["signs"].items()
+        ),
+    )
+    healthy = table(
+        ("healthy run of", "steps", "findings after any of its steps"),
+        ((row["run"], str(row["num_steps"]), str(len(row["found"]))) for row in result["healthy"]),
+    )
+    return f"{signs}\n\n{healthy}"
+
+
 def metric_tables() -> dict[str, str]:
     head = ("key", "unit", "meaning", "good", "healthy", "source")
     good = {"up": "up", "down": "down", "steady": "steady", "zero": "0", "none": ""}
@@ -141,6 +171,7 @@ def metric_tables() -> dict[str, str]:
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "api.md": api_tables,
     "config.md": config_tables,
+    "doctor.md": doctor_tables,
     "from-trl.md": from_trl_tables,
     "guards.md": guard_tables,
     "metrics.md": metric_tables,

@@ -21,6 +21,7 @@ PUBLIC_MODULES = (
     "groupwise.algo",
     "groupwise.runs",
     "groupwise.report",
+    "groupwise.diagnose",
     "groupwise.check",
     "groupwise.lifecycle.iterate_reward_model",
     "groupwise.types",

@@ -64,6 +64,13 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class CompareBy(StrEnum):
+    """What runs have had equally much of where they are compared."""
+
+    SAMPLES = "samples"
+    MINUTES = "minutes"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's mistake becomes one message and exit code 2, a guard that acted code 3."""
     # What other packages will rename is nothing a command's user can mend.
@@ -191,7 +198,8 @@ def check(
 ) -> None:
     """Look at a recipe before training: data, prompts, rewards, exploits, cost. Exit code 1: a check fails."""
     from groupwise.lifecycle.inputs import read_inputs
-    from groupwise.runs.folder import make_check
+    from groupwise.runs.check_plan import write_check_plan
+    from groupwise.runs.folder import RunFolder, make_check
 
     settings = _read_recipe(recipe, changes or [], resume=False)
     page = make_check(settings.config.output_dir) / "index.html"
@@ -206,6 +214,8 @@ def check(
     with shown_by(_print_note):
         result = run_checks(settings, inputs, groups=groups, num_ranks=ranks)
     write_page(result, page)
+    if result.cost is not None:
+        write_check_plan(RunFolder(Path(settings.config.output_dir)), settings.resolved(), result.cost.as_plan)
     show(result, page)
     raise typer.Exit(0 if result.has_passed else 1)
 
@@ -277,25 +287,55 @@ def generate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
     """Draw the curves of a run into its report page. Needs no torch."""
+    from groupwise.diagnose import doctor
+    from groupwise.diagnose.compute import compute_use
     from groupwise.report import write_report
     from groupwise.report.ending import ending
-    from groupwise.report.history import in_short, reward_change
-    from groupwise.runs.collapse import one_answer, one_answer_setting
+    from groupwise.report.history import in_short
     from groupwise.runs.reader import RunReader
 
     page, reader = write_report(run), RunReader(run)
     records, ended = reader.metrics(), ending(reader)
-    collapse = one_answer(records, one_answer_setting(reader.config))
-    for text in (ended, collapse):
-        if text:
-            print(redact(text))
-    change = reward_change(records)
-    if change is not None:
-        print(change.verdict)
+    found = doctor.in_short(doctor.diagnose(reader))
+    for line in ([ended] if ended else []) + doctor.progress_of(records) + found + compute_use(reader).lines:
+        print(redact(line))
     width = max(len(label) for label, _ in in_short(records))
     for label, value in in_short(records):
         print(f"  {label.ljust(width)}  {value}")
     print(f"report  {page}")
+
+
+@app.command("doctor")
+def find_faults(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
+    """Say why a run does not learn: symptoms, evidence, likely causes, the first change. Needs no torch."""
+    from groupwise.diagnose import doctor
+    from groupwise.diagnose.compute import compute_use
+    from groupwise.report.ending import ending
+    from groupwise.runs.reader import RunReader
+
+    reader = RunReader(run)
+    lines = [ending(reader), *doctor.progress_of(reader.metrics()), *compute_use(reader).lines]
+    found = doctor.diagnose(reader)
+    print(redact("\n".join([*(line for line in lines if line), "", doctor.in_full(found)])))
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[list[Path], typer.Argument(help="The folders of two or more runs.")],
+    by: Annotated[CompareBy, typer.Option(help="What is equal where the runs are compared.")] = CompareBy.SAMPLES,
+    picture: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("comparison.png"),
+) -> None:
+    """Put runs side by side, seeds of one recipe pooled, with what differs in the recipes. Needs no torch."""
+    from groupwise.report.comparison import compare, table
+    from groupwise.report.comparison_figure import picture as draw
+    from groupwise.runs import disk
+    from groupwise.runs.reader import RunReader
+
+    compared = compare([RunReader(run) for run in runs], by.value)
+    print(redact("\n".join(table(compared))))
+    disk.replace(picture, draw(compared))
+    print(f"picture  {picture}")
 
 
 @app.command()

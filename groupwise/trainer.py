@@ -45,7 +45,7 @@ from groupwise.lifecycle.build import (
     require_trainable,
 )
 from groupwise.lifecycle.callbacks import Callbacks, loader_of
-from groupwise.lifecycle.description import machine, recipe_of, record_of_start, summary
+from groupwise.lifecycle.description import machine, plan_of, recipe_of, record_of_start, summary
 from groupwise.lifecycle.follow import Follower, begin
 from groupwise.lifecycle.inputs import (
     RunInputs,
@@ -72,6 +72,7 @@ from groupwise.rewards.sandbox.backend_choice import RunSandboxes, sandbox_notes
 from groupwise.rewards.sandbox.held import check_sandboxes
 from groupwise.runs import disk
 from groupwise.runs import folder as run_folder
+from groupwise.runs.check_plan import read_check_plan
 from groupwise.runs.reader import RunReader
 from groupwise.runs.records import EvaluationRecord
 from groupwise.runs.screen import Screen, make_screen
@@ -463,6 +464,8 @@ class GRPOTrainer(TrainerMembers):
         assert self._writer is not None
         run_name = self.args.run_name or folder.path.resolve().name
         record = record_of_start(self._recipe, self._recipe_folder, self.parts, optimizer)
+        checked = read_check_plan(folder, self._recipe)
+        record["plan"] = plan_of(self.parts, run.schedule.num_steps, self.world.size, checked)
         self._writer.config(record)
         self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
         self.trackers.start(record, run_name, folder)

@@ -494,6 +494,30 @@ def test_report_puts_what_ended_a_run_first(place: Path, tmp_path: Path, run: Ru
     assert "To go on from the checkpoint of step 1: groupwise train" in page[: page.index("<h2>")]
 
 
+def test_doctor_says_what_it_found(place: Path, tmp_path: Path, run: Run) -> None:
+    code, out, err = run("doctor", place / "run")
+    assert (code, err) == (0, "")
+    assert "tokens sampled: " in out
+    assert "Nothing found" in out
+    (tmp_path / "own.py").write_text("def own(completions):\n    return [1.0] * len(completions)\n")
+    changes = {"rewards": ["own.py:own"], "max_steps": 6}
+    recipe = write_recipe(tmp_path / "recipe.yaml", place / "base", **changes)
+    trained = run("train", recipe)
+    assert "Every completion of every problem gets 1.00. First change: Call the reward function" in trained.out
+    code, out, _ = run("doctor", tmp_path / "run-of-recipe")
+    assert code == 1
+    assert "1. Every completion of every problem gets 1.00.\n   (reward_constant, steps 1 to 6, certain)" in out
+    assert "first change: " in out
+
+
+def test_compare_puts_runs_side_by_side(place: Path, tmp_path: Path, run: Run) -> None:
+    code, out, err = run("compare", place / "run", place / "run", "--picture", tmp_path / "two.png")
+    assert (code, err) == (0, "")
+    assert out.startswith("After the same samples: ")
+    assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+    assert run("compare", place / "run").code == 2
+
+
 @pytest.mark.slow
 def test_report_needs_no_torch(place: Path) -> None:
     blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from groupwise.cli import main; "
@@ -516,12 +540,14 @@ def test_export_uploads_a_model(place: Path, run: Run, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("real_report")
-@pytest.mark.parametrize("command", ["train", "train --resume", "check", "report", "generate", "export", "reward"])
+@pytest.mark.parametrize(
+    "command", ["train", "train --resume", "check", "report", "doctor", "generate", "export", "reward"]
+)
 def test_a_missing_path_is_named_with_those_near_it(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(place.parent)
-    wanted = f"{place.name}/" + ("rum" if command in ("report", "generate", "export") else "recipes.yaml")
+    wanted = f"{place.name}/" + ("rum" if command in ("report", "doctor", "generate", "export") else "recipes.yaml")
     more = {
         "generate": ASK,
         "export": ("--merge", "--to", place / "out"),

@@ -77,10 +77,12 @@ runs/screen.py       types errors forks streams config runs                  ric
 runs/folder.py       errors ways_out runs.schema_1                           filelock
 runs/token_record.py  errors runs.folder                                     numpy safetensors
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio
+diagnose             types errors redact rounding config runs diagnose       -
+report/comparison_figure.py  report                                          matplotlib
 report/figures.py    types errors runs report                                matplotlib
 report/style.py      types errors runs report                                matplotlib
 report/render.py     -                                                       jinja2
-report               types errors redact runs report                         -
+report               types errors redact runs diagnose report                -
 train                types errors rounding config algo world chat bridge environments rewards data policy rollout \
     torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
@@ -89,11 +91,11 @@ checkpoint           types errors ways_out json_values config world data policy 
 guards               types errors config rewards.extract rewards.gold_answers data policy rollout runs train guards \
     torch
 lifecycle            types errors ways_out rounding forks launch json_values config algo world ranks sources chat \
-    bridge environments rewards data tasks policy rollout runs train torch_settings torch_internals checkpoint guards \
-    lifecycle                                                        torch transformers
+    bridge environments rewards data tasks policy rollout runs diagnose train torch_settings torch_internals \
+    checkpoint guards lifecycle                                                        torch transformers
 check/check_screen.py  runs check                                            rich
 check                types errors rounding redact json_values config algo world sources chat rewards data tasks policy \
-    rollout runs report train lifecycle guards torch_settings check          torch | transformers peft
+    rollout runs diagnose report train lifecycle guards torch_settings check  torch | transformers peft
 offline              *                                                       -
 serving              config errors sources rollout.served                    -
 testing              types errors chat rewards                               -

@@ -29,6 +29,7 @@ def heavy_after(program: str) -> set[str]:
         "import groupwise.algo.objective as o; o.Objective.preset('grpo')",
         "import groupwise.algo, groupwise.types, groupwise.errors, groupwise.chat, groupwise.sources",
         "import groupwise.runs, groupwise.report, groupwise.data, groupwise.rewards, groupwise.tasks",
+        "import groupwise.diagnose.doctor",
         "import groupwise.cli",
     ],
 )

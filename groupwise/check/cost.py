@@ -62,6 +62,12 @@ class Cost:
         """Of the whole run, without saving."""
         return self.num_steps * self.step_s + self.num_evals * self.eval_s
 
+    @property
+    def as_plan(self) -> dict[str, float | None]:
+        """The numbers that the run is compared with when it ends."""
+        names = ("rollout_s", "reward_s", "learn_s", "step_s", "eval_s", "total_s", "num_steps", "memory_bytes")
+        return {name: getattr(self, name) for name in names}
+
 
 def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
     """Run the learner over one step's groups with learning rate 0; weights stay as they are, bit for bit."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from groupwise.check.correlation import Agreement, agreements
 from groupwise.check.probes import Probed
 from groupwise.check.reward_stats import Scores, scores_of, total_of
 from groupwise.check.sample import Sampled
+from groupwise.diagnose.correlation import Agreement, agreements
 from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.isolated import Isolated
 from groupwise.rounding import differ

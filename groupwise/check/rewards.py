@@ -7,6 +7,7 @@ from collections.abc import Callable
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding, Level
 from groupwise.check.reward_stats import OTHER_SIZES, Scores
+from groupwise.diagnose.correlation import FEWEST_PAIRS
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import differ
 
@@ -15,13 +16,8 @@ UNSCORED_FAIL, UNSCORED_WARN = 0.5, 0.1
 the group size that was paid for."""
 SIGNAL_WARN = 0.5
 """Share of groups with signal: below half, most of the sampling is thrown away."""
-CONFLICT, REDUNDANT = -0.5, 0.97
-"""Rank correlation inside groups: from -0.5 on each function takes back half of the order that the other gives;
-from 0.97 on the second one adds nothing but its weight."""
-SURE = 2.0
-"""Standard errors that a correlation must lie from 0."""
-FEWEST_PAIRS = 12
-"""Completions that a correlation is worth looking at from."""
+REDUNDANT = 0.97
+"""Rank correlation inside groups from which on the second function adds nothing but its weight."""
 USUAL_GENERATIONS = 8
 SLOW_SHARE, SLOW_SECONDS = 0.5, 1.0
 """A reward is slow when it takes more than half as long as sampling, and at least a second a step: faster ones are
@@ -198,7 +194,7 @@ def conflict(evidence: Evidence) -> list[Finding]:
             f"Gate one by the other (when: {{{each.first}: 1}} on {each.second}), or lower the weight of one of them.",
         )
         for each in evidence.agreements
-        if each.rho <= CONFLICT and each.rho <= -SURE * each.error and each.num_pairs >= FEWEST_PAIRS
+        if each.is_conflict
     ]
 
 

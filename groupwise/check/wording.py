@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from groupwise.check.correlation import Agreement
 from groupwise.check.cost import Cost
 from groupwise.check.evidence import Evidence
 from groupwise.check.prompts import Lengths, ShownPrompt
 from groupwise.check.reward_stats import OTHER_SIZES, Scores, histogram
+from groupwise.diagnose.correlation import Agreement
 from groupwise.runs.progress import prompt_text
 from groupwise.runs.text import clean, duration, number, percent
 from groupwise.train.step_metrics import turns

@@ -18,6 +18,10 @@ Side = Literal["above", "at least", "below"]
 
 WARN_EVERY = 50
 """Steps after which a guard warns again while what it warned of goes on."""
+FIRST_STEPS = 5
+"""Steps from which the usual mismatch of engine and learner in this run is taken."""
+SMALLEST_GAP = 2.5e-4
+"""A smaller gap counts as this one: growing from rounding to a little more rounding is no growth."""
 
 _IN_TRAINING = ("warn", "stop", "rollback", "off")
 _BEFORE_TRAINING = ("warn", "stop", "off")

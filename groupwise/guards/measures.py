@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from groupwise.config.guards import FIRST_STEPS, SMALLEST_GAP
 from groupwise.train.learner import Update
 from groupwise.types import Completion, ScoredGroup
 
@@ -20,10 +21,6 @@ WINDOW = 50
 """Gradient norms that the usual one is the median of."""
 FEWEST_NORMS = 10
 """No norm is called unusual before so many have been view."""
-FIRST_STEPS = 5
-"""Steps from which the usual mismatch of engine and learner in this run is taken."""
-SMALLEST_GAP = 2.5e-4
-"""A smaller gap counts as this one: growing from rounding to a little more rounding is no growth."""
 LARGEST_GAP = {True: 1e-3, False: 0.15}
 """In float32, and in lower precision: the bounds of the guards `agreement` and `precision_limit`."""
 FEWEST_TOKENS = 8

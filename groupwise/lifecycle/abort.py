@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from groupwise.diagnose.doctor import closing_lines
 from groupwise.errors import RunError
 from groupwise.lifecycle.run import Run
 from groupwise.lifecycle.signals import Interrupted
-from groupwise.runs.collapse import one_answer
 from groupwise.runs.folder import RunFolder
 from groupwise.runs.reader import RunReader
 
@@ -61,11 +61,10 @@ def record_end(run: Run, interrupted: Interrupted) -> None:
 def what_is_done(run: Run, report: Path, resume_with: str) -> str:
     """The last lines on screen: what came of the run, where it lies, and how one that ended early is resumed."""
     schedule, folder = run.schedule, run.outputs.folder
-    collapse = one_answer(RunReader(folder).metrics(), run.guards.settings["one_answer"])
     lines = [
         *([run.guards.outcome] if run.guards.is_stopped else []),
-        *([collapse] if collapse else []),
         f"{schedule.step} of {schedule.num_steps} steps done.",
+        *closing_lines(RunReader(folder)),
         f"model   {folder.final}",
         f"report  {report}",
         f"records {folder.path}",

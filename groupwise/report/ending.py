@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 
 from groupwise.errors import shortened
-from groupwise.report.history import Record
 from groupwise.runs import RunReader, schema_1
 from groupwise.runs.folder import is_being_written
+from groupwise.runs.series import Record
 
 _ENDS = ("end", "failed", "interrupted")
 

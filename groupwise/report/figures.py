@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from groupwise.report.history import PARTS, Record, Series, function_names, series
+from groupwise.report.history import PARTS
 from groupwise.report.style import Theme, legend, new_figure
 from groupwise.runs.metrics import held_out_rewards
+from groupwise.runs.series import Record, Series, function_names, series
 
 Draw = Callable[[Sequence[Record], Theme], Figure | None]
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from groupwise.report.about import About, formulas
+from groupwise.diagnose.compute import CAUSES, ComputeUse
+from groupwise.diagnose.diagnosis import Diagnosis
+from groupwise.diagnose.doctor import progress_of, where
+from groupwise.report.about import About, flat, formulas, in_words
 from groupwise.report.held_out import HeldOut
-from groupwise.report.history import (
-    PARTS,
-    Record,
-    evaluation_rows,
-    evaluation_seconds,
-    in_short,
-    reward_change,
-    total,
-)
+from groupwise.report.history import PARTS, evaluation_rows, in_short
 from groupwise.report.render import cut, environment
 from groupwise.report.samples import Excerpt
 from groupwise.runs.progress import prompt_text
 from groupwise.runs.records import CompletionRecord
+from groupwise.runs.series import Record, evaluation_seconds, total
 from groupwise.runs.text import duration, number
 from groupwise.runs.transcript import transcript_of_record
 
@@ -38,19 +32,21 @@ def page(
     pictures: Sequence[Picture],
     pairs: Sequence[tuple[Excerpt, Excerpt | None]],
     footer: str,
+    findings: Sequence[Diagnosis],
+    compute: ComputeUse,
     ending: str = "",
-    warning: str = "",
     held_out: Sequence[HeldOut] = (),
 ) -> str:
-    """The page; `ending` is what ended the run early, `warning` that it learnt one answer: they stand at its top."""
-    change = reward_change(records)
+    """The page; `ending` is what ended the run early, which stands at its top, as do the `findings` of the doctor."""
     return _PAGES.get_template("report/page.html").render(
         kind="report",
         name=about.run_name,
         ending=ending,
-        warning=warning,
         held_out=held_out,
-        verdict=change.verdict if change else _nothing_yet(records),
+        verdict=" ".join(progress_of(records)) or _nothing_yet(records),
+        findings=findings,
+        compute=compute,
+        causes=_by_cause(compute),
         tiles=in_short(records),
         about=_about(about, records),
         details=_details(about),
@@ -90,19 +86,7 @@ def _details(about: About) -> list[tuple[str, list[tuple[str, str]]]]:
         ("The objective, every axis", about.objective),
         ("Versions and machine", about.machine),
     )
-    return [(title, [(k, _plain(v)) for k, v in _flat(settings)]) for title, settings in details if settings]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return [(title, [(k, in_words(v)) for k, v in flat(settings)]) for title, settings in details if settings]
 
 
 def _inline(png: bytes) -> str:
@@ -135,11 +119,16 @@ def _times(records: Sequence[Record]) -> list[tuple[str, float, float]]:
     return [(part, value, 100 * value / whole) for part, value in seconds.items()] if whole else []
 
 
+def _by_cause(compute: ComputeUse) -> list[tuple[str, int, float]]:
+    """What became of the tokens that were read, how many, and their percentage."""
+    return [(cause, compute.num_by_cause.get(cause, 0), 100 * compute.share_of(cause)) for cause in CAUSES]
+
+
 def _event(event: Record) -> tuple[str, str, str, str]:
     """The cells of its row."""
     rest = {k: v for k, v in event.items() if k not in ("schema_version", "time", "kind", "step", "closing")}
     words = str(rest.pop("message", ""))
-    details = " ".join([words, *(f"{key}: {_plain(value)}" for key, value in rest.items())]).strip()
+    details = " ".join([words, *(f"{key}: {in_words(value)}" for key, value in rest.items())]).strip()
     step = "" if event.get("step") is None else str(event["step"])
     time = str(event.get("time", "")).replace("T", " ").removesuffix("+00:00")
     return time, step, str(event.get("kind")), cut(details)
@@ -153,4 +142,5 @@ _PAGES = environment(
     inline=_inline,
     prompt_text=prompt_text,
     transcript=transcript_of_record,
+    where=where,
 )

@@ -7,16 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from groupwise import __version__
+from groupwise.diagnose.compute import compute_use
+from groupwise.diagnose.doctor import diagnose
 from groupwise.report.about import about
 from groupwise.report.ending import ending
 from groupwise.report.figures import FIGURES
 from groupwise.report.held_out import held_out_of
-from groupwise.report.history import Record
 from groupwise.report.page import Picture, page
 from groupwise.report.samples import pairs
 from groupwise.report.style import DARK, LIGHT, Theme, as_png, styled
 from groupwise.runs import RunFolder, RunReader, disk
-from groupwise.runs.collapse import one_answer, one_answer_setting
+from groupwise.runs.series import Record
 
 PAGE = "index.html"
 
@@ -40,10 +41,10 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
     ingredients = about(reader.config, folder.path.resolve().name)
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     footer = f"Written by groupwise {__version__} on {written} from the records in this run's folder."
-    warning = one_answer(records, one_answer_setting(reader.config))
-    held_out = held_out_of(reader)
+    shown, held_out = pairs(reader), held_out_of(reader)
+    found, compute = diagnose(reader), compute_use(reader)
     text = page(
-        ingredients, records, reader.events(), pictures, pairs(reader), footer, ending(reader), warning, held_out
+        ingredients, records, reader.events(), pictures, shown, footer, found, compute, ending(reader), held_out
     )
     disk.replace(folder.report / PAGE, text.encode("utf-8", "replace"))
     return folder.report / PAGE

@@ -30,11 +30,14 @@ def event(record: Mapping[str, Any]) -> str | None:
 
 _PARTS: dict[str, tuple[Any, ...]] = {
     "recipe": (dict, None), "model": (dict, None), "data": (dict, None), "description": (list, None),
-    "versions": (dict, None), "git": (dict, None), "hardware": (dict, None), "used": (dict, None),
+    "versions": (dict, None), "git": (dict, None), "hardware": (dict, None), "used": (dict, None), "plan": (dict, None),
 }  # fmt: skip
 _MODEL: dict[str, tuple[Any, ...]] = {
     "name": (str, None), "num_parameters": (int, None), "num_trainable_parameters": (int, None)
 }  # fmt: skip
+_PLAN: dict[str, tuple[Any, ...]] = dict.fromkeys(
+    ("num_steps", "memory_bytes", "step_s", "total_s"), (int, float, None)
+)
 _USED: dict[str, tuple[Any, ...]] = {"stop_ids": (list, None)}
 _RECIPE: dict[str, tuple[Any, ...]] = {
     "model": (str, None), "data": (dict, str, None), "rewards": (list, None), "lora": (dict, None),
@@ -48,6 +51,7 @@ def config(record: Mapping[str, Any]) -> str | None:
         _first_wrong(record, _PARTS)
         or _first_wrong(record.get("model") or {}, _MODEL, "model.")
         or _first_wrong(record.get("used") or {}, _USED, "used.")
+        or _first_wrong(record.get("plan") or {}, _PLAN, "plan.")
         or _first_wrong(record.get("recipe") or {}, _RECIPE, "recipe.")
     )
 
@@ -82,12 +86,19 @@ def _completions(record: Mapping[str, Any], kinds: Mapping[str, tuple[Any, ...]]
         if not isinstance(completion, dict):
             return "a completion is not an object"
         found = found or _first_wrong(completion, _COMPLETION, "a completion's ")
+        found = found or _first_missing(completion)
         found = found or _not_numbers(completion["rewards"])
     return found
 
 
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+
+
+def _first_missing(completion: Mapping[str, Any]) -> str | None:
+    """Keys that may be null and are always there."""
+    missing = [key for key in ("reward", "advantage") if key not in completion]
+    return f"a completion's {missing[0]} is missing" if missing else None
 
 
 def _not_numbers(rewards: Mapping[str, Any]) -> str | None:

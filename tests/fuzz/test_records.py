@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tiny import tiny_model, with_lora
 
 from groupwise.checkpoint.store import read_state, restore
+from groupwise.diagnose import compute_use, diagnose
 from groupwise.report import model_card
 from groupwise.report.about import about
-from groupwise.report.history import evaluation_rows, in_short, reward_change
+from groupwise.report.history import evaluation_rows, in_short
 from groupwise.report.page import page
 from groupwise.report.samples import pairs
 from groupwise.runs import RunFolder, RunReader, RunWriter, create, manifest
@@ -34,11 +35,11 @@ def read_everything(folder: Path) -> None:
     reader = RunReader(folder)
     records, events = reader.metrics(), reader.events()
     in_short(records)
-    reward_change(records)
     evaluation_rows(records)
     for step in reader.completion_steps():
         reader.completions(step)
-    page(about(reader.config, "run"), records, events, [], pairs(reader), "footer")
+    found, compute = diagnose(reader), compute_use(reader)
+    page(about(reader.config, "run"), records, events, [], pairs(reader), "footer", found, compute)
     model_card(folder)
 
 

@@ -13,7 +13,7 @@ from groupwise.config import GRPOConfig
 from groupwise.lifecycle.memory_plan import Machine, model_without_weights, plan_memory, planned_machine
 from groupwise.policy.weight_sizes import WeightSizes
 from tests.ranks.scenarios import held_bytes, make_trainer
-from tests.tiny import tiny_model, with_lora
+from tests.tiny import CONFIGS, tiny_model, with_lora
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SETTINGS: dict[str, Any] = {"max_steps": 1, "num_minibatches": 1, "num_iterations": 1, "prompts_per_step": 2}
@@ -79,3 +79,9 @@ def test_the_plan_names_estimates() -> None:
     assert text.startswith("each of 8 ranks: ")
     assert "activations" in text.split("(estimate)")[0]
     assert str(plan(tiny_model())).startswith("the one rank: ")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_architecture_has_a_plan(name: str) -> None:
+    """The record of every start holds one, whatever is trained."""
+    assert plan(tiny_model(name)).total_bytes > 0

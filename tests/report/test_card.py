@@ -37,7 +37,20 @@ def test_a_card_says_what_issue_and_reader_ask(tmp_path: Path) -> None:
         "± one standard error",
     ):
         assert expected in card
-    assert card.count("± 3.00") == 2
+    assert card.count("± 3.00") == 4  # in the claim and in the table
+
+
+def test_a_claim_is_made_from_held_out_figures_alone(tmp_path: Path) -> None:
+    card = card_of(tmp_path)
+    assert "The held-out reward (sampled) rose: " in card
+    assert "The reward rose" not in card
+    assert "first reward" not in card
+
+
+def test_without_held_out_figures_no_claim_is_made(tmp_path: Path) -> None:
+    card = model_card(write_run(tmp_path / "run", num_steps=40, eval_every=0))
+    assert "No claim is made: held-out problems were not evaluated before and after the training." in card
+    assert " rose" not in card
 
 
 def test_the_hub_is_told_base_model_and_data_only_where_it_knows_them(tmp_path: Path) -> None:

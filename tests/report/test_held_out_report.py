@@ -1,4 +1,4 @@
-"""What the report shows of held-out completions, and of a run that ends in one answer."""
+"""What the report shows of held-out completions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ import pytest
 from scored import scored_group
 from synthetic import CONFIG, make_groups, make_metrics, write_run
 
-from groupwise.config.guards import GuardSetting
 from groupwise.report import write_report
 from groupwise.report.figures import FIGURES
 from groupwise.report.held_out import OTHER, confusion, held_out_of
 from groupwise.runs import RunFolder, RunReader, RunWriter, create
-from groupwise.runs.collapse import one_answer, one_answer_setting
 from groupwise.runs.folder import SCHEMA_VERSION
 from groupwise.runs.records import EvaluationRecord, evaluation_record
 from groupwise.types import Completion, Problem
-
-KEY = "completions/distinct_answers"
 
 
 def record(text: str, answer: str | None, *, kind: str = "greedy", problem: int = 0, name: str = "") -> Any:
@@ -49,16 +45,12 @@ def test_one_answer_or_many_make_no_table(answers: list[str | None]) -> None:
     assert confusion(given(*(("a", answer) for answer in answers))) is None
 
 
-def written(path: Path, *evaluations: list[EvaluationRecord], distinct: float | None = None) -> RunFolder:
+def written(path: Path, *evaluations: list[EvaluationRecord]) -> RunFolder:
     with RunWriter(create(path)) as writer:
         writer.config(CONFIG)
         writer.event("start")
         for step in range(1, 16):
-            writer.step(
-                {**make_metrics(step, make_groups(step)), KEY: distinct}
-                if step > 1
-                else make_metrics(step, make_groups(step))
-            )
+            writer.step(make_metrics(step, make_groups(step)) if step > 1 else make_metrics(step, make_groups(step)))
         for number, records in enumerate(evaluations):
             writer.evaluations(5 * number, records)
         return writer.folder
@@ -93,37 +85,3 @@ def test_sets_are_shown_one_by_one_and_an_older_run_has_none(tmp_path: Path) -> 
     assert "Held-out completions: easy" in page
     assert "Held-out completions: hard" in page
     assert "Held-out" not in write_report(write_run(tmp_path / "older", num_steps=2)).read_text()
-
-
-# --- a run that ends in one answer
-
-
-SETTING = GuardSetting("warn", 0.2, steps=3)
-
-
-def of(*values: float | None) -> list[dict[str, Any]]:
-    return [{"step": step, KEY: value} for step, value in enumerate(values, 1)]
-
-
-def test_a_run_that_ends_in_one_answer_is_called_so() -> None:
-    text = one_answer(of(0.9, 0.1, None, 0.0, 0.05), SETTING)
-    assert text.startswith("From step 2 to the end, the policy gives different prompts one answer: theirs differ 5% as")
-    assert "is no success" in text
-    assert one_answer(of(0.1, 0.1, 0.1, 0.5), SETTING) == "", "it has come out of it"
-    assert one_answer(of(0.9, 0.1, 0.1), SETTING) == "", "too short to tell"
-    assert one_answer(of(None, None), SETTING) == one_answer([{"step": 1}], SETTING) == ""
-    assert one_answer(of(0.0, 0.0, 0.0), GuardSetting("off", 0.2, steps=3)) == ""
-
-
-def test_the_bound_is_that_of_the_run() -> None:
-    assert one_answer_setting({}).threshold == 0.2
-    guards = {"one_answer": {"action": "off", "threshold": 0.3, "steps": 4}}
-    assert one_answer_setting({"recipe": {"guards": guards}}) == GuardSetting("off", 0.3, 4)
-
-
-@pytest.mark.parametrize(("distinct", "is_said"), [(0.0, True), (0.9, False), (None, False)])
-def test_it_stands_at_the_top_of_the_report(tmp_path: Path, distinct: float | None, is_said: bool) -> None:
-    page = write_report(written(tmp_path, distinct=distinct)).read_text()
-    place = page.find("the policy gives different prompts one answer")
-    assert (place >= 0) == is_said
-    assert place < page.index("What was trained")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from groupwise.report.history import evaluation_rows, function_names, in_short, reward_change, series
+from groupwise.diagnose.trend import reward_change
+from groupwise.report.history import evaluation_rows, in_short
+from groupwise.runs.series import function_names, series
 
 
 def records(*rewards: float | None) -> list[dict[str, float | None]]:
@@ -23,7 +25,8 @@ def test_first_and_last_are_means_of_the_two_ends() -> None:
     assert (change.first, change.num_first) == (2.0, 5)
     assert (change.last, change.num_last) == (94.5, 10)
     assert change.difference == 92.5
-    assert change.error == pytest.approx((9.166667 / 5 + 9.166667 / 10) ** 0.5)
+    assert change.trend == 90.0
+    assert change.error == pytest.approx((2 * 9.166667 / 10) ** 0.5)
     assert change.verdict == "The reward rose from 2.00 to 94.5."
 
 

@@ -17,6 +17,7 @@ from groupwise.report.style import DARK, LIGHT
 from groupwise.report.write import draw
 from groupwise.runs import RunFolder, RunReader, RunWriter, create
 from groupwise.types import Completion, Turn
+from tests.diagnose.written import CASES, healthy
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -214,3 +215,21 @@ def test_the_environment_is_named_with_its_arguments(tmp_path: Path, one_picture
     assert "guess (low 1, high 20)" in text
     assert "guess (weight 0.5)" in text
     assert "guess, 1,200 problems" in text
+
+
+def test_findings_stand_at_the_top_and_in_full_below(tmp_path: Path) -> None:
+    run = CASES["one_answer"](tmp_path / "run")
+    text = write_report(run.folder).read_text()
+    page = Page(text)
+    assert page.open == []
+    symptom = "The policy gives one answer whatever the prompt"
+    assert symptom in text[: text.index("<h2")]
+    assert page.text.count(symptom) == 2
+    for words in ("What the doctor found", "Likely causes", "The first change:", "What the compute bought", "apple"):
+        assert words in page.text
+
+
+def test_a_healthy_run_has_no_findings_to_read(tmp_path: Path) -> None:
+    text = write_report(healthy(tmp_path / "run").folder).read_text()
+    assert "What the doctor found" not in text
+    assert "gave gradient" in text

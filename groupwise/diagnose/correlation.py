@@ -7,9 +7,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
+from typing import Protocol
 
-from groupwise.check.reward_stats import Scores
 from groupwise.rounding import differ
+
+CONFLICT = -0.5
+"""Rank correlation inside groups from which on each function takes back half of the order that the other gives."""
+SURE = 2.0
+"""Standard errors that a correlation must lie from 0."""
+FEWEST_PAIRS = 12
+"""Completions that a correlation is worth looking at from."""
+
+
+class InGroups(Protocol):
+    """The rewards of one function, group by group."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def groups(self) -> Sequence[Sequence[float | None]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +49,19 @@ class Agreement:
         """Standard error of a correlation of 0: 1 / sqrt(degrees of freedom)."""
         return 1 / math.sqrt(max(self.num_pairs - self.num_groups, 1))
 
+    @property
+    def is_conflict(self) -> bool:
+        """Whether the two pull against each other, beyond chance."""
+        return self.num_pairs >= FEWEST_PAIRS and self.rho <= CONFLICT and self.rho <= -SURE * self.error
 
-def agreements(functions: Sequence[Scores]) -> list[Agreement]:
+
+def agreements(functions: Sequence[InGroups]) -> list[Agreement]:
     """Of every two functions that differ together in some group."""
     found = (_agreement(a, b) for a, b in combinations([f for f in functions if f.weight != 0], 2))
     return [agreement for agreement in found if agreement is not None]
 
 
-def _agreement(a: Scores, b: Scores) -> Agreement | None:
+def _agreement(a: InGroups, b: InGroups) -> Agreement | None:
     """Ranks are centred in each group, so that easy and hard problems do not count as agreement."""
     products, squares_a, squares_b, num_pairs, num_groups = 0.0, 0.0, 0.0, 0, 0
     for x, y in _both_judged(a, b):
@@ -53,7 +78,7 @@ def _agreement(a: Scores, b: Scores) -> Agreement | None:
     return Agreement(a.name, b.name, sign * products / math.sqrt(squares_a * squares_b), num_pairs, num_groups)
 
 
-def _both_judged(a: Scores, b: Scores) -> Iterator[tuple[list[float], list[float]]]:
+def _both_judged(a: InGroups, b: InGroups) -> Iterator[tuple[list[float], list[float]]]:
     for group_a, group_b in zip(a.groups, b.groups, strict=True):
         pairs = [(x, y) for x, y in zip(group_a, group_b, strict=True) if x is not None and y is not None]
         yield [x for x, _ in pairs], [y for _, y in pairs]
