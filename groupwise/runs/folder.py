@@ -100,7 +100,7 @@ class RunFolder:
 
     def completion_steps(self) -> list[int]:
         """Steps whose completions are recorded, ascending."""
-        return _steps_in(self.completions, _STEP_NAME)
+        return recorded_steps(self.completions)
 
     @property
     def latest_checkpoint(self) -> Path | None:
@@ -118,6 +118,11 @@ class RunFolder:
         has_metrics = self.metrics.is_file() and self.metrics.stat().st_size > 0
         has_checkpoints = bool(self.checkpoint_steps() or schema_1.checkpoints(self.path))
         return has_metrics or has_checkpoints or (self.final.is_dir() and any(self.final.iterdir()))
+
+
+def recorded_steps(path: Path) -> list[int]:
+    """Steps that have a file `step-....jsonl` in the folder `path`, ascending."""
+    return _steps_in(path, _STEP_NAME)
 
 
 def step_name(step: int) -> str:
