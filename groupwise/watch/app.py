@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -108,7 +108,7 @@ class _Guard:
 
 def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return _Json({"error": error.detail}, error.status_code)
 
 
 _PAGES = environment(str)
@@ -128,6 +128,19 @@ def _static(request: Request) -> Response:
     raise HTTPException(404, "There is no such file.")
 
 
+class _Json(Response):
+    """Plain data as JSON. What a hand put into a record and JSON has not (NaN) becomes null."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        try:
+            text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except ValueError:
+            return self.render(json.loads(json.dumps(content), parse_constant=lambda _: None))
+        return text.encode("utf-8", "backslashreplace")
+
+
 View = Callable[[views.Asked], Any]
 
 
@@ -142,7 +155,7 @@ def _answer(view: View) -> Callable[[Request], Response]:
             raise HTTPException(400, str(error)) from error
         except LookupError as error:
             raise HTTPException(404, str(error.args[0]) if error.args else "Not found.") from error
-        return JSONResponse(found)
+        return _Json(found)
 
     return answer
 

@@ -32,7 +32,7 @@ class Columns:
                 column = self._values.get(key)
                 if column is None:
                     column = self._values[key] = array("d", [NOT_MEASURED]) * (len(self.steps) - 1)
-                column.append(NOT_MEASURED if value is None else value)
+                column.append(NOT_MEASURED if value is None or math.isinf(value) else value)
         for column in self._values.values():
             if len(column) < len(self.steps):
                 column.append(NOT_MEASURED)

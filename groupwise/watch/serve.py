@@ -20,8 +20,7 @@ FIRST_PORT = 8765
 NUM_PORTS = 20
 """Ports that are tried from the first on, before the system picks one."""
 
-START_S = 60.0
-"""Time for the page of a run to start."""
+ANYWHERE = "0.0.0.0"
 
 _NICER = 10
 """How far a page beside a run steps back behind it."""
@@ -92,7 +91,7 @@ def _end_with_input(server: object) -> None:
 def _listen(host: str, port: int | None) -> socket.socket:
     """A socket at that port, or at the first free one."""
     for candidate in [port] if port else [*range(FIRST_PORT, FIRST_PORT + NUM_PORTS), 0]:
-        found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        found = socket.socket()
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, candidate))
@@ -112,7 +111,7 @@ def _names(host: str) -> list[str]:
     """What else the Host header may be where the page is not for this machine alone."""
     if is_local(host):
         return []
-    return ["*"] if host in ("0.0.0.0", "::") else [host, socket.gethostname()]
+    return ["*"] if host == ANYWHERE else [host, socket.gethostname()]
 
 
 def is_local(host: str) -> bool:
@@ -124,4 +123,4 @@ def is_local(host: str) -> bool:
 
 
 def _shown(host: str) -> str:
-    return socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return socket.gethostname() if host == ANYWHERE else host
