@@ -10,6 +10,7 @@ with Chromium() as browser:
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -96,10 +97,8 @@ class Chromium:
         """End the browser and what it started: its own process group."""
         for end in (self._to, self._from):
             os.close(end)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         os.waitpid(self._pid, 0)
         self._profile.cleanup()
 
@@ -111,7 +110,7 @@ class Chromium:
 
 
 class Page:
-    """One page; `complaints` are the errors and warnings of its console, failed requests and refused scripts among them."""
+    """One page; `complaints` are the errors and warnings of its console, refused scripts and failed requests too."""
 
     def __init__(self, browser: Chromium, session: str, target: str) -> None:
         self._browser, self._session, self._target = browser, session, target

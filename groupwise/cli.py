@@ -153,24 +153,26 @@ def train(
 def watch(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, running ones too.")],
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen at; by default the first free one from 8765 on.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to listen at; by default the first free from 8765 on."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; by default this machine alone.")] = "127.0.0.1",
     is_beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Show runs on a local page, live while they train: curves, groups, completions. Needs no torch and no network."""
     from groupwise.runs import open_run
-    from groupwise.watch import serve as page
+    from groupwise.watch import page_server
+    from groupwise.watch.chart_files import require_packages
 
-    page.require_packages()
+    require_packages()
     if not is_beside:  # the folder of a run that is about to start is not there yet
         for run in runs:
             open_run(run)
-        if not page.is_local(host):
+        if not page_server.is_local(host):
             _print_note(f"Whoever reaches {host} and has the address can read these runs.")
     frame = "{}" if is_beside else "page     {}\nCtrl-C ends it."
     show = partial(print, flush=True)
-    page.serve(
+    page_server.serve(
         [run.expanduser() for run in runs],
         host=host,
         port=port,
@@ -423,7 +425,7 @@ def _load_trainer(recipe: Recipe, changes: Sequence[str], *, resume: bool, quiet
 
 def _page_beside(recipe: Recipe) -> AbstractContextManager[None]:
     """Inside, another process shows the run on a page."""
-    from groupwise.watch.serve import beside
+    from groupwise.watch.page_server import beside
 
     return beside(Path(recipe.config.output_dir), lambda address: _print_note(f"page     {address}"))
 

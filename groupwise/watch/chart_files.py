@@ -28,4 +28,6 @@ def chart_file(name: str) -> Path:
     for place in (spec and spec.submodule_search_locations) or ():
         if (path := Path(place) / "static" / name).is_file():
             return path
-    raise ConfigError(f'The package uplot-python has no file static/{name}. Install it with: pip install "groupwise[watch]"')
+    raise ConfigError(
+        f'The package uplot-python has no file static/{name}. Install it with: pip install "groupwise[watch]"'
+    )

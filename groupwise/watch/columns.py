@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from bisect import bisect_left, bisect_right
@@ -79,7 +80,7 @@ class Columns:
 def _curve(column: Sequence[float], edges: Sequence[int], *, is_thinned: bool) -> Curve:
     if not is_thinned:
         return {"mean": [_short(v) for v in column[edges[0] : edges[-1]]]}
-    points = [[v for v in column[a:b] if v == v] for a, b in zip(edges, edges[1:], strict=False)]
+    points = [[v for v in column[a:b] if v == v] for a, b in itertools.pairwise(edges)]
     return {
         "mean": [_short(math.fsum(point) / len(point)) if point else None for point in points],
         "low": [_short(min(point)) if point else None for point in points],

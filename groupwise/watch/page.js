@@ -109,7 +109,7 @@ function showHead() {
   $("head").replaceChildren(
     ...[
       h("div", { class: "kind" }, "groupwise watch"),
-      h("div", { class: "title" }, h("h1", {}, found.name), h("span", { class: `state ${run.state}` }, STATES[run.state])),
+      h("div", { class: "title" }, h("h1", {}, run.name), h("span", { class: `state ${run.state}` }, STATES[run.state])),
       chips,
       h("p", { class: "where" }, facts.join(" · ")),
       done !== null && h("div", { class: "progress", role: "progressbar", "aria-valuenow": Math.round(100 * done), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": "Steps done" },
@@ -120,7 +120,7 @@ function showHead() {
       isOffline && h("p", { class: "note bad" }, "The server does not answer. This is what it sent last."),
       run.state === "gone" && h("p", { class: "note bad" }, `There is no folder ${found.path} any more. This is what was read last.`),
     ].filter(Boolean));
-  document.title = `${found.last_step ? `${found.last_step}: ` : ""}${found.name}`;
+  document.title = `${found.last_step ? `${found.last_step}: ` : ""}${run.name}`;
 }
 
 function shownViews() {
@@ -395,11 +395,10 @@ const STOPS = { stop: "ended", stop_string: "stop string", length: "cut off", tu
 function completionCard(c, row) {
   const names = Object.keys(c.rewards), i = c.number, extra = Object.entries(c.extra || {});
   const card = h("article", { class: `card completion ${isCut(c.stop_reason) ? "cut" : ""}`, "data-number": i, tabindex: "-1" },
-    h("header", {}, h("b", { class: c.advantage > 0 ? "good" : c.advantage < 0 ? "bad" : "" }, short(c.reward)),
+    h("header", {}, h("span", { class: "muted" }, `${i + 1}`), h("b", { class: c.advantage > 0 ? "good" : c.advantage < 0 ? "bad" : "" }, short(c.reward)),
       c.advantage !== null && c.advantage !== undefined && h("span", { title: "advantage" }, `A ${signed(c.advantage)}`), advantageBar(c.advantage),
       h("span", { class: "muted" }, `${c.length} tokens, ${STOPS[c.stop_reason] || c.stop_reason || ""}`),
-      (row.kl[i] ?? null) !== null && h("span", { class: "muted", title: "mean log-ratio to the reference" }, `KL ${short(row.kl[i])}`),
-      h("span", { class: "muted number" }, `${i + 1}`)),
+      (row.kl[i] ?? null) !== null && h("span", { class: "muted", title: "mean log-ratio to the reference" }, `KL ${short(row.kl[i])}`)),
     names.length > 1 && h("p", { class: "functions" }, names.map((name) => h("span", {}, `${name} `, h("b", {}, short(c.rewards[name])), c.counted && c.counted[name] !== undefined && c.counted[name] !== c.rewards[name] ? ` counts ${short(c.counted[name])}` : ""))),
     c.turns && c.messages ? conversation(c) : h("pre", { class: "text" }, c.text || "(empty)"),
     h("div", { class: "tokens", hidden: true }),
@@ -583,7 +582,7 @@ async function showRecipe(isMine) {
   const narrow = (event) => rows.forEach((row) => { row.hidden = !row.textContent.toLowerCase().includes(event.target.value.toLowerCase()); });
   $("main").replaceChildren(
     ...(differ ? [h("h2", {}, "What differs"), differ.rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "setting"), differ.names.map((name) => h("th", {}, name)))),
-      h("tbody", {}, differ.rows.map(([key, ...values]) => h("tr", {}, h("th", {}, key), values.map((value) => h("td", {}, value === null ? "–" : h("code", {}, value)))))))) : h("p", { class: "muted" }, "Nothing but names and places."), h("h2", {}, found && overview[state.run].name)] : []),
+      h("tbody", {}, differ.rows.map(([key, ...values]) => h("tr", {}, h("th", {}, key), values.map((value) => h("td", {}, value === null ? "–" : h("code", {}, value)))))))) : h("p", { class: "muted" }, "Nothing but names and places."), h("h2", {}, runs[state.run].name)] : []),
     h("dl", { class: "facts" }, overview[state.run].about.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value)))),
     h("p", {}, h("input", { type: "search", id: "text", placeholder: "part of a setting", "aria-label": "part of a setting", oninput: narrow })),
     rows.length ? h("div", { class: "scroll" }, h("table", { class: "settings" }, h("tbody", {}, rows))) : h("p", { class: "muted" }, "The run has not recorded its recipe yet."));

@@ -86,7 +86,8 @@ def _scan(
     take: Callable[[int, list[tuple[int, Group]]], list[Hit]],
     budget_s: float,
 ) -> Found:
-    end, hits, num_steps = time.monotonic() + budget_s, [], 0
+    hits: list[Hit] = []
+    end, num_steps = time.monotonic() + budget_s, 0
     for step in reversed(steps):
         is_full = query.order == "latest" and len(hits) >= MAX_HITS
         if num_steps and (time.monotonic() > end or is_full):
@@ -147,4 +148,3 @@ def _first(hits: list[Hit], order: str) -> list[Hit]:
         return hits
     key, sign = {"best": ("rewards", 1), "worst": ("rewards", -1), "longest": ("lengths", 1)}.get(order, (order, 1))
     return heapq.nlargest(MAX_HITS, (hit for hit in hits if hit[key] is not None), key=lambda hit: sign * hit[key])
-

@@ -1,4 +1,4 @@
-"""Reads the groups of one step from the run folder, a line at a time: rows of numbers for all, texts for those shown."""
+"""Reads the groups of one step from the run folder, line by line: rows of numbers for all, texts for those shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Group = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-class Outside(RunError):
+class OutsideError(RunError):
     """A path that leads out of the run folder."""
 
 
@@ -34,7 +34,7 @@ class StepFile:
     """`completions/step-....jsonl` or `evaluations/step-....jsonl` of a run.
 
     Raises:
-        Outside: the file is a link that leads out of the run folder.
+        OutsideError: the file is a link that leads out of the run folder.
         FileNotFoundError: there is no such file (any more).
     """
 
@@ -86,7 +86,7 @@ def inside(folder: Path, path: Path) -> Path:
     """`path` without links, where that is in `folder`."""
     found = path.resolve()
     if not found.is_relative_to(folder.resolve()):
-        raise Outside(f'"{path}" leads out of the run folder. Copy the file into it.')
+        raise OutsideError(f'"{path}" leads out of the run folder. Copy the file into it.')
     return found
 
 
@@ -167,15 +167,16 @@ def _conflicts(made: Sequence[Row]) -> list[float | None]:
     """How far the reward functions differ about each completion: the widest gap between its standard scores, each among
     the completions of the step; None with fewer than two functions that vary."""
     names = dict.fromkeys(name for row in made for name in row["functions"])
-    scores = [
-        scored
-        for name in names
-        if (scored := _standard_scores([v for row in made for v in row["functions"].get(name, [None] * len(row["rewards"]))]))
-    ]
+    columns = [[v for row in made for v in row["functions"].get(name, _none_of(row))] for name in names]
+    scores = [scored for column in columns if (scored := _standard_scores(column))]
     if len(scores) < 2:
         return [None] * sum(len(row["rewards"]) for row in made)
     each = ([score for score in of_one if score is not None] for of_one in zip(*scores, strict=True))
     return [round(max(found) - min(found), 3) if len(found) > 1 else None for found in each]
+
+
+def _none_of(row: Row) -> list[None]:
+    return [None] * len(row["rewards"])
 
 
 def _standard_scores(values: Sequence[float | None]) -> list[float | None]:

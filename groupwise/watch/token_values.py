@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from groupwise.errors import RunError
 from groupwise.runs.folder import RunFolder
-from groupwise.watch.step_file import Outside, StepFile, inside, num_sampled
+from groupwise.watch.step_file import OutsideError, StepFile, inside, num_sampled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,11 +51,9 @@ def tokens_of(file: StepFile, folder: RunFolder, place: int, first: int, count: 
     group, tokenizer = file.group_at(place), tokenizer_in(folder)
     if group is None:
         return []
+    shown = group["completions"][first : first + count]
     values = _recorded(file, folder, place, first, count) if file.path.parent.name == "completions" else []
-    return [
-        _tokens(completion, tokenizer, found)
-        for completion, found in itertools.zip_longest(group["completions"][first : first + count], values, fillvalue={})
-    ]
+    return [_tokens(shown[i], tokenizer, values[i] if i < len(values) else {}) for i in range(len(shown))]
 
 
 def _recorded(
@@ -105,7 +103,7 @@ def tokenizer_in(folder: RunFolder) -> Tokenizer | None:
         try:
             found = inside(folder.path, path)
             return _load(found, found.stat().st_mtime_ns)
-        except (OSError, Outside):
+        except (OSError, OutsideError):
             continue
     return None
 

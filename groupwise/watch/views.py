@@ -58,8 +58,12 @@ class Asked:
 
 
 def runs(asked: Asked) -> list[Json]:
-    """The names of the runs, in the order of the command."""
-    return [{"name": run.name, "path": str(run.folder.path), **run.version()} for run in asked.runs]
+    """The names of the runs, in the order of the command; runs of one name by their folders."""
+    versions = [run.version() for run in asked.runs]
+    return [
+        {"name": name, "path": str(run.folder.path), **version}
+        for run, name, version in zip(asked.runs, _names(asked.runs), versions, strict=True)
+    ]
 
 
 def run(asked: Asked) -> Json:
@@ -165,9 +169,14 @@ def differences(asked: Asked) -> Json:
     for each in asked.runs:
         each.version()
     return {
-        "names": [each.name for each in asked.runs],
+        "names": _names(asked.runs),
         "rows": recipes.differences([each.config for each in asked.runs]),
     }
+
+
+def _names(watched: Sequence[WatchedRun]) -> list[str]:
+    names = [run.name for run in watched]
+    return [name if names.count(name) == 1 else str(run.folder.path) for run, name in zip(watched, names, strict=True)]
 
 
 def _about(found: WatchedRun) -> list[tuple[str, str]]:
@@ -203,7 +212,7 @@ def _kind(asked: Asked) -> str:
 def _file(asked: Asked) -> step_file.StepFile:
     try:
         file = step_file.StepFile(asked.run.folder, _kind(asked), int(asked.path["step"]))
-    except step_file.Outside as error:
+    except step_file.OutsideError as error:
         raise LookupError(str(error)) from error
     if not file.path.is_file():
         raise LookupError("This step is not recorded, or not any more.")

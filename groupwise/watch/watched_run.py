@@ -13,8 +13,8 @@ from typing import Any
 from groupwise.errors import RunError
 from groupwise.report.ending import why_ended
 from groupwise.runs import shape
-from groupwise.runs.follow import FollowedRecords
 from groupwise.runs.folder import RunFolder, is_being_written, recorded_steps
+from groupwise.runs.followed_records import FollowedRecords
 from groupwise.runs.reader import RunReader, with_new_keys
 from groupwise.watch.columns import Columns
 
@@ -103,10 +103,11 @@ class WatchedRun:
         recipe, data = self._recipe, self.config.get("data") or {}
         if _is_count(recipe.get("max_steps")):
             return int(recipe["max_steps"])
-        epochs, each, rows = recipe.get("num_train_epochs"), recipe.get("prompts_per_step"), data.get("num_problems")
-        if not (_is_count(epochs) and _is_count(each) and _is_count(rows)):
+        counts = (recipe.get("num_train_epochs"), data.get("num_problems"), recipe.get("prompts_per_step"))
+        if not all(map(_is_count, counts)):
             return None
-        return math.ceil(epochs * rows / each)
+        epochs, num_problems, each = map(float, counts)  # type: ignore[arg-type]
+        return math.ceil(epochs * num_problems / each)
 
     @property
     def seconds_left(self) -> float | None:
@@ -157,8 +158,10 @@ class WatchedRun:
         return True
 
     def _look_at_lock(self, *, has_changed: bool) -> None:
-        """Whether a process writes the run. Asked after news, and again until the answer is no: a run that nobody writes
-        stays so until there is news."""
+        """Whether a process writes the run: looked up after news, and on while the answer is yes.
+
+        To look is to take the lock for an instant, so a folder in which nothing happens is left alone.
+        """
         if has_changed or self._is_written:
             self._note("written", is_written := is_being_written(self.folder))
             self._is_written = is_written

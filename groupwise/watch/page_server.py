@@ -67,7 +67,7 @@ def beside(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True
     )
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
     threading.Thread(target=_tell_lines, args=(child, tell), daemon=True).start()
     try:
         yield

@@ -25,7 +25,8 @@ class FollowedRecords:
         self.path = path
         self.damage = ""
         self._right = right
-        self._forget()
+        self._seen: tuple[int, int, int] | None = None
+        self._end, self._number, self._mark = 0, 0, b""
 
     def look(self, begin: Callable[[], None], add: Callable[[dict[str, Any]], None]) -> bool:
         """Hand each new record to `add`; `begin` comes first where the file is another one than at the last look.
@@ -50,8 +51,8 @@ class FollowedRecords:
             return was_there
 
     def _forget(self) -> None:
-        self._seen: tuple[int, int, int] | None = None
-        self._end, self._number, self._mark, self.damage = 0, 0, b"", ""
+        self._seen, self.damage = None, ""
+        self._end, self._number, self._mark = 0, 0, b""
 
     def _goes_on(self, file: BinaryIO) -> bool:
         """Whether what was read last time still stands there."""
