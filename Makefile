@@ -62,7 +62,7 @@ trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the en
 	.venv-trl/bin/python -m pytest tests/config/test_beside_trl_itself.py tests/algo/test_beside_trl.py -p no:cacheprovider
 
 page: $(VENV)/installed-dev  ## the page of groupwise watch in a headless Chromium, and its figures with 10,000 steps (says so where there is none)
-	$(BIN)/python -m pytest tests/watch/test_in_chromium.py -m slow -p no:cacheprovider -rs
+	GROUPWISE_PAGE=1 $(BIN)/python -m pytest tests/watch/test_in_chromium.py -p no:cacheprovider -rs
 	$(BIN)/python bench/watch.py --out bench/results/watch.json
 
 triton: $(VENV)/installed-dev  ## the kernels of a GPU, interpreted on this CPU, in a copy of the environment that has triton (1 GB)

@@ -642,6 +642,7 @@ async function render(isNews = false) {
     const found = await ask(`runs/${state.run}`);
     if (!isMine()) return;
     overview[state.run] = found;
+    if (runs.length === 1) runs[0].name = found.name; // the run may have begun since
     showHead();
     showTabs();
     const isStill = isNews && (!LIVE.has(state.view) || (["groups", "heldout"].includes(state.view) && isReading()));

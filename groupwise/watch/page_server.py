@@ -22,6 +22,9 @@ NUM_PORTS = 20
 
 ANYWHERE = "0.0.0.0"
 
+END_S = 5.0
+"""Time for the page of a run to end after it."""
+
 _NICER = 10
 """How far a page beside a run steps back behind it."""
 
@@ -45,7 +48,7 @@ def serve(
     from groupwise.watch.app import LOCAL_NAMES, make_app
 
     token = secrets.token_urlsafe(24)
-    listening = _listen(host, port)
+    listening = listen(host, port)
     app = make_app(runs, token, [*LOCAL_NAMES, *_names(host)])
     config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
@@ -68,19 +71,25 @@ def beside(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True
     )
     assert child.stdin is not None
-    threading.Thread(target=_tell_lines, args=(child, tell), daemon=True).start()
+    telling = threading.Thread(target=_tell_lines, args=(child, tell), daemon=True)
+    telling.start()
     try:
         yield
     finally:
         child.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(5)
+        try:
+            child.wait(END_S)
+        except subprocess.TimeoutExpired:  # a process that this one forked still holds its input
+            child.kill()
+            child.wait()
+        telling.join()
 
 
 def _tell_lines(child: subprocess.Popen[str], tell: Callable[[str], None]) -> None:
     assert child.stdout is not None
-    for line in child.stdout:
-        tell(line.rstrip())
+    with child.stdout as lines:
+        for line in lines:
+            tell(line.rstrip())
 
 
 def _end_with_input(server: object) -> None:
@@ -88,7 +97,7 @@ def _end_with_input(server: object) -> None:
     server.should_exit = True  # type: ignore[attr-defined]
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
+def listen(host: str, port: int | None) -> socket.socket:
     """A socket at that port, or at the first free one."""
     for candidate in [port] if port else [*range(FIRST_PORT, FIRST_PORT + NUM_PORTS), 0]:
         found = socket.socket()
