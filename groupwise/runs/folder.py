@@ -100,7 +100,7 @@ class RunFolder:
 
     def completion_steps(self) -> list[int]:
         """Steps whose completions are recorded, ascending."""
-        return recorded_steps(self.completions)
+        return _steps_in(self.completions, _STEP_NAME)
 
     @property
     def latest_checkpoint(self) -> Path | None:

@@ -42,23 +42,24 @@ class Findings:
 
     def _look(self, step: int) -> None:
         reader = RunReader(self._run.folder)
-        found = {"findings": _ask("", "diagnose", reader) or [], "compute": _ask(".compute", "compute_use", reader)}
+        found = {"findings": _ask("diagnose", reader) or [], "compute": _ask("compute_use", reader), "step": step}
         with self._lock:
-            self._found = {**found, "step": step}
+            self._found = found
 
 
-def _ask(module: str, function: str, reader: RunReader) -> Any:
+def _ask(function: str, reader: RunReader) -> Any:
     """What a function of `groupwise.diagnose` returns, as plain data; None without it, or where records are damaged."""
-    name = f"groupwise.diagnose{module}"
-    if find_spec("groupwise.diagnose") is None or find_spec(name) is None:
+    if find_spec("groupwise.diagnose") is None:
         return None
     try:
-        return _plain(getattr(import_module(name), function)(reader))
+        return _plain(getattr(import_module("groupwise.diagnose"), function)(reader))
     except (RunError, OSError):
         return None
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return asdict(value) | {"lines": list(getattr(value, "lines", ()))}
+    return value

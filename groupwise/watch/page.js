@@ -218,17 +218,16 @@ function hide(index, isHidden) {
   go({ hide: [...now].join(",") });
 }
 
-// What the compute bought, as `groupwise.diagnose.compute` has it: numbers by name, shown as they come.
+// What became of the sampled tokens, when the reward came to its levels, the plan against what it took.
 function compute(found) {
-  if (!found || typeof found !== "object") return null;
-  const words = (key) => key.replaceAll("_", " ");
-  const rows = Object.entries(found).filter(([, value]) => ["number", "string"].includes(typeof value));
-  const parts = Object.entries(found).filter(([, value]) => value && typeof value === "object" && !Array.isArray(value));
-  if (!rows.length && !parts.length) return null;
-  return h("details", { class: "card", open: true }, h("summary", {}, "What the compute bought"),
-    h("dl", { class: "facts" }, [...rows, ...parts.flatMap(([name, of]) => Object.entries(of).map(([key, value]) => [`${name}: ${key}`, value]))]
-      .filter(([, value]) => ["number", "string"].includes(typeof value))
-      .map(([key, value]) => h("div", {}, h("dt", {}, words(key)), h("dd", {}, typeof value === "number" ? short(value) : value)))));
+  if (!found?.lines?.length) return null;
+  const causes = Object.entries(found.num_by_cause || {}).filter(([, count]) => count > 0);
+  const total = causes.reduce((sum, [, count]) => sum + count, 0);
+  return h("details", { class: "card compute", open: true }, h("summary", {}, h("b", {}, "What the compute bought"), ` ${found.lines[0]}`),
+    causes.length > 1 && h("div", { class: "shares", "aria-hidden": "true" }, causes.map(([cause, count], i) => h("i", { title: `${cause}: ${percent(count / total)}`, style: { width: `${(100 * count) / total}%`, background: charts.color(i ? i + 1 : 2) } }))),
+    found.lines.slice(1).map((line) => h("p", {}, line)),
+    found.rewards_reached?.length > 0 && h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["reward", "step", "after", "tokens"].map((text) => h("th", {}, text)))),
+      h("tbody", {}, found.rewards_reached.map((each) => h("tr", {}, h("td", {}, short(each.reward)), h("td", {}, stepLink(each.step)), h("td", {}, duration(each.seconds)), h("td", {}, short(each.num_tokens))))))));
 }
 
 function findings(found) {
