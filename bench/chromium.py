@@ -151,7 +151,7 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, condition: str, wait_s: float = 30.0) -> float:
+    def wait(self, condition: str, wait_s: float = 20.0) -> float:
         """Seconds until a JavaScript expression is true."""
         start = time.monotonic()
         while not self.run(f"Boolean({condition})"):

@@ -364,6 +364,7 @@ async function showGroup(node, kind, atStep, row, isMine, first = 0) {
     found.num_completions > first + PAGE ? moreButton(path, row, found.num_completions, first + PAGE) : "");
   reorder();
   await paintAll();
+  $("main").dataset.shown = `${atStep}/${row.at}`;
 }
 
 const hasOrder = (row, key) => (key === "kl" ? row.kl.length > 0 : key === "conflict" ? row.conflict.some((v) => v !== null) : true);
@@ -499,6 +500,7 @@ async function gather(path, query, take, isMine, isEnough = () => false) {
     if (!isMine()) return;
     searched += found.num_steps;
     take(found.hits);
+    isReady();
     next = next === null ? null : found.next;
     status.textContent = next === null ? `${searched.toLocaleString("en")} steps searched.` : `${searched.toLocaleString("en")} steps searched, down to step ${next.toLocaleString("en")} …`;
     if (next !== null && isEnough()) {
@@ -646,13 +648,18 @@ async function render(isNews = false) {
     showTabs();
     const isStill = isNews && (!LIVE.has(state.view) || (["groups", "heldout"].includes(state.view) && isReading()));
     if (!isStill) await SHOW[state.view](isMine);
-    $("main").dataset.ready = `${state.view}/${found.last_step}`;
+    isReady();
   } catch (error) {
     if (!isMine()) return;
     isOffline = error instanceof TypeError;
     if (isOffline) showHead();
     else $("main").replaceChildren(h("p", { class: "note bad" }, error.message));
   }
+}
+
+// For whoever waits for the page: a test, a script that takes pictures.
+function isReady() {
+  $("main").dataset.ready = `${state.view}/${overview[state.run].last_step}`;
 }
 
 // A step that was chosen stays; only who follows the latest one is moved on.

@@ -9,7 +9,7 @@ from typing import Any
 from groupwise.errors import RunError
 from groupwise.redact import redact
 from groupwise.report.about import about
-from groupwise.report.history import function_names, reward_change
+from groupwise.report.history import reward_change
 from groupwise.runs.metrics import find, held_out_rewards
 from groupwise.watch import recipes, scan, step_file, token_values
 from groupwise.watch.findings import Findings
@@ -88,7 +88,7 @@ def run(asked: Asked) -> Json:
             "last": {key: found.columns.last(key) for key in keys},
             "keys": {key: _metric(key) for key in keys},
             "held_out": [{"label": label, "key": key} for label, key in held_out_rewards(keys)],
-            "functions": function_names([dict.fromkeys(keys)]),
+            "functions": [key[len("rewards/") : -len("/mean")] for key in keys if _is_function_mean(key)],
             "recorded_steps": {kind: _ends(steps) for kind, steps in found.steps.items()},
             "events": found.events[-MAX_EVENTS:],
             "num_events": len(found.events),
@@ -191,6 +191,10 @@ def _about(found: WatchedRun) -> list[tuple[str, str]]:
         ("a step", words.batch),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _is_function_mean(key: str) -> bool:
+    return key.startswith("rewards/") and key.endswith("/mean")
 
 
 def _metric(key: str) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import anyio
@@ -14,19 +13,10 @@ from synthetic import CONFIG, make_groups, write_run
 from groupwise.runs import RunReader, RunWriter, open_run
 from groupwise.watch.app import make_app
 
+from .attacks import SCRIPTS, outside_paths
 from .conftest import NUM_STEPS, TOKEN, client_of
 
 SECRET = "the words of a file outside"
-
-SCRIPTS = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "</script><script>alert(1)//",
-    "javascript:alert(1)",
-    "<svg/onload=alert(1)>",
-    "{{7*7}}{% raw %}",
-    "\u2028</title><script>alert(1)</script>",
-)
 
 
 def test_the_page_and_its_files_come_from_the_server_alone(client: TestClient) -> None:
@@ -95,29 +85,10 @@ def test_what_differs_between_two_runs(run: Path, tmp_path: Path) -> None:
     assert [each["name"] for each in client.get("/api/runs").json()] == [str(run), str(other)]
 
 
-def outside_paths(run: Path) -> list[str]:
-    """Ways to ask for a file that is none of the page's."""
-    ups = ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "....//", "..%252f", "%c0%ae%c0%ae/")
-    targets = ("etc/passwd", "secret.txt", "run.json", "metrics.jsonl")
-    starts = ("", "static/", "api/", "api/runs/0/", "api/runs/0/completions/", "api/runs/0/evaluations/")
-    paths = [start + up * depth + target for start, up, target, depth in product(starts, ups, targets, (1, 4, 8))]
-    absolute = [
-        start + str(place) for start in ("static/", "api/runs/0/", "") for place in ("/etc/passwd", run / "run.json")
-    ]
-    odd = ["static/page.js%00.txt", "static/%00", "static/page_server.py", "static/watch.html", "static/__init__.py"]
-    steps = [
-        "api/runs/0/completions/-1",
-        "api/runs/0/completions/1/-1",
-        "api/runs/0/state/1",
-        "api/runs/0/checkpoint-1/1",
-    ]
-    return [*paths, *absolute, *odd, *steps]
-
-
 def test_no_path_leads_to_another_file(run: Path) -> None:
     (run.parent / "secret.txt").write_text(SECRET)
     (run / "secret.txt").write_text(SECRET)
-    client, paths = client_of(run), outside_paths(run)
+    client, paths = client_of(run), outside_paths()
     assert len(paths) > 500
     for path in paths:
         answer = client.get(f"http://127.0.0.1/{TOKEN}/{path}", follow_redirects=False)
