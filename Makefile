@@ -63,7 +63,7 @@ trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the en
 
 page: $(VENV)/installed-dev  ## the page of groupwise watch in a headless Chromium, and its figures with 10,000 steps (says so where there is none)
 	GROUPWISE_PAGE=1 $(BIN)/python -m pytest tests/watch/test_in_chromium.py -p no:cacheprovider -rs
-	$(BIN)/python bench/watch.py --out bench/results/watch.json
+	$(BIN)/python bench/watch.py
 
 triton: $(VENV)/installed-dev  ## the kernels of a GPU, interpreted on this CPU, in a copy of the environment that has triton (1 GB)
 	test -d .venv-triton || { cp -a $(VENV) .venv-triton && .venv-triton/bin/python -m pip install $(QUIETLY) --no-deps triton; }

@@ -10,7 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "runs"), str(ROOT / "bench")]
+sys.path.insert(0, str(ROOT / "tests" / "runs"))
+sys.path.append(str(ROOT / "bench"))  # last: bench/ and tests/ have modules of one name
 
 from synthetic import write_run  # noqa: E402
 
