@@ -80,7 +80,7 @@ class Chromium:
             if answer.get("id") == self._number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
-            if answer.get("sessionId") in self.pages:
+            if "method" in answer and answer.get("sessionId") in self.pages:
                 self.pages[answer["sessionId"]].hear(answer["method"], answer["params"])
 
     def _next(self, end: float, method: str) -> Any:
