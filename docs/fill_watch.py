@@ -1,7 +1,7 @@
 """Writes the measured table of docs/watch.md from bench/results/watch.json, and takes the pictures of a run's page.
 
 python docs/fill_watch.py                                the table
-python docs/fill_watch.py --run runs/arithmetic          the pictures too, in a headless Chromium
+python docs/fill_watch.py --run runs/arithmetic          the pictures too, in a headless Chromium; --only NAME: one
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +48,10 @@ PICTURES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a run to take the pictures of")
+    parser.add_argument("--only", choices=[picture.name for picture in PICTURES], help="take this picture alone")
     options = parser.parse_args()
     if options.run:
-        take_pictures(options.run)
+        take_pictures(options.run, [p for p in PICTURES if options.only in (None, p.name)])
     text = table(json.loads(RESULT.read_text(encoding="utf-8")))
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), "watch", text), encoding="utf-8")
     print(PAGE)
@@ -76,7 +77,7 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{source}, {result['date'][:10]}"
 
 
-def take_pictures(run: Path) -> None:
+def take_pictures(run: Path, pictures: Sequence[Picture]) -> None:
     command = [sys.executable, "-m", "groupwise", "watch", str(run)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -84,7 +85,7 @@ def take_pictures(run: Path) -> None:
         found = re.search(r"http://\S+", server.stdout.readline())
         assert found is not None
         with Chromium() as browser:
-            for picture in PICTURES:
+            for picture in pictures:
                 take(browser, found[0], picture)
     finally:
         server.terminate()
@@ -95,10 +96,12 @@ def take(browser: Chromium, address: str, picture: Picture) -> None:
     page = browser.open(
         f"{address}#{picture.view}", width=picture.width, height=picture.height, is_dark=picture.is_dark
     )
-    page.wait(f"document.getElementById('main')?.dataset.ready && ({picture.condition})", 120)
-    time.sleep(1)  # findings are looked for beside the page
-    page.run("render()")
-    page.wait(picture.condition)
+    ready = f"document.getElementById('main')?.dataset.ready && ({picture.condition})"
+    page.wait(ready, 120)
+    time.sleep(3)  # findings are looked for beside the page
+    page.go("about:blank")
+    page.go(f"{address}#{picture.view}")
+    page.wait(ready, 120)
     assert not page.complaints, page.complaints
     page.save(DOCS / "images" / f"{picture.name}.png")
     print(DOCS / "images" / f"{picture.name}.png")

@@ -38,7 +38,7 @@ class Findings:
                 self._history = version["history"]
                 self._thread = threading.Thread(target=self._look, args=(step,), daemon=True)
                 self._thread.start()
-            return self._found
+            return {**self._found, "is_looking": self._thread is not None and self._thread.is_alive()}
 
     def _look(self, step: int) -> None:
         reader = RunReader(self._run.folder)

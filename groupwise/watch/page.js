@@ -199,7 +199,7 @@ async function showCurves(isMine) {
 function summary(found) {
   const tile = (label, value, title) => value !== "–" && h("div", { class: "card tile", title }, h("b", {}, value), h("span", {}, label));
   const last = found.last;
-  const heldOut = found.held_out.map(({ key, label }) => tile(`held-out reward, ${label}`, short(last[key]) + (last[`${key}_stderr`] ? ` ± ${short(last[`${key}_stderr`])}` : "")));
+  const heldOut = found.held_out.map(({ key, label }) => tile(`held-out reward, ${label}`, [short(last[key]), last[`${key}_stderr`] && h("small", {}, ` ± ${+last[`${key}_stderr`].toPrecision(2)}`)]));
   return [
     h("div", { class: "tiles" }, tile("reward, last step", short(last.reward)), heldOut.slice(0, 2), tile("KL", short(last.kl)), tile("mean length", short(last["completions/mean_length"])),
       tile("cut off", percent(last["completions/clipped_ratio"])), tile("groups without signal", percent(last.frac_reward_zero_std)), tile("tokens a second", short(last.tokens_per_second))),
@@ -395,7 +395,7 @@ const STOPS = { stop: "ended", stop_string: "stop string", length: "cut off", tu
 function completionCard(c, row) {
   const names = Object.keys(c.rewards), i = c.number, extra = Object.entries(c.extra || {});
   const card = h("article", { class: `card completion ${isCut(c.stop_reason) ? "cut" : ""}`, "data-number": i, tabindex: "-1" },
-    h("header", {}, h("span", { class: "muted" }, `${i + 1}`), h("b", { class: c.advantage > 0 ? "good" : c.advantage < 0 ? "bad" : "" }, short(c.reward)),
+    h("header", {}, h("span", { class: "muted" }, `#${i + 1}`), h("b", { class: c.advantage > 0 ? "good" : c.advantage < 0 ? "bad" : "" }, short(c.reward)),
       c.advantage !== null && c.advantage !== undefined && h("span", { title: "advantage" }, `A ${signed(c.advantage)}`), advantageBar(c.advantage),
       h("span", { class: "muted" }, `${c.length} tokens, ${STOPS[c.stop_reason] || c.stop_reason || ""}`),
       (row.kl[i] ?? null) !== null && h("span", { class: "muted", title: "mean log-ratio to the reference" }, `KL ${short(row.kl[i])}`)),
@@ -452,7 +452,7 @@ const TOKEN_WORDS = {
   advantage: (v) => `advantage ${v.toFixed(3)}`,
 };
 
-const SCALES = { logprob: "white: certain; red: log-prob −5 and below", ref_log_ratio: "red: less likely than under the reference; green: more", advantage: "red: pushed away from; green: pushed towards" };
+const SCALES = { logprob: "plain: certain; red: log-prob −5 and below", ref_log_ratio: "red: less likely than under the reference; green: more", advantage: "red: pushed away from; green: pushed towards" };
 
 async function paintAll() {
   const box = $("completions"), kind = state.colour;
@@ -549,7 +549,7 @@ async function showSearch(isMine) {
   if (!state.asked) { $("text").focus(); return; }
   const rank = SEARCH_RANKS[state.by];
   let hits = [];
-  await gather(ofRun("/search"), { text: state.text, order: state.by, cut_off: state.cutoff, least: state.least, before: state.before }, (more) => {
+  await gather(ofRun("/search"), { text: state.text, order: state.by, cut_off: state.cutoff, least: from, before: state.before }, (more) => {
     hits = rank ? [...hits, ...more].sort((a, b) => rank(b) - rank(a)).slice(0, SHOWN_HITS) : [...hits, ...more];
     results.replaceChildren(...hits.map(hitRow));
   }, isMine, () => !rank && hits.length >= SHOWN_HITS);
@@ -633,6 +633,19 @@ function onKey(event) {
 
 const SHOW = { curves: showCurves, groups: showGroups, heldout: (isMine) => showGroups(isMine, "evaluations"), problem: showProblem, search: showSearch, events: showEvents, recipe: showRecipe };
 
+// What is known of the run already, where nothing has happened since; the curves show findings, which come later.
+async function freshOverview(isNews) {
+  const known = overview[state.run];
+  if (known && !isNews && state.view !== "curves" && known.changes === runs[state.run].changes) return known;
+  const found = await ask(`runs/${state.run}`);
+  clearTimeout(lookingAgain);
+  if (found.is_looking) lookingAgain = setTimeout(() => render(true), LOOK_AGAIN_MS);
+  return found;
+}
+
+let lookingAgain = 0;
+const LOOK_AGAIN_MS = 3000;
+
 // Views that new steps change; in the others a reader is left in peace.
 const LIVE = new Set(["curves", "groups", "heldout", "events"]);
 
@@ -640,7 +653,7 @@ async function render(isNews = false) {
   const mine = ++drawing, isMine = () => mine === drawing;
   readAddress();
   try {
-    const found = await ask(`runs/${state.run}`);
+    const found = await freshOverview(isNews);
     if (!isMine()) return;
     overview[state.run] = found;
     if (runs.length === 1) runs[0].name = found.name; // the run may have begun since

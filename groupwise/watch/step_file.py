@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 from groupwise.errors import RunError
@@ -182,10 +183,10 @@ def _none_of(row: Row) -> list[None]:
 def _standard_scores(values: Sequence[float | None]) -> list[float | None]:
     """Empty where the values do not vary."""
     measured = [value for value in values if value is not None]
-    spread = pstdev(measured) if len(measured) > 1 else 0.0
-    if spread == 0:
+    if not measured or max(measured) == min(measured):
         return []
     mean = fmean(measured)
+    spread = math.sqrt(fmean((value - mean) ** 2 for value in measured))
     return [None if value is None else (value - mean) / spread for value in values]
 
 
