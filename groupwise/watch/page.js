@@ -29,6 +29,7 @@ function h(tag, attributes = {}, ...children) {
 const $ = (id) => document.getElementById(id);
 const short = charts.short;
 const signed = (value) => (value > 0 ? `+${short(value)}` : short(value));
+const isKnown = (value) => value !== null && value !== undefined;
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`);
 const mean = (values) => {
   const measured = values.filter((v) => v !== null && v !== undefined);
@@ -322,7 +323,7 @@ function groupButton(row, isOpen) {
   const cut = numCut(row);
   const flags = [
     row.kind, !row.is_used && "not used",
-    spreadOf(row.rewards) <= 1e-8 && row.rewards.length > 1 && "no signal", cut > 0 && `${cut} cut off`,
+    !row.kind && spreadOf(row.rewards) <= 1e-8 && row.rewards.length > 1 && "no signal", cut > 0 && `${cut} cut off`,
     row.turns.some((n) => n > 1) && `${Math.max(...row.turns)} turns`,
   ].filter(Boolean);
   return h("li", {}, h("button", { class: "row", "aria-current": isOpen ? "true" : null, onclick: () => go({ at: row.at }) },
@@ -344,7 +345,7 @@ async function showGroup(node, kind, atStep, row, isMine, first = 0) {
   const found = await ask(path, { first, count: PAGE });
   if (!isMine()) return;
   node.dataset.key = `${atStep}/${row.at}/${state.run}/${kind}`;
-  const columns = Object.entries(found.columns || {}).concat(found.answer !== undefined ? [["answer", found.answer]] : []);
+  const columns = Object.entries(found.columns || {}).concat(isKnown(found.answer) && !("answer" in (found.columns || {})) ? [["answer", found.answer]] : []);
   const bar = h("div", { class: "bar", role: "toolbar", "aria-label": "Completions" },
     h("label", {}, "completions ", h("select", { id: "order", onchange: (e) => { go({ order: e.target.value }, true); reorder(); } },
       Object.entries(ORDERS).filter(([key]) => hasOrder(row, key)).map(([key, label]) => h("option", { value: key, selected: state.order === key }, label)))),
@@ -354,7 +355,7 @@ async function showGroup(node, kind, atStep, row, isMine, first = 0) {
     h("span", { id: "scale", class: "scale" }));
   node.replaceChildren(
     h("div", { class: "card prompt" },
-      h("p", { class: "line" }, h("b", {}, found.place), h("span", { class: "muted" }, `${found.draw !== undefined ? `draw ${found.draw}` : ""}${found.policy_version !== undefined && found.policy_version !== null ? `, weights of step ${found.policy_version}` : ""}`),
+      h("p", { class: "line" }, h("b", {}, found.place), h("span", { class: "muted" }, [isKnown(found.draw) && `draw ${found.draw}`, isKnown(found.policy_version) && `weights of step ${found.policy_version}`].filter(Boolean).join(", ")),
         found.environment && h("span", { class: "muted" }, `environment ${found.environment.name}`),
         kind === "completions" && h("a", { href: `#problem?run=${state.run}&problem=${found.problem}` }, "this problem over the steps")),
       messages(found.prompt),
