@@ -21,7 +21,7 @@ RUN ?= runs/demo$(if $(SEED),-seed$(SEED))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl triton environments ranks layers lint types format bench docs wheel oldest newest servers clean
+.PHONY: help install install-dev demo case-study test test-fast kernels fuzz faults learn gpu quantized trl page triton environments ranks layers lint types format bench docs wheel oldest newest servers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -60,6 +60,10 @@ ranks: $(VENV)/installed-dev  ## runs of 1, 2 and 4 ranks, replicated and in sha
 trl: $(VENV)/installed-dev  ## the tests that need TRL 1.16, in a copy of the environment that has it
 	test -d .venv-trl || { cp -a $(VENV) .venv-trl && .venv-trl/bin/python -m pip install $(QUIETLY) --no-deps trl==1.16.0; }
 	.venv-trl/bin/python -m pytest tests/config/test_beside_trl_itself.py tests/algo/test_beside_trl.py -p no:cacheprovider
+
+page: $(VENV)/installed-dev  ## the page of groupwise watch in a headless Chromium, and its figures with 10,000 steps (says so where there is none)
+	GROUPWISE_PAGE=1 $(BIN)/python -m pytest tests/watch/test_in_chromium.py -p no:cacheprovider -rs
+	$(BIN)/python bench/watch.py
 
 triton: $(VENV)/installed-dev  ## the kernels of a GPU, interpreted on this CPU, in a copy of the environment that has triton (1 GB)
 	test -d .venv-triton || { cp -a $(VENV) .venv-triton && .venv-triton/bin/python -m pip install $(QUIETLY) --no-deps triton; }
@@ -154,7 +158,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing groupwise and its development tools into $(VENV): once, a few minutes."
-	@$(INSTALL) -e '.[dev,reasoning-parts]'
+	@$(INSTALL) -e '.[dev,watch,reasoning-parts]'
 	@$(INSTALL) --no-deps reasoning-gym  # without pycosat, which has to be compiled and can be missed (pyproject.toml)
 	@touch $@ $(VENV)/installed
 

@@ -8,8 +8,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,6 +116,9 @@ def train(
         bool, typer.Option("--overwrite", help="Delete the run that is in the output folder already.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show nothing but errors.")] = False,
+    watch_too: Annotated[
+        bool, typer.Option("--watch", help="Show the run on a local page while it trains, as groupwise watch does.")
+    ] = False,
     dry: Annotated[
         bool, typer.Option("--print", help="Print the memory of each rank and the command, and load no weights.")
     ] = False,
@@ -142,13 +146,46 @@ def train(
     if is_leader():
         _check_folder(settings.config.output_dir, resume=resume, overwrite=overwrite)
 
-    with _loading(settings, resume=resume):
-        trainer = _load_trainer(settings, changes or [], resume=resume, quiet=quiet)
-    if trainer is None:
-        return
-    trainer.resume_with = f"groupwise train {shlex.quote(str(trainer.output_dir))} --resume"
-    trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
+    with _page_beside(settings) if watch_too and is_leader() else nullcontext():
+        with _loading(settings, resume=resume):
+            trainer = _load_trainer(settings, changes or [], resume=resume, quiet=quiet)
+        if trainer is None:
+            return
+        trainer.resume_with = f"groupwise train {shlex.quote(str(trainer.output_dir))} --resume"
+        trainer.train(resume_from_checkpoint=resume or None, overwrite=overwrite, allow_changes=allow_changes)
     raise typer.Exit(trainer.interrupted.exit_code)
+
+
+@app.command()
+def watch(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, running ones too.")],
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to listen at; by default the first free from 8765 on."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; by default this machine alone.")] = "127.0.0.1",
+    is_beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
+) -> None:
+    """Show runs on a local page, live while they train: curves, groups, completions. Needs no torch and no network."""
+    from groupwise.runs import open_run
+    from groupwise.watch import page_server
+    from groupwise.watch.chart_files import require_packages
+
+    require_packages()
+    if not is_beside:  # the folder of a run that is about to start is not there yet
+        for run in runs:
+            open_run(run)
+        if not page_server.is_local(host):
+            _print_note(f"Whoever reaches {host} and has the address can read these runs.")
+    frame = "{}" if is_beside else "page     {}\nCtrl-C ends it."
+    show = partial(print, flush=True)
+    page_server.serve(
+        [run.expanduser() for run in runs],
+        host=host,
+        port=port,
+        tell=lambda address: show(frame.format(address)),
+        has_parent=is_beside,
+    )
 
 
 @app.command()
@@ -438,6 +475,13 @@ def _load_trainer(recipe: Recipe, changes: Sequence[str], *, resume: bool, quiet
     from groupwise.trainer import GRPOTrainer  # imports torch: mistakes above are reported within a second
 
     return GRPOTrainer.from_recipe(recipe, folder=recipe.folder, screen=screen, inputs=inputs)
+
+
+def _page_beside(recipe: Recipe) -> AbstractContextManager[None]:
+    """Inside, another process shows the run on a page."""
+    from groupwise.watch.page_server import beside
+
+    return beside(Path(recipe.config.output_dir), lambda address: _print_note(f"page     {address}"))
 
 
 @contextmanager

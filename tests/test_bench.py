@@ -25,7 +25,7 @@ SCRIPTS = (
     "peers", "step_vs_trl", "rollout_vs_vllm", "engine", "base_vs_trained", "demo_seeds", "negative_controls",
     "resuming", "run_recipe", "table", "task_recipes", "choosing", "gpu", "gpu_profile", "scaling", "ranks",
     "environments",
-    "agents", "sessions", "doctor", "token_record",
+    "agents", "sessions", "doctor", "token_record", "watch",
 )  # fmt: skip
 
 

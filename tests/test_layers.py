@@ -83,6 +83,10 @@ report/figures.py    types errors runs report                                mat
 report/style.py      types errors runs report                                matplotlib
 report/render.py     -                                                       jinja2
 report               types errors redact runs diagnose report                -
+watch/app.py         errors report watch                                     starlette anyio
+watch/page_server.py errors watch                                            | uvicorn
+watch/token_values.py  errors runs watch                                     | tokenizers
+watch                errors redact runs report diagnose watch                -
 train                types errors rounding config algo world chat bridge environments rewards data policy rollout \
     torch_settings \
     runs.trackers train                                                      torch | transformers bitsandbytes torchao
@@ -140,7 +144,7 @@ class Rule:
 
 
 MODULES = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
-PLACES = MODULES | {"check", "tasks"}
+PLACES = MODULES | {"check", "tasks", "diagnose"}
 """With those that are still to come."""
 RULES = [Rule.of(line) for line in TABLE.replace("\\\n", "").strip().splitlines()[1:]]
 FILES = sorted(ROOT.rglob("*.py"))

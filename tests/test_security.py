@@ -65,6 +65,9 @@ MAY = {
     ("rewards/shipped/__init__.py", "import_module(HOMES[kind])"),  # likewise
     ("ranks.py", "import pickle"),  # between the ranks of one run, which run the same program
     ("ranks.py", "pickle.loads"),
+    ("watch/page_server.py", "import uvicorn"),  # the page that the user asks for, at this machine's own address
+    ("watch/page_server.py", "found.bind"),
+    ("watch/page_server.py", "found.listen"),
     ("serving.py", "probe.bind"),  # whether a port is free; it is closed again
 }
 

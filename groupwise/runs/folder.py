@@ -141,6 +141,11 @@ class RunFolder:
         return has_metrics or has_checkpoints or (self.final.is_dir() and any(self.final.iterdir()))
 
 
+def recorded_steps(path: Path) -> list[int]:
+    """Steps that have a file `step-....jsonl` in the folder `path`, ascending."""
+    return _steps_in(path, _STEP_NAME)
+
+
 def step_name(step: int) -> str:
     """`step-000123`: sorts by name as by number up to a million steps."""
     return f"step-{step:06d}"

@@ -33,7 +33,7 @@ class RunReader:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record a step, in order, under the keys of today."""
-        return [_with_new_keys(record) for record in _read_lines(self.folder.metrics, shape.metrics)]
+        return [with_new_keys(record) for record in _read_lines(self.folder.metrics, shape.metrics)]
 
     def events(self) -> list[dict[str, Any]]:
         return _read_lines(self.folder.events, shape.event)
@@ -71,7 +71,7 @@ class RunReader:
             _keep_lines(self.folder.metrics, step if last_metrics is None else last_metrics)
 
 
-def _with_new_keys(record: dict[str, Any]) -> dict[str, Any]:
+def with_new_keys(record: dict[str, Any]) -> dict[str, Any]:
     """Metrics of earlier versions had `not_judged` where it is `unscored` now."""
     return {
         f"{key.removesuffix('not_judged')}unscored" if key.endswith("not_judged") else key: value
@@ -90,7 +90,12 @@ def _keep_lines(path: Path, last_step: int) -> None:
 def _read_lines(path: Path, right: shape.Shape) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [_checked(_parse(line, path, i), path, right, i) for i, line in enumerate(_complete_lines(path), 1)]
+    return [read_line(line, path, i, right) for i, line in enumerate(_complete_lines(path), 1)]
+
+
+def read_line(line: bytes, path: Path, number: int, right: shape.Shape) -> dict[str, Any]:
+    """The record in line `number` of a file; `RunError` where it is damaged or of a later version."""
+    return _checked(_parse(line, path, number), path, right, number)
 
 
 def _complete_lines(path: Path) -> list[bytes]:
