@@ -24,7 +24,7 @@ from groupwise.config import GRPOConfig, Recipe, Settings
 from groupwise.data import Order, PreparedProblems, Problems, load_problems
 from groupwise.data.load import is_stream, load_held_out
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
+from groupwise.lifecycle.abort import record_end, report_on_abort, stopped_at_the_start, what_is_done
 from groupwise.lifecycle.arguments import (
     check_arguments,
     check_checkpoint,
@@ -318,14 +318,15 @@ class GRPOTrainer(TrainerMembers):
         )
         with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
             self.world.on_missed(lambda text: writer.event("failed", error=text))
-            begin(self.parts, self.world)
-            self._show_plan()
-            run, optimizer = self._make_run(folder, writer, model_writer)
-            checkpoint = None
-            if resume_from_checkpoint:
-                checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
-            share_state(run.learner, self.world)
-            self._start(run, folder, optimizer, checkpoint)
+            with stopped_at_the_start(folder, self.resume_with):
+                begin(self.parts, self.world)
+                self._show_plan()
+                run, optimizer = self._make_run(folder, writer, model_writer)
+                checkpoint = None
+                if resume_from_checkpoint:
+                    checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
+                share_state(run.learner, self.world)
+                self._start(run, folder, optimizer, checkpoint)
             with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop) as stop:
                 self.interrupted = stop
                 train(run.loop)
