@@ -80,7 +80,7 @@ from groupwise.torch_settings import settings_of_program, settings_of_training
 from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
-from groupwise.trainer_members import Method, TrainerMembers, led, note_keywords
+from groupwise.trainer_members import Method, TrainerMembers, by_leader, led, note_keywords
 
 _log = logging.getLogger(__name__)
 
@@ -395,6 +395,18 @@ class GRPOTrainer(TrainerMembers):
         with closing(self.parts.engine) as engine:
             engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
             yield
+
+    @by_leader
+    def report(self) -> Any:
+        """Write the report of the run in `output_dir`, a running one too. What is returned is its page for a program
+        (`.page`), and shows its curves at the end of a notebook's cell.
+
+        Raises:
+            RunError: no run was started there.
+        """
+        from groupwise.report.write import written_report
+
+        return written_report(self.output_dir)
 
     def log(self, logs: Mapping[str, float | None], start_time: float | None = None) -> None:
         """Add numbers to `state.log_history`, the trackers and the callbacks' log; `start_time` is transformers'."""
