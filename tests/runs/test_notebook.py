@@ -58,7 +58,7 @@ def test_a_long_run_leaves_one_output_and_its_notes(cell: Cell, capsys: pytest.C
         for step in range(1, 301):
             groups = make_groups(step)
             screen.step(make_metrics(step, groups), groups)
-        screen.evaluation(make_evaluation(make_metrics(300, make_groups(300))))
+        screen.evaluation({**make_evaluation(make_metrics(300, make_groups(300))), "step": 300})
         screen.note("A checkpoint was written.")
         screen.close("300 of 300 steps done.")
     assert len(cell.outputs) == 1
