@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -16,7 +16,7 @@ from groupwise.check.reward_stats import Scores, scores_of, total_of
 from groupwise.check.sample import Sampled
 from groupwise.lifecycle.build import RunParts
 from groupwise.rounding import differ
-from groupwise.types import ScoredGroup
+from groupwise.types import Problem, ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Evidence:
         """The right answers of the first rows; none where no column is known to hold them."""
         column = self.probed[0].column
         is_known = column is not None and any(GOLD in each.kinds for each in self.probed)
-        found = golds(self.run.inputs.problems, column) if is_known and column else ()
+        found: Iterable[tuple[Problem, str]] = golds(self.run.inputs.problems, column) if is_known and column else ()
         return [text for _, text in islice(found, LOOK_AT)]
 
     @cached_property
