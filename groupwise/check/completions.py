@@ -16,8 +16,6 @@ CUT_WARN = 0.5
 an answer comes last, no answer."""
 SIGNAL_ENOUGH = 0.5
 """Share of groups with signal from which on cut completions teach enough to go on with."""
-TIMES_LONGER = 4
-"""A limit so many times as long as the longest answer cuts none off."""
 EMPTY_WARN = 0.25
 """Share of completions without text: a policy that ends at once explores nothing."""
 
@@ -49,12 +47,13 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
 
 
 def _longest_of_short_answers(evidence: Evidence, limit: int) -> str | None:
-    """The longest answer where all have room enough in the limit, and are labels or have to stand alone; else None."""
+    """The longest answer where all have room in the limit, and are labels or have to stand alone; else None."""
     if not evidence.labels and not _has_to_stand_alone(evidence):
         return None
     encode = evidence.run.policy.tokenizer.encode
-    longest = max(set(evidence.answers), key=lambda text: (len(encode(text, add_special_tokens=False)), text))
-    return longest if TIMES_LONGER * len(encode(longest, add_special_tokens=False)) <= limit else None
+    lengths = {text: len(encode(text, add_special_tokens=False)) for text in sorted(set(evidence.answers))}
+    longest = max(lengths, key=lambda text: lengths[text])
+    return longest if lengths[longest] < limit else None  # an end token has to fit too
 
 
 def _has_to_stand_alone(evidence: Evidence) -> bool:

@@ -75,12 +75,19 @@ def test_a_column_that_only_the_keywords_of_a_reward_hold_is_found_by_what_it_ea
     assert {each.column for each in result.evidence.probed} == {column}
 
 
-def test_a_limit_is_no_cause_where_the_answers_are_words(tmp_path: Path) -> None:
-    result = checked(tmp_path, reading("category"), rows=tickets("category"), say=talk, max_completion_length=40)
+@pytest.mark.parametrize("limit", [10, 40])
+def test_a_limit_is_no_cause_where_the_answers_are_words(tmp_path: Path, limit: int) -> None:
+    result = checked(tmp_path, reading("category"), rows=tickets("category"), say=talk, max_completion_length=limit)
     (cut,) = [f for f in result.findings if f.name == "completions_cut"]
     assert cut.level == "warn"
     assert 'the longest is "technical"' in cut.what
     assert cut.remedy.startswith("Leave max_completion_length")
+
+
+def test_a_limit_below_the_answers_is_a_cause(tmp_path: Path) -> None:
+    """A token is a letter here, and billing has seven of them."""
+    result = checked(tmp_path, reading("category"), rows=tickets("category"), say=talk, max_completion_length=8)
+    assert "completions_cut" in names(result, "fail")
 
 
 def test_a_limit_is_no_cause_where_the_answer_has_to_stand_alone(tmp_path: Path) -> None:
