@@ -74,6 +74,10 @@ environments: $(VENV)/installed-dev  ## chat templates of real models (from TRL 
 	.venv-trl/bin/python -m pytest tests/test_bridge.py tests/environments/test_tool_prompts.py -p no:cacheprovider
 	$(BIN)/python bench/environments.py
 
+notebooks: $(VENV)/installed-dev  ## the notebooks of examples/ in a kernel of Jupyter, in a copy of the environment that has one
+	test -d .venv-notebooks || { cp -a $(VENV) .venv-notebooks && .venv-notebooks/bin/python -m pip install $(QUIETLY) -c constraints.txt nbclient ipykernel; }
+	.venv-notebooks/bin/python -m pytest tests/test_notebooks.py -p no:cacheprovider
+
 gpu: $(VENV)/installed-dev  ## the checks and the figures that need an NVIDIA GPU; says so where there is none
 	$(BIN)/python bench/gpu.py
 
@@ -143,7 +147,7 @@ install: $(VENV)/installed  ## only create .venv and install groupwise into it
 install-dev: $(VENV)/installed-dev  ## the same with what the tests need
 
 clean:  ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized .venv-trl .venv-triton build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-wheel .venv-oldest .venv-newest .venv-quantized .venv-trl .venv-triton .venv-notebooks build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

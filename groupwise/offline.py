@@ -118,6 +118,8 @@ class _Row:
     opening: str | None = None
     """The recorded opening of the prompt; None: it is read from the prompt."""
     place: str = ""
+    source: str = ""
+    """The file."""
 
     def of_one_problem(self, other: _Row) -> bool:
         mine, theirs = (self.prompt, self.columns, self.ids is None), (other.prompt, other.columns, other.ids is None)
@@ -130,7 +132,7 @@ def _rows(file: Path) -> Iterator[_Row]:
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield replace(_row(line, f'"{file}", line {number}'), place=f"line {number}")
+                yield replace(_row(line, f'"{file}", line {number}'), place=f"line {number}", source=str(file))
 
 
 def _row(line: str, where: str) -> _Row:
@@ -172,7 +174,7 @@ def _group(number: int, rows: Iterable[_Row]) -> Group:
     ids = [each for row in rows for each in row.ids or ()] or None
     first = rows[0]
     return group_from_completions(
-        number, first.prompt, completions, ids, first.columns, first.opening, place=first.place
+        number, first.prompt, completions, ids, first.columns, first.opening, first.place, first.source
     )
 
 

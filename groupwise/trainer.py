@@ -24,7 +24,7 @@ from groupwise.config import GRPOConfig, Recipe, Settings
 from groupwise.data import Order, PreparedProblems, Problems, load_problems
 from groupwise.data.load import is_stream, load_held_out
 from groupwise.errors import ConfigError
-from groupwise.lifecycle.abort import record_end, report_on_abort, what_is_done
+from groupwise.lifecycle.abort import record_end, report_on_abort, stopped_at_the_start, what_is_done
 from groupwise.lifecycle.arguments import (
     check_arguments,
     check_checkpoint,
@@ -82,7 +82,7 @@ from groupwise.torch_settings import settings_of_program, settings_of_training
 from groupwise.train.loop import train
 from groupwise.train.optim import check_schedule
 from groupwise.train.schedule import Schedule
-from groupwise.trainer_members import Method, TrainerMembers, led, note_keywords
+from groupwise.trainer_members import Method, TrainerMembers, by_leader, led, note_keywords
 
 _log = logging.getLogger(__name__)
 
@@ -320,14 +320,15 @@ class GRPOTrainer(TrainerMembers):
         )
         with RunWriter(folder) as writer, self.screen, self._writing(writer), closing(self.parts.engine):
             self.world.on_missed(lambda text: writer.event("failed", error=text))
-            begin(self.parts, self.world)
-            self._show_plan()
-            run, optimizer = self._make_run(folder, writer, model_writer)
-            checkpoint = None
-            if resume_from_checkpoint:
-                checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
-            share_state(run.learner, self.world)
-            self._start(run, folder, optimizer, checkpoint)
+            with stopped_at_the_start(folder, self.resume_with):
+                begin(self.parts, self.world)
+                self._show_plan()
+                run, optimizer = self._make_run(folder, writer, model_writer)
+                checkpoint = None
+                if resume_from_checkpoint:
+                    checkpoint = resume(run, resume_from_checkpoint, allow_changes=allow_changes)
+                share_state(run.learner, self.world)
+                self._start(run, folder, optimizer, checkpoint)
             with report_on_abort(run, self.resume_with), finish_step_first(run.schedule.stop) as stop:
                 self.interrupted = stop
                 train(run.loop)
@@ -399,6 +400,18 @@ class GRPOTrainer(TrainerMembers):
         with closing(self.parts.engine) as engine:
             engine.load_weights(self.parts.policy.policy_model, version=self.state.global_step)
             yield
+
+    @by_leader
+    def report(self) -> Any:
+        """Write the report of the run in `output_dir`, a running one too. What is returned is its page for a program
+        (`.page`), and shows its curves at the end of a notebook's cell.
+
+        Raises:
+            RunError: no run was started there.
+        """
+        from groupwise.report.write import written_report
+
+        return written_report(self.output_dir)
 
     def log(self, logs: Mapping[str, float | None], start_time: float | None = None) -> None:
         """Add numbers to `state.log_history`, the trackers and the callbacks' log; `start_time` is transformers'."""

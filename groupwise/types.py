@@ -77,6 +77,8 @@ class Problem:
     """Every other column: answers and metadata, handed to the reward functions by name."""
     place: str = ""
     """The same place for people, who count from 1: "row 8" of the data, "line 9" of a JSONL file."""
+    source: str = "the data"
+    """The data set as messages call it: a file, a Hub id, or in a word what a program has handed over."""
 
     def __post_init__(self) -> None:
         if not self.place:
@@ -85,7 +87,7 @@ class Problem:
     @property
     def label(self) -> str:
         """What messages call it."""
-        return f"{self.place} of the data"
+        return f"{self.place} of {self.source}"
 
 
 @dataclass(frozen=True, slots=True)

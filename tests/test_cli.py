@@ -200,6 +200,27 @@ def test_ctrl_c_while_loading_is_one_line(
     assert folder.exists() == bool(options)
 
 
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_ctrl_c_between_loading_and_the_first_step_is_one_line(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groupwise.trainer.begin", interrupted)
+    folder = tmp_path / "run"
+    if options:
+        shutil.copytree(place / "run", folder)
+    changes = ("--set", f"output_dir={folder}", "--set", "max_steps=3", "--quiet")
+    code, _, err = run("train", place / "recipe.yaml", *changes, *options)
+    assert code == 130
+    if options:
+        assert err.startswith("Stopped before the next step. The checkpoint ")
+        assert err.endswith(f"is as it was. To go on from it: groupwise train {folder} --resume\n")
+    else:
+        assert err == f"Broken off before a step was finished: there is nothing to keep in {folder}.\n"
+
+
 def test_ctrl_c_ends_any_command_with_a_line(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -18,6 +18,7 @@ import pytest
 import torch
 from api_helpers import model_folder, trainer
 from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from groupwise.config import Settings, load_recipe
@@ -126,8 +127,10 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "my-short-model" / "tokenizer.json").is_file()
-    assert (tmp_path / "my-short-model" / "model.safetensors").is_file()
+    folder = tmp_path / "my-short-model"
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer("a tuple is", return_tensors="pt")
+    assert loaded.generate(**asked, max_new_tokens=2, do_sample=False).shape[1] > asked["input_ids"].shape[1]
     assert (tmp_path / "GRPO" / "report" / "index.html").is_file()
 
 
@@ -145,10 +148,11 @@ def test_the_callback_of_the_readme_stops_a_resumed_run(tmp_path: Path) -> None:
 
 
 def test_the_pages_count_the_checks() -> None:
-    from groupwise.check import completions, data, exploits, machine, prompts, rewards
+    from groupwise.check import completions, data, exploits, learning_rate, machine, noise, prompts, rewards
 
-    checks = [*data.CHECKS, *prompts.CHECKS, *rewards.OF_CAUSES, *exploits.CHECKS, *completions.CHECKS]
-    num_checks = len([*checks, *rewards.OF_SIGNAL, *machine.CHECKS]) + 1  # the rewards are called
+    checks = [*data.CHECKS, *prompts.CHECKS, *learning_rate.CHECKS, *rewards.OF_CAUSES, *noise.CHECKS]
+    checks += [*exploits.CHECKS, *completions.CHECKS, *rewards.OF_SIGNAL]
+    num_checks = len([*checks, *machine.CHECKS]) + 1  # the rewards are called
     for page in ("check.md", "cli.md"):
         assert set(re.findall(r"in (\d+) checks", (ROOT / "docs" / page).read_text(encoding="utf-8"))) == {
             str(num_checks)

@@ -74,6 +74,7 @@ rollout/stop_strings.py  types                                               -
 rollout              types errors world kernels policy quiet transformers_internals rollout    torch numpy
 runs/completion_table.py  types runs                                             rich
 runs/screen.py       types errors forks streams config runs                  rich
+runs/notebook.py     -                                                       rich | IPython
 runs/folder.py       errors ways_out runs.schema_1                           filelock
 runs/token_record.py  errors runs.folder                                     numpy safetensors
 runs                 types errors redact waiting streams json_values config runs   | wandb tensorboard trackio

@@ -354,6 +354,20 @@ def test_saving_into_the_run_folder_keeps_its_record(tmp_path: Path) -> None:
     assert again.state.global_step == 2
 
 
+@pytest.mark.usefixtures("real_report")
+def test_the_report_of_a_trainer_is_its_page_and_its_pictures(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=2)
+    with pytest.raises(RunError):
+        run.report()
+    run.train()
+    shown = run.report()
+    assert shown.page == tmp_path / "report" / "index.html"
+    assert str(shown) == str(shown.page)
+    assert [path.stem for path in shown.pictures][:2] == ["reward", "kl-and-loss"]
+    assert shown._repr_html_().count('<img src="data:image/png;base64,') == len(shown.pictures)
+    assert "<script" not in shown._repr_html_()
+
+
 @pytest.mark.parametrize("kind", ["whole", "lora", "lora, head saved"])
 def test_checkpoints_are_the_ecosystems(tmp_path: Path, kind: str) -> None:
     """`get_last_checkpoint` finds them, and plain transformers or peft load the very weights."""

@@ -39,6 +39,7 @@ def page(result: Result) -> str:
         name=result.run_name,
         verdict=result.verdict,
         change=result.first_change,
+        run=None if result.cost is None else words.run_line(result.cost),
         findings=worst_first(result.findings),
         about=result.about,
         lengths=None if lengths is None else words.lengths_line(lengths),

@@ -156,6 +156,8 @@ class Shown:
         self.console.print(self._text(self.result.verdict, "bold green" if self.result.has_passed else "bold red"))
         if self.result.first_change is not None:
             self.console.print(self._text(f"First change: {self.result.first_change}", "bold"))
+        if self.result.cost is not None:
+            self.console.print(self._text(words.run_line(self.result.cost)))
         self.console.print(self._text(f"page  {page}"), soft_wrap=True)
 
 

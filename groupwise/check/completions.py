@@ -7,6 +7,7 @@ from statistics import fmean
 
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding
+from groupwise.check.probes import AFTER_WORDS, EMPTY, GOLD
 from groupwise.policy.bounds import context_length
 from groupwise.types import Completion
 
@@ -21,7 +22,7 @@ EMPTY_WARN = 0.25
 
 def completions_cut(evidence: Evidence) -> list[Finding]:
     """`max_completion_length` cuts answers off, or `max_turn_length` turns. It fails where no group has signal, though
-    something is rewarded."""
+    something is rewarded, unless the answers are so short that more room would be filled with talk."""
     cut = [c for group in evidence.sampled.groups for c in group.completions if c.stop_reason == "length"]
     share = len(cut) / evidence.sampled.num_completions
     if share < CUT_WARN:
@@ -31,6 +32,11 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
     where = f"at {key} {limit}" if key == "max_completion_length" else f"in their last turn, at {key} {limit}"
     what = f"{share:.0%} of the completions are cut off {where}"
     more = f"{key}: {_more(evidence, limit)}"
+    longest = _longest_of_short_answers(evidence, limit)
+    if longest is not None and evidence.sampled.signal_share < SIGNAL_ENOUGH:
+        what += f', though the answers are short: the longest is "{longest}". More tokens would be filled with talk.'
+        remedy = f"Leave {key}; have the prompt ask for the answer alone, with an example or two."
+        return [Finding("completions_cut", "warn", what, remedy)]
     if evidence.sampled.signal_share == 0 and evidence.can_differ:
         return [Finding("completions_cut", "fail", f"{what}, and no group has signal.", f"Set {more}.")]
     if evidence.sampled.signal_share < SIGNAL_ENOUGH:
@@ -38,6 +44,23 @@ def completions_cut(evidence: Evidence) -> list[Finding]:
     what += "; they are rewarded differently all the same, so training can learn to end."
     remedy = f"Leave it where the reward prefers short answers; elsewhere set {more}."
     return [Finding("completions_cut", "note", what, remedy)]
+
+
+def _longest_of_short_answers(evidence: Evidence, limit: int) -> str | None:
+    """The longest answer where all have room in the limit, and are labels or have to stand alone; else None."""
+    if not evidence.labels and not _has_to_stand_alone(evidence):
+        return None
+    encode = evidence.run.policy.tokenizer.encode
+    lengths = {text: len(encode(text, add_special_tokens=False)) for text in sorted(set(evidence.answers))}
+    longest = max(lengths, key=lambda text: lengths[text])
+    return longest if lengths[longest] < limit else None  # an end token has to fit too
+
+
+def _has_to_stand_alone(evidence: Evidence) -> bool:
+    """Whether the right answer is rewarded, and not after other words: a chain of thought would earn nothing."""
+    rows = [(each.best(GOLD), each.best(AFTER_WORDS), each.best(EMPTY)) for each in evidence.probed]
+    known = [(alone, after, empty) for alone, after, empty in rows if None not in (alone, after, empty)]
+    return bool(known) and all(alone > empty >= after for alone, after, empty in known)  # type: ignore[operator]
 
 
 def _limit_that_cuts(evidence: Evidence, cut: Sequence[Completion]) -> str:

@@ -15,6 +15,8 @@ from groupwise.config import Settings, replaced
 from groupwise.config.guards import BY_NAME, Guard, GuardSetting
 from groupwise.guards.agreement import likely_cause
 from groupwise.lifecycle.build import RunParts, make_learner
+from groupwise.lifecycle.memory_plan import MOMENTS
+from groupwise.policy.load_model import count_parameters
 from groupwise.policy.policy_model import Scoring
 from groupwise.runs.token_record import num_bytes
 from groupwise.train.batch import Batch, Samples
@@ -24,6 +26,8 @@ from groupwise.train.schedule import Schedule
 from groupwise.types import Group
 from groupwise.world import peak_memory_bytes
 
+RECORD_BYTES, TOKEN_BYTES = 300, 10
+"""About what a completion, beside its text, and each of its tokens take in the records."""
 FEW = 4
 """Completions of the group in which the cause of a disagreement is looked for."""
 
@@ -52,6 +56,10 @@ class Cost:
     token_record_bytes: int
     """Of the per-token record of a step that has one."""
     num_token_records: int
+    num_tokens: int = 0
+    """Sampled in the whole run, at the length of the completions of the check."""
+    disk_bytes: int = 0
+    """Of the run folder: records, the checkpoints that are kept, and the model."""
 
     @property
     def step_s(self) -> float:
@@ -96,6 +104,8 @@ def measure_cost(run: RunParts, sampled: Sampled) -> Cost:
         why_skipped=next((why for why in update.why_skipped if why is not None), None),
         token_record_bytes=round(scale * _token_record_bytes(batch)),
         num_token_records=sum(map(config.are_tokens_recorded, range(1, schedule.num_steps + 1))),
+        num_tokens=round(schedule.num_steps * _tokens_of_step(config, sampled)),
+        disk_bytes=_disk_bytes(run, sampled, schedule),
     )
 
 
@@ -103,6 +113,25 @@ def _token_record_bytes(batch: Batch) -> int:
     """Of the completions of this batch."""
     has_ref, is_by_token = batch.ref_logprob_NT is not None, batch.advantages.dim() == 2
     return num_bytes(len(batch), int(batch.mask_NT.sum()), num_arrays=1 + has_ref + is_by_token)
+
+
+def _tokens_of_step(config: Settings, sampled: Sampled) -> float:
+    completions = [c for group in sampled.groups for c in group.completions]
+    return sum(len(c.token_ids) for c in completions) * config.completions_per_step / len(completions)
+
+
+def _disk_bytes(run: RunParts, sampled: Sampled, schedule: Schedule) -> int:
+    """Records of all steps, the weights at the end, and each checkpoint that is kept, with the optimizer's state."""
+    config = run.config
+    weights = 4 * count_parameters(run.policy.model).trainable
+    steps = range(1, schedule.num_steps + 1)
+    saved = sum(schedule.is_due(step, config.save_steps, config.save_strategy) for step in steps)
+    kept = min(saved, config.save_total_limit or saved)
+    texts = sum(len(c.text.encode()) + RECORD_BYTES for group in sampled.groups for c in group.completions)
+    records = texts * config.completions_per_step / sampled.num_completions
+    records += TOKEN_BYTES * _tokens_of_step(config, sampled)
+    of_checkpoint = weights * (4 + MOMENTS[config.optim]) // 4
+    return round(schedule.num_steps * records) + kept * of_checkpoint + weights
 
 
 def guards_of_mismatch(run: RunParts) -> list[tuple[Guard, GuardSetting]]:

@@ -23,13 +23,16 @@ from groupwise.rewards.gold_answers import (
     is_announced,
     occurs,
     prompt_words,
+    usual_gold_column,
 )
 from groupwise.types import REWARD_KEYWORDS, Problem, Prompt
 
 LOOK_AT = 2000
 """Rows that the slower checks read: a share of them is known to 2 points, and they take under a second."""
-EMPTY_FAIL, EMPTY_WARN = 0.5, 0.05
-"""Share of rows without a value in a column that a reward reads. From half on most groups are scored wrongly."""
+EMPTY_FAIL = 0.5
+"""Share of rows without a value in a column that a reward reads: from here on most groups are scored wrongly."""
+NAMED_ROWS = 3
+"""Rows that a finding names."""
 DUPLICATES_WARN = 0.05
 """Share of rows whose prompt came before: below it a few repeats change no epoch that anyone would notice."""
 EVAL_SEEN_FAIL = 0.05
@@ -118,23 +121,29 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def empty_column(inputs: RunInputs) -> list[Finding]:
-    """A column that a reward reads and that has nothing in many rows."""
+    """A column that a reward reads and that has nothing in some rows: a function may fail at one."""
     names = {name for function in inputs.rewards for name in columns_read(function)}
     gold = gold_column(inputs.problems.column_names, inputs.rewards)
     wanted = sorted((names | ({gold} if gold else set())) & set(inputs.problems.column_names))
-    found = []
-    rows = _first_rows(inputs.problems)
-    for name in wanted:
-        share = sum(_is_empty(problem.columns.get(name)) for problem in rows) / len(rows)
-        if share < EMPTY_WARN:
-            continue
-        level: Level = "fail" if share >= EMPTY_FAIL else "warn"
-        what = f'Column "{name}", which the rewards read, is empty in {share:.0%} of {len(rows)} rows.'
-        others = [column for column in inputs.problems.column_names if column != name]
-        choice = ", ".join(others) or "there is no other"
-        remedy = f"Set data.columns: {{{name}: COLUMN}} to the column that holds it ({choice})."
-        found.append(Finding("empty_column", level, what, remedy))
-    return found
+    sets = [inputs.problems, *inputs.held_out.values()]
+    pairs = ((name, rows) for name in wanted for rows in sets if name in rows.column_names)
+    return [finding for name, rows in pairs for finding in _empty_in(name, rows)]
+
+
+def _empty_in(name: str, problems: Problems) -> list[Finding]:
+    """The finding about the rows of one data set that have nothing in this column."""
+    empty = [problem.place for problem in problems if _is_empty(problem.columns.get(name))]
+    if not empty:
+        return []
+    share, num = len(empty) / len(problems), f"{len(empty)} of {len(problems)} rows"
+    places = ", ".join(empty[:NAMED_ROWS]) + (", ..." if len(empty) > NAMED_ROWS else "")
+    what = f'Column "{name}", which the rewards read, is empty in {num} of {problems.name}: {places}.'
+    if share >= EMPTY_FAIL:
+        others = ", ".join(column for column in problems.column_names if column != name) or "there is no other"
+        remedy = f"Set data.columns: {{{name}: COLUMN}} to the column that holds it ({others})."
+        return [Finding("empty_column", "fail", what, remedy)]
+    remedy = f"Fill it in, or leave {'these rows' if len(empty) > 1 else 'this row'} out."
+    return [Finding("empty_column", "warn", what, remedy)]
 
 
 def _is_empty(value: object) -> bool:
@@ -218,6 +227,8 @@ def answer_in_prompt(inputs: RunInputs) -> list[Finding]:
     remedy += "prompts"
     if announced >= LEAK_WARN:
         return [Finding("answer_in_prompt", "fail", what, f"{remedy}.")]
+    if usual_gold_column(inputs.problems.column_names, inputs.rewards) is None:
+        return []  # what a function reads may stand in a prompt on purpose: a keyword, a limit
     remedy += "; where the task is to find it in a text, nothing is wrong."
     return [Finding("answer_in_prompt", "warn", what, remedy)]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
-from groupwise.check.probes import Probed
+from groupwise.check.data import LOOK_AT
+from groupwise.check.probes import GOLD, Probed
 from groupwise.check.reward_stats import Scores, scores_of, total_of
 from groupwise.check.sample import Sampled
 from groupwise.diagnose.correlation import Agreement, agreements
 from groupwise.lifecycle.build import RunParts
-from groupwise.rewards.isolated import Isolated
+from groupwise.rewards.gold_answers import golds, is_of_user, labels_of
 from groupwise.rounding import differ
+from groupwise.types import Problem, ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Evidence:
     run: RunParts
     sampled: Sampled
     probed: Sequence[Probed]
+    again: Sequence[ScoredGroup] = ()
+    """The sampled groups, scored a second time; none where that is not possible."""
 
     @cached_property
     def functions(self) -> list[Scores]:
@@ -42,7 +47,7 @@ class Evidence:
     def is_shipped(self, name: str) -> bool:
         """Whether a function is one of ours, whose rewards differ for sure between some completions."""
         function = next(each for each in self.run.training_scorer.functions if each.name == name)
-        return function.is_shipped and not isinstance(function.call, Isolated)
+        return not is_of_user(function)
 
     def usual_reason(self, name: str) -> str | None:
         """What a function gives most often as its reason for None; None where it gives none."""
@@ -61,7 +66,20 @@ class Evidence:
 
     def probe_seconds(self, name: str) -> float:
         """Seconds a probe: what the function starts at its first call is not in it."""
-        return self.probed[0].seconds.get(name, 0.0) / sum(len(each.kinds) for each in self.probed)
+        return self.probed[0].seconds.get(name, 0.0) / sum(each.num_scored for each in self.probed)
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The right answers of the first rows; none where no column is known to hold them."""
+        column = self.probed[0].column
+        is_known = column is not None and any(GOLD in each.kinds for each in self.probed)
+        found: Iterable[tuple[Problem, str]] = golds(self.run.inputs.problems, column) if is_known and column else ()
+        return [text for _, text in islice(found, LOOK_AT)]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The answers, the most frequent first, where each is one of a few words."""
+        return labels_of(self.answers)
 
     @property
     def can_differ(self) -> bool:

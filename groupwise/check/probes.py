@@ -13,13 +13,13 @@ from groupwise.check.sample import Sampled
 from groupwise.data.order import Draw
 from groupwise.lifecycle.build import RunParts
 from groupwise.rewards.function import RewardFunction
-from groupwise.rewards.gold_answers import gold_column, gold_text, prompt_words
+from groupwise.rewards.gold_answers import gold_text, golds, possible_gold_columns, prompt_words, usual_gold_column
 from groupwise.rewards.opened import tags_of
 from groupwise.rollout.scripted import ScriptedEngine
 from groupwise.train.collect import score_as_the_program
 from groupwise.train.episodes import EpisodeSampler
 from groupwise.train.sampler import PROBE
-from groupwise.types import Completion, Group, Request, ScoredGroup
+from groupwise.types import Completion, Group, Problem, Request, ScoredGroup
 
 EMPTY = "empty"
 PROMPT = "the prompt repeated"
@@ -27,12 +27,18 @@ TAGS = "tags around nothing"
 STUFFED = "tags stuffed with guesses"
 NOISE = "noise of full length"
 GOLD = "gold answer alone"
+AFTER_WORDS = "gold answer after other words"
+VALUE = "value of a column alone"
 BEGINNING = "beginning of an answer"
+_OTHER = "value of another row"
 
 EXPLOITS = (EMPTY, PROMPT, TAGS, STUFFED, NOISE)
 GUESSES = " ".join([*map(str, range(21)), *"ABCDE", "yes", "no", "true", "false"])
 GOLD_FORMS = ("{}", "The answer is {}.", "#### {}", "\\boxed{{{}}}")
 """Beside the tags that the rewards name."""
+AFTER_FORMS = ("{}", "The answer is {}.")
+CONFIRMED = 0.5
+"""Share of problems in which a column's own value has to earn more than another row's to pass for the right answer."""
 PREFIXES = (16, 8, 4, 2)
 """An answer is cut to one part in so many: where short is good, one of these beats nothing at all."""
 
@@ -45,6 +51,8 @@ class Probe:
     text: str
     is_cut: bool = False
     """Whether it ends at the length limit instead of an end token."""
+    column: str | None = None
+    """The column that it is made of."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ class Probed:
     """Scored rewards of the sampled completions, counted in the same way."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Reward function -> seconds of its call on the probes of all problems."""
+    num_scored: int = 0
+    """Probes of the problem that this call scored, those that are left out here too."""
+    column: str | None = None
+    """The column of the right answers, or the one whose values were tried as such."""
 
     def best(self, *kinds: str) -> float | None:
         """The highest reward of these kinds of probe; None where all are unscored."""
@@ -83,8 +95,9 @@ class ProbeRow:
 
 def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Probed]:
     """Make up the probes of every sampled problem and have them scored, all in one call."""
+    columns = _Columns.of(run)
     relative = any(f.shaping.normalise in ("group", "batch") for f in run.training_scorer.functions)
-    probes = [list(_probes(run, group)) for group in sampled.groups]
+    probes = [list(_probes(run, group, columns)) for group in sampled.groups]
     groups = []
     for group, made in zip(sampled.groups, probes, strict=True):
         completions = _completions(run, group, made)
@@ -93,26 +106,92 @@ def probe(run: RunParts, sampled: Sampled, trainer_state: Any = None) -> list[Pr
         made_up = (*completions, *company)
         groups.append(Group(group.draw, group.problem, group.prompt_ids, made_up, opening=group.opening))
     scored = score_as_the_program(run.training_scorer, groups, trainer_state)
+    column, kind = columns.settle(list(zip(scored.groups, probes, strict=True)))
     return [
-        _probed(after, before, [each.kind for each in made], scored.seconds)
+        _probed(after, before, made, scored.seconds, column, kind)
         for after, before, made in zip(scored.groups, sampled.groups, probes, strict=True)
     ]
 
 
-def _probed(scored: ScoredGroup, before: ScoredGroup, kinds: Sequence[str], seconds: Mapping[str, float]) -> Probed:
-    num = len(kinds)
-    company = scored.reward[num:] or before.reward
+def _probed(
+    scored: ScoredGroup,
+    before: ScoredGroup,
+    made: Sequence[Probe],
+    seconds: Mapping[str, float],
+    column: str | None,
+    kind: str,
+) -> Probed:
+    """The probes, of those that are made of a column only the values of this one; `kind` is what its values are."""
+    kept = [i for i, each in enumerate(made) if each.column in (None, column) and each.kind != _OTHER]
+    company = scored.reward[len(made) :] or before.reward
     alone = replace(
         scored,
-        completions=scored.completions[:num],
-        rewards={name: values[:num] for name, values in scored.rewards.items()},
-        shaped={name: values[:num] for name, values in scored.shaped.items()},
-        reward=scored.reward[:num],
+        completions=tuple(scored.completions[i] for i in kept),
+        rewards={name: tuple(values[i] for i in kept) for name, values in scored.rewards.items()},
+        shaped={name: tuple(values[i] for i in kept) for name, values in scored.shaped.items()},
+        reward=tuple(scored.reward[i] for i in kept),
     )
-    return Probed(alone, tuple(kinds), tuple(r for r in company if r is not None), seconds)
+    kinds = tuple(kind if made[i].kind == GOLD else made[i].kind for i in kept)
+    return Probed(alone, kinds, tuple(r for r in company if r is not None), seconds, len(made), column)
 
 
-def _probes(run: RunParts, group: Group) -> Iterator[Probe]:
+@dataclass(frozen=True)
+class _Columns:
+    """Columns whose values are tried as right answers. Rewards find out which holds them where no name does."""
+
+    usual: str | None
+    possible: Sequence[str]
+    values: Mapping[str, Sequence[str]]
+    """Different values of each possible column, two at most."""
+
+    @classmethod
+    def of(cls, run: RunParts) -> _Columns:
+        problems, functions = run.inputs.problems, run.inputs.rewards
+        usual = usual_gold_column(problems.column_names, functions)
+        possible = possible_gold_columns(problems.column_names, functions)
+        values = {name: _two_different(text for _, text in golds(problems, name)) for name in possible}
+        return cls(usual, [name for name in possible if values[name]], values)
+
+    def of_problem(self, problem: Problem) -> Iterator[tuple[str, str, str | None]]:
+        """Column, the problem's value, and a value of another row where the column has to be found out."""
+        for name in ([] if self.usual is None else [self.usual]) + [*self.possible]:
+            own = gold_text(problem.columns.get(name))
+            if own is not None:
+                yield name, own, next((each for each in self.values.get(name, ()) if each != own), None)
+
+    def settle(self, tried: Sequence[tuple[ScoredGroup, Sequence[Probe]]]) -> tuple[str | None, str]:
+        """The column that holds the right answers, and GOLD; VALUE where nothing but its place speaks for it."""
+        for name in self.possible:
+            wins = [own > other for own, other in _own_against_other(tried, name)]
+            if wins and fmean(wins) >= CONFIRMED:
+                return name, GOLD
+        if self.usual is not None or not self.possible:
+            return self.usual, GOLD
+        return self.possible[0], VALUE
+
+
+def _two_different(texts: Iterable[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for text in texts:
+        found[text] = None
+        if len(found) == 2:
+            break
+    return [*found]
+
+
+def _own_against_other(
+    tried: Sequence[tuple[ScoredGroup, Sequence[Probe]]], column: str
+) -> Iterator[tuple[float, float]]:
+    """For each problem the best reward of the column's own value, and of another row's."""
+    for group, made in tried:
+        scored = [(p.kind, r) for p, r in zip(made, group.reward, strict=False) if p.column == column and r is not None]
+        own = max((reward for kind, reward in scored if kind == GOLD), default=None)
+        other = max((reward for kind, reward in scored if kind == _OTHER), default=None)
+        if own is not None and other is not None:
+            yield own, other
+
+
+def _probes(run: RunParts, group: Group, columns: _Columns) -> Iterator[Probe]:
     functions = run.inputs.rewards
     tags = _tags(functions)
     yield Probe(EMPTY, "")
@@ -120,15 +199,25 @@ def _probes(run: RunParts, group: Group) -> Iterator[Probe]:
     yield Probe(TAGS, "".join(f"<{tag}></{tag}>" for tag in tags))
     yield Probe(STUFFED, "".join(f"<{tag}>{GUESSES}</{tag}>" for tag in tags))
     yield Probe(NOISE, _noise(run, group.draw), is_cut=True)
-    column = gold_column(run.inputs.problems.column_names, functions)
-    gold = None if column is None else gold_text(group.problem.columns.get(column))
-    if gold is not None:
-        yield from (Probe(GOLD, form.format(gold)) for form in GOLD_FORMS)
-        yield Probe(GOLD, f"<{tags[-1]}>{gold}</{tags[-1]}>")
-        yield Probe(GOLD, "".join(f"<{tag}>{gold}</{tag}>" for tag in tags))
     text = next((c.text for c in group.completions if c.text.strip()), "")
-    beginnings = (text[: len(text) // part].strip() for part in PREFIXES)
-    yield from (Probe(BEGINNING, beginning) for beginning in beginnings if beginning)
+    beginnings = [beginning for part in PREFIXES if (beginning := text[: len(text) // part].strip())]
+    for column, own, other in columns.of_problem(group.problem):
+        yield from (Probe(GOLD, form, column=column) for form in _forms(own, tags))
+        if other is not None:
+            yield from (Probe(_OTHER, form, column=column) for form in _forms(other, tags))
+        for words in beginnings[:1]:
+            after = [form.format(own) for form in AFTER_FORMS] + [_in_tags(own, tags[-1:])]
+            yield from (Probe(AFTER_WORDS, f"{words}\n{form}", column=column) for form in after)
+    yield from (Probe(BEGINNING, beginning) for beginning in beginnings)
+
+
+def _forms(answer: str, tags: Sequence[str]) -> list[str]:
+    """The usual forms of an answer."""
+    return [*(form.format(answer) for form in GOLD_FORMS), _in_tags(answer, tags[-1:]), _in_tags(answer, tags)]
+
+
+def _in_tags(answer: str, tags: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{answer}</{tag}>" for tag in tags)
 
 
 def _tags(functions: Sequence[RewardFunction]) -> list[str]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding, Level
 from groupwise.check.reward_stats import OTHER_SIZES, Scores
 from groupwise.diagnose.correlation import FEWEST_PAIRS
+from groupwise.errors import RewardError, listed
+from groupwise.rewards import RewardScorer
+from groupwise.rewards.failure import TEXT_OF_A_CHAT
+from groupwise.rewards.gold_answers import prompt_words
 from groupwise.rewards.shaping_rules import Shaping
 from groupwise.rounding import differ
+from groupwise.train.collect import score_as_the_program
 
 UNSCORED_FAIL, UNSCORED_WARN = 0.5, 0.1
 """Share of completions that a function returns None for. From half on, most groups have fewer scored members than
@@ -75,14 +82,37 @@ def constant_reward(evidence: Evidence) -> list[Finding]:
         values = {value for row in evidence.by_problem(function.name) for value in row}
         if len(values) != 1 or evidence.is_shipped(function.name):
             continue  # a shipped one that is never earned is no constant: see no_signal
-        level: Level = "fail" if len(evidence.functions) == 1 else "warn"
+        level: Level = "fail" if _none_differs(evidence) else "warn"
         what = (
             f'Reward "{function.name}" is {values.pop():g} for everything: for {evidence.sampled.num_completions} '
             "sampled completions and for every made-up one, the empty one included."
         )
-        remedy = f"Mend {function.name} until right and wrong get different rewards, or take it out of rewards."
+        remedy = (
+            f"Try a right answer in the form that {function.name} expects: groupwise reward RECIPE --completions FILE. "
+            "If that is rewarded, have the prompt ask for the form, with an example; if not, mend the function or "
+            "leave it out."
+        )
+        if _differs_on_texts(evidence, function.name):
+            what += " Handed over as plain texts, they get different rewards."
+            remedy = f"Read the text of a completion. {TEXT_OF_A_CHAT}"
         found.append(Finding("constant_reward", level, what, remedy))
     return found
+
+
+def _differs_on_texts(evidence: Evidence, name: str) -> bool:
+    """Whether a function that is constant on chats would not be where it was handed their texts."""
+    inputs = evidence.run.inputs
+    if isinstance(inputs.problems[0].prompt, str) or inputs.environment is not None:
+        return False
+    function = next(each for each in evidence.run.training_scorer.functions if each.name == name)
+    alone = RewardScorer([replace(function, shaping=Shaping(), weight=1.0)], inputs.problems.column_names)
+    groups = [*evidence.sampled.groups, *(each.group for each in evidence.probed)]
+    as_texts = [replace(g, problem=replace(g.problem, prompt=prompt_words(g.problem.prompt))) for g in groups]
+    try:
+        scored = score_as_the_program(alone, as_texts, None).groups
+    except RewardError:
+        return False
+    return any(differ(group.reward) for group in scored)
 
 
 def ignores_completion(evidence: Evidence) -> list[Finding]:
@@ -92,13 +122,32 @@ def ignores_completion(evidence: Evidence) -> list[Finding]:
         rows = [set(row) for row in evidence.by_problem(function.name) if row]
         if not rows or any(len(row) > 1 for row in rows) or len(set.union(*rows)) == 1:
             continue
-        level: Level = "fail" if len(evidence.functions) == 1 else "warn"
+        level: Level = "fail" if _none_differs(evidence) else "warn"
         what = (
             f'Reward "{function.name}" differs between problems and is the same for every completion of one: it reads '
             "the prompt or a column, not the completion, and its advantages are 0."
         )
         found.append(Finding("ignores_completion", level, what, f"Let {function.name} read completions."))
     return found
+
+
+def same_for_all(evidence: Evidence) -> list[Finding]:
+    """Functions that differ, and whose sum does not: each takes back what another gives."""
+    differing = [each.name for each in evidence.functions if any(map(differ, evidence.by_problem(each.name)))]
+    is_same = not evidence.can_differ and evidence.sampled.signal_share == 0 and evidence.total.scored
+    if not is_same or not (differing or differ(evidence.total.scored)) or _none_differs(evidence):
+        return []
+    names = listed([each.name for each in evidence.functions])
+    what = f"The sum of {names} is the same for every completion of a problem, sampled or made up"
+    what += f", though {listed(differing)} differ." if differing else "."
+    remedy = "Give them weights that do not cancel, or leave one out." if differing else "Add a reward that is earned."
+    return [Finding("same_for_all", "fail", what, remedy)]
+
+
+def _none_differs(evidence: Evidence) -> bool:
+    """Whether no reward can tell two completions of a problem apart, as far as was tried; ours can for sure."""
+    differing = any(map(differ, (row for each in evidence.functions for row in evidence.by_problem(each.name))))
+    return not differing and not any(map(evidence.is_shipped, evidence.sampled.seconds))
 
 
 def no_signal(evidence: Evidence) -> list[Finding]:
@@ -118,9 +167,21 @@ def no_signal(evidence: Evidence) -> list[Finding]:
         "Take easier problems (data.split), a prompt or place that the model keeps to, a larger model, or add a reward "
         "for a first step that it does take, such as {name: format, mode: soft}."
     )
-    if evidence.num_generations < USUAL_GENERATIONS:
+    if evidence.labels:
+        remedy = _first_step_to_labels(evidence.labels)
+    elif evidence.num_generations < USUAL_GENERATIONS:
         remedy = f"Set num_generations: {USUAL_GENERATIONS}, which find what {evidence.num_generations} miss. {remedy}"
     return [Finding("no_signal", "fail", what, remedy)]
+
+
+def _first_step_to_labels(labels: Sequence[str]) -> str:
+    """A cold start where one of a few words is the answer: name them, show them, and pay for any of them first."""
+    pattern = "|".join(re.escape(label) for label in labels)
+    return (
+        f"Have the prompt name the {len(labels)} answers and show an example of some; and pay a little for a text that "
+        f"is any of them: {{name: regex, match: whole, pattern: ({pattern}), ignore_case: true, weight: 0.2}} "
+        "(docs/own-data.md, the cold start)."
+    )
 
 
 def few_signals(evidence: Evidence) -> list[Finding]:
@@ -129,10 +190,11 @@ def few_signals(evidence: Evidence) -> list[Finding]:
     share, expected = evidence.sampled.signal_share, total.expected_signal(size)
     if not _has_few(evidence) or expected >= SIGNAL_WARN:
         return []
-    what = f"{share:.0%} of the groups carry signal at num_generations {size}; pooled estimate {expected:.0%}"
+    what = f"{share:.0%} of the groups have signal at num_generations {size}; pooled estimate {expected:.0%}"
     if total.success_rate is not None:
         what += f" from a success rate of {total.success_rate:.0%}"
-    level: Level = "fail" if max(share, expected) * evidence.run.config.prompts_per_step < 1 else "warn"
+    is_rare = max(share, expected) * evidence.run.config.prompts_per_step < 1
+    level: Level = "fail" if is_rare or share == 0 else "warn"
     return [Finding("few_signals", level, f"{what}.", _more_generations(total, size))]
 
 
@@ -142,11 +204,11 @@ def uneven_problems(evidence: Evidence) -> list[Finding]:
     if not _has_few(evidence) or expected < SIGNAL_WARN:
         return []
     what = (
-        f"{share:.0%} of the groups carry signal, where {expected:.0%} would if all problems were alike: the policy "
+        f"{share:.0%} of the groups have signal, where {expected:.0%} would if all problems were alike: the policy "
         "solves a problem always or never."
     )
     remedy = "Take problems of middle difficulty (data.split), or set dynamic_sampling: true to draw past the others."
-    return [Finding("uneven_problems", "warn", what, remedy)]
+    return [Finding("uneven_problems", "fail" if share == 0 else "warn", what, remedy)]
 
 
 def _has_few(evidence: Evidence) -> bool:
@@ -159,7 +221,7 @@ def _more_generations(total: Scores, size: int) -> str:
     enough = [other for other in OTHER_SIZES if other > size and total.expected_signal(other) >= SIGNAL_WARN]
     if enough:
         share = total.expected_signal(enough[0])
-        return f"Set num_generations: {enough[0]} (about {share:.0%} of the groups would carry signal)."
+        return f"Set num_generations: {enough[0]} (about {share:.0%} of the groups would have signal)."
     return "Take problems that are solved more often (data.split), or a reward that grades instead of giving 0 or 1."
 
 
@@ -220,6 +282,7 @@ OF_CAUSES: tuple[Callable[[Evidence], list[Finding]], ...] = (
 )
 """What makes other findings: to be mended first."""
 OF_SIGNAL: tuple[Callable[[Evidence], list[Finding]], ...] = (
+    same_for_all,
     no_signal,
     few_signals,
     uneven_problems,

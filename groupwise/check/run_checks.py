@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from groupwise.check import completions, cost, data, exploits, machine, prompts, rewards, turns
+from groupwise.check import completions, cost, data, exploits, learning_rate, machine, noise, prompts, rewards, turns
 from groupwise.check.evidence import Evidence
 from groupwise.check.finding import Finding
 from groupwise.check.probes import probe
@@ -24,6 +24,7 @@ from groupwise.policy.load_model import count_parameters
 from groupwise.redact import redact
 from groupwise.rewards.sandbox.backend_choice import RunSandboxes
 from groupwise.torch_settings import settings_of_training
+from groupwise.train.collect import score_as_the_program
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int
     _log.info("Loading the model.")
     run = load(inputs)
     require_trainable(run.policy.model, run.policy.tokenizer)
-    findings += [finding for each in prompts.CHECKS for finding in each(run)]
+    before_sampling = (*prompts.CHECKS, *learning_rate.CHECKS)
+    findings += [finding for each in before_sampling for finding in each(run)]
     done = partial(
         done,
         about=[*about, *_about_subject(run, num_ranks)],
@@ -76,7 +78,7 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int
         special_tokens=run.policy.tokenizer.all_special_tokens,
         lengths=prompts.lengths(run),
     )
-    num_checks = len(data.CHECKS) + len(prompts.CHECKS) + 1
+    num_checks = len(data.CHECKS) + len(before_sampling) + 1
     with closing(run.engine):
         try:
             evidence = _evidence(run, groups)
@@ -84,7 +86,8 @@ def _check(recipe: Recipe, inputs: RunInputs, groups: int | None, num_ranks: int
             findings.append(_breaks(error))
             return done(findings=findings, num_checks=num_checks, seconds=perf_counter() - begun)
         of_turns = () if inputs.environment is None else turns.CHECKS
-        of_evidence = (*rewards.OF_CAUSES, *exploits.CHECKS, *of_turns, *completions.CHECKS, *rewards.OF_SIGNAL)
+        causes = (*rewards.OF_CAUSES, *noise.CHECKS)
+        of_evidence = (*causes, *exploits.CHECKS, *of_turns, *completions.CHECKS, *rewards.OF_SIGNAL)
         findings += [finding for each in of_evidence for finding in each(evidence)]
         _log.info("Measuring a learner pass. No weight is changed.")
         price = cost.measure_cost(run, evidence.sampled)
@@ -116,8 +119,10 @@ def _evidence(run: RunParts, groups: int | None) -> Evidence:
     _log.info(f"Sampling {count} groups of {run.config.num_generations} completions.")
     state = TrainerState()
     sampled = sample(run, count, state)
-    _log.info("Trying exploits on the rewards.")
-    return Evidence(run, sampled, probe(run, sampled, state))
+    _log.info("Scoring the completions a second time, and exploits.")
+    is_played = run.inputs.environment is not None  # what answered the completions is used up
+    again = () if is_played else score_as_the_program(run.training_scorer, sampled.groups, state).groups
+    return Evidence(run, sampled, probe(run, sampled, state), again)
 
 
 def _about(recipe: Recipe, inputs: RunInputs) -> list[tuple[str, str]]:

@@ -128,6 +128,16 @@ def cost_rows(cost: Cost) -> list[tuple[str, str]]:
     return rows
 
 
+def run_line(cost: Cost) -> str:
+    """How long the whole run takes and what it uses, in one line."""
+    steps = f"{cost.num_steps} step{'s' if cost.num_steps != 1 else ''}"
+    parts = [f"{duration(cost.total_s)} for {steps}", f"{number(cost.num_tokens)} tokens sampled"]
+    if cost.memory_bytes is not None:
+        parts.append(f"{cost.memory_bytes / GIB:.1f} GiB of memory")
+    parts.append(f"{max(cost.disk_bytes / GIB, 0.01):.2f} GiB of disk")
+    return f"The whole run: about {', '.join(parts)}."
+
+
 def agreement_line(mismatch: float, limit: float | None) -> str:
     """Whether engine and learner give the sampled tokens the same log-probs, by the guards of the run."""
     measured = f"mean exp|difference| {mismatch:.4f}"

@@ -19,6 +19,9 @@ Rows = Sequence[Mapping[str, Any]]
 MAX_STREAMED = 10_000
 """Rows of a stream of evaluation data that are read at most where no number of them is set."""
 
+_HELD_OUT = "the evaluation data"
+"""What messages about its rows call a set that a program has handed over."""
+
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SPLIT = re.compile(r"(?P<name>[\w.-]+)?(?:\[(?P<start>\d*)(?P<start_percent>%?):(?P<stop>\d*)(?P<stop_percent>%?)\])?")
 
@@ -32,6 +35,7 @@ def load_problems(
     revision: str | None = None,
     num_streamed: int | None = None,
     is_posed: bool = False,
+    source: str = "the data",
 ) -> Problems:
     """The problems of a data set.
 
@@ -39,7 +43,8 @@ def load_problems(
     split), a Hub id, a `datasets.Dataset` or a list of dicts. `split` is a name, a slice or both: `train`, `[:90%]`,
     `train[100:]`; without one it is `train`. `columns` renames (new name: the data set's own). `subset` and
     `revision` are for the Hub. `num_streamed`: how many rows of a stream (`IterableDataset`) are read, its first ones.
-    `is_posed`: an environment poses the problems, and the prompts may be empty or missing.
+    `is_posed`: an environment poses the problems, and the prompts may be empty or missing. `source` is what messages
+    about one of its rows call a data set without a name.
 
     Raises:
         DataError: nothing of that name, no such split or column, no rows, or an object that is no data set.
@@ -53,14 +58,14 @@ def load_problems(
         return data
     if isinstance(data, str | Path):
         rows, info = _read(str(data), split, subset, revision)
-        return Problems(rows, name=str(data), columns=columns, info=info, is_posed=is_posed)
+        return Problems(rows, name=str(data), columns=columns, info=info, is_posed=is_posed, source=str(data))
     name = _name_of(data)
     if is_stream(data):
         rows = _first_rows(data, num_streamed, wanted)
         info = {"split": split, "num_streamed": num_streamed}
-        return Problems(rows, name=name, columns=columns, info=info, is_posed=is_posed)
+        return Problems(rows, name=name, columns=columns, info=info, is_posed=is_posed, source=source)
     rows = _cut(_from_object(data, wanted), split, name)
-    return Problems(rows, name=name, columns=columns, info={"split": split}, is_posed=is_posed)
+    return Problems(rows, name=name, columns=columns, info={"split": split}, is_posed=is_posed, source=source)
 
 
 def load_held_out(data: Any, *, num_streamed: int | None = None, is_posed: bool = False) -> dict[str, Problems]:
@@ -88,14 +93,15 @@ def load_held_out(data: Any, *, num_streamed: int | None = None, is_posed: bool 
 
 def _held_out(data: Any, num_streamed: int | None, is_posed: bool) -> Problems:
     if num_streamed is not None or not is_stream(data):
-        return load_problems(data, num_streamed=num_streamed, is_posed=is_posed)
+        return load_problems(data, num_streamed=num_streamed, is_posed=is_posed, source=_HELD_OUT)
     rows = _first_rows(data, MAX_STREAMED + 1, None)
     if len(rows) > MAX_STREAMED:
         raise DataError(
             f"The evaluation data is a stream (IterableDataset) that does not end within {MAX_STREAMED:,} rows. Set "
             "num_eval_problems, and as many of its first rows are read; or load it without streaming=True."
         )
-    return Problems(rows, name=_name_of(data), info={"split": None, "num_streamed": len(rows)}, is_posed=is_posed)
+    info = {"split": None, "num_streamed": len(rows)}
+    return Problems(rows, name=_name_of(data), info=info, is_posed=is_posed, source=_HELD_OUT)
 
 
 def _name_of(data: Any) -> str:

@@ -31,7 +31,8 @@ class Problems(Sequence[Problem]):
     """Indexable rows; every column but the prompt and the reserved ones reaches the rewards under its own name.
 
     `rows` is any sequence of mappings: a list of dicts, a `datasets.Dataset`. `columns` renames: new name -> the data
-    set's own name. `info` holds the origin of the rows, for the record of the run.
+    set's own name. `info` holds the origin of the rows, for the record of the run. `source` is what messages about a
+    problem call the data set.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class Problems(Sequence[Problem]):
         columns: Mapping[str, str] | None = None,
         info: Mapping[str, Any] | None = None,
         is_posed: bool = False,
+        source: str = "the data",
     ) -> None:
         if len(rows) == 0:
             raise DataError(f"{name} is empty: it has no rows, so there is nothing to train on.")
-        self.name = name
+        self.name, self._source = name, source
         found = readable(rows, name)
         is_transformed = found is not rows and not isinstance(found, ArrowRows)
         shown = f"{name}, as its transform gives it," if is_transformed else name
@@ -75,7 +77,7 @@ class Problems(Sequence[Problem]):
         row = self._rows[row_number]
         columns = {name: row.get(self._sources[name]) for name in self.column_names}
         prompt = row[self._sources["prompt"]] if "prompt" in self._sources else _NO_PROMPT
-        return Problem(row_number, _copy_prompt(prompt), columns, place_of(self._rows, row_number))
+        return Problem(row_number, _copy_prompt(prompt), columns, place_of(self._rows, row_number), self._source)
 
     def __iter__(self) -> Iterator[Problem]:
         return (self[i] for i in range(len(self)))
@@ -108,6 +110,7 @@ class Problems(Sequence[Problem]):
             complaint = None if self._is_posed and _is_empty_chat(prompt) else _complaint(prompt)
             if complaint:
                 source = self._sources["prompt"]
+                complaint = _no_value(source, self._rows[row]) if prompt is None else complaint
                 raise DataError(f"{_where(self._rows, row, self.name)}, column {source!r}: {complaint}")
             digest.update(as_text(prompt).encode() + b"\n")
         return digest.hexdigest()
@@ -180,6 +183,12 @@ def _is_empty_chat(prompt: Any) -> bool:
     """Whether it is messages without any text: what an environment writes its problem into."""
     is_chat = isinstance(prompt, Sequence) and not isinstance(prompt, str) and bool(prompt)
     return is_chat and all(isinstance(m, Mapping) and "role" in m and m.get("content") in ("", None) for m in prompt)
+
+
+def _no_value(source: str, row: Mapping[str, Any]) -> str:
+    """The complaint about a row without a prompt: what it has instead, and which of that was probably meant."""
+    filled = [name for name, value in row.items() if value is not None]
+    return f"the row has no {source}; it has: {', '.join(filled) or 'nothing'}.{did_you_mean(source, filled)}"
 
 
 def _complaint(prompt: Any) -> str | None:

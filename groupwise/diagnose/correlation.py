@@ -57,12 +57,15 @@ class Agreement:
 
 def agreements(functions: Sequence[InGroups]) -> list[Agreement]:
     """Of every two functions that differ together in some group."""
-    found = (_agreement(a, b) for a, b in combinations([f for f in functions if f.weight != 0], 2))
-    return [agreement for agreement in found if agreement is not None]
+    found = (agreement(a, b) for a, b in combinations([f for f in functions if f.weight != 0], 2))
+    return [each for each in found if each is not None]
 
 
-def _agreement(a: InGroups, b: InGroups) -> Agreement | None:
-    """Ranks are centred in each group, so that easy and hard problems do not count as agreement."""
+def agreement(a: InGroups, b: InGroups) -> Agreement | None:
+    """Of two functions; None where they differ together in no group.
+
+    Ranks are centred in each group, so that easy and hard problems do not count as agreement.
+    """
     products, squares_a, squares_b, num_pairs, num_groups = 0.0, 0.0, 0.0, 0, 0
     for x, y in _both_judged(a, b):
         if not (differ(x) and differ(y)):

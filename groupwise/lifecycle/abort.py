@@ -40,6 +40,18 @@ def report_on_abort(run: Run, resume_with: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def stopped_at_the_start(folder: RunFolder, resume_with: str) -> Iterator[None]:
+    """Ctrl-C inside, before the first step, is raised again with a sentence on what the run folder holds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint = folder.latest_checkpoint
+        kept = f"The checkpoint {checkpoint} is as it was. To go on from it: {resume_with}"
+        words = what_is_kept(0, folder, resume_with) if checkpoint is None else f"Stopped before the next step. {kept}"
+        raise KeyboardInterrupt(words) from None
+
+
 def _save_exact(run: Run) -> list[str]:
     """Save what can be saved exactly; what stands in the way is shown and hides nothing."""
     try:

@@ -13,6 +13,7 @@ from groupwise.report.about import about
 from groupwise.report.ending import ending
 from groupwise.report.figures import FIGURES
 from groupwise.report.held_out import held_out_of
+from groupwise.report.in_notebook import WrittenReport
 from groupwise.report.page import Picture, page
 from groupwise.report.samples import pairs
 from groupwise.report.style import DARK, LIGHT, Theme, as_png, styled
@@ -48,6 +49,13 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
     )
     disk.replace(folder.report / PAGE, text.encode("utf-8", "replace"))
     return folder.report / PAGE
+
+
+def written_report(run_folder: str | Path | RunFolder) -> WrittenReport:
+    """Write the report and return what was written, in the order of the page."""
+    page = write_report(run_folder)
+    pictures = (page.parent / f"{name}.png" for name in FIGURES)
+    return WrittenReport(page, tuple(path for path in pictures if path.is_file()))
 
 
 def draw(records: Sequence[Record], theme: Theme) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from typing import Any
 
@@ -12,6 +13,11 @@ from groupwise.rewards.import_function import failing_line, source_file
 from groupwise.rewards.interrupt import CallTimeoutError
 from groupwise.rewards.isolated import FailedInWorkerError, Isolated
 
+TEXT_OF_A_CHAT = (
+    "The prompts are chats, so each completion is a list of messages; completion_text(completion), from "
+    "groupwise.rewards, is its text."
+)
+_OF_A_LIST = re.compile(r"raised (?:AttributeError|TypeError): .*\b(?:list|dict)\b", re.DOTALL)
 _MEND_OR_NONE = "Mend the function, or let it return None for a completion that it cannot score."
 
 
@@ -27,7 +33,9 @@ def failure(function: RewardFunction, flat: FlatGroups, keywords: dict[str, Any]
     if isinstance(error, CallTimeoutError):
         return RewardError(f"{_overdue(function, error, line)} {at} {_more_time(function)}")
     where = f" ({line})" if line else ""
-    return RewardError(f'Reward function "{function.name}" {what}{where}. {at} {_MEND_OR_NONE}')
+    is_chat = any(isinstance(each, list) for each in keywords["completions"])
+    hint = f" {TEXT_OF_A_CHAT}" if is_chat and _OF_A_LIST.match(what) else ""
+    return RewardError(f'Reward function "{function.name}" {what}{where}. {at}{hint} {_MEND_OR_NONE}')
 
 
 def _row(flat: FlatGroups, keywords: dict[str, Any], error: BaseException) -> int | None:

@@ -96,11 +96,12 @@ def group_from_completions(
     columns: Mapping[str, Any] | None = None,
     opened: str | None = None,
     place: str = "",
+    source: str = "the data",
 ) -> Group:
     """A group of existing completions, from a file or a test. Without token ids, reward functions get none.
 
     `opened` is the group's `opening`; by default what the prompt opens without a chat template. `place` is where
-    messages find its problem, by default row `number` + 1.
+    messages find its problem in `source`, by default row `number` + 1.
     """
     if opened is None:
         opened = opening(prompt, prompt if isinstance(prompt, str) else "")
@@ -109,4 +110,4 @@ def group_from_completions(
         Completion(tuple(tokens), (), stop_reason="stop", policy_version=0, text=completion_text(completion))
         for completion, tokens in zip(completions, ids, strict=True)
     )
-    return Group(number, Problem(number, prompt, dict(columns or {}), place), (), made, opening=opened)
+    return Group(number, Problem(number, prompt, dict(columns or {}), place, source), (), made, opening=opened)

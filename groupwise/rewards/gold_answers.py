@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from groupwise.chat import content_text
 from groupwise.rewards.function import RewardFunction
 from groupwise.rewards.gold import is_missing
+from groupwise.rewards.isolated import Isolated
 from groupwise.types import SAMPLED_KEYWORDS, Problem, Prompt
 
 AnswerOf = Callable[[Problem], str | None]
@@ -19,6 +21,15 @@ USUAL_NAMES = (
     "answers", "summary",
 )  # fmt: skip
 """What data sets call the right answer, the most telling first."""
+MOST_COLUMNS = 4
+"""Columns that are tried as right answers where no name gives them away."""
+MOST_LABELS, LABEL_WORDS = 20, 3
+"""Answers that are one of at most so many, of at most so many words each, are labels."""
+
+
+def is_of_user(function: RewardFunction) -> bool:
+    """Whether it is a function of the user's, perhaps in a process of its own."""
+    return not function.is_shipped or isinstance(function.call, Isolated)
 
 
 def columns_read(function: RewardFunction) -> set[str]:
@@ -29,11 +40,34 @@ def columns_read(function: RewardFunction) -> set[str]:
 
 
 def gold_column(columns: Collection[str], functions: Sequence[RewardFunction]) -> str | None:
-    """The column of right answers: one that a reward reads or accepts, of a usual name first; None without one."""
+    """The column of right answers: one that a reward reads or accepts, of a usual name first; else the only one that
+    functions of the user's name. None without one."""
+    usual = usual_gold_column(columns, functions)
+    named = named_columns(columns, functions)
+    return named[0] if usual is None and len(named) == 1 else usual
+
+
+def usual_gold_column(columns: Collection[str], functions: Sequence[RewardFunction]) -> str | None:
+    """The column of right answers that a shipped reward compares with, or that is called as such columns are."""
     declared = [answer_column(function) for function in functions]
     accepted = [name for name in USUAL_NAMES if any(name in f.accepted for f in functions)]
     usual = [name for name in USUAL_NAMES if any(f.takes_all_columns for f in functions)]
     return next((name for name in [*declared, *accepted, *usual] if name in columns), None)
+
+
+def named_columns(columns: Collection[str], functions: Sequence[RewardFunction]) -> list[str]:
+    """The columns that functions of the user's have a parameter for."""
+    return [name for name in columns if any(is_of_user(f) and name in f.accepted for f in functions)]
+
+
+def possible_gold_columns(columns: Collection[str], functions: Sequence[RewardFunction]) -> list[str]:
+    """Columns that may hold the right answers beside the usual one, which a function of the user's can read."""
+    usual = usual_gold_column(columns, functions)
+    if usual is not None and any(usual in f.accepted or usual == answer_column(f) for f in functions):
+        return []
+    takes_all = any(is_of_user(f) and f.takes_all_columns for f in functions)
+    found = dict.fromkeys([*named_columns(columns, functions), *(columns if takes_all else ())])
+    return [name for name in found if name != usual][:MOST_COLUMNS]
 
 
 def answer_column(function: RewardFunction) -> str | None:
@@ -57,12 +91,20 @@ def answers_in(columns: Collection[str], functions: Sequence[RewardFunction]) ->
     return None if column is None else lambda problem: gold_text(problem.columns.get(column))
 
 
-def golds(problems: Sequence[Problem], column: str) -> Iterator[tuple[Problem, str]]:
+def golds(problems: Iterable[Problem], column: str) -> Iterator[tuple[Problem, str]]:
     """The problems that have an answer in this column, with it."""
     for problem in problems:
         text = gold_text(problem.columns.get(column))
         if text is not None:
             yield problem, text
+
+
+def labels_of(answers: Sequence[str]) -> list[str]:
+    """The different answers, the most frequent first, where each is one of a few short words; else none."""
+    counts = Counter(answers)
+    is_choice = 2 <= len(counts) <= MOST_LABELS and 2 * len(counts) <= len(answers)
+    are_words = all(len(text.split()) <= LABEL_WORDS and not re.search(r"\d", text) for text in counts)
+    return [text for text, _ in counts.most_common()] if is_choice and are_words else []
 
 
 def prompt_words(prompt: Prompt) -> str:

@@ -85,7 +85,7 @@ _LEARNING = (
     Metric(
         "frac_reward_zero_std",
         "share",
-        "Groups whose scored rewards are equal up to rounding (or fewer than two): they carry no signal.",
+        "Groups whose scored rewards are equal up to rounding (or fewer than two): they have no signal.",
         "down",
         "below 0.5; at 1 the step changes nothing (without KL)",
         "TRL #3857; keep the pass rate in 12.5-50%, INTELLECT-2, arXiv 2505.07291",

@@ -15,7 +15,16 @@ from groupwise.types import StepGroup
 
 HEADER_EVERY = 20
 
-_COLUMNS = (("step", 11), ("reward", 9), ("avg", 9), ("kl", 11), ("length", 7), ("cut", 5), ("flat", 5), ("tok/s", 7))
+_COLUMNS = (
+    ("step", 11),
+    ("reward", 9),
+    ("avg", 9),
+    ("kl", 11),
+    ("length", 7),
+    ("cut", 5),
+    ("no signal", 11),
+    ("tok/s", 7),
+)
 _LAST_COLUMNS = (("s/step", 7), ("left", 8))
 
 
@@ -36,7 +45,7 @@ class PlainScreen:
             parts = ["groupwise"] if "run_name" in keys else []
             parts += [str(summary[key]) for key in keys if summary.get(key) and key not in shown]
             self._print(" | ".join(parts))
-        self._print("cut: share of completions cut off at the limit; flat: share of groups without signal")
+        self._print("cut: share of completions cut off at the limit; no signal: share of groups without signal")
 
     def step(self, metrics: Mapping[str, Any], groups: Sequence[StepGroup]) -> None:
         self._progress.step(metrics, groups)

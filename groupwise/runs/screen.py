@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Protocol, Self, TextIO, cast
 
@@ -85,7 +85,7 @@ class Screen(Protocol):
 
 
 def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False, is_plan_shown: bool = False) -> Screen:
-    """A live picture when `stream` (standard output) is a terminal that can show one, else plain lines.
+    """A live picture when `stream` (standard output) is a terminal that can show one, or a notebook; else plain lines.
 
     `is_plan_shown`: model and batch stand on the screen already.
     """
@@ -93,6 +93,10 @@ def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False, is_plan
         return PlainScreen(None)
     outlived = Stream(lasting(stream or sys.stdout))
     console = Console(file=cast(IO[str], outlived))
+    if console.is_jupyter and stream is None:
+        from groupwise.runs.notebook import WIDTH, CellPicture
+
+        return LiveScreen(Console(file=cast(IO[str], outlived), width=WIDTH, force_jupyter=False), show=CellPicture)
     can_draw = outlived.isatty() and not console.is_dumb_terminal and not console.is_jupyter
     if can_draw and console.encoding.startswith("utf"):
         return LiveScreen(console)
@@ -102,11 +106,14 @@ def make_screen(stream: TextIO | None = None, *, is_quiet: bool = False, is_plan
 class LiveScreen:
     """A picture in place, redrawn when something has changed, and now and then for its clock."""
 
-    def __init__(self, console: Console, progress: Progress | None = None) -> None:
+    def __init__(
+        self, console: Console, progress: Progress | None = None, show: Callable[[Picture], Any] | None = None
+    ) -> None:
+        """`show` makes what shows the picture elsewhere than on the console, which then takes the notes alone."""
         self._console = console
         self._progress = progress or Progress()
         self._picture = Picture(self._progress)
-        self._live = Live(self._picture, console=console, auto_refresh=False, vertical_overflow="crop")
+        self._live = show(self._picture) if show is not None else _on_console(self._picture, console)
         self._has_news = threading.Event()
         self._is_closed = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -179,6 +186,10 @@ class LiveScreen:
             self._console.clear()
             self._live.start()
         self._live.refresh()
+
+
+def _on_console(picture: Picture, console: Console) -> Live:
+    return Live(picture, console=console, auto_refresh=False, vertical_overflow="crop")
 
 
 class Picture:

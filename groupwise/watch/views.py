@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from groupwise.diagnose.trend import reward_change
 from groupwise.errors import RunError
 from groupwise.redact import redact
 from groupwise.report.about import about
-from groupwise.report.history import reward_change
 from groupwise.runs.metrics import find, held_out_rewards
 from groupwise.watch import recipes, scan, step_file, token_values
 from groupwise.watch.findings import Findings

@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "use_cpu": True,
     "beta": 0.0,
+    "learning_rate": 1e-3,
 }
 
 Say = Callable[[int, int], str]
@@ -51,7 +52,7 @@ def policy() -> PolicyBundle:
     """One for all tests: no check changes it."""
     config = GRPOConfig(**SETTINGS).settings
     model = with_lora(tiny_model(max_position_embeddings=512), is_learnt=False)
-    return make_policy(model, "tiny", tiny_tokenizer(), config)
+    return make_policy(model, "tiny", tiny_tokenizer(chat=True), config)
 
 
 class Reciting(ScriptedEngine):

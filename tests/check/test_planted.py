@@ -109,10 +109,10 @@ def test_too_few_generations_for_the_success_rate(tmp_path: Path) -> None:
     result = checked(tmp_path, seldom, say=say, num_generations=2, groups=8, prompts_per_step=8)
     assert "few_signals" in names(result)
     (finding,) = [f for f in result.findings if f.name == "few_signals"]
-    assert "12% of the groups carry signal at num_generations 2; pooled estimate 12%" in finding.what
+    assert "12% of the groups have signal at num_generations 2; pooled estimate 12%" in finding.what
     assert "success rate of 6%" in finding.what
     # 1 - (15/16)^16 - (1/16)^16 = 0.64; at 8 it is 0.40
-    assert finding.remedy == "Set num_generations: 16 (about 64% of the groups would carry signal)."
+    assert finding.remedy == "Set num_generations: 16 (about 64% of the groups would have signal)."
 
 
 def test_problems_that_are_solved_always_or_never(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from groupwise.data import load_problems
+from groupwise.data.load import load_held_out
 from groupwise.errors import DataError
 
 ROWS = [{"prompt": f"Question {i}?", "answer": f"00{i}"} for i in range(10)]
@@ -224,13 +225,37 @@ def test_info_says_where_the_rows_come_from(tmp_path: Path) -> None:
     assert (info["name"], info["num_rows"], info["split"], info["file"]) == (str(path), 4, "[:4]", str(path))
 
 
+def test_a_row_is_named_with_its_data_set(tmp_path: Path) -> None:
+    """Training and held-out rows of one number are told apart, files by their name."""
+    path = tmp_path / "held-out.jsonl"
+    write_jsonl(path)
+    assert load_problems(path)[0].label == f"line 1 of {path}"
+    assert load_problems(ROWS)[0].label == "row 1 of the data"
+    assert load_held_out(ROWS)[""][0].label == "row 1 of the evaluation data"
+    assert load_held_out({"hard": str(path)})["hard"][0].label == f"line 1 of {path}"
+
+
+def test_a_row_without_a_prompt_is_told_what_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b"}\n{"promt": "c", "answer": "d"}\n')
+    said = r"^Line 2 of .*rows.jsonl, column 'prompt': the row has no prompt; it has: promt, answer. Did you mean"
+    with pytest.raises(DataError, match=rf'{said} "promt"\?'):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("column", ["promt", "Prompt", "prompts", "pormpt", "question"])
+def test_a_data_set_without_prompts_is_asked_for_what_was_meant(column: str) -> None:
+    with pytest.raises(DataError, match=rf"has no column 'prompt'.*(Did you mean \"{column}\"|called '{column}')\?"):
+        load_problems([{column: "a", "answer": "b"}])
+
+
 def test_rows_are_counted_as_a_reader_of_the_file_counts_them(tmp_path: Path) -> None:
     """From 1, blank lines and what a slice leaves out too; `index` stays the place among the rows that are used."""
     lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.csv"
     lines.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n{"prompt": "c"}\n')
     table.write_text("prompt\na\nb\nc\n")
     assert [(p.index, p.place) for p in load_problems(lines)] == [(0, "line 1"), (1, "line 3"), (2, "line 4")]
-    assert [(p.index, p.label) for p in load_problems(lines, split="[2:]")] == [(0, "line 4 of the data")]
+    assert [(p.index, p.label) for p in load_problems(lines, split="[2:]")] == [(0, f"line 4 of {lines}")]
     assert [(p.index, p.place) for p in load_problems(table, split="[1:]")] == [(0, "row 2"), (1, "row 3")]
     lines.write_text('{"prompt": "a"}\n\n{"prompt": ""}\n')
     with pytest.raises(DataError, match=r"^Line 3 of .*rows.jsonl, column 'prompt': the prompt is empty"):

@@ -94,7 +94,7 @@ def test_fingerprint_follows_the_prompts() -> None:
         ("  \n", "the prompt is empty"),
         ([], "the prompt is empty"),
         ([{"role": "user", "content": ""}], "the prompt is empty"),
-        (None, "not NoneType"),
+        (None, "the row has no q; it has: nothing"),
         (17, "not int"),
         ({"role": "user", "content": "x"}, "not dict"),
         (["hello"], "a message looks like"),

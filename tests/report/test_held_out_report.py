@@ -50,7 +50,7 @@ def written(path: Path, *evaluations: list[EvaluationRecord]) -> RunFolder:
         writer.config(CONFIG)
         writer.event("start")
         for step in range(1, 16):
-            writer.step(make_metrics(step, make_groups(step)) if step > 1 else make_metrics(step, make_groups(step)))
+            writer.step(make_metrics(step, make_groups(step)))
         for number, records in enumerate(evaluations):
             writer.evaluations(5 * number, records)
         return writer.folder

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -253,6 +254,30 @@ def test_an_exception_names_function_line_and_the_completion_it_was_at(prompt, i
         score(parse_later if is_async else parse, group)
     assert isinstance(caught.value.__cause__, json.JSONDecodeError)
     assert "test_scorer.py, line" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "treat",
+    [
+        lambda completion: completion.strip(),
+        lambda completion: re.findall("a", completion),
+        lambda completion: {completion},
+        lambda completion: completion + "!",
+        lambda completion: completion[0].lower(),
+        lambda completion: completion["content"],
+    ],
+)
+def test_a_reward_that_takes_a_chat_for_a_string_is_told_of_its_text(treat):
+    def reward(completions):
+        return [float(bool(treat(completion))) for completion in completions]
+
+    with pytest.raises(RewardError, match=r"each completion is a list of messages; completion_text\(completion\)"):
+        score(reward, make_group(CHAT, ["a", "b"]))
+    plain = [lambda text: text.nothing, lambda text: [].strip()]
+    for wrong in plain:
+        with pytest.raises(RewardError) as caught:
+            score(lambda completions, wrong=wrong: [wrong(text) for text in completions], make_group("hi", ["a", "b"]))
+        assert "completion_text" not in str(caught.value)
 
 
 def test_an_exception_about_no_completion_shows_the_first():

@@ -19,6 +19,7 @@ from groupwise.runs.metrics import unknown_keys
 from groupwise.runs.reader import RunReader
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+CATEGORIES = ("billing", "delivery", "returns", "account", "technical")
 SMALL = ("max_steps=2", "prompts_per_step=2", "num_generations=2", "max_completion_length=8", "use_cpu=true",
          "dtype=float32", "lora.r=2", "save_strategy=no")  # fmt: skip
 
@@ -91,3 +92,17 @@ def test_the_summary_recipe_keeps_both_rewards_between_0_and_1(tmp_path: Path) -
     for record in records:
         assert 0 <= record["rewards/rouge/mean"] <= 1
         assert 0 <= record["reward"] <= 2
+
+
+def test_the_recipe_of_own_data_holds_other_tickets_out(tmp_path: Path) -> None:
+    trainer, records = run("tickets-smollm2-cpu", tmp_path, "num_generations_eval=1", "num_eval_problems=2")
+    problems, others = trainer.parts.inputs.problems, trainer.parts.inputs.held_out[""]
+    trained, held_out = ([problem.prompt[-1]["content"] for problem in rows] for rows in (problems, others))
+    assert (len(trained), len(held_out)) == (90, 30)
+    assert not set(trained) & set(held_out)
+    assert {problem.columns["category"] for problem in problems} == set(CATEGORIES)
+    for record in records:
+        assert {"rewards/exact_match/mean", "rewards/regex/mean"} <= record.keys()
+    assert records[-1]["eval_reward"] is not None
+    regex = next(f for f in trainer.scorer.functions if f.name == "regex")
+    assert regex.call(completions=[*CATEGORIES, "Billing.", "billing is it", ""]) == [1.0] * 6 + [0.0, 0.0]
