@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="make the runs again that were made already")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "doctor.json")
     arguments = parser.parse_args()
-    header, before = common.header(), {"signs": {}, "healthy": []}
+    header = common.header()
+    before: dict[str, Any] = {"signs": {}, "healthy": []}
     if arguments.again:
         shutil.rmtree(common.SCRATCH / "doctor", ignore_errors=True)
     elif arguments.only is not None and arguments.output.is_file():

@@ -23,7 +23,7 @@ USUAL: dict[str, Any] = {
     "max_steps": 24, "prompts_per_step": 4, "num_generations": 8, "max_completion_length": 8, "beta": 0.0,
     "learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 0, "guards": "off", "save_strategy": "no",
 }  # fmt: skip
-STANDS = {"learning_rate": 1e-6}
+STANDS: dict[str, Any] = {"learning_rate": 1e-6}
 """A policy that stays as it is, for signs of data and rewards."""
 
 Reward = Callable[..., list[float | None]]

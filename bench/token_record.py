@@ -68,6 +68,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from groupwise import GRPOTrainer
     from groupwise.config import load_recipe
     from groupwise.lifecycle import hooks
+    from groupwise.lifecycle.step_tokens import token_record
     from groupwise.runs.folder import RunFolder
     from groupwise.runs.reader import RunReader
     from groupwise.runs.token_record import read_token_record
@@ -79,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(arguments.recipe, [*changes, *arguments.set, f"output_dir={folder}"])
     watch, by_step = Stopwatch(), list[dict[str, float]]()
     time_learner(watch)
-    hooks.token_record = watch.time(MAKING, hooks.token_record)
+    hooks.token_record = watch.time(MAKING, token_record)  # type: ignore[attr-defined]  # where a step is recorded
     write = RunWriter._replace
 
     def written(self: RunWriter, path: Path, content: bytes) -> None:
@@ -104,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "record_bytes": common.spread([run.tokens_of(n).stat().st_size for n in numbers]),
         "groups_bytes": common.spread([run.completions_of(n).stat().st_size for n in numbers]),
     }
-    share, size = found["share_of_step"], found["record_bytes"]
+    share, size = common.spread(shares), common.spread([run.tokens_of(n).stat().st_size for n in numbers])
     print(f"{share['median']:.4%} of a step ({share['min']:.4%} to {share['max']:.4%}), {size['median']:,.0f} bytes")
     return found
 
