@@ -17,8 +17,9 @@ import groupwise
 
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-USED_WHERE_FOUND = {"bitsandbytes", "torchao", "triton"}
-"""Looked for on a GPU and done without elsewhere: nothing to install for it (torch's CUDA builds bring triton)."""
+USED_WHERE_FOUND = {"IPython", "bitsandbytes", "torchao", "triton"}
+"""Looked for on a GPU or in a notebook and done without elsewhere: nothing to install for it (torch's CUDA builds bring
+triton, a notebook runs in IPython)."""
 BROUGHT = {"pydantic_core": "pydantic"}
 """Pinned to one version by the package that brings it."""
 LAZY_FILES = {"rewards/shipped/math_check.py"}

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from groupwise.runs.metrics import METRICS, Metric, unknown_keys
     from groupwise.runs.reader import RunReader
     from groupwise.runs.screen import Screen, make_screen
+    from groupwise.runs.token_record import TokenRecord, read_token_record
     from groupwise.runs.tracker_queue import Tracker
     from groupwise.runs.trackers import Trackers, open_trackers
     from groupwise.runs.writer import RunWriter
@@ -26,6 +27,8 @@ _HOMES = {
     "unknown_keys": "metrics",
     "Screen": "screen",
     "make_screen": "screen",
+    "TokenRecord": "token_record",
+    "read_token_record": "token_record",
     "Tracker": "tracker_queue",
     "Trackers": "trackers",
     "open_trackers": "trackers",
@@ -39,12 +42,14 @@ __all__ = [
     "RunReader",
     "RunWriter",
     "Screen",
+    "TokenRecord",
     "Tracker",
     "Trackers",
     "create",
     "make_screen",
     "open_run",
     "open_trackers",
+    "read_token_record",
     "unknown_keys",
 ]
 
