@@ -21,8 +21,8 @@ USED_WHERE_FOUND = {"bitsandbytes", "torchao", "triton"}
 """Looked for on a GPU and done without elsewhere: nothing to install for it (torch's CUDA builds bring triton)."""
 BROUGHT = {"pydantic_core": "pydantic"}
 """Pinned to one version by the package that brings it."""
-LAZY_FILES = {"rewards/shipped/math_check.py"}
-"""Imported in a worker alone, for a reward that has asked for its extra."""
+LAZY_FILES = {"rewards/shipped/math_check.py", "watch/app.py"}
+"""Imported in a worker alone, for a reward that has asked for its extra; and after a look for that of the page."""
 
 
 def name_in_index(written: str) -> str:
