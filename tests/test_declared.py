@@ -22,8 +22,8 @@ USED_WHERE_FOUND = {"IPython", "bitsandbytes", "torchao", "triton"}
 triton, a notebook runs in IPython)."""
 BROUGHT = {"pydantic_core": "pydantic"}
 """Pinned to one version by the package that brings it."""
-LAZY_FILES = {"rewards/shipped/math_check.py"}
-"""Imported in a worker alone, for a reward that has asked for its extra."""
+LAZY_FILES = {"rewards/shipped/math_check.py", "watch/app.py"}
+"""Imported in a worker alone, for a reward that has asked for its extra; and after a look for that of the page."""
 
 
 def name_in_index(written: str) -> str:

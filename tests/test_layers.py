@@ -84,7 +84,7 @@ report/figures.py    types errors runs report                                mat
 report/style.py      types errors runs report                                matplotlib
 report/render.py     -                                                       jinja2
 report               types errors redact runs diagnose report                -
-watch/app.py         errors report watch                                     starlette anyio
+watch/app.py         errors report watch                                     starlette
 watch/page_server.py errors watch                                            | uvicorn
 watch/token_values.py  errors runs watch                                     | tokenizers
 watch                errors redact runs report diagnose watch                -

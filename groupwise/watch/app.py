@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import anyio
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -141,7 +142,7 @@ class _Json(Response):
         return text.encode("utf-8", "backslashreplace")
 
 
-View = Callable[[views.Asked], Any]
+View = Callable[[views.PageRequest], Any]
 
 
 def _answer(view: View) -> Callable[[Request], Response]:
@@ -150,7 +151,7 @@ def _answer(view: View) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         state = request.app.state
         try:
-            found = view(views.Asked(state.runs, state.findings, request.path_params, request.query_params))
+            found = view(views.PageRequest(state.runs, state.findings, request.path_params, request.query_params))
         except GroupwiseError as error:
             raise HTTPException(400, str(error)) from error
         except LookupError as error:
@@ -169,12 +170,12 @@ async def _news(request: Request) -> AsyncIterator[str]:
     runs: Sequence[WatchedRun] = request.app.state.runs
     sent, silent_s = None, 0.0
     while not await request.is_disconnected():
-        versions = [await anyio.to_thread.run_sync(run.version) for run in runs]
+        versions = [await run_in_threadpool(run.version) for run in runs]
         if versions != sent:
             sent, silent_s = versions, 0.0
             yield f"data: {json.dumps(versions)}\n\n"
         elif silent_s >= STAY_AWAKE_EVERY_S:
             silent_s = 0.0
             yield ": still here\n\n"
-        await anyio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(LOOK_EVERY_S)
         silent_s += LOOK_EVERY_S

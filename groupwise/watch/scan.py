@@ -53,7 +53,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Hits:
     """Hits in the steps that one call came through."""
 
     hits: list[Hit]
@@ -63,12 +63,12 @@ class Found:
     """Steps that this call searched."""
 
 
-def search(folder: RunFolder, steps: Sequence[int], query: Query, budget_s: float = BUDGET_S) -> Found:
+def search(folder: RunFolder, steps: Sequence[int], query: Query, budget_s: float = BUDGET_S) -> Hits:
     """Completions that fit, in the order of the query, of as many of `steps` (ascending) as the time allows."""
     return _scan(folder, steps, query, lambda step, found: _hits(folder, step, found, query), budget_s)
 
 
-def draws_of(folder: RunFolder, steps: Sequence[int], problem: int, budget_s: float = BUDGET_S) -> Found:
+def draws_of(folder: RunFolder, steps: Sequence[int], problem: int, budget_s: float = BUDGET_S) -> Hits:
     """The groups of a problem, one row of numbers each."""
     return _scan(
         folder,
@@ -85,16 +85,16 @@ def _scan(
     query: Query,
     take: Callable[[int, list[tuple[int, Group]]], list[Hit]],
     budget_s: float,
-) -> Found:
+) -> Hits:
     hits: list[Hit] = []
     end, num_steps = time.monotonic() + budget_s, 0
     for step in reversed(steps):
         is_full = query.order == "latest" and len(hits) >= MAX_HITS
         if num_steps and (time.monotonic() > end or is_full):
-            return Found(_first(hits, query.order), step, num_steps)
+            return Hits(_first(hits, query.order), step, num_steps)
         hits += _in_step(folder, step, query, take)
         num_steps += 1
-    return Found(_first(hits, query.order), None, num_steps)
+    return Hits(_first(hits, query.order), None, num_steps)
 
 
 def _in_step(

@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageRequest:
     """A request of the page."""
 
     runs: Sequence[WatchedRun]
@@ -57,7 +57,7 @@ class Asked:
         return max(least, min(most, int(text)))
 
 
-def runs(asked: Asked) -> list[Json]:
+def runs(asked: PageRequest) -> list[Json]:
     """The names of the runs, in the order of the command; runs of one name by their folders."""
     versions = [run.version() for run in asked.runs]
     return [
@@ -66,7 +66,7 @@ def runs(asked: Asked) -> list[Json]:
     ]
 
 
-def run(asked: Asked) -> Json:
+def run(asked: PageRequest) -> Json:
     """Where a run is: words and numbers of its head, events, findings; which metrics and steps there are."""
     version = asked.run.version()
     findings = asked.findings[asked.index].latest(version)
@@ -96,7 +96,7 @@ def run(asked: Asked) -> Json:
         }
 
 
-def curves(asked: Asked) -> Json:
+def curves(asked: PageRequest) -> Json:
     """Curves of some keys between two steps."""
     points = asked.number("points", MAX_POINTS, 2, MAX_POINTS)
     with asked.run.looked_at() as found:
@@ -106,7 +106,7 @@ def curves(asked: Asked) -> Json:
         return {"history": found.version()["history"], **found.columns.curves(keys, first, last, points)}
 
 
-def step(asked: Asked) -> Json:
+def step(asked: PageRequest) -> Json:
     """Rows of numbers for the groups of a step, or of the nearest one that is recorded; which ones are beside it."""
     with asked.run.looked_at() as found:
         kind, steps = _kind(asked), found.steps[_kind(asked)]
@@ -127,7 +127,7 @@ def step(asked: Asked) -> Json:
     }
 
 
-def group(asked: Asked) -> Json:
+def group(asked: PageRequest) -> Json:
     """A group with the texts of some of its completions."""
     found = _file(asked).group_at(int(asked.path["at"]))
     if found is None:
@@ -138,17 +138,17 @@ def group(asked: Asked) -> Json:
     return shown
 
 
-def tokens(asked: Asked) -> list[Json]:
+def tokens(asked: PageRequest) -> list[Json]:
     """The tokens of some completions of a group."""
     return token_values.tokens_of(_file(asked), asked.run.folder, int(asked.path["at"]), *_slice(asked))
 
 
-def problem(asked: Asked) -> Json:
+def problem(asked: PageRequest) -> Json:
     """The draws of a problem, the latest first, a part of the run at a time."""
     return _found(scan.draws_of(asked.run.folder, _steps(asked), int(asked.path["problem"])))
 
 
-def search(asked: Asked) -> Json:
+def search(asked: PageRequest) -> Json:
     """Completions that fit, a part of the run at a time."""
     query = scan.Query(
         text=asked.query.get("text", ""),
@@ -158,13 +158,13 @@ def search(asked: Asked) -> Json:
     return _found(scan.search(asked.run.folder, _steps(asked), query))
 
 
-def recipe(asked: Asked) -> Json:
+def recipe(asked: PageRequest) -> Json:
     """Every setting of a run."""
     with asked.run.looked_at() as found:
         return {"settings": recipes.settings(found.config), "description": found.config.get("description") or []}
 
 
-def differences(asked: Asked) -> Json:
+def differences(asked: PageRequest) -> Json:
     """What differs between the recipes of the runs."""
     for each in asked.runs:
         each.version()
@@ -206,14 +206,14 @@ def _ends(steps: Sequence[int]) -> Json:
     return {"first": steps[0], "last": steps[-1], "count": len(steps)} if steps else {"count": 0}
 
 
-def _kind(asked: Asked) -> str:
+def _kind(asked: PageRequest) -> str:
     kind = str(asked.path["kind"])
     if kind not in step_file.KINDS:
         raise LookupError("There is no such record.")
     return kind
 
 
-def _file(asked: Asked) -> step_file.StepFile:
+def _file(asked: PageRequest) -> step_file.StepFile:
     try:
         file = step_file.StepFile(asked.run.folder, _kind(asked), int(asked.path["step"]))
     except step_file.OutsideError as error:
@@ -230,16 +230,16 @@ def _rows(run: WatchedRun, kind: str, step: int, kl: Sequence[float | None]) -> 
         return []
 
 
-def _slice(asked: Asked) -> tuple[int, int]:
+def _slice(asked: PageRequest) -> tuple[int, int]:
     return asked.number("first", 0, 0, 10**9), asked.number("count", MAX_SHOWN, 1, MAX_SHOWN)
 
 
-def _steps(asked: Asked) -> list[int]:
+def _steps(asked: PageRequest) -> list[int]:
     """The steps between `least` and `before`, both included."""
     least, before = asked.number("least", 0, 0, 10**12), asked.number("before", 10**12, 0, 10**12)
     with asked.run.looked_at() as found:
         return [step for step in found.steps["completions"] if least <= step <= before]
 
 
-def _found(found: scan.Found) -> Json:
+def _found(found: scan.Hits) -> Json:
     return {"hits": found.hits, "next": found.next_step, "num_steps": found.num_steps}

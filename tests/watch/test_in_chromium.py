@@ -75,7 +75,7 @@ def view(browser: Chromium) -> Iterator[object]:
         if len(opened) == MOST_OPEN:
             close(opened.pop(0))
         opened.append(browser.open(f"{address}#{name}", **options))
-        opened[-1].wait("document.getElementById('main')?.dataset.ready")
+        opened[-1].wait("document.getElementById('main')?.dataset.ready", 90)  # a browser that has just started is slow
         return opened[-1]
 
     yield show

@@ -10,10 +10,10 @@ from synthetic import make_groups, make_metrics
 
 from groupwise.errors import ConfigError
 from groupwise.runs import RunFolder, RunReader, RunWriter, open_run
-from groupwise.watch.scan import Found, Query, draws_of, search
+from groupwise.watch.scan import Hits, Query, draws_of, search
 
 
-def all_of(folder: RunFolder, query: Query, budget_s: float) -> list[Found]:
+def all_of(folder: RunFolder, query: Query, budget_s: float) -> list[Hits]:
     steps, parts = folder.completion_steps(), []
     while True:
         parts.append(search(folder, steps, query, budget_s))
