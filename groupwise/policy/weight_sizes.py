@@ -64,7 +64,7 @@ class WeightSizes:
             linear=_numbers(_weights(linears)),
             linear_bytes=_bytes(_weights(linears)),
             sibling=sum(_numbers(_weights(each)) for each in _sibling_layers(base)),
-            biases=_numbers(b for m in linears if (b := _inner(m).bias) is not None),
+            biases=_numbers(b for m in linears if (b := getattr(_inner(m), "bias", None)) is not None),
             adapter_products=_adapter_products(base, linears),
             head=head.weight.numel(),
             head_bytes=_bytes([head.weight]),
@@ -88,8 +88,9 @@ def _setting(config: Any, name: str, default: int) -> int:
 
 
 def _layers(base: nn.Module) -> list[Any]:
-    """The linear layers, those under an adapter once."""
-    wrapped = [m for m in base.modules() if hasattr(m, "base_layer") and hasattr(m, "lora_A")]
+    """The linear layers, those under an adapter once; an adapted embedding is looked up and multiplies nothing."""
+    adapted = [m for m in base.modules() if hasattr(m, "base_layer") and hasattr(m, "lora_A")]
+    wrapped = [m for m in adapted if not isinstance(m.base_layer, nn.Embedding)]
     inside = {id(part) for m in wrapped for part in m.modules() if part is not m}
     return [*wrapped, *(m for m in base.modules() if type(m) is nn.Linear and id(m) not in inside)]
 

@@ -28,6 +28,7 @@ from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import Reference
 from groupwise.policy.save import ModelWriter, read_in_float32, save_merged, save_policy, weights_beside
 from groupwise.policy.trainable import trainable_model
+from groupwise.policy.weight_sizes import WeightSizes
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -446,3 +447,10 @@ def test_what_is_wrong_with_an_adapter_by_itself_is_told_before_a_model_is_loade
 def test_a_pattern_of_modules_that_matches_none_is_refused_with_what_there_is(pattern, said):
     with pytest.raises(ModelError, match=said):
         trainable_model(tiny_model(), LoraConfig(target_modules=pattern, task_type="CAUSAL_LM"), 0)
+
+
+def test_the_weights_of_every_kind_are_counted_for_the_plan(handed_in: Any) -> None:
+    sizes = WeightSizes.of(handed_in)
+    assert sizes.total == sum(p.numel() for p in handed_in.parameters())
+    assert sizes.trained == sum(p.numel() for p in handed_in.parameters() if p.requires_grad)
+    assert sizes.linear > 0
