@@ -13,6 +13,9 @@ OTHER_VERSIONS := tests/equal tests/policy tests/train tests/checkpoint tests/te
   -W default::DeprecationWarning -W default::FutureWarning -W default::UserWarning -p no:cacheprovider \
   --numprocesses auto --dist loadscope
 
+# One more than there are cores: tests that wait for a program or a disk leave a core idle.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
+
 # Files of tests/equal that compare no kernel: they compute as a GPU does, or by the slow path.
 NO_KERNELS := static flex caches slow_path
 
@@ -35,13 +38,13 @@ case-study: $(VENV)/installed  ## the settings of docs/case-study.md, about 1,00
 	@$(BIN)/groupwise train recipes/case-study-smollm2-cpu.yaml --overwrite --set output_dir=runs/case-study$(if $(SEED),-seed$(SEED) --set seed=$(SEED))
 
 test: lint types  ## everything that CI runs: lint, types, all tests, those of the layers among them
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
-test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run, one worker a core
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
+test-fast: $(VENV)/installed-dev  ## the tests that need neither a real model nor a learning run, side by side
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadscope
 
 kernels: $(VENV)/installed-dev  ## what is fast is equal to what is slow, with kernels compiled here; skips where there is no C++ compiler
-	$(BIN)/python -m pytest tests/equal $(NO_KERNELS:%=--ignore tests/equal/test_%.py) --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest tests/equal $(NO_KERNELS:%=--ignore tests/equal/test_%.py) --numprocesses $(WORKERS) --dist loadscope
 
 learn: $(VENV)/installed-dev  ## a small learning run for every preset: rewards rise, shuffled advantages do not learn
 	GROUPWISE_LEARN=1 $(BIN)/python -m pytest tests/algo/test_learns.py tests/learn

@@ -289,6 +289,7 @@ _COMPLETIONS = (
         "not count. Null where nothing can be compared, and with an environment.",
         "none",
         "1 where answers are right; near 0: one answer for every prompt (guard one_answer)",
+        "ours: a collapse to the commonest answer raises reward and held-out reward",
     ),
     Metric("prompts_truncated", "count", "Prompts of this step cut from the left to max_prompt_length.", "zero"),
 )
@@ -403,7 +404,8 @@ _EVALUATION = (
         "(max_completion_length at most), then over the held-out problems that have one. There where the data has "
         "answers that a reward reads, and no environment answers.",
         "up",
-        "rises where the answer is all that is written; says little where reasoning comes first",
+        "rises where the answer is all that is written; tells little where reasoning comes first",
+        "ours: the probability of the right answer moves before the first right answer is sampled",
     ),
     Metric(
         "eval_loss",

@@ -134,7 +134,7 @@ def test_a_folder_that_may_not_be_written_any_more_ends_the_run_in_words(shared)
 
     user = os.geteuid()
     try:
-        with pytest.raises(RunError, match=r'Cannot write ".*step-000003.jsonl": Permission denied\.'):
+        with pytest.raises(RunError, match=r'Cannot write ".*step-000003.tokens.safetensors": Permission denied\.'):
             make_trainer(NAME, shared / "run", reward, save_steps=2).train()
     finally:
         os.seteuid(user)

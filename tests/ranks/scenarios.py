@@ -266,10 +266,10 @@ def _shifted(init: Any) -> Any:
 def _break_update(fault: dict[str, Any]) -> None:
     original = Learner._optimizer_step
 
-    def step(learner: Learner, batch: Any) -> Any:
+    def step(learner: Learner, *arguments: Any) -> Any:
         if rank() == fault["rank"] and learner.num_rollouts + 1 == fault["step"]:
             _act(fault["kind"], learner)
-        return original(learner, batch)
+        return original(learner, *arguments)
 
     Learner._optimizer_step = step  # type: ignore[method-assign]
 

@@ -127,12 +127,12 @@ def test_between_updates_of_one_rollout_there_is_nothing_exact_to_save(tmp_path,
     step = Learner._optimizer_step
     calls = 0
 
-    def out_of_memory(self: Learner, batch: Any) -> Any:
+    def out_of_memory(self: Learner, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 6:  # the second of the third rollout's two
             raise torch.OutOfMemoryError("out of memory")
-        return step(self, batch)
+        return step(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "_optimizer_step", out_of_memory)

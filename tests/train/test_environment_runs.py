@@ -109,7 +109,7 @@ def test_what_comes_back_is_read_and_nothing_is_learnt_of_it(tmp_path):
 
 
 def test_an_environment_that_ends_at_once_changes_nothing(tmp_path):
-    """Proof 4: the same metrics and weights as a run without."""
+    """Proof 4: the same metrics and weights as a run without, but for answers, which are compared in one turn alone."""
 
     def short(completions, **columns):
         return [-float(len(completion[-1]["content"])) for completion in completions]
@@ -123,6 +123,7 @@ def test_an_environment_that_ends_at_once_changes_nothing(tmp_path):
     weights, plain = ways["without"]
     assert all(torch.equal(weights[name], ways["with"][0][name]) for name in weights)
     for one, other in zip(plain, ways["with"][1], strict=True):
+        assert one.pop("completions/distinct_answers") == 1
         assert {key: other[key] for key in one} == one
 
 
