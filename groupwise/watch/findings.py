@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from groupwise.diagnose.compute import compute_use
+from groupwise.diagnose.doctor import diagnose
 from groupwise.errors import RunError
 from groupwise.runs.reader import RunReader
 from groupwise.watch.watched_run import WatchedRun
@@ -42,17 +42,15 @@ class Findings:
 
     def _look(self, step: int) -> None:
         reader = RunReader(self._run.folder)
-        found = {"findings": _ask("diagnose", reader) or [], "compute": _ask("compute_use", reader), "step": step}
+        found = {"findings": _found(diagnose, reader) or [], "compute": _found(compute_use, reader), "step": step}
         with self._lock:
             self._found = found
 
 
-def _ask(function: str, reader: RunReader) -> Any:
-    """What a function of `groupwise.diagnose` returns, as plain data; None without it, or where records are damaged."""
-    if find_spec("groupwise.diagnose") is None:
-        return None
+def _found(look: Callable[[RunReader], Any], reader: RunReader) -> Any:
+    """What is found in a run, as plain data; None where its records are damaged or are being deleted."""
     try:
-        return _plain(getattr(import_module("groupwise.diagnose"), function)(reader))
+        return _plain(look(reader))
     except (RunError, OSError):
         return None
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groupwise.errors import RunError
 from groupwise.runs.folder import RunFolder
+from groupwise.runs.token_record import TokenRecord, read_token_record
 from groupwise.watch.step_file import OutsideError, StepFile, inside, num_sampled
 
 if TYPE_CHECKING:
@@ -21,20 +20,17 @@ if TYPE_CHECKING:
 VALUES = ("logprob", "ref_log_ratio", "advantage")
 
 
-def token_record(folder: RunFolder, step: int) -> Any:
+def record_of(folder: RunFolder, step: int) -> TokenRecord | None:
     """The token record of a step; None where there is none, or it cannot be read."""
-    if find_spec("groupwise.runs.token_record") is None:
-        return None
-    read: Callable[[RunFolder, int], Any] = import_module("groupwise.runs.token_record").read_token_record
     try:
-        return read(folder, step)
+        return read_token_record(folder, step)
     except (RunError, OSError):
         return None
 
 
 def mean_log_ratios(folder: RunFolder, step: int) -> list[float | None]:
     """The mean log-ratio of policy to reference of each completion of a step; empty where it is not recorded."""
-    record = token_record(folder, step)
+    record = record_of(folder, step)
     if record is None or record.ref_log_ratio is None:
         return []
     values = record.ref_log_ratio.tolist()
@@ -60,7 +56,7 @@ def _recorded(
     file: StepFile, folder: RunFolder, place: int, first: int, count: int
 ) -> Sequence[Mapping[str, list[float | None]]]:
     """Of each of these completions the values of its sampled tokens."""
-    record = token_record(folder, file.step)
+    record = record_of(folder, file.step)
     if record is None:
         return []
     before = first + sum(len(group["completions"]) for at, group in file.groups() if at < place)

@@ -46,7 +46,7 @@ def record(run: Path, step: int, monkeypatch: pytest.MonkeyPatch, *, has_referen
         ref_log_ratio=values if has_reference else None,
         advantage=None,
     )
-    monkeypatch.setattr(token_values, "token_record", lambda folder, wanted: found if wanted == step else None)
+    monkeypatch.setattr(token_values, "record_of", lambda folder, wanted: found if wanted == step else None)
     return values
 
 
