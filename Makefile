@@ -160,7 +160,7 @@ $(BIN)/python:
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing groupwise into $(VENV): once, a few minutes."
-	@$(INSTALL) -e .
+	@$(INSTALL) -e '.[watch]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
