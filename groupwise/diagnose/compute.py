@@ -177,7 +177,7 @@ def _is_whole(run: RunReader, records: Sequence[Record]) -> bool:
 
 
 def _reached(each: RewardReached) -> str:
-    tokens = "" if each.num_tokens is None else f" and {each.num_tokens:,} tokens"
+    tokens = "" if each.num_tokens is None else f" and {each.num_tokens:,} tokens, prompts included"
     return f"Reward {number(each.reward)} was reached at step {each.step}, after {duration(each.seconds)}{tokens}."
 
 
