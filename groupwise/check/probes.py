@@ -160,7 +160,7 @@ class _Columns:
                 yield name, own, next((each for each in self.values.get(name, ()) if each != own), None)
 
     def settle(self, tried: Sequence[tuple[ScoredGroup, Sequence[Probe]]]) -> tuple[str | None, str]:
-        """The column that holds the right answers, and GOLD; VALUE where nothing but its place speaks for it."""
+        """The column that holds the right answers, and GOLD; VALUE where only its place is evidence."""
         for name in self.possible:
             wins = [own > other for own, other in _own_against_other(tried, name)]
             if wins and fmean(wins) >= CONFIRMED:

@@ -185,7 +185,7 @@ def often_unscored(view: RunView) -> Diagnosis | None:
 
 @dataclass(frozen=True)
 class _Function:
-    """What counts of one function's rewards, group by group."""
+    """The rewards of one function once they are clipped, normalised or gated, group by group."""
 
     name: str
     weight: float

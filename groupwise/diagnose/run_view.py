@@ -198,7 +198,7 @@ def has_signal(group: GroupRecord) -> bool:
 
 
 def counted(completion: CompletionRecord, name: str) -> float | None:
-    """What counts of a function's reward, before its weight."""
+    """The reward of a function once it is clipped, normalised or gated, before its weight."""
     return completion.get("counted", completion["rewards"]).get(name)
 
 

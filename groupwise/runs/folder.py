@@ -284,9 +284,14 @@ def make_check(output_dir: str | Path) -> Path:
 
 def require_folder(folder: RunFolder) -> None:
     """Raise `RunError` where a file stands in the place of the run or of a folder above it. Writes nothing."""
-    there = next(place for place in (folder.path, *folder.path.absolute().parents) if os.path.exists(place))
+    there = _deepest_there(folder.path)
     if not there.is_dir():
         raise RunError(f"{_file_in_the_way(there, folder)} Choose another output_dir.")
+
+
+def _deepest_there(path: Path) -> Path:
+    """The path, or the deepest of the folders above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
 
 
 def _file_in_the_way(file: Path, folder: RunFolder) -> str:
@@ -308,7 +313,7 @@ def _make_writable(path: Path, folder: RunFolder) -> None:
 def _why_not_writable(path: Path, folder: RunFolder, error: OSError) -> str:
     """The obstacle: a file, or the system's error, with the deepest folder that exists."""
     what = f'output_dir "{folder.path}"'
-    there = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    there = _deepest_there(path)
     if not there.is_dir():
         return _file_in_the_way(there, folder)
     if there == path:

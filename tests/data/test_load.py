@@ -226,7 +226,7 @@ def test_info_says_where_the_rows_come_from(tmp_path: Path) -> None:
 
 
 def test_a_row_is_named_with_its_data_set(tmp_path: Path) -> None:
-    """Training and held-out rows of one number are told apart, files by their name."""
+    """A message names the data set of a row, training or held-out, and a file by its name."""
     path = tmp_path / "held-out.jsonl"
     write_jsonl(path)
     assert load_problems(path)[0].label == f"line 1 of {path}"
