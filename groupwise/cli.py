@@ -325,16 +325,15 @@ def generate(
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
     """Draw the curves of a run into its report page. Needs no torch."""
     from groupwise.diagnose import doctor
-    from groupwise.diagnose.compute import compute_use
     from groupwise.report import write_report
     from groupwise.report.ending import ending
     from groupwise.report.history import in_short
     from groupwise.runs.reader import RunReader
 
-    page, reader = write_report(run), RunReader(run)
-    records, ended = reader.metrics(), ending(reader)
-    found = doctor.in_short(doctor.diagnose(reader))
-    for line in ([ended] if ended else []) + doctor.progress_of(records) + found + compute_use(reader).lines:
+    reader = RunReader(run)
+    seen, ended = doctor.examine(reader), ending(reader)
+    page, records = write_report(run, seen), seen.records
+    for line in [*([ended] if ended else []), *seen.progress, *doctor.in_short(seen.found), *seen.compute.lines]:
         print(redact(line))
     width = max(len(label) for label, _ in in_short(records))
     for label, value in in_short(records):
@@ -346,15 +345,14 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run, a runn
 def find_faults(run: Annotated[Path, typer.Argument(help="The folder of a run, a running one too.")]) -> None:
     """Say why a run does not learn: symptoms, evidence, likely causes, the first change. Needs no torch."""
     from groupwise.diagnose import doctor
-    from groupwise.diagnose.compute import compute_use
     from groupwise.report.ending import ending
     from groupwise.runs.reader import RunReader
 
     reader = RunReader(run)
-    lines = [ending(reader), *doctor.progress_of(reader.metrics()), *compute_use(reader).lines]
-    found = doctor.diagnose(reader)
-    print(redact("\n".join([*(line for line in lines if line), "", doctor.in_full(found)])))
-    raise typer.Exit(1 if found else 0)
+    seen = doctor.examine(reader)
+    lines = [ending(reader), *seen.progress, *seen.compute.lines]
+    print(redact("\n".join([*(line for line in lines if line), "", doctor.in_full(seen.found)])))
+    raise typer.Exit(1 if seen.found else 0)
 
 
 @app.command("compare")

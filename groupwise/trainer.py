@@ -492,16 +492,18 @@ class GRPOTrainer(TrainerMembers):
 
     def _finish(self, run: Run, folder: run_folder.RunFolder) -> None:
         """Record the end, write the report and upload."""
+        from groupwise.diagnose.doctor import examine
         from groupwise.export import push_or_tell
         from groupwise.report import write_report
 
         assert self._writer is not None
         record_end(run, self.interrupted)
         self.trackers.finish()
-        page = write_report(folder)
+        examination = examine(RunReader(folder))
+        page = write_report(folder, examination)
         if self.args.push_to_hub and self.interrupted.signal is None and not run.guards.is_stopped:
             push_or_tell(self.push_to_hub, self._writer.event)
-        self.screen.close(what_is_done(run, page, self.resume_with))
+        self.screen.close(what_is_done(run, page, examination, self.resume_with))
         run.guards.raise_if_stopped()
 
     def _on_tracker_failure(self, tracker: str, what: str) -> None:

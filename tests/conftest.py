@@ -49,7 +49,7 @@ def _interruptible() -> None:
 def _no_report() -> Iterator[None]:
     """Runs draw no report: that takes longer than to train a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("groupwise.report.write_report", lambda folder: folder.report / "index.html")
+        patch.setattr("groupwise.report.write_report", lambda folder, _=None: folder.report / "index.html")
         yield
 
 

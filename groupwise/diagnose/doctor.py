@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from groupwise.diagnose.compute import compute_use
+from groupwise.diagnose.compute import ComputeUse, compute_use
 from groupwise.diagnose.diagnosis import CERTAINTIES, Diagnosis
 from groupwise.diagnose.run_view import RunView
 from groupwise.diagnose.signs import SIGNS
@@ -18,6 +20,32 @@ from groupwise.runs.text import clean
 MOST_IN_SHORT = 3
 LOOKS_LEARNT = ("one_answer",)
 """Signs of a run whose reward rises, held-out reward included, and that has learnt nothing."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the records of a run show about it."""
+
+    folder: Path
+    records: Sequence[Record]
+    """Of its steps."""
+    found: Sequence[Diagnosis]
+    """See `diagnose`."""
+    compute: ComputeUse
+
+    @property
+    def progress(self) -> list[str]:
+        """Whether the run has learnt: a sentence about the reward, and one about held-out problems."""
+        return progress_of(self.records)
+
+
+def examine(run: RunReader) -> Examination:
+    """Read a run once for its report and for the last lines of the screen.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    return Examination(run.folder.path, run.metrics(), diagnose(run), compute_use(run))
 
 
 def diagnose(run: RunReader, until: int | None = None) -> list[Diagnosis]:
@@ -37,15 +65,14 @@ def progress_of(records: Sequence[Record]) -> list[str]:
     return [each.verdict for each in (trained, held_out) if each is not None]
 
 
-def closing_lines(run: RunReader) -> list[str]:
+def closing_lines(run: Examination) -> list[str]:
     """The last words about a run: whether it learnt, why not, and what its compute bought."""
-    records, found = run.metrics(), diagnose(run)
-    more = f"groupwise doctor {shlex.quote(str(run.folder.path))}"
-    if has_learnt(records) and not any(each.name in LOOKS_LEARNT for each in found):
+    found, more = run.found, f"groupwise doctor {shlex.quote(str(run.folder))}"
+    if has_learnt(run.records) and not any(each.name in LOOKS_LEARNT for each in found):
         words = [f"The doctor found {found[0].name} in a run that learns: {more}"] if found else []
     else:
         words = [*in_short(found), *([f"The evidence: {more}"] if found else [])]
-    return [redact(line) for line in (*progress_of(records), *words, *compute_use(run).lines)]
+    return [redact(line) for line in (*run.progress, *words, *run.compute.lines)]
 
 
 def in_full(found: Sequence[Diagnosis]) -> str:

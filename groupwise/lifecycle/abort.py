@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from groupwise.diagnose.doctor import closing_lines
+from groupwise.diagnose.doctor import Examination, closing_lines
 from groupwise.errors import RunError
 from groupwise.lifecycle.run import Run
 from groupwise.lifecycle.signals import Interrupted
 from groupwise.runs.folder import RunFolder
-from groupwise.runs.reader import RunReader
 
 
 @contextmanager
@@ -70,13 +69,13 @@ def record_end(run: Run, interrupted: Interrupted) -> None:
     writer.event("end", step=schedule.step, is_complete=is_complete, closing=run.outputs.callbacks.closing)
 
 
-def what_is_done(run: Run, report: Path, resume_with: str) -> str:
+def what_is_done(run: Run, report: Path, examination: Examination, resume_with: str) -> str:
     """The last lines on screen: what came of the run, where it lies, and how one that ended early is resumed."""
     schedule, folder = run.schedule, run.outputs.folder
     lines = [
         *([run.guards.outcome] if run.guards.is_stopped else []),
         f"{schedule.step} of {schedule.num_steps} steps done.",
-        *closing_lines(RunReader(folder)),
+        *closing_lines(examination),
         f"model   {folder.final}",
         f"report  {report}",
         f"records {folder.path}",

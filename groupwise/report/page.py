@@ -6,8 +6,7 @@ import base64
 from collections.abc import Sequence
 
 from groupwise.diagnose.compute import CAUSES, ComputeUse
-from groupwise.diagnose.diagnosis import Diagnosis
-from groupwise.diagnose.doctor import progress_of, where
+from groupwise.diagnose.doctor import Examination, where
 from groupwise.report.about import About, flat, formulas, in_words
 from groupwise.report.held_out import HeldOut
 from groupwise.report.history import PARTS, evaluation_rows, in_short
@@ -27,24 +26,24 @@ Picture = tuple[str, bytes, bytes]
 
 def page(
     about: About,
-    records: Sequence[Record],
+    examination: Examination,
     events: Sequence[Record],
     pictures: Sequence[Picture],
     pairs: Sequence[tuple[Excerpt, Excerpt | None]],
     footer: str,
-    findings: Sequence[Diagnosis],
-    compute: ComputeUse,
     ending: str = "",
     held_out: Sequence[HeldOut] = (),
 ) -> str:
-    """The page; `ending` is what ended the run early, which stands at its top, as do the `findings` of the doctor."""
+    """The page; `ending` is what ended the run early, which stands at its top, as does what the
+    doctor has found."""
+    records, compute = examination.records, examination.compute
     return _PAGES.get_template("report/page.html").render(
         kind="report",
         name=about.run_name,
         ending=ending,
         held_out=held_out,
-        verdict=" ".join(progress_of(records)) or _nothing_yet(records),
-        findings=findings,
+        verdict=" ".join(examination.progress) or _nothing_yet(records),
+        findings=examination.found,
         compute=compute,
         causes=_by_cause(compute),
         tiles=in_short(records),

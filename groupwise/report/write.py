@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from groupwise import __version__
-from groupwise.diagnose.compute import compute_use
-from groupwise.diagnose.doctor import diagnose
+from groupwise.diagnose.doctor import Examination, examine
 from groupwise.report.about import about
 from groupwise.report.ending import ending
 from groupwise.report.figures import FIGURES
@@ -23,8 +22,10 @@ from groupwise.runs.series import Record
 PAGE = "index.html"
 
 
-def write_report(run_folder: str | Path | RunFolder) -> Path:
+def write_report(run_folder: str | Path | RunFolder, examination: Examination | None = None) -> Path:
     """Write `report/*.png` and `report/index.html` into the run folder; returns the page's path.
+
+    `examination`: what `diagnose.doctor.examine` has found in the run, where the caller needs it, too.
 
     A run that is still training, or has recorded nothing yet, gets the report of what there is.
 
@@ -32,8 +33,8 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
         RunError: the folder holds no run, or a record is damaged.
     """
     reader = RunReader(run_folder)
-    records = reader.metrics()
-    folder = reader.folder
+    examination, folder = examination or examine(reader), reader.folder
+    records = examination.records
     folder.report.mkdir(parents=True, exist_ok=True)
     light, dark = draw(records, LIGHT), draw(records, DARK)
     for name, png in light.items():
@@ -43,10 +44,7 @@ def write_report(run_folder: str | Path | RunFolder) -> Path:
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     footer = f"Written by groupwise {__version__} on {written} from the records in this run's folder."
     shown, held_out = pairs(reader), held_out_of(reader)
-    found, compute = diagnose(reader), compute_use(reader)
-    text = page(
-        ingredients, records, reader.events(), pictures, shown, footer, found, compute, ending(reader), held_out
-    )
+    text = page(ingredients, examination, reader.events(), pictures, shown, footer, ending(reader), held_out)
     disk.replace(folder.report / PAGE, text.encode("utf-8", "replace"))
     return folder.report / PAGE
 

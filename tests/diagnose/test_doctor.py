@@ -8,7 +8,7 @@ import pytest
 
 from groupwise.diagnose import diagnose
 from groupwise.diagnose.diagnosis import CERTAINTIES
-from groupwise.diagnose.doctor import closing_lines, in_full, in_short
+from groupwise.diagnose.doctor import closing_lines, examine, in_full, in_short
 from groupwise.diagnose.signs import SIGNS
 from tests.diagnose.written import CASES, STEPS, WORDS, healthy, late, texts, write
 
@@ -51,14 +51,14 @@ def test_a_run_without_a_step_has_no_diagnosis(tmp_path):
 
 def test_the_last_words_name_the_first_change_of_a_run_that_did_not_learn(tmp_path):
     run = CASES["all_failed"](tmp_path / "run")
-    words = "\n".join(closing_lines(run))
+    words = "\n".join(closing_lines(examine(run)))
     assert "First change: Take easier problems" in words
     assert f"groupwise doctor {tmp_path / 'run'}" in words
     assert "100% in groups without signal" in words
 
 
 def test_the_last_words_of_a_run_that_learns_are_few(tmp_path):
-    words = closing_lines(healthy(Path(tmp_path) / "run"))
+    words = closing_lines(examine(healthy(Path(tmp_path) / "run")))
     assert words[0].startswith("The reward rose")
     assert not any("First change" in line for line in words)
 
@@ -69,7 +69,7 @@ def test_one_answer_is_named_although_the_reward_rises(tmp_path):
         return said, {"right": 0.2 + 0.6 * (said == "apple")}
 
     run = write(tmp_path / "run", texts(always, lambda place: WORDS[place]))
-    words = closing_lines(run)
+    words = closing_lines(examine(run))
     assert words[0].startswith("The reward rose")
     assert any(line.startswith('The policy gives one answer whatever the prompt: "apple"') for line in words)
 

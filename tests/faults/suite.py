@@ -92,7 +92,7 @@ def _child(name: str, folder: Path, die_at: int | None, writing: int, changes: d
     start, code, write = time.monotonic(), 0, os.write
     try:
         torch.set_num_threads(1)
-        groupwise.report.write_report = lambda folder: folder.report / "index.html"  # type: ignore[assignment]
+        groupwise.report.write_report = lambda folder, _=None: folder.report / "index.html"  # type: ignore[assignment]
         kill.follow_phases()
         grpo = make_trainer(name, folder, **changes)
         boundaries = kill.Boundaries(die_at)

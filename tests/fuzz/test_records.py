@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model, with_lora
 
 from groupwise.checkpoint.store import read_state, restore
-from groupwise.diagnose import compute_use, diagnose
+from groupwise.diagnose.doctor import examine
 from groupwise.report import model_card
 from groupwise.report.about import about
 from groupwise.report.history import evaluation_rows, in_short
@@ -38,8 +38,7 @@ def read_everything(folder: Path) -> None:
     evaluation_rows(records)
     for step in reader.completion_steps():
         reader.completions(step)
-    found, compute = diagnose(reader), compute_use(reader)
-    page(about(reader.config, "run"), records, events, [], pairs(reader), "footer", found, compute)
+    page(about(reader.config, "run"), examine(reader), events, [], pairs(reader), "footer")
     model_card(folder)
 
 

@@ -84,7 +84,7 @@ import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
 import importlib
 import groupwise.report
-groupwise.report.write_report = lambda folder: folder.report / "index.html"
+groupwise.report.write_report = lambda folder, _: folder.report / "index.html"
 importlib.import_module({name!r}).train(Path({folder!r}), max_steps=1)
 """
 
