@@ -480,6 +480,8 @@ class GRPOTrainer(TrainerMembers):
         checked = read_check_plan(folder, self._recipe)
         record["plan"] = plan_of(self.parts, run.schedule.num_steps, self.world.size, checked)
         self._writer.config(record)
+        if (file := run.outputs.model_writer.tokenizer_file) is not None:
+            self._writer.tokenizer(file)
         self._writer.event("resume" if checkpoint else "start", step=run.schedule.step)
         self.trackers.start(record, run_name, folder)
         about = without_secrets(summary(self.parts, run.schedule, run_name))

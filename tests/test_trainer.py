@@ -336,6 +336,14 @@ def test_save_model_writes_what_from_pretrained_reads(tmp_path: Path) -> None:
     assert isinstance(run.model, PeftModel), "saving a merged copy leaves the model as it is"
 
 
+def test_the_tokens_of_the_records_can_be_read_from_the_first_step_on(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=1, save_strategy="no")
+    run.train()
+    file = RunFolder(tmp_path).tokenizer
+    read = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    assert read.get_vocab() == run.processing_class.get_vocab()
+
+
 def test_saving_into_the_run_folder_keeps_its_record(tmp_path: Path) -> None:
     """Records and models have names of their own, so that a script's last lines do no harm."""
     run = trainer(tmp_path, max_steps=1)

@@ -42,6 +42,11 @@ class ModelWriter:
         """Trained parameter -> its key in peft's file, once peft has written one that holds exactly these."""
 
     @property
+    def tokenizer_file(self) -> bytes | None:
+        """What the `tokenizers` library reads; None where the tokenizer is of another kind."""
+        return self._files.get("tokenizer.json")
+
+    @property
     def num_bytes(self) -> int:
         """Of the weights; the other files are small."""
         weights = named_trained(self.model) if has_adapter(self.model) else dict(self.model.named_parameters())

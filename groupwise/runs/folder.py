@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "completions"
 
     @property
+    def tokenizer(self) -> Path:
+        """What the ids of completions are decoded with; runs with a slow tokenizer have none."""
+        return self.completions / "tokenizer.json"
+
+    @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
 

@@ -42,6 +42,10 @@ class RunWriter:
         disk.replace(self.folder.run_json, text.encode("utf-8", "backslashreplace") + b"\n")
         self._note_not_finite("run.json", not_finite)
 
+    def tokenizer(self, content: bytes) -> None:
+        """Write the file of the tokenizer, for readers that show single tokens."""
+        disk.replace(self.folder.tokenizer, content)
+
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Append the record of one step; a number that is not finite becomes null and an event."""
         step = int(metrics["step"])

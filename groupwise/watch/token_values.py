@@ -93,9 +93,9 @@ def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def tokenizer_in(folder: RunFolder) -> Tokenizer | None:
-    """The tokenizer that the run has saved with its model; None before its first checkpoint."""
-    places = (folder.final, folder.latest_checkpoint, folder.path)
-    for path in (place / "tokenizer.json" for place in places if place is not None):
+    """The tokenizer of the run; None where its folder holds none in the one file that a page can read."""
+    saved = (folder.final, folder.latest_checkpoint)  # before there was one for the completions
+    for path in (folder.tokenizer, *(place / folder.tokenizer.name for place in saved if place is not None)):
         try:
             found = inside(folder.path, path)
             return _load(found, found.stat().st_mtime_ns)

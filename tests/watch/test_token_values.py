@@ -101,3 +101,5 @@ def test_the_tokenizer_comes_from_the_run_folder_alone(run: Path, tmp_path: Path
     assert token_values.tokenizer_in(folder) is not None
     (folder.final / "tokenizer.json").write_text("{}")
     assert token_values.tokenizer_in(folder) is None
+    tokenizer.save(str(folder.completions / "tokenizer.json"))
+    assert token_values.tokenizer_in(folder) is not None
