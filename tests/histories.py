@@ -31,6 +31,11 @@ def completions(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted((folder / "completions").glob("*.jsonl"))}
 
 
+def evaluations(folder: Path) -> dict[str, str]:
+    """The held-out completions of all evaluations."""
+    return {file.name: file.read_text() for file in sorted((folder / "evaluations").glob("*.jsonl"))}
+
+
 def token_records(folder: Path) -> dict[str, bytes]:
     """The per-token records of all steps."""
     return {file.name: file.read_bytes() for file in sorted((folder / "completions").glob("*.safetensors"))}

@@ -74,15 +74,27 @@ def held_out_of(reader: RunReader) -> list[HeldOut]:
 
 
 def _of_set(name: str, first: tuple[int, list[EvaluationRecord]], last: tuple[int, list[EvaluationRecord]]) -> HeldOut:
-    records = [record for record in last[1] if record.get("set", "") == name]
-    kind = "greedy" if any(record["kind"] == "greedy" for record in records) else "sampled"
-    chosen = [record for record in records if record["kind"] == kind]
+    kind, chosen = _of_one_kind(name, last[1])
     before = {r["problem"]: r for r in first[1] if r.get("set", "") == name and r["kind"] == kind}
     problems = [
         HeldOutProblem(r["prompt"], r.get("answer", ""), _one(before.get(r["problem"])), _one(r))
         for r in chosen[:MAX_PROBLEMS]
     ]
     return HeldOut(name, kind, first[0], last[0], tuple(problems), confusion(chosen))
+
+
+def _of_one_kind(name: str, records: Sequence[EvaluationRecord]) -> tuple[str, list[EvaluationRecord]]:
+    """The records of a set with greedy completions where there are some, else those with sampled ones."""
+    of_set = [record for record in records if record.get("set", "") == name]
+    kind = "greedy" if any(record["kind"] == "greedy" for record in of_set) else "sampled"
+    return kind, [record for record in of_set if record["kind"] == kind]
+
+
+def confusions(records: Sequence[EvaluationRecord]) -> list[tuple[str, str, Confusion]]:
+    """Name and kind of each evaluation set that has few answers, and their confusion."""
+    chosen = {name: _of_one_kind(name, records) for name in dict.fromkeys(r.get("set", "") for r in records)}
+    found = [(name, kind, confusion(of_kind)) for name, (kind, of_kind) in chosen.items()]
+    return [(name, kind, counts) for name, kind, counts in found if counts is not None]
 
 
 def confusion(records: Sequence[EvaluationRecord]) -> Confusion | None:

@@ -292,10 +292,20 @@ async function showGroups(isMine, kind = "completions") {
   const detail = h("section", { id: "group", "aria-label": "Group" });
   const isKept = $("group")?.dataset.key === `${found.step}/${shown?.at}/${state.run}/${kind}`;
   const list = h("ol", { class: "grouplist", "aria-label": "Groups of the step" }, rows.map((row, i) => groupButton(row, i === place)));
-  $("main").replaceChildren(stepBar(found, rows), h("div", { class: "split" }, list, isKept ? $("group") : detail));
+  $("main").replaceChildren(stepBar(found, rows), ...found.confusions.map(confusionTable), h("div", { class: "split" }, list, isKept ? $("group") : detail));
   list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
   if (shown && !isKept) await showGroup(detail, kind, found.step, shown, isMine);
   if (isKept) paintAll();
+}
+
+// Which answers were given where which were right; right ones stand on the diagonal.
+function confusionTable({ set, kind, given, rows }) {
+  const cell = (count, isRight) => h("td", { class: isRight ? "right" : count ? "wrong" : null }, count);
+  return h("details", { class: "confusion", open: true },
+    h("summary", {}, `Answers given (${kind}) by the data's own${set ? `, ${set}` : ""}`),
+    h("div", { class: "scroll" }, h("table", {},
+      h("tr", {}, h("th", {}, "answer of the data"), given.map((label) => h("th", {}, label))),
+      rows.map(([label, counts], i) => h("tr", {}, h("th", {}, label), counts.map((count, j) => cell(count, i === j)))))));
 }
 
 function sorted(rows) {

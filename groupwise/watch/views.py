@@ -10,6 +10,8 @@ from groupwise.diagnose.trend import reward_change
 from groupwise.errors import RunError
 from groupwise.redact import redact
 from groupwise.report.about import about
+from groupwise.report.held_out import confusions
+from groupwise.runs import shape
 from groupwise.runs.metrics import find, held_out_rewards
 from groupwise.watch import recipes, scan, step_file, token_values
 from groupwise.watch.findings import Findings
@@ -124,6 +126,7 @@ def step(asked: PageRequest) -> Json:
         "after": steps[place + 1] if place + 1 < len(steps) else None,
         "num_groups": len(groups),
         "groups": groups[first : first + MAX_GROUPS],
+        "confusions": _confusions(asked.run, nearest) if kind == "evaluations" else [],
     }
 
 
@@ -228,6 +231,19 @@ def _rows(run: WatchedRun, kind: str, step: int, kl: Sequence[float | None]) -> 
         return step_file.rows(step_file.StepFile(run.folder, kind, step).groups(), kl)
     except (OSError, RunError):  # it was there a moment ago
         return []
+
+
+def _confusions(run: WatchedRun, step: int) -> list[Json]:
+    """Which answers were given where which were right, for each evaluation set with few of them."""
+    try:
+        groups = step_file.StepFile(run.folder, "evaluations", step).groups()
+        records: Any = [group for _, group in groups if shape.evaluation(group) is None]
+    except (OSError, RunError):
+        return []
+    return [
+        {"set": name, "kind": kind, "given": counts.given, "rows": counts.rows}
+        for name, kind, counts in confusions(records)
+    ]
 
 
 def _slice(asked: PageRequest) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from histories import completions, history, token_records
+from histories import completions, evaluations, history, token_records
 
 import groupwise.report
 from faults import kill
@@ -119,6 +119,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     return {
         "metrics": history(folder),
         "completions": completions(folder),
+        "evaluations": evaluations(folder),
         "tokens": token_records(folder),
         "step": last.name,
         "state": state,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from api_helpers import ROWS, trainer
-from histories import StopAfter, completions, history
+from histories import StopAfter, completions, evaluations, history
 from tiny import tiny_model, with_lora
 from transformers import EarlyStoppingCallback
 
@@ -301,6 +301,9 @@ def test_the_best_checkpoint_stays_and_becomes_the_model(tmp_path):
     assert (whole.state.best_global_step, whole.state.best_metric) == (best, min(values))
     evaluated_run(tmp_path / "parts", stop=2)
     parts = evaluated_run(tmp_path / "parts", resume=True)
+    kept = evaluations(tmp_path / "parts")
+    assert kept == evaluations(tmp_path / "whole")
+    assert kept
     assert_same(tmp_path / "parts", tmp_path / "whole")
     stopped = evaluated_run(tmp_path / "best", stop=best)
     for name, tensor in stopped.model.state_dict().items():

@@ -70,6 +70,23 @@ def test_a_step_its_group_and_their_neighbours(client: TestClient) -> None:
     assert [len(of["is_sampled"]) for of in tokens] == found["groups"][1]["lengths"]
 
 
+def test_which_answers_are_confused_in_an_evaluation(run: Path) -> None:
+    script = "<script>"
+    pairs = [("yes", "yes"), ("no", "yes"), (script, script)]
+    group = json.loads((run / "completions" / "step-000001.jsonl").read_text().splitlines()[0])
+    (completion, *_) = group.pop("completions")
+    lines = [
+        {**group, "kind": "greedy", "answer": answer, "completions": [completion | {"text": text}]}
+        for text, answer in pairs
+    ]
+    (run / "evaluations").mkdir(exist_ok=True)
+    (run / "evaluations" / "step-000002.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = client_of(run).get("/api/runs/0/evaluations/2").json()["confusions"]
+    rows = [[script, [1, 0, 0]], ["yes", [0, 1, 1]]]
+    assert found == [{"set": "", "kind": "greedy", "given": [script, "yes", "something else"], "rows": rows}]
+    assert client_of(run).get("/api/runs/0/completions/2").json()["confusions"] == []
+
+
 def test_a_search_and_a_problem_over_the_steps(client: TestClient) -> None:
     assert client.get("/api/runs/0/problems/1").json()["hits"][0]["step"] == NUM_STEPS
     hits = client.get("/api/runs/0/search", params={"text": "BINDS", "least": 3, "before": 4}).json()["hits"]
