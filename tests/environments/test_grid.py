@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from groupwise.environments import Reply
+from groupwise.environments.games import grid
 from groupwise.environments.games.grid import Grid
 from groupwise.errors import ConfigError
 from groupwise.types import Problem
@@ -20,7 +21,7 @@ def walk(*words, start=(0, 0), goal=(1, 1), **settings):
 def test_a_walk_to_the_goal():
     game, (first, second) = walk("right", "I go Up!")
     assert (first.reward, first.is_last) == (0.1, False)
-    assert first.messages[0]["content"] == "You are at (1,0). The goal is at (1,1)."
+    assert first.messages[0]["content"] == "The goal is (+0,+1) from here."
     assert (second.reward, second.done) == (1.0, True)
     assert game.state == "(1, 1) (1, 1)"
 
@@ -63,20 +64,17 @@ def test_splits_hold_every_pair_once():
 
 def test_examples_reach_their_goals():
     (row, *_) = Grid().problems("train")
-    assert len(row["prompt"]) == 2 + 2 * 5
-    for examples in range(3):
-        walks = Grid(examples=examples).problems("train")[0]["prompt"][1:-1]
-        game, last = Grid(), None
-        for question, reply in zip(walks[::2], walks[1::2], strict=True):
-            if last is None:
-                numbers = [int(c) for c in question["content"] if c.isdigit()]
-                game.reset(Problem(0, "", {"start": numbers[:2], "goal": numbers[2:]}), 0)
-            else:
-                assert last.messages == [question]
-            found = game.step(Reply(reply["content"]))
-            assert found.reward > 0
-            last = None if found.is_last else found
-        assert last is None
+    assert len(row["prompt"]) == 2 + 2 * sum(len(words) for _, _, words in grid._EXAMPLES)
+    shown = iter(row["prompt"][1:-1])
+    for start, goal, words in grid._EXAMPLES:
+        _, found = walk(*words, start=start, goal=goal)
+        assert all(reply.reward > 0 for reply in found)
+        assert found[-1].done
+        after = [reply.messages[0] for reply in found[:-1]]
+        questions, replies = zip(*((next(shown), next(shown)["content"]) for _ in words), strict=True)
+        assert replies == words
+        assert questions[1:] == tuple(after)
+        assert questions[0]["content"] == f"The goal is ({goal[0] - start[0]:+d},{goal[1] - start[1]:+d}) from here."
 
 
 @pytest.mark.parametrize("settings", [{"size": 1}, {"moves": 0}, {"examples": 3}])

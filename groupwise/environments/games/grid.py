@@ -93,4 +93,5 @@ class Grid:
 
 
 def _message(at: tuple[int, int], goal: tuple[int, int]) -> Message:
-    return {"role": "user", "content": f"You are at ({at[0]},{at[1]}). The goal is at ({goal[0]},{goal[1]})."}
+    """The way to the goal. With two places instead, the default model's moves were still at chance after 40 steps."""
+    return {"role": "user", "content": f"The goal is ({goal[0] - at[0]:+d},{goal[1] - at[1]:+d}) from here."}
