@@ -13,6 +13,7 @@ import argparse
 import functools
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -84,11 +85,11 @@ def play_textarena() -> dict[str, Any]:
 
 def play_mcp() -> dict[str, Any]:
     """The tools of a server in this process, and of one started as a program."""
-    from mcp import Client, StdioServerParameters
+    from mcp import Client
     from mcp.server import MCPServer
 
     from groupwise.environments import Call, Toolbox
-    from groupwise.environments.mcp_tools import mcp_tools
+    from groupwise.environments.mcp_tools import mcp_tools, tools_at
 
     inside = MCPServer("products")
 
@@ -100,8 +101,8 @@ def play_mcp() -> dict[str, Any]:
     script = common.BENCH / ".work" / "mcp_server.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(SERVER)
-    program = StdioServerParameters(command=sys.executable, args=[str(script)])
-    toolbox = Toolbox([*mcp_tools(Client(inside)), *mcp_tools(Client(program))], 10)
+    program = shlex.join([sys.executable, str(script)])
+    toolbox = Toolbox([*mcp_tools(Client(inside)), *tools_at(program)], 10)
     asked = [Call("multiply", {"a": 3, "b": 4}), Call("add", {"a": 3, "b": 4}), Call("add", {"a": "x"})]
     messages, calls = toolbox.run(asked)
     assert [message["content"] for message in messages[:2]] == ["12", "7"]

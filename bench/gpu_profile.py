@@ -150,7 +150,7 @@ def memory(work: Work) -> Iterator[str]:
 
 def pieces(work: Work) -> dict[str, Callable[[], Callable[[], Any]]]:
     """How to make each piece of work, by name."""
-    rows = (lambda count: min(count, work.rows[0])) if work.is_tiny else (lambda count: count)  # noqa: E731
+    rows = (lambda count: min(count, work.rows[0])) if work.is_tiny else (lambda count: count)
     big, half, small = (work.shape(shape) for shape in (BIG, HALF, SMALL))
     long = work.pack // 2 // GROUP - work.prompt_tokens // GROUP
     short = 96 if not work.is_tiny else work.new_tokens

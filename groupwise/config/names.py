@@ -78,6 +78,9 @@ ENVIRONMENTS = {
 TOOLS = ("python",)
 """Tools that ship with groupwise."""
 
+MCP = "mcp:"
+"""Before the address of an MCP server whose tools a recipe takes, or before the command that starts one."""
+
 GYM = "reasoning-gym"
 """The task that stands for all of that package, and passes further parameters on."""
 

@@ -15,7 +15,7 @@ from groupwise.config.environment_spec import EnvironmentSpec, names_object
 from groupwise.config.fields import Section
 from groupwise.config.make_settings import make_settings
 from groupwise.config.mistakes import ConfigProblemsError, Mistakes
-from groupwise.config.names import GYM, TOOLS
+from groupwise.config.names import GYM, MCP, TOOLS
 from groupwise.config.overrides import apply_overrides
 from groupwise.config.settings import Settings
 from groupwise.config.specs import DataSpec, LoraSpec, RewardSpec, wrong_gates
@@ -45,7 +45,8 @@ class RecipeFields(Section):
     environment: EnvironmentSpec | None = None
     """What answers the policy between its turns: a name, `file.py:Class`, or a mapping; null: one turn, no answer."""
     tools: tuple[str, ...] = ()
-    """What the policy can call (agents.md): `python`, and functions as `file.py:function` or `module:function`."""
+    """What the policy can call (agents.md): `python`, functions as `file.py:function` or `module:function`, and what an
+    MCP server has as `mcp:http://...` or `mcp:COMMAND`."""
     task: TaskSpec | None = None
     """Problems, rewards and prompt under one name (tasks.md), instead of `data`; `rewards` are added to its own."""
 
@@ -184,12 +185,12 @@ def _check_sources(recipe: Recipe, problems: Mistakes) -> None:
 
 
 def _check_tools(recipe: Recipe, problems: Mistakes) -> None:
-    """Each is a shipped one, or names a function of the user's own."""
+    """Each is a shipped one, or names a function of the user's own or an MCP server."""
     for name in recipe.tools:
-        if name not in TOOLS and not names_object(name):
+        if not (name in TOOLS or names_object(name) or (name.startswith(MCP) and name.removeprefix(MCP).strip())):
             problems.add(
-                f'tools: there is no tool "{name}"; there is {", ".join(TOOLS)}, and functions of your own as '
-                f"file.py:function.{did_you_mean(name, TOOLS)}"
+                f'tools: there is no tool "{name}"; there is {", ".join(TOOLS)}, functions of your own as '
+                f"file.py:function, and MCP servers as {MCP}http://... or {MCP}COMMAND.{did_you_mean(name, TOOLS)}"
             )
 
 

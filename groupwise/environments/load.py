@@ -11,6 +11,7 @@ from typing import Any
 
 from groupwise.environments.describe import as_tools
 from groupwise.environments.environment import Environment
+from groupwise.environments.mcp_tools import MCP, tools_at
 from groupwise.environments.pool import KIND, EnvironmentPool, MixedPool
 from groupwise.environments.python_tool import python_tool
 from groupwise.environments.tools import Tool, Toolbox, ToolEnvironment
@@ -40,13 +41,21 @@ def load_environment(
 
 
 def load_toolbox(names: Sequence[str], folder: Path | None, timeout_s: float) -> Toolbox:
-    """The tools of a recipe: shipped ones, and functions of the user's own.
+    """The tools of a recipe: shipped ones, functions of the user's own, and those of MCP servers.
 
     Raises:
-        ConfigError: no such function, one that does not describe itself, or no sandbox for the shipped ones.
+        ConfigError: no such function, one that does not describe itself, no sandbox for the shipped ones, or a server
+            that does not answer.
     """
-    place = folder or Path.cwd()
-    return make_toolbox([each if each in TOOLS else load_object(each, place, "a tool") for each in names], timeout_s)
+    given: list[Any] = []
+    for name in names:
+        if name in TOOLS:
+            given.append(name)
+        elif name.startswith(MCP):
+            given += tools_at(name.removeprefix(MCP))
+        else:
+            given.append(load_object(name, folder or Path.cwd(), "a tool"))
+    return make_toolbox(given, timeout_s)
 
 
 def make_toolbox(tools: Any, timeout_s: float) -> Toolbox:

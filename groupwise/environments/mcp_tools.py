@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,8 @@ from groupwise.environments.crew import event_loop
 from groupwise.environments.tools import Tool
 from groupwise.errors import ConfigError, words_of
 
+MCP = "mcp:"
+"""Before the address of a server, or the command that starts one, among the tools of a recipe."""
 START_S = 60.0
 """Seconds for a server to start and to list its tools."""
 
@@ -31,6 +35,35 @@ def mcp_tools(client: Any, *, start_s: float = START_S) -> list[Tool]:
         ConfigError: the server does not answer.
     """
     return asyncio.run_coroutine_threadsafe(_listed(client, start_s), event_loop()).result()
+
+
+def tools_at(server: str) -> list[Tool]:
+    """The tools of a server by its address, `http://...`, or by the command that starts it.
+
+    Raises:
+        ConfigError: the package mcp is missing, or the server does not answer.
+    """
+    try:
+        mcp = importlib.import_module("mcp")
+        is_address = server.startswith(("http://", "https://"))
+        client = mcp.Client(server if is_address else mcp.StdioServerParameters(**_program(server)))
+    except (ImportError, AttributeError) as error:  # an older release has no Client
+        raise ConfigError(
+            f'The tools of the MCP server "{server}" need the package mcp in its version 2.3 or later ({error}): '
+            'pip install "groupwise[mcp]".'
+        ) from error
+    try:
+        return mcp_tools(client)
+    except ConfigError as error:
+        raise ConfigError(f"tools: {MCP}{server}: {error}") from error
+
+
+def _program(command: str) -> dict[str, Any]:
+    try:
+        name, *arguments = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"tools: {MCP}{command}: {error}. Close the quotation.") from error
+    return {"command": name, "args": arguments}
 
 
 async def _listed(client: Any, start_s: float) -> list[Tool]:

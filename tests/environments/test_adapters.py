@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from agents import agent_trainer, call
 from episodes import ASKED, Recording, sampler
 from tiny import EOS, tiny_tokenizer
 
+from groupwise.config import Recipe, names
 from groupwise.data.order import Draw
 from groupwise.environments import Observation, Reply
 from groupwise.environments.gym_env import GymEnvironment
-from groupwise.environments.mcp_tools import mcp_tools
+from groupwise.environments.load import load_toolbox
+from groupwise.environments.mcp_tools import MCP, mcp_tools
 from groupwise.environments.open_env import OpenEnvironment
 from groupwise.environments.tools import Toolbox
 from groupwise.errors import ConfigError, EnvironmentFailedError
@@ -205,3 +208,51 @@ def test_a_run_with_an_mcp_server(tmp_path, monkeypatch):
     made.train()
     assert server.total == 8
     assert RunReader(tmp_path).metrics()[0]["reward"] == 2.0
+
+
+@pytest.fixture
+def sdk(monkeypatch):
+    """The parts of the package mcp that are used, with servers by address and by command."""
+    opened = []
+
+    def client(server: Any) -> Server:
+        opened.append(server)
+        return Server(broken=server == "http://broken")
+
+    fake = SimpleNamespace(Client=client, StdioServerParameters=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "mcp", fake)
+    return opened
+
+
+def test_a_recipe_names_the_server_itself(sdk):
+    toolbox = load_toolbox(["mcp:http://localhost:8000/mcp"], None, 5)
+    assert [*toolbox.tools] == ["pay"]
+    load_toolbox(["mcp:my-server --name 'two words'"], None, 5)
+    assert sdk == ["http://localhost:8000/mcp", SimpleNamespace(command="my-server", args=["--name", "two words"])]
+    assert names.MCP == MCP
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("http://broken", "tools: mcp:http://broken: The MCP server does not answer: ConnectionError: refused"),
+        ("my-server 'x", "tools: mcp:my-server 'x: No closing quotation. Close the quotation."),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_named(sdk, server, words):
+    with pytest.raises(ConfigError) as found:
+        load_toolbox([f"mcp:{server}"], None, 5)
+    assert str(found.value) == words
+
+
+@pytest.mark.parametrize("fake", [None, SimpleNamespace()], ids=["missing", "old"])
+def test_without_the_sdk_the_extra_is_named(monkeypatch, fake):
+    monkeypatch.setitem(sys.modules, "mcp", fake)
+    with pytest.raises(ConfigError, match=r'pip install "groupwise\[mcp\]"'):
+        load_toolbox(["mcp:http://localhost:8000/mcp"], None, 5)
+
+
+@pytest.mark.parametrize("name", ["mcp:", "mcp: ", "mcp"])
+def test_a_server_without_an_address_is_refused(name):
+    with pytest.raises(ConfigError, match='there is no tool "mcp'):
+        Recipe(data="python-docs", rewards=["length"], tools=[name])
