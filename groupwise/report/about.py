@@ -25,6 +25,10 @@ _ADVANTAGE = {
     ("group_loo", "none"): "reward - mean of the others in the group",
 }
 
+_BY_STEP = (
+    "sum over this step and the later ones of (reward - mean of all steps of the group) / (their deviation + eps)"
+)
+
 _AGGREGATION = {
     "seq_mean_token_mean": "mean over the tokens of a completion, then over completions",
     "token_mean": "mean over all tokens",
@@ -73,6 +77,11 @@ class About:
     machine: Mapping[str, Any]
     """Versions, git state, hardware: whatever else the config holds."""
 
+    @property
+    def has_step_rewards(self) -> bool:
+        """Whether steps of a completion (of several turns: its turns) are rewarded, each for itself."""
+        return bool(self.recipe.get("process_rewards"))
+
 
 def about(config: Mapping[str, Any], fallback_name: str) -> About:
     recipe = _mapping(config.get("recipe"))
@@ -99,15 +108,17 @@ def about(config: Mapping[str, Any], fallback_name: str) -> About:
     )
 
 
-def formulas(objective: Mapping[str, Any]) -> list[tuple[str, str]]:
+def formulas(of: About) -> list[tuple[str, str]]:
     """The choices of the objective in words: (what, how)."""
+    objective = of.objective
     if not objective:
         return []
     baseline, scale = str(objective.get("baseline")), str(objective.get("scale"))
     beta, kl = objective.get("beta"), objective.get("kl")
+    other = f"baseline {baseline}, scale {scale}"
     has_kl = beta and "none" not in (kl, beta)
     lines = [
-        ("advantage", _ADVANTAGE.get((baseline, scale), f"baseline {baseline}, scale {scale}")),
+        ("advantage", _BY_STEP if of.has_step_rewards else _ADVANTAGE.get((baseline, scale), other)),
         ("trust region", _trust_region(objective)),
         ("loss", _AGGREGATION.get(str(objective.get("aggregation")), str(objective.get("aggregation")))),
         ("KL to the reference", f"{kl}, beta {beta:g}" if has_kl and isinstance(beta, int | float) else "none"),

@@ -75,7 +75,7 @@ def model_card(
         "## How much was trained\n\n" + _table(("", ""), size_in_short(records)),
         f"![Reward at each step]({curve})" if curve else "",
         _evaluation(records),
-        "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read.",
+        _about_the_loss(ingredients),
         "## How to load it\n\n"
         + _how_to_load(name or "PATH_OR_NAME_OF_THIS_MODEL", is_chat=_was_chat(reader), is_adapter=is_adapter),
         "## Settings\n\n" + _table(("setting", "value"), _settings(ingredients.recipe, records)),
@@ -122,7 +122,7 @@ def _ingredients(ingredients: About) -> list[tuple[str, str]]:
         ("data", ingredients.data),
         ("rewards", ", ".join(ingredients.rewards)),
         ("algorithm", ingredients.algorithm),
-        *formulas(ingredients.objective),
+        *formulas(ingredients),
         ("a step", ingredients.batch),
     ]
     return [(label, value) for label, value in rows if value]
@@ -134,6 +134,12 @@ def _claim(records: Sequence[Record]) -> str:
     if found is None:
         return "No claim is made: held-out problems were not evaluated before and after the training."
     return found.verdict
+
+
+def _about_the_loss(ingredients: About) -> str:
+    if ingredients.has_step_rewards:
+        return "The loss is relative to each group and shows no progress; the reward is the curve to read."
+    return "GRPO's loss starts at 0 and rises with beta x KL; the reward is the curve to read."
 
 
 def _evaluation(records: Sequence[Record]) -> str:

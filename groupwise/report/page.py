@@ -51,6 +51,7 @@ def page(
         details=_details(about),
         pictures=pictures,
         pairs=pairs,
+        has_step_rewards=about.has_step_rewards,
         times=_times(records),
         evaluated=evaluation_seconds(records),
         events=[_event(event) for event in events[-MAX_EVENTS:]],
@@ -71,7 +72,7 @@ def _about(about: About, records: Sequence[Record]) -> list[tuple[str, str]]:
         ("environment", about.environment),
         ("rewards", ", ".join(about.rewards)),
         ("algorithm", about.algorithm),
-        *formulas(about.objective),
+        *formulas(about),
         ("a step", about.batch),
         *((f"held out, {which}", f"{first} → {last}") for which, first, last in evaluation_rows(records)),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from synthetic import CONFIG, make_groups, make_metrics, write_run
 
-from groupwise.report import write_report
+from groupwise.report import model_card, write_report
 from groupwise.report.figures import FIGURES
 from groupwise.report.style import DARK, LIGHT
 from groupwise.report.write import draw
@@ -233,3 +233,12 @@ def test_a_healthy_run_has_no_findings_to_read(tmp_path: Path) -> None:
     text = write_report(healthy(tmp_path / "run").folder).read_text()
     assert "What the doctor found" not in text
     assert "gave gradient" in text
+
+
+def test_rewards_of_steps_are_described_as_such(tmp_path: Path) -> None:
+    recipe = {**CONFIG["recipe"], "process_rewards": True}
+    folder = write_run(tmp_path / "run", num_steps=2, config={**CONFIG, "recipe": recipe})
+    text = write_report(folder).read_text()
+    assert "sum over this step and the later ones" in text
+    assert "starts at 0 and rises" not in text
+    assert "starts at 0" not in model_card(folder.path)
