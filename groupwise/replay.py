@@ -27,9 +27,9 @@ from groupwise.environments.read_answers import (
     extended,
     read_begun,
     read_observation,
-    read_reward,
     shorten,
     state_of,
+    with_final,
 )
 from groupwise.errors import RunError
 from groupwise.json_values import plain_value
@@ -293,7 +293,7 @@ class _Player:
         """Plays to the first difference; None where there is none."""
         where = functools.partial(Difference, group["draw"], problem.place, number)
         try:
-            start = read_begun(_value_of(begun))
+            start = read_begun(begun.result())
         except Exception as error:  # the environment's own code
             return where(0, "failure", "an answer", about(error))
         if (pair := _starts(group, completion, problem, start)) is not None:
@@ -317,21 +317,12 @@ class _Player:
         return None
 
     def _read(self, environment: Environment, reply: Reply, answer: Answer, whole: Answer | None) -> _Answered:
-        observation: Observation = read_observation(_value_of(answer))
+        observation: Observation = read_observation(answer.result())
         messages, _ = shorten(observation.messages, self._limit)
-        reward = observation.reward
-        final = None if whole is None else read_reward(_value_of(whole))
-        if final is not None:
-            reward = final + (reward or 0.0)
+        reward = with_final(observation.reward, None if whole is None else whole.result())
         calls = reply.calls if observation.calls is None else tuple(observation.calls)
         state = state_of(environment, tuple(messages))
         return _Answered(tuple(messages), reward, observation.is_last, calls, state)
-
-
-def _value_of(answer: Answer) -> Any:
-    if answer.error is not None:
-        raise answer.error
-    return answer.value
 
 
 def _final(environment: Environment) -> Any:

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any
 
+from groupwise.errors import EnvironmentFailedError, words_of
 from groupwise.waiting import serve_loop, stop_loop
 
 
@@ -28,6 +29,14 @@ class Answer:
     value: Any
     seconds: float
     error: BaseException | None = None
+
+    def result(self) -> Any:
+        """The value, or the exception again; one that would end the program becomes an `EnvironmentFailedError`."""
+        if self.error is None:
+            return self.value
+        if isinstance(self.error, Exception):
+            raise self.error
+        raise EnvironmentFailedError(f"{type(self.error).__name__}: {words_of(self.error)}") from self.error
 
 
 class _Loop:

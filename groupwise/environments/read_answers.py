@@ -94,6 +94,12 @@ def read_reward(reward: Any) -> float | None:
     return float(reward)
 
 
+def with_final(reward: float | None, final: Any) -> float | None:
+    """A last turn's reward with what an environment adds for the whole completion."""
+    added = read_reward(final)
+    return reward if added is None else added + (reward or 0.0)
+
+
 def about(error: BaseException) -> str:
     """An environment's exception in one sentence, with its line."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -23,7 +23,7 @@ from groupwise.chat import OPENING, completion_decoder, decode_completion, openi
 from groupwise.config import Settings
 from groupwise.data.order import Draw
 from groupwise.data.prepare import PreparedProblem, PreparedProblems
-from groupwise.environments.crew import Answer, Crew, seeded
+from groupwise.environments.crew import Crew, seeded
 from groupwise.environments.environment import Environment, Observation, Reply
 from groupwise.environments.pool import EnvironmentPool
 from groupwise.environments.read_answers import (
@@ -32,12 +32,12 @@ from groupwise.environments.read_answers import (
     extended,
     read_begun,
     read_observation,
-    read_reward,
     shorten,
     state_of,
+    with_final,
 )
 from groupwise.environments.shown_tools import ShownTools
-from groupwise.errors import DataError, EnvironmentFailedError, GroupwiseError, words_of
+from groupwise.errors import DataError, EnvironmentFailedError, GroupwiseError
 from groupwise.rollout.engine import Engine
 from groupwise.train.sampler import EVALUATION, GroupSampler, OnProgress, make_sampling
 from groupwise.types import Completion, Group, Message, Problem, Request, Sampling, StopReason, TokenSet, Turn
@@ -289,7 +289,7 @@ class EpisodeSampler(GroupSampler):
             with seeded(seed):
                 (answer,) = self.crew.run([call], self.rules.timeout_s)
             try:
-                episode.begun = read_begun(_value_of(answer))
+                episode.begun = read_begun(answer.result())
                 episode.state = state_of(episode.environment, episode.begun)
             except Exception as error:
                 episode.fail(fault_of(error))
@@ -397,7 +397,7 @@ class EpisodeSampler(GroupSampler):
         for episode, reply, answer in zip(episodes, replies, self.crew.run(calls, self.rules.timeout_s), strict=True):
             episode.messages.append(_said(reply))
             try:
-                self._go_on(episode, reply, read_observation(_value_of(answer)), answer.seconds)
+                self._go_on(episode, reply, read_observation(answer.result()), answer.seconds)
             except Exception as error:
                 episode.fail(fault_of(error))
 
@@ -434,13 +434,10 @@ class EpisodeSampler(GroupSampler):
         calls = [getattr(episode.environment, "final_reward") for episode in played]  # noqa: B009
         for episode, answer in zip(played, self.crew.run(calls, self.rules.timeout_s), strict=True):
             try:
-                reward = read_reward(_value_of(answer))
+                last = episode.turns[-1]
+                episode.turns[-1] = replace(last, reward=with_final(last.reward, answer.result()))
             except Exception as error:
                 episode.fail(fault_of(error))
-                continue
-            before = episode.turns[-1].reward
-            if reward is not None:
-                episode.turns[-1] = replace(episode.turns[-1], reward=reward + (before or 0.0))
 
     def _name_of(self, problem: Problem) -> str:
         return self.pool.pool_of(problem).name
@@ -492,14 +489,6 @@ def environment_seed(seed: int, draw: int, step: int) -> int:
     """What the environments of a group begin with, below 2**32: numpy's bound. An evaluation has seeds of its own."""
     of = (seed, EVALUATION, draw) if step == EVALUATION else (seed, draw)
     return int.from_bytes(hashlib.blake2s(repr(of).encode(), digest_size=4).digest())
-
-
-def _value_of(answer: Answer) -> Any:
-    if answer.error is None:
-        return answer.value
-    if isinstance(answer.error, Exception):
-        raise answer.error
-    raise EnvironmentFailedError(f"{type(answer.error).__name__}: {words_of(answer.error)}") from answer.error
 
 
 def _said(reply: Reply) -> Message:
