@@ -114,6 +114,16 @@ def test_what_differs_is_named(run, answers, what):
     assert "ZeroDivisionError" in str(found) or what != "failure"
 
 
+def test_an_environment_that_exits_is_a_failure(run):
+    class Exits(Dice):
+        def step(self, reply: Reply) -> Any:
+            raise SystemExit(3)
+
+    found = played(run, Exits)
+    assert {(each.what, each.turn) for each in found.differences} == {("failure", 1)}
+    assert "SystemExit: 3" in str(found)
+
+
 def test_another_beginning_and_another_state_are_named(run):
     class Elsewhere(Dice):
         def reset(self, problem: Any, seed: int) -> Any:
