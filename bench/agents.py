@@ -5,7 +5,8 @@ Usage: python bench/agents.py                              (everything: an hour 
 
 The main run of each recipe has two seeds. Controls have one seed and 15 steps: learning rate 0, rewards dealt out at
 random over the completions of a step (over its turns where turns are rewarded), and for the calculator a tool that
-answers "unavailable". The grid is trained by trajectory as well: the sum of a walk's rewards for all of its tokens.
+answers "unavailable". The grid is trained by trajectory as well, with one seed: the sum of a walk's rewards for all of
+its tokens.
 
 Before and after play the same held-out problems with the same seeds, sampled (8 completions a problem, temperature 1)
 and greedy. A problem's completions are averaged first, and errors are those of the mean over problems; the gain is
@@ -42,9 +43,10 @@ class Variant:
     shuffles: bool = False
     is_control: bool = True
     """Whether it is short, and must not learn."""
+    has_all_seeds: bool = False
 
 
-MAIN = Variant(is_control=False)
+MAIN = Variant(is_control=False, has_all_seeds=True)
 CONTROLS = {
     "learning rate 0": Variant(("learning_rate=0",)),
     "shuffled rewards": Variant(shuffles=True),
@@ -135,7 +137,7 @@ def measure(name: str, arguments: argparse.Namespace, save: Any) -> None:
     for label, variant in RECIPES[name].items():
         if variant.is_control and not arguments.controls:
             continue
-        for seed in arguments.seeds[:1] if variant.is_control else arguments.seeds:
+        for seed in arguments.seeds if variant.has_all_seeds else arguments.seeds[:1]:
             folder = common.SCRATCH / "agents" / f"{name}-{label.replace(' ', '-')}-{seed}"
             settings = [*arguments.set, *variant.settings, f"seed={seed}"]
             settings += [f"max_steps={min(CONTROL_STEPS, arguments.steps or CONTROL_STEPS)}"] * variant.is_control
