@@ -381,6 +381,7 @@ def trl(work: Work) -> Iterator[Found]:
             output_dir=folder, per_device_train_batch_size=size, num_generations=GROUP, bf16=work.device.type == "cuda",
             max_completion_length=work.new_tokens, generation_kwargs={"min_new_tokens": work.new_tokens}, beta=0.04,
             max_steps=2, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=work.device.type == "cpu",
+            gradient_checkpointing=False,  # on by default; ours has none either
         )  # fmt: skip
         run = GRPOTrainer(
             random_model(work.shape(HALF), work.device), lambda completions, **_: [float(len(c)) for c in completions],

@@ -466,11 +466,14 @@ class GRPOTrainer(TrainerMembers):
         return start_run(parts, order, schedule, learner, origin, outputs), optimizer
 
     def _show_plan(self) -> None:
-        """Show what each of several ranks holds."""
-        if self.world.size > 1:
-            policy = self.parts.policy.policy_model
-            where = Machine(self.world.size, policy.device, policy.dtype)
-            _log.info(f"Memory of {plan_memory(self.model, self.parts.config, where)}.")
+        """Show what a GPU, or each of several ranks, holds, and the limits that were chosen for it."""
+        policy, config = self.parts.policy.policy_model, self.parts.config
+        if self.world.size == 1 and policy.device.type == "cpu":
+            return
+        plan = plan_memory(self.model, config, Machine(self.world.size, policy.device, policy.dtype), policy.limits)
+        tokens = config.micro_batch_tokens or policy.limits.most_tokens
+        concurrent = config.max_concurrent_completions or policy.limits.concurrent
+        _log.info(f"Memory of {plan}. Up to {tokens:,} tokens in a pass, {concurrent} completions at a time.")
 
     def _start(self, run: Run, folder: run_folder.RunFolder, optimizer: str, checkpoint: Path | None) -> None:
         """Record and show what begins here."""

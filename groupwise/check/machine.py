@@ -53,12 +53,10 @@ def memory_short(evidence: Evidence, cost: Cost) -> list[Finding]:
     share = cost.memory_bytes / cost.memory_total_bytes
     if share < MEMORY_WARN:
         return []
-    config = evidence.run.config
+    run = evidence.run
+    concurrent = run.config.max_concurrent_completions or run.policy.policy_model.limits.concurrent
     what = f"{cost.memory_bytes / 2**30:.1f} of {cost.memory_total_bytes / 2**30:.1f} GiB of memory are used."
-    remedy = (
-        f"Set max_concurrent_completions: {max(config.max_concurrent_completions // 2, 1)}, then a smaller "
-        "micro_batch_tokens."
-    )
+    remedy = f"Set max_concurrent_completions: {max(concurrent // 2, 1)}, then a smaller micro_batch_tokens."
     return [Finding("memory_short", "warn", what, remedy)]
 
 

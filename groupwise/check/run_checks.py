@@ -156,5 +156,5 @@ def _about_subject(run: RunParts, num_ranks: int) -> list[tuple[str, str]]:
     return [
         ("parameters", str(count_parameters(run.policy.model))),
         ("machine", f"{policy_model.device.type}, {dtype}, engine {run.engine.capabilities.name}"),
-        ("memory", str(plan_memory(run.policy.model, run.config, where))),
+        ("memory", str(plan_memory(run.policy.model, run.config, where, policy_model.limits))),
     ]

@@ -177,8 +177,9 @@ class SamplingFields(Section):
     """Extra arguments of the chat template."""
     engine: Literal["auto", "native", "transformers"] = "auto"
     """What samples: groupwise's own engine, transformers' `generate` (slow), or the first that can serve the model."""
-    max_concurrent_completions: Count = 64
-    """Completions that decode together: more is faster until memory or the machine is full."""
+    max_concurrent_completions: Count | None = None
+    """Completions that decode together: more is faster until memory or the machine is full. null: 64, and on a GPU
+    as many as its memory allows, up to 512."""
 
 
 class EnvironmentFields(Section):

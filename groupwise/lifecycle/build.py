@@ -29,6 +29,7 @@ from groupwise.environments.shown_tools import ShownTools
 from groupwise.errors import ConfigError
 from groupwise.lifecycle.endings import remark_on_endings
 from groupwise.lifecycle.evaluate import Evaluator
+from groupwise.lifecycle.fit_memory import fit_to_memory, require_memory_for
 from groupwise.lifecycle.fits import check_head, prepare_problems
 from groupwise.lifecycle.gold_logprob import GoldLogProb
 from groupwise.lifecycle.inputs import RunInputs
@@ -238,7 +239,7 @@ def _make_model(inputs: RunInputs) -> tuple[nn.Module, str]:
     """The model that is trained, under its adapter, and its name."""
     config, model = inputs.config, inputs.model
     if isinstance(model, str):
-        loaded = load_named_model(model, config, full=inputs.peft_config is None)
+        loaded = load_named_model(model, config, inputs.peft_config)
         name = model
     else:
         loaded = model
@@ -246,12 +247,18 @@ def _make_model(inputs: RunInputs) -> tuple[nn.Module, str]:
     return trainable_model(loaded, inputs.peft_config, config.seed), name
 
 
-def load_named_model(name: str, config: Settings, *, full: bool) -> nn.Module:
-    """The model of that name on the device of the configuration; `full` trains its own weights."""
+def load_named_model(name: str, config: Settings, peft_config: Any) -> nn.Module:
+    """The model of that name on the device of the configuration; without an adapter its own weights are trained.
+
+    Raises:
+        ConfigError: the device has too little memory for its training.
+    """
+    device = pick_device(use_cpu=config.use_cpu)
+    require_memory_for(name, config, peft_config, device)
     return load_model(
         str(Path(name).resolve()) if Path(name).is_dir() else name,  # an adapter keeps the name of its base
-        device=pick_device(use_cpu=config.use_cpu),
-        full=full,
+        device=device,
+        full=peft_config is None,
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         init_kwargs=config.model_init_kwargs,
@@ -302,6 +309,7 @@ def make_policy(model: nn.Module, name: str, tokenizer: Any, config: Settings) -
         checkpoint_layers(model)
     if config.engine == "native" and policy_model.fused is None:
         raise ConfigError(f"engine: native cannot run this model: {policy_model.why_plain}. Use engine: auto.")
+    fit_to_memory(policy_model, config)
     stops = stop_ids(tokenizer, getattr(model, "generation_config", None), config.stop)
     gc.collect()  # loading leaves cycles of hundreds of MB behind
     return PolicyBundle(model, name, tokenizer, policy_model, stops)
@@ -313,7 +321,8 @@ def make_engine(policy: PolicyBundle, config: Settings) -> Engine:
         return make_served_engine(policy, config)
     if policy.policy_model.fused is None:
         return PlainEngine(policy.model, policy.policy_model.dtype)
-    return NativeEngine(policy.policy_model.fused, max_concurrent=config.max_concurrent_completions)
+    concurrent = config.max_concurrent_completions or policy.policy_model.limits.concurrent
+    return NativeEngine(policy.policy_model.fused, max_concurrent=concurrent)
 
 
 def make_reference(policy: PolicyBundle, config: Settings) -> Reference | None:

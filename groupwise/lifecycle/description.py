@@ -84,7 +84,8 @@ def record_of_start(
 def plan_of(parts: RunParts, num_steps: int, num_ranks: int, checked: Mapping[str, float | None]) -> dict[str, Any]:
     """What the run is expected to take: memory as it is counted at the start, and what `groupwise check` measured."""
     policy = parts.policy.policy_model
-    memory = plan_memory(parts.policy.model, parts.config, Machine(num_ranks, policy.device, policy.dtype))
+    where = Machine(num_ranks, policy.device, policy.dtype)
+    memory = plan_memory(parts.policy.model, parts.config, where, policy.limits)
     measured = {key: value for key, value in checked.items() if value is not None}
     return {"num_steps": num_steps, "memory": dict(memory.parts), "memory_bytes": memory.total_bytes, **measured}
 

@@ -11,7 +11,7 @@ from groupwise.policy.bundle import PolicyBundle
 from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import Scoring
 from groupwise.rewards.gold_answers import AnswerOf
-from groupwise.train.learner import passes_over, score_in_passes
+from groupwise.train.learner import score_in_passes
 
 
 class GoldLogProb:
@@ -31,7 +31,7 @@ class GoldLogProb:
             return None
         config, policy_model = self._config, self._policy.policy_model
         scoring = Scoring(config.temperature, config.repetition_penalty, with_entropy=False)
-        passes = passes_over(rows, config, policy_model.device)
+        passes = policy_model.limits.passes(rows, config.micro_batch_tokens)
         logprob_NT = score_in_passes(policy_model.score, rows, scoring, passes, policy_model.device)
         lengths = logprob_NT.new_tensor([len(ids) for ids in rows.token_ids])
         return float((logprob_NT.sum(1) / lengths).mean())

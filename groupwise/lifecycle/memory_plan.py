@@ -16,10 +16,10 @@ from torch import nn
 from groupwise.config import Settings
 from groupwise.policy.adapter import has_adapter
 from groupwise.policy.backend import backend_of
+from groupwise.policy.compute_limits import Limits
 from groupwise.policy.load_model import load_shapes
 from groupwise.policy.trainable import add_adapter
 from groupwise.policy.weight_sizes import WeightSizes
-from groupwise.train.learner import AUTO_MICRO_BATCH_TOKENS
 from groupwise.world import pick_dtype
 
 PROMPT_TOKENS = 512
@@ -53,6 +53,11 @@ class MemoryPlan:
     def total_bytes(self) -> int:
         return sum(self.parts.values())
 
+    @property
+    def held_bytes(self) -> int:
+        """Of what is there between two passes: counted, not estimated."""
+        return sum(size for name, size in self.parts.items() if name not in ESTIMATED)
+
     def __str__(self) -> str:
         shown = [
             f"{name} {_gib(size)}{' (estimate)' if name in ESTIMATED else ''}"
@@ -68,9 +73,12 @@ def _gib(size: int) -> str:
     return f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
 
 
-def plan_memory(model: nn.Module, config: Settings, machine: Machine) -> MemoryPlan:
-    """The plan for a model under its adapter; its parameters may lie on the device `meta`."""
-    sizes = WeightSizes.of(model)
+def plan_memory(model: nn.Module, config: Settings, machine: Machine, limits: Limits | None = None) -> MemoryPlan:
+    """The plan for a model under its adapter; its parameters may lie on the device `meta`.
+
+    `limits`: of tokens and completions at a time; those of the kind of device by default.
+    """
+    sizes, limits = WeightSizes.of(model), limits or Limits.of(machine.device)
     is_sharded = config.shard == "full" and machine.num_ranks > 1 and not has_adapter(model)
     share = machine.num_ranks if is_sharded else 1
     trained = -(-sizes.trained // share)
@@ -82,8 +90,8 @@ def plan_memory(model: nn.Module, config: Settings, machine: Machine) -> MemoryP
         "optimizer": MOMENTS[config.optim] * trained,
         "whole layers in a pass": 12 * sizes.outside_layers + 16 * sizes.largest_layer if is_sharded else 0,
         "reference": _reference_bytes(sizes, config, machine, is_lora=has_adapter(model), is_sharded=is_sharded),
-        "activations": _activation_bytes(sizes, config, machine),
-        "caches": _cache_bytes(sizes, config, machine),
+        "activations": _activation_bytes(sizes, config, machine, limits),
+        "caches": _cache_bytes(sizes, config, machine, limits),
     }
     return MemoryPlan(machine.num_ranks, parts)
 
@@ -116,9 +124,9 @@ def _reference_bytes(sizes: WeightSizes, config: Settings, machine: Machine, *, 
     return _weight_bytes(sizes, machine, is_sharded=is_sharded)
 
 
-def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine) -> int:
+def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: Limits) -> int:
     """Of one learner pass: what its backward pass reads, and the logits of a few rows."""
-    tokens = config.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS.get(machine.device.type, (4096, 4096))[1]
+    tokens = config.micro_batch_tokens or limits.most_tokens
     products = 3 * sizes.width + 2 * sizes.query_width + 2 * sizes.kv_width + 3 * sizes.ffn_width
     layer = machine.element_bytes * products + 4 * 4 * sizes.width
     kept = 4 * sizes.width * sizes.num_layers + layer if config.gradient_checkpointing else layer * sizes.num_layers
@@ -126,9 +134,10 @@ def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine) ->
     return tokens * kept + logits
 
 
-def _cache_bytes(sizes: WeightSizes, config: Settings, machine: Machine) -> int:
+def _cache_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: Limits) -> int:
     """Keys and values: each completion's own tokens, and the prompt of each group once."""
-    rows = min(config.max_concurrent_completions, -(-config.completions_per_step // machine.num_ranks))
+    concurrent = config.max_concurrent_completions or limits.concurrent
+    rows = min(concurrent, -(-config.completions_per_step // machine.num_ranks))
     prompts = -(-rows // config.num_generations)
     prompt = config.max_prompt_length or min(PROMPT_TOKENS, sizes.context or PROMPT_TOKENS)
     tokens = rows * config.max_completion_length + prompts * prompt

@@ -42,6 +42,11 @@ class DeviceTraits:
     """Whether decoder layers are a few large kernels, `kernels/gpu_ops.py`, where they can be rebuilt from them."""
     head_rows: int
     """Rows of logits that exist at a time."""
+    pass_tokens: tuple[int, int]
+    """Packed tokens of a learner's pass where the user sets none: least and most. On a CPU longer ones are no faster a
+    token."""
+    concurrent: int
+    """Completions that decode together at most, where the user sets no number."""
 
 
 CPU = DeviceTraits(
@@ -56,6 +61,8 @@ CPU = DeviceTraits(
     has_joined_adapters=False,
     has_layer_kernels=False,
     head_rows=128,  # 25 MB at a vocabulary of 49,152
+    pass_tokens=(512, 1024),
+    concurrent=64,
 )
 GPU = DeviceTraits(
     has_kernels=False,
@@ -69,6 +76,8 @@ GPU = DeviceTraits(
     has_joined_adapters=True,
     has_layer_kernels=True,
     head_rows=1024,
+    pass_tokens=(16_384, 16_384),
+    concurrent=512,
 )
 OTHER = replace(
     GPU,
@@ -79,6 +88,8 @@ OTHER = replace(
     has_low_precision_head=False,
     has_joined_adapters=False,
     has_layer_kernels=False,
+    pass_tokens=(4096, 4096),
+    concurrent=64,
 )
 """Any other accelerator that torch knows."""
 

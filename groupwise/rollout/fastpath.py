@@ -88,6 +88,12 @@ def _why_not(model: nn.Module, sampling: Sampling) -> str | None:
         return _gap_too_large("packed", _learner_gap(exact, fused), TOLERANCE) or _gap_too_large(
             "the engine's", _engine_gap(exact, fused, sampling), tolerance
         )
+    except torch.OutOfMemoryError as error:  # the slow path needs more
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"The GPU's memory ran out while the model was tried on a short text ({reason}) Free it of other programs, "
+            "or take a smaller model."
+        ) from error
     except Exception as error:  # any failure of an unknown architecture is a reason against the fast path
         detail = str(error).split("\n")[0]
         return detail if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {detail}"

@@ -13,7 +13,7 @@ from groupwise.policy.policy_model import PolicyModel, Scoring
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
 from groupwise.train.batch import LogProbs, Samples
-from groupwise.train.learner import passes_over, score_in_passes
+from groupwise.train.learner import score_in_passes
 from groupwise.types import ScoredGroup
 
 
@@ -82,5 +82,5 @@ class EvaluationLoss:
             return None
         config, device = self.config, self.policy_model.device
         scoring = Scoring(config.temperature, config.repetition_penalty, with_entropy=False)
-        passes = passes_over(samples.rows, config, device)
+        passes = self.policy_model.limits.passes(samples.rows, config.micro_batch_tokens)
         return score_in_passes(self.reference.score, samples.rows, scoring, passes, device)

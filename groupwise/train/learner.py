@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from groupwise.algo import Objective, StepWeights, policy_loss, step_weights
 from groupwise.algo.advantage import moving_average
 from groupwise.algo.stats import Max, Mean, Min, Stats, Sum
 from groupwise.config import Settings
-from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches, packed_tokens
+from groupwise.policy.out_of_memory import with_smaller_passes
+from groupwise.policy.packing import CompletionRows, packed_tokens
 from groupwise.policy.policy_model import PolicyModel, Scoring, TokenScores, completion_mask
 from groupwise.policy.reference import Reference
 from groupwise.train.advantages import step_advantages
@@ -31,29 +32,9 @@ from groupwise.train.nonfinite import why_not_finite
 from groupwise.train.own_loss import own_loss
 from groupwise.world import World, portions
 
-AUTO_MICRO_BATCH_TOKENS = {"cpu": (512, 1024), "cuda": (16384, 16384)}
-"""Token budget of one learner pass when the user sets none: the largest group, so that its prompt is computed once,
-within these bounds (`auto_budget`). Memory follows the budget; longer passes are no faster a token on a CPU."""
-
 Progress = Callable[[int, int], None]
 Score = Callable[[CompletionRows, Scoring], TokenScores]
-
-
-def auto_budget(rows: CompletionRows, device: str, num_ranks: int = 1) -> int:
-    """Tokens of one pass. One that has to hold a long prompt holds as many tokens of completions too: else computing
-    the prompt again for every few of them would be most of the work. Several ranks have a pass each."""
-    low, high = AUTO_MICRO_BATCH_TOKENS.get(device, (4096, 4096))
-    prompt = max(map(len, rows.prompt_ids))
-    budget = min(max(group_tokens(rows), low), max(high, 2 * prompt, prompt + low))
-    if num_ranks == 1:
-        return budget
-    share = sum(map(len, rows.token_ids)) // num_ranks
-    return min(budget, prompt + max(share, max(map(len, rows.token_ids))))
-
-
-def passes_over(rows: CompletionRows, config: Settings, device: torch.device, num_ranks: int = 1) -> list[list[int]]:
-    """Row numbers of each pass."""
-    return micro_batches(rows, config.micro_batch_tokens or auto_budget(rows, device.type, num_ranks))
+_Result = TypeVar("_Result")
 
 
 def score_in_passes(
@@ -124,6 +105,9 @@ class Learner:
 
     def score(self, samples: Samples) -> LogProbs:
         """Old and reference log-probs, each only where the objective needs it."""
+        return self._within_memory(lambda: self._score_all(samples))
+
+    def _score_all(self, samples: Samples) -> LogProbs:
         needs_old = "old" in self.objective.needs and (
             self.config.updates_per_step > 1 or self.objective.uses_kl_in_reward
         )
@@ -139,6 +123,10 @@ class Learner:
         every = self.config.kl_metric_steps
         return every is not None and (self.num_rollouts + 1) % every == 0
 
+    def _within_memory(self, work: Callable[[], _Result]) -> _Result:
+        """See `with_smaller_passes`."""
+        return with_smaller_passes(self.policy_model, work, may_repeat=self.world.size == 1)
+
     def _score(self, score: Score, rows: CompletionRows) -> Tensor:
         scoring = replace(self.scoring, with_entropy=False)
         passes = self._share(rows, self._passes(rows))
@@ -148,7 +136,7 @@ class Learner:
 
     def _passes(self, rows: CompletionRows) -> list[list[int]]:
         """Row numbers of each pass, over all ranks."""
-        return passes_over(rows, self.config, self.policy_model.device, self.world.size)
+        return self.policy_model.limits.passes(rows, self.config.micro_batch_tokens, self.world.size)
 
     def _share(self, rows: CompletionRows, passes: Sequence[list[int]]) -> list[list[int]]:
         """The passes of this rank."""
@@ -228,18 +216,7 @@ class Learner:
         return [[row for run in runs[i : i + size] for row in run] for i in range(0, len(runs), size)]
 
     def _optimizer_step(self, batch: Batch, keep: Keep = keep_none) -> tuple[Stats, float, str | None]:
-        weights = self._step_weights(batch)
-        for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-        rows = self._rows_with_gradient(batch)
-        passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
-        stats = [_stats_of_skipped(batch, weights, rows)] if self.world.is_leader else []
-        shares = self._shares(batch.rows, passes)
-        mine = shares[self.world.rank]
-        for number, part in enumerate(mine):
-            stats.append(self._backward(batch, weights, part, keep))
-            self.on_progress(number + 1, len(mine))
-        self._pad(batch, weights, shares)
+        stats = self._within_memory(lambda: self._gradients(batch, keep))
         norm = self._sum_gradients()
         measured = self._merged(stats)
         why = why_not_finite(float(measured["loss"] or 0.0), float(norm), self._odd_gradients, batch)
@@ -252,6 +229,22 @@ class Learner:
             if self.coefficients.follows_entropy:
                 self.coefficients.after_update(measured.floats().get("entropy"))
         return measured, float(norm), why
+
+    def _gradients(self, batch: Batch, keep: Keep) -> list[Stats]:
+        """The gradients of an optimizer step on this rank, and the measurements of its passes."""
+        weights = self._step_weights(batch)
+        for parameter in self.trained:  # a zero gradient moves momentum; a missing one would not
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        rows = self._rows_with_gradient(batch)
+        passes = [[rows[i] for i in part] for part in self._passes(batch.rows.select(rows))] if rows else []
+        stats = [_stats_of_skipped(batch, weights, rows)] if self.world.is_leader else []
+        shares = self._shares(batch.rows, passes)
+        mine = shares[self.world.rank]
+        for number, part in enumerate(mine):
+            stats.append(self._backward(batch, weights, part, keep))
+            self.on_progress(number + 1, len(mine))
+        self._pad(batch, weights, shares)
+        return stats
 
     def _pad(self, batch: Batch, weights: StepWeights, shares: Sequence[list[list[int]]]) -> None:
         """Bring this rank to as many passes as the others, where FSDP sums gradients within each: a short pass is
