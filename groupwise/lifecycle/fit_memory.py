@@ -14,7 +14,7 @@ from torch import nn
 from groupwise.config import Settings
 from groupwise.errors import ConfigError, ModelError
 from groupwise.lifecycle.memory_plan import Machine, model_without_weights, plan_memory, planned_machine
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.ranks import this_world
 
@@ -30,21 +30,21 @@ def device_memory(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
-def fitting_limits(model: nn.Module, config: Settings, machine: Machine, memory: int | None) -> Limits:
+def fitting_limits(model: nn.Module, config: Settings, machine: Machine, memory: int | None) -> ComputeLimits:
     """The largest limits with which the plan of a run stays within its share of `memory`; the least ones if none does.
 
     They follow from the memory that the device has, not from what is free: a resumed run has the same ones.
     """
-    limits = Limits.of(machine.device)
+    limits = ComputeLimits.of(machine.device)
     if memory is None:
         return limits
     for concurrent in _halvings(_enough(config, limits.concurrent), LEAST_CONCURRENT):
-        limits = Limits(limits.least_tokens, limits.most_tokens, concurrent)
+        limits = ComputeLimits(limits.least_tokens, limits.most_tokens, concurrent)
         plan = plan_memory(model, config, machine, limits)
         if plan.parts["caches"] <= SHARE_OF_CACHES * (SHARE * memory - plan.held_bytes):
             break
     for tokens in _halvings(limits.most_tokens, LEAST_TOKENS):
-        limits = Limits(min(limits.least_tokens, tokens), tokens, limits.concurrent)
+        limits = ComputeLimits(min(limits.least_tokens, tokens), tokens, limits.concurrent)
         if plan_memory(model, config, machine, limits).total_bytes <= SHARE * memory:
             break
     return limits

@@ -16,7 +16,7 @@ from torch import nn
 from groupwise.config import Settings
 from groupwise.policy.adapter import has_adapter
 from groupwise.policy.backend import backend_of
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 from groupwise.policy.load_model import load_shapes
 from groupwise.policy.trainable import add_adapter
 from groupwise.policy.weight_sizes import WeightSizes
@@ -73,12 +73,14 @@ def _gib(size: int) -> str:
     return f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
 
 
-def plan_memory(model: nn.Module, config: Settings, machine: Machine, limits: Limits | None = None) -> MemoryPlan:
+def plan_memory(
+    model: nn.Module, config: Settings, machine: Machine, limits: ComputeLimits | None = None
+) -> MemoryPlan:
     """The plan for a model under its adapter; its parameters may lie on the device `meta`.
 
     `limits`: of tokens and completions at a time; those of the kind of device by default.
     """
-    sizes, limits = WeightSizes.of(model), limits or Limits.of(machine.device)
+    sizes, limits = WeightSizes.of(model), limits or ComputeLimits.of(machine.device)
     is_sharded = config.shard == "full" and machine.num_ranks > 1 and not has_adapter(model)
     share = machine.num_ranks if is_sharded else 1
     trained = -(-sizes.trained // share)
@@ -124,7 +126,7 @@ def _reference_bytes(sizes: WeightSizes, config: Settings, machine: Machine, *, 
     return _weight_bytes(sizes, machine, is_sharded=is_sharded)
 
 
-def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: Limits) -> int:
+def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: ComputeLimits) -> int:
     """Of one learner pass: what its backward pass reads, and the logits of a few rows."""
     tokens = config.micro_batch_tokens or limits.most_tokens
     products = 3 * sizes.width + 2 * sizes.query_width + 2 * sizes.kv_width + 3 * sizes.ffn_width
@@ -134,7 +136,7 @@ def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine, li
     return tokens * kept + logits
 
 
-def _cache_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: Limits) -> int:
+def _cache_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: ComputeLimits) -> int:
     """Keys and values: each completion's own tokens, and the prompt of each group once."""
     concurrent = config.max_concurrent_completions or limits.concurrent
     rows = min(concurrent, -(-config.completions_per_step // machine.num_ranks))

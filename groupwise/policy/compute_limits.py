@@ -14,7 +14,7 @@ from groupwise.policy.packing import CompletionRows, group_tokens, micro_batches
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ComputeLimits:
     """The limits of one run on one device."""
 
     least_tokens: int
@@ -27,7 +27,7 @@ class Limits:
     """What the tokens of a pass are divided by after memory has run out."""
 
     @classmethod
-    def of(cls, device: torch.device) -> Limits:
+    def of(cls, device: torch.device) -> ComputeLimits:
         """Those of a kind of device, before its memory is looked at."""
         traits = backend_of(device)
         return cls(*traits.pass_tokens, traits.concurrent)
@@ -57,6 +57,6 @@ class Limits:
     def is_halved(self) -> bool:
         return self.divisor > 1
 
-    def halved(self) -> Limits:
+    def halved(self) -> ComputeLimits:
         """Half the tokens a pass."""
         return replace(self, divisor=2 * self.divisor)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 from groupwise.policy.deterministic import deterministic
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.head import token_logprobs
@@ -56,7 +56,7 @@ class PolicyModel:
         """The trained weights in shards over the ranks; None where each rank has them whole."""
         self.is_float32 = dtype == torch.float32 and quantization_of(model) is None
         """Whether every product is one of float32 numbers, so that engine and learner differ by rounding alone."""
-        self.limits = Limits.of(self.device)
+        self.limits = ComputeLimits.of(self.device)
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Limits that follow from a GPU's memory, and runs that are too large for it; every device of a test is this CPU."""
+"""ComputeLimits that follow from a GPU's memory, and runs that are too large for it; every device of a test is this CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from groupwise.errors import ConfigError
 from groupwise.lifecycle import build, fit_memory
 from groupwise.lifecycle.fit_memory import LEAST_CONCURRENT, LEAST_TOKENS, SHARE, fitting_limits
 from groupwise.lifecycle.memory_plan import plan_memory, planned_machine
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 
 GPU = torch.device("cuda")
 MIB = 2**20
@@ -26,8 +26,8 @@ def settings(**changes: Any) -> Any:
     return GRPOConfig(output_dir="unused", **changes).settings
 
 
-def fitted(memory: int | None, **changes: Any) -> tuple[Limits, int]:
-    """Limits, and the bytes of the plan with them."""
+def fitted(memory: int | None, **changes: Any) -> tuple[ComputeLimits, int]:
+    """ComputeLimits, and the bytes of the plan with them."""
     config, model = settings(**changes), with_lora(tiny_model())
     machine = planned_machine(config, 1, GPU)
     limits = fitting_limits(model, config, machine, memory)
@@ -35,7 +35,7 @@ def fitted(memory: int | None, **changes: Any) -> tuple[Limits, int]:
 
 
 def test_a_device_whose_memory_is_not_planned_for_has_the_limits_of_its_kind() -> None:
-    assert fitted(None)[0] == Limits.of(GPU)
+    assert fitted(None)[0] == ComputeLimits.of(GPU)
     assert fit_memory.device_memory(torch.device("cpu")) is None
 
 
@@ -46,7 +46,7 @@ def test_less_memory_means_smaller_passes_and_the_plan_stays_within_its_share() 
         tokens.append(limits.most_tokens)
         assert size <= SHARE * memory or limits.most_tokens == LEAST_TOKENS
         assert limits.least_tokens <= limits.most_tokens
-    assert tokens[0] == Limits.of(GPU).most_tokens
+    assert tokens[0] == ComputeLimits.of(GPU).most_tokens
     assert tokens == sorted(tokens, reverse=True)
     assert tokens[-1] < tokens[0]
 
@@ -55,7 +55,7 @@ def test_completions_of_a_step_decode_together_where_their_caches_fit() -> None:
     step = {"prompts_per_step": 25, "num_generations": 8, "max_completion_length": 400}
     assert fitted(1024 * MIB, **step)[0].concurrent == 256
     assert fitted(1024 * MIB, prompts_per_step=1, num_generations=2)[0].concurrent == 64
-    assert fitted(1024 * MIB, prompts_per_step=500)[0].concurrent == Limits.of(GPU).concurrent
+    assert fitted(1024 * MIB, prompts_per_step=500)[0].concurrent == ComputeLimits.of(GPU).concurrent
     little = fitted(24 * MIB, **step)[0].concurrent
     assert LEAST_CONCURRENT <= little < 256
 

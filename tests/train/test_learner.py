@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
 from groupwise.config import GRPOConfig
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 from groupwise.policy.packing import CompletionRows
 from groupwise.policy.policy_model import PolicyModel
 from groupwise.policy.reference import Reference
@@ -328,4 +328,4 @@ def test_several_rewards_are_weighted_and_summed_before_the_group_compares():
 )
 def test_a_pass_holds_a_group_within_bounds_and_a_long_prompt_with_company(prompt, completions, budget):
     rows = CompletionRows([(1,) * prompt] * len(completions), [(1,) * n for n in completions], [0] * len(completions))
-    assert Limits.of(torch.device("cpu")).tokens(rows) == budget
+    assert ComputeLimits.of(torch.device("cpu")).tokens(rows) == budget

@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer, with_lora
 
 from groupwise.errors import ModelError, RolloutError, TrainingError
 from groupwise.policy.backend import CPU, GPU, backend_override
-from groupwise.policy.compute_limits import Limits
+from groupwise.policy.compute_limits import ComputeLimits
 from groupwise.policy.fused_model import FusedModel
 from groupwise.policy.packing import Pack
 from groupwise.rollout.native import NativeEngine
@@ -43,7 +43,7 @@ def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None = N
     """A run after its training, in which memory holds passes of `limit` tokens; the sizes of its passes beside it."""
     with monkeypatch.context() as patched:
         run = trainer(folder, model=with_lora(tiny_model()), **SETTINGS, **settings)
-        run.parts.policy.policy_model.limits = Limits(64, 64, 64)
+        run.parts.policy.policy_model.limits = ComputeLimits(64, 64, 64)
         tried = full_above(patched, limit or 10**9)
         run.train()
     return run, tried
