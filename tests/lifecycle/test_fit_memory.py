@@ -1,4 +1,4 @@
-"""ComputeLimits that follow from a GPU's memory, and runs that are too large for it; every device of a test is this CPU."""
+"""The limits that follow from a GPU's memory, and runs that are too large for it; every device here is this CPU."""
 
 from __future__ import annotations
 
