@@ -22,7 +22,7 @@ SHARE = 0.9
 """Of the memory that a run plans for: torch keeps some between its blocks, and CUDA itself takes some."""
 SHARE_OF_CACHES = 0.25
 """Of what the weights leave, keys and values may take so much."""
-LEAST_TOKENS, LEAST_CONCURRENT = 1024, 8
+LEAST_TOKENS, LEAST_CONCURRENT, MOST_CONCURRENT = 1024, 8, 512
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -38,7 +38,7 @@ def fitting_limits(model: nn.Module, config: Settings, machine: Machine, memory:
     limits = ComputeLimits.of(machine.device)
     if memory is None:
         return limits
-    for concurrent in _halvings(_enough(config, limits.concurrent), LEAST_CONCURRENT):
+    for concurrent in _halvings(_enough(config), LEAST_CONCURRENT):
         limits = ComputeLimits(limits.least_tokens, limits.most_tokens, concurrent)
         plan = plan_memory(model, config, machine, limits)
         if plan.parts["caches"] <= SHARE_OF_CACHES * (SHARE * memory - plan.held_bytes):
@@ -50,9 +50,9 @@ def fitting_limits(model: nn.Module, config: Settings, machine: Machine, memory:
     return limits
 
 
-def _enough(config: Settings, most: int) -> int:
+def _enough(config: Settings) -> int:
     """Room for all completions of a step at once, and for small evaluations."""
-    return min(max(1 << (config.completions_per_step - 1).bit_length(), 64), most)
+    return min(max(1 << (config.completions_per_step - 1).bit_length(), 64), MOST_CONCURRENT)
 
 
 def _halvings(first: int, least: int) -> Iterator[int]:

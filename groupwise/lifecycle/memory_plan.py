@@ -27,6 +27,8 @@ PROMPT_TOKENS = 512
 MOMENTS = {"adamw": 8, "adamw_fused": 8, "adamw_8bit": 2, "sgd": 0, "adafactor": 0}
 """Bytes of the optimizer's state for a trained number; adafactor keeps sums over rows and columns."""
 ESTIMATED = ("activations", "caches")
+KEPT_BUFFERS = 3
+"""Buffers that static decoding keeps, over the largest ones: rows and room grow and shrink by powers of two."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,13 @@ def _activation_bytes(sizes: WeightSizes, config: Settings, machine: Machine, li
 
 def _cache_bytes(sizes: WeightSizes, config: Settings, machine: Machine, limits: ComputeLimits) -> int:
     """Keys and values: each completion's own tokens, and the prompt of each group once."""
+    copies = KEPT_BUFFERS if backend_of(machine.device).has_static_decoding else 1
     concurrent = config.max_concurrent_completions or limits.concurrent
     rows = min(concurrent, -(-config.completions_per_step // machine.num_ranks))
     prompts = -(-rows // config.num_generations)
     prompt = config.max_prompt_length or min(PROMPT_TOKENS, sizes.context or PROMPT_TOKENS)
     tokens = rows * config.max_completion_length + prompts * prompt
-    return 2 * machine.element_bytes * sizes.kv_width * sizes.num_layers * tokens
+    return copies * 2 * machine.element_bytes * sizes.kv_width * sizes.num_layers * tokens
 
 
 def model_without_weights(name: str, config: Settings, peft_config: Any) -> nn.Module:

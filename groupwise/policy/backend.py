@@ -46,7 +46,7 @@ class DeviceTraits:
     """Packed tokens of a learner's pass where the user sets none: least and most. On a CPU longer ones are no faster a
     token."""
     concurrent: int
-    """Completions that decode together at most, where the user sets no number."""
+    """Completions that decode together where neither the user nor the device's memory sets a number."""
 
 
 CPU = DeviceTraits(
@@ -77,7 +77,7 @@ GPU = DeviceTraits(
     has_layer_kernels=True,
     head_rows=1024,
     pass_tokens=(16_384, 16_384),
-    concurrent=512,
+    concurrent=64,
 )
 OTHER = replace(
     GPU,
