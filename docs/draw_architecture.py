@@ -48,9 +48,11 @@ OPENED: tuple[Any, ...] = (
     score_as_the_program,
     RewardScorer.score,
     Learner.score,
+    Learner._score_all,
     Learner.prepare,
     Learner.update,
     Learner._optimizer_step,
+    Learner._gradients,
     Learner._backward,
 )
 """Functions whose own calls are drawn under them, each where it is first called."""
@@ -63,7 +65,8 @@ HANDED_OVER: dict[str, Any] = {
 
 LEFT_OUT = """
 Batch.select Clock Clock.part Collected Collected.drop Collected.without_signal ConfigError DataError FlatGroups.of
-LRScheduler.get_last_lr Learner._minibatches Learner._passes Learner._rows_with_gradient LogProbs PolicyModel.refresh
+LRScheduler.get_last_lr Learner._minibatches Learner._passes Learner._rows_with_gradient Learner._within_memory
+LogProbs PolicyModel.refresh
 RewardScorer.check CompletionRows.select RunParts ScoredGroup.of ScoredGroups Stats.floats Stats.merge_all Update _Notes
 _check_rotation _clip_grads_with_norm_ _cut _from_object _get_total_norm _is_hub_id _means _read _split_name
 _stats_of_skipped _without_mismatch check_ids context_length moving_average remark_on_endings settings_of_program

@@ -16,7 +16,7 @@ from tiny import tiny_model
 
 from groupwise.cli import main
 from groupwise.config.guards import BY_NAME
-from groupwise.diagnose.compute import compute_use
+from groupwise.diagnose.doctor import examine
 from groupwise.errors import GuardError
 from groupwise.guards import measures as guards
 from groupwise.lifecycle import run as run_module
@@ -298,17 +298,7 @@ def test_the_command_ends_with_its_own_exit_code_and_the_report_says_it(tmp_path
     assert "Guard no_signal (stop) at step 2" in capsys.readouterr().err
     run = RunReader(tmp_path / "run-of-recipe")
     assert len(run.metrics()) == 2
-    text = page(
-        about(run.config, "run"),
-        run.metrics(),
-        run.events(),
-        (),
-        (),
-        "",
-        (),
-        compute_use(run),
-        why_ended(run.events(), 2),
-    )
+    text = page(about(run.config, "run"), examine(run), run.events(), (), (), "", why_ended(run.events(), 2))
     verdict = text.partition("Guard no_signal (stop) at step 2")[0]
     assert 0 < len(verdict) < text.index("<table"), "it stands at the top"
     assert "Guard" not in why_ended([*run.events(), {"kind": "resume"}], 2)
