@@ -78,14 +78,15 @@ def fit_to_memory(policy_model: PolicyModel, config: Settings) -> None:
     memory = device_memory(policy_model.device)
     machine = Machine(this_world().size, policy_model.device, policy_model.dtype)
     if memory is not None:
-        _require(policy_model.model, config, machine, memory)
-    policy_model.limits = fitting_limits(policy_model.model, config, machine, memory)
+        policy_model.limits = _require(policy_model.model, config, machine, memory)
 
 
-def _require(model: nn.Module, config: Settings, machine: Machine, memory: int) -> None:
-    plan = plan_memory(model, config, machine, fitting_limits(model, config, machine, memory))
+def _require(model: nn.Module, config: Settings, machine: Machine, memory: int) -> ComputeLimits:
+    """The limits of a run that fits; `ConfigError` for one that does not."""
+    limits = fitting_limits(model, config, machine, memory)
+    plan = plan_memory(model, config, machine, limits)
     if plan.total_bytes <= memory:
-        return
+        return limits
     raise ConfigError(
         f"The run does not fit into this GPU: it has {memory / 2**30:.1f} GiB, and {plan}. What would fit: "
         f"{_remedy(model, config, machine, memory)}."
